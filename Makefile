@@ -1,0 +1,52 @@
+# Everything a newcomer needs is Python >= 3.11 and make; `make` alone lists what can be made.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test lint types bench clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+environment: $(INSTALLED)  ## the virtual environment in .venv, with everything in it
+
+demo: $(INSTALLED)  ## a first sweep on the digits, its leaderboard, and the command that opens the comparison
+	$(BIN)/eagleray sweep sweeps/quickstart.yaml
+
+# One thread for each process: the tests start several processes, and threads that fight for cores are slower.
+test: export OMP_NUM_THREADS = 1
+test: export MKL_NUM_THREADS = 1
+test: $(INSTALLED)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
+types: $(INSTALLED)  ## pyright
+	$(BIN)/pyright
+
+bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
+
+clean:  ## remove the environment and caches; runs and their results stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp makes a second `make` instant; a changed pyproject.toml installs again.
+$(INSTALLED): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Eagleray needs Python 3.11 or newer, and there is no '$(PYTHON)' here: install one, or name it with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Eagleray needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): install a newer one, or name it with make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments, because Debian and Ubuntu keep that part in a package of its own: sudo apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv: about 6 GB, because the registry's torch brings its CUDA libraries; some two minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@# A CPU-only torch (2.13.0+cpu) satisfies torchvision's pin, but the registry's torchvision cannot work with it.
+	@$(BIN)/python -c 'import torchvision' || { \
+	  torch=$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])') && \
+	  echo "This torchvision does not fit this torch: installing the registry's torch $$torch instead." && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "torch===$$torch" && \
+	  $(BIN)/python -c 'import torchvision'; }
+	@touch $@

@@ -1,0 +1,92 @@
+"""FixMatch: what a weak view is confidently taken for, its strong view is trained to be.
+
+Sohn et al. 2020, https://arxiv.org/abs/2001.07685
+Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, where the paper's 7/16 of a cosine
+ends; its RandAugment draws from torchvision's fourteen operations at a fixed magnitude.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import copy_buffers, ema_update, frozen_copy
+from eagleray.recipe import Recipe
+from eagleray.search import LogUniform, Uniform
+
+
+class FixMatch(Method):
+    """Semi-supervised: what a weak view is confidently taken for, its strong view is trained to be."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        threshold: Annotated[
+            float, Uniform(0.5, 0.99), Field(ge=0, le=1, description="confidence from which a pseudo-label counts")
+        ] = 0.95
+        weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of the unlabelled loss")] = 1.0
+        momentum: Annotated[
+            float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the averaged model that is evaluated")
+        ] = 0.999
+
+    labels: ClassVar[str] = "partial"
+    metrics: ClassVar[dict[str, str]] = {"confident": "share of unlabelled images whose pseudo-label counts"}
+    recipe: ClassVar[Recipe] = Recipe(
+        name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195
+    )
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"momentum": 0.97}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.classifier = nn.Linear(encoder.dim, data.classes or 0)
+        self.average = frozen_copy(nn.Sequential(self.encoder, self.classifier))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        weak = View(flip=0.5, shift=0.125)
+        return weak, View(flip=0.5, shift=0.125, randaugment=(2, 10), cutout=0.5)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        assert batch.labelled is not None
+        targets, (weak, strong) = batch.labelled.targets, batch.views
+        # One pass: batch norm sees labelled, weak and strong images together.
+        features = self.encoder(torch.cat([batch.labelled.views[0], weak, strong]))
+        logits = self.classifier(features).float()
+        labelled, weak_logits, strong_logits = logits.split([len(targets), len(weak), len(strong)])
+        unlabelled, confident = consistency(weak_logits, strong_logits, self.config.threshold)
+        loss = F.cross_entropy(labelled, targets) + self.config.weight * unlabelled
+        pair = features.detach()[len(targets) :].chunk(2)
+        return StepResult(loss, list(pair), {"confident": confident})
+
+    def after_step(self, progress: Progress) -> None:
+        student = nn.Sequential(self.encoder, self.classifier)
+        ema_update(self.average, student, self.config.momentum)
+        copy_buffers(self.average, student)  # in eval mode an average of weights needs running statistics
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        return self.average[0](images)
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        return self.average(images)
+
+
+def consistency(weak: Tensor, strong: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of strong views against confident pseudo-labels, over ALL images (equation 4).
+
+    Args:
+        weak: logits of the weak views, [N, classes]; no gradient passes through them.
+        strong: logits of the strong views, [N, classes].
+        threshold: confidence from which an image counts; the others count as zero.
+
+    Returns:
+        The loss, and the share of images that counted.
+    """
+    confidence, guess = weak.detach().softmax(1).max(1)
+    counts = (confidence >= threshold).float()
+    return (F.cross_entropy(strong, guess, reduction="none") * counts).mean(), counts.mean()

@@ -1,0 +1,52 @@
+"""RotNet: say by which right angle an image was turned.
+
+Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
+Differs from the paper: the classifier is one linear layer on the pooled features, so that these are what is trained.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.recipe import Recipe
+
+
+class RotNet(Method):
+    """Pretext task: say by which right angle an image was turned."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """RotNet has no hyperparameter of its own."""
+
+    metrics: ClassVar[dict[str, str]] = {"rotation": "share of images whose rotation is recognised"}
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.1, nesterov=True, weight_decay=5e-4, lr_scaling="linear")
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.classifier = nn.Linear(encoder.dim, 4)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        # Colours carry no hint of the rotation, and crops that leave little of the object make it unanswerable.
+        return (View(crop=(0.5, 1.0), flip=0.5),)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        images = batch.views[0]
+        features = self.encoder(four_rotations(images))  # [4N, dim]
+        targets = torch.arange(4, device=images.device).repeat_interleave(len(images))
+        logits = self.classifier(features)
+        found = (logits.detach().argmax(1) == targets).float().mean()
+        # The four parts are the same images under four rotations, as two views are under two crops.
+        embeddings = list(features.detach().chunk(4))
+        return StepResult(F.cross_entropy(logits, targets), embeddings, {"rotation": found})
+
+
+def four_rotations(images: Tensor) -> Tensor:
+    """Every image turned by 0, 90, 180 and 270 degrees, without interpolation: [N, C, S, S] -> [4N, C, S, S]."""
+    return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

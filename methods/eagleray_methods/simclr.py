@@ -1,0 +1,51 @@
+"""SimCLR: two views of an image find each other among all other views in the batch.
+
+Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709
+Differs from the paper: up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur, half the jitter).
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.losses import nt_xent
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform
+
+
+class SimCLR(Method):
+    """Contrastive: two views of an image find each other among all other views in the batch."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        temperature: Annotated[
+            float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply near negatives are pushed away")
+        ] = 0.1
+        hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")] = 2048
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
+
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.projector = mlp([encoder.dim, config.hidden, config.projection], last_norm=True)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        large = self.data.image_size > 64
+        view = View(
+            crop=(0.08, 1.0), flip=0.5, jitter=1.0 if large else 0.5, grayscale=0.2, blur=0.5 if large else 0.0
+        )
+        return view, view
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # All views in one pass: batch norm must not be able to tell them apart.
+        embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
+        first, second = embeddings.chunk(2)
+        return StepResult(nt_xent(first, second, self.config.temperature), [first.detach(), second.detach()])

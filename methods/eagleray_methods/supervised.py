@@ -1,0 +1,48 @@
+"""Supervised: the few labels alone, nothing else; what a semi-supervised method has to beat."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.recipe import Recipe
+
+
+class Supervised(Method):
+    """Baseline: the few labels alone, with FixMatch's weak view; what a semi-supervised method has to beat."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """The baseline has no hyperparameter of its own."""
+
+    labels: ClassVar[str] = "partial"
+    recipe: ClassVar[Recipe] = Recipe(
+        name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195
+    )
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5)
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.classifier = nn.Linear(encoder.dim, data.classes or 0)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return ()
+
+    @property
+    def labelled_views(self) -> tuple[View, ...]:
+        return (View(flip=0.5, shift=0.125),)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        assert batch.labelled is not None
+        features = self.encoder(batch.labelled.views[0])
+        loss = F.cross_entropy(self.classifier(features).float(), batch.labelled.targets)
+        return StepResult(loss, [features.detach()])
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        return self.classifier(self.encoder(images))

@@ -1,0 +1,65 @@
+"""From a run file to the things it names: the method with its encoder, the device, the precision."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from eagleray.config import Run
+from eagleray.errors import Refusal
+from eagleray.method import DataInfo, Method
+
+
+def fitted(run: Run, data: DataInfo) -> DataInfo:
+    """What the method gets to know of the images: the data, at the run's image size.
+
+    Raises:
+        Refusal: the run asks for something these images do not have.
+    """
+    if run.batch_size > data.samples:
+        raise Refusal(
+            f"batch_size={run.batch_size} is larger than the data: {data.samples} training images "
+            f"(allowed: 2 to {data.samples})"
+        )
+    if data.channels == 1 and run.augment.grayscale:
+        raise Refusal(f"augment.grayscale={run.augment.grayscale} does nothing: these images are grey already")
+    if run.labels is not None and data.classes is None:
+        raise Refusal(f"method={run.method.name} needs labels, and these images have none; sort some into class folders")
+    return replace(data, image_size=run.image_size or data.image_size)
+
+
+def build_method(run: Run, data: DataInfo) -> Method:
+    """The method with freshly initialised weights, as `run.seed` draws them; the global generator is left seeded."""
+    torch.manual_seed(run.seed)
+    encoder_class = run.encoder.declaration.load()
+    encoder = encoder_class(
+        run.encoder.name,
+        encoder_class.Config(**run.encoder.config.model_dump()),
+        image_size=data.image_size,
+        channels=data.channels,
+    )
+    method_class = run.method.declaration.load()
+    return method_class(encoder, method_class.Config(**run.method.config.model_dump()), data)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        Refusal: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise Refusal("device=cuda: torch sees no GPU here; take device=auto or device=cpu")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16; `auto` says yes where the hardware has units for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # On CPUs without AMX, bfloat16 is slower than float32.
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "amx_bf16" in flags.read_text()

@@ -1,0 +1,79 @@
+"""STL-10, from the binary files it is published in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, Field
+
+from eagleray.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.errors import Refusal
+
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+LABELLED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+UNLABELLED = "unlabeled_X.bin"
+
+
+class Stl10(Dataset):
+    """5,000 + 8,000 colour images of 96x96 pixels in ten classes, and 100,000 without labels to train on.
+
+    Coates, Lee, Ng 2011, "An Analysis of Single Layer Networks in Unsupervised Feature Learning".
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("stl10",)
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """Where the files are."""
+
+        root: Annotated[
+            Path,
+            AfterValidator(Path.expanduser),
+            AfterValidator(Path.absolute),
+            Field(description="folder that holds stl10_binary, or that folder itself", validate_default=True),
+        ] = Path("data")
+        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        unlabelled: Annotated[bool, Field(description="train on the 100,000 images without labels too")] = True
+
+    def __init__(self, name: str, config: Config):
+        super().__init__(name, config)
+        names = (*LABELLED, UNLABELLED) if config.unlabelled else LABELLED
+        self.published = PublishedFiles(name, config.root, ("stl10_binary", "."), names)
+
+    def fetch(self) -> None:
+        if self.config.download and not self.published.complete():
+            download("STL10", self.config.root)
+
+    def files(self) -> Sequence[str]:
+        return self.published.paths()
+
+    def parts(self) -> dict[PartName, Part]:
+        parts: dict[PartName, Part] = {"train": self._labelled("train"), "test": self._labelled("test")}
+        if self.config.unlabelled:
+            images = read_images(self.published[UNLABELLED])
+            parts["unlabelled"] = Part(images, np.full(len(images), -1))
+        return parts
+
+    def class_names(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def _labelled(self, part: str) -> Part:
+        images = read_images(self.published[f"{part}_X.bin"])
+        labels = np.fromfile(self.published[f"{part}_y.bin"], np.uint8).astype(np.int64) - 1  # counted from 1
+        if len(labels) != len(images) or not np.isin(labels, range(len(CLASSES))).all():
+            raise Refusal(f"{part}_X.bin and {part}_y.bin of stl10 do not belong together; fetch them anew")
+        return Part(images, labels)
+
+
+def read_images(path: Path) -> np.ndarray:
+    """Images of an STL-10 file, uint8 [N, 3, 96, 96], mapped and not read: the unlabelled ones are 2.8 GB.
+
+    Raises:
+        Refusal: the file is cut off.
+    """
+    image = 3 * 96 * 96
+    count, rest = divmod(path.stat().st_size, image)
+    if rest or not count:
+        raise Refusal(f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew")
+    columns_first = np.memmap(path, np.uint8, "r", shape=(count, 3, 96, 96))
+    return columns_first.transpose(0, 1, 3, 2)

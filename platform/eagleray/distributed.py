@@ -1,0 +1,149 @@
+"""Operations across workers that carry gradients; with a single process each of them is the identity.
+
+The rule that every loss follows: gather with gradient, mean over the LOCAL anchors, no further factor. The
+objective is then the mean over workers of their losses, each operation here returns its exact derivative, and DistributedDataParallel averages: the gradient is that of one process on the whole batch. (A bare
+`all_reduce` in a loss gives a right-looking loss and a wrong gradient, and so does a gather without gradient.)
+
+Every worker must hold tensors of one shape, and must call these operations in the same order.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """This worker's number, from 0; 0 with a single process."""
+    return dist.get_rank() if _grouped() else 0
+
+
+def world_size() -> int:
+    """Number of workers; 1 with a single process."""
+    return dist.get_world_size() if _grouped() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """All workers' tensors in the order of their ranks: [n, ...] -> [workers * n, ...], with gradient."""
+    return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over workers, the same on each of them, with gradient; any shape. `x` itself is left as it is."""
+    return _Sum.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean over workers, the same on each of them, with gradient; any shape. `x` itself is left as it is."""
+    return all_reduce_sum(x) / world_size() if world_size() > 1 else x
+
+
+def broadcast(x: Tensor, source: int = 0) -> Tensor:
+    """The tensor of worker `source` on every worker, without gradient. `x` itself is left as it is."""
+    if world_size() == 1:
+        return x
+    copy = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.broadcast(copy, source)
+    return copy
+
+
+def barrier() -> None:
+    """Wait until every worker is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        # Every worker's loss depends on x through the sum, so x receives what each of them sends back.
+        return all_reduce_sum(gradient)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return all_reduce_sum(gradient).chunk(world_size())[rank()]
+
+
+class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation with the statistics of all workers' samples: [n, C, ...] -> the same shape.
+
+    Output, gradient and running statistics equal those of one process on the whole batch. torch's own
+    SyncBatchNorm refuses CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it replaces, so that a
+    checkpoint serves any number of workers. Evaluation mode, and a single process, are plain BatchNorm.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch normalisation needs [n, C, ...], not shape {list(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        mean, variance = _global_statistics(x)
+        if self.track_running_stats:
+            samples = world_size() * x.numel() // x.shape[1]
+            self._track(mean.detach(), variance.detach() * samples / (samples - 1))
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        normalised = (x - _channels(mean, x)) * _channels(scale, x)
+        if self.affine:
+            normalised = normalised + _channels(self.bias, x)
+        return normalised.to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        # momentum None: the plain average of all batches, as in torch
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """Let every BatchNorm1d, 2d and 3d inside `module` use the statistics of all workers; returns `module`.
+
+    Call it once the module is on its device: on a GPU torch's SyncBatchNorm takes over, on a CPU
+    `SynchronisedBatchNorm`. Parameters, buffers and their names stay: optimizers and checkpoints still fit.
+    """
+    if any(parameter.is_cuda for parameter in module.parameters()):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for part in module.modules():
+        if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            part.__class__ = SynchronisedBatchNorm  # it adds no state: only the forward pass changes
+    return module
+
+
+def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel over all workers' samples: [n, C, ...] -> [C], [C]."""
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each [workers, C]
+    # Moments of the parts join without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
+    mean = means.mean(0)
+    return mean, (variances + (means - mean).square()).mean(0)
+
+
+def _channels(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.dim() - 2))  # [C] -> [1, C, 1, ...]

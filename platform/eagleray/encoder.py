@@ -1,0 +1,43 @@
+"""The contract an encoder fulfils: images in, one vector an image out."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """A network that turns images into features. One file in `encoders/`; one class may serve several `names`."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """The encoder's own settings."""
+
+    names: ClassVar[tuple[str, ...]]  # what a user types
+    has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
+    dim: int  # width of the features
+
+    def __init__(self, name: str, config: Any, image_size: int, channels: int):
+        super().__init__()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features: [N, C, H, W] -> [N, dim]."""
+        raise NotImplementedError
+
+
+class TokenEncoder(Encoder):
+    """An encoder whose inner steps are open, for methods that mask patches."""
+
+    has_tokens: ClassVar[bool] = True
+    patch_size: int
+    grid: int  # patches along a side; L = grid * grid
+
+    def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Embedded patches with their positions: [N, C, H, W] -> [N, L, dim].
+
+        Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is added.
+        """
+        raise NotImplementedError
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """The blocks over any subset of patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        raise NotImplementedError

@@ -1,0 +1,52 @@
+"""Residual networks as torchvision builds them (He et al. 2016, https://arxiv.org/abs/1512.03385), for any image size."""
+
+from typing import ClassVar, Literal
+
+import torchvision
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from eagleray.encoder import Encoder
+
+SMALL_UP_TO = 64  # pixels; the ImageNet stem would leave 2 x 2 positions of a 64-pixel image
+
+
+class ResNet(Encoder):
+    """A residual network; its stem keeps the resolution of small images."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """What can be chosen about it."""
+
+        stem: Literal["auto", "small", "imagenet"] = Field(
+            "auto",
+            description="first layers: small is a 3x3 convolution without pooling, imagenet a strided 7x7 one with "
+            "max-pooling; auto takes small up to 64 pixels",
+        )
+        zero_init_residual: bool = Field(
+            False, description="start each residual branch at zero, so that every block begins as the identity"
+        )
+
+    names: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
+
+    def __init__(self, name: str, config: Config, image_size: int, channels: int):
+        super().__init__(name, config, image_size, channels)
+        network = torchvision.models.get_model(name, weights=None, zero_init_residual=config.zero_init_residual)
+        small = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO)
+        if small:
+            network.conv1 = _stem_convolution(channels, kernel_size=3, stride=1, padding=1)
+            network.maxpool = nn.Identity()
+        elif channels != 3:
+            network.conv1 = _stem_convolution(channels, kernel_size=7, stride=2, padding=3)
+        self.dim = network.fc.in_features
+        network.fc = nn.Identity()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, averaged over the last layer's positions: [N, C, H, W] -> [N, dim]."""
+        return self.network(images)
+
+
+def _stem_convolution(channels: int, **shape: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels, 64, bias=False, **shape)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    return convolution

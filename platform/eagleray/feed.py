@@ -1,0 +1,90 @@
+"""What a run's network sees, batch by batch. Every batch is a function of (seed, step, rank): no state, none to save."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from eagleray import distributed
+from eagleray.augment import View, make_views, plain
+from eagleray.augment.override import overridden
+from eagleray.config import Run
+from eagleray.data import Data, Images, epoch_order, labelled_order
+from eagleray.method import Batch, DataInfo, LabelledBatch, Method
+
+_UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
+
+
+class Feed:
+    """Batches of a run, for this worker.
+
+    Args:
+        run: which views, sizes and seeds.
+        data: the images.
+        info: the data as the method knows it (`fitted`).
+        method: declares the views.
+        device: where the views are made.
+    """
+
+    def __init__(self, run: Run, data: Data, info: DataInfo, method: Method, device: torch.device):
+        self.run, self.data, self.info, self.device = run, data, info, device
+        self.views = overridden(method.views, run.augment)
+        self.labelled_views = overridden(method.labelled_views, run.augment)
+        # Convolutions are faster on images whose channels lie together; a ViT cuts patches and does not care.
+        self.layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
+        self.labelled = data.labelled(run.labels.per_class, run.seed) if run.labels else None
+        self.steps_per_epoch = len(data.train) // run.batch_size
+
+    def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from its step `start` on."""
+        rank, world = distributed.rank(), distributed.world_size()
+        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
+        for offset, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True)):
+            step = epoch * self.steps_per_epoch + start + offset
+            views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
+            yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
+        return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
+
+    def pairs(self, images: Tensor) -> list[Tensor]:
+        """The first two views of given images, the same at every call: for alignment and positive pairs."""
+        views = (self.views * 2)[:2]
+        return self._views(images, views, (self.run.seed, 0, 0, _FIXED))
+
+    def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
+        if self.labelled is None or self.run.labels is None or self.data.train.labels is None:
+            return None
+        size = self.run.batch_size // self.run.labels.ratio // world * world
+        indices = labelled_order(self.labelled, size, self.run.seed, step, rank, world)
+        images = _one_batch(self.data.train, indices)
+        views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
+        targets = torch.from_numpy(self.data.train.labels[indices.numpy()])
+        return LabelledBatch(views, targets.to(self.device))
+
+    def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
+        images = images.to(self.device, non_blocking=True)
+        mean, std = self._norm
+        made = make_views(
+            views, images, size=self.info.image_size, seed=seed, mean=mean, std=std, exact=self.run.augment.exact
+        )
+        return [self._laid(view) for view in made]
+
+    @property
+    def _norm(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.info.mean, self.info.std
+
+    def _laid(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self.layout)
+
+
+def seed_all(*parts: int) -> None:
+    """Seeds torch's global generators from a tuple. Called before every step, so that no random state is carried."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _one_batch(images: Images, indices: Tensor) -> Tensor:
+    return next(iter(images.batches([indices])))

@@ -1,0 +1,134 @@
+"""The contract a method fulfils. Who writes a method reads this file and one neighbour, nothing else.
+
+A method is one class in one file of `methods/eagleray_methods/`; the file's name is the method's name. Its nested
+`Config` and its class variables are read from the SOURCE (see `declared.py`), so that `eagleray check` and
+`eagleray methods` need no torch: they may use literals, pydantic, and `eagleray.search` and `eagleray.recipe` only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method and an encoder may know about the images: never a label."""
+
+    image_size: int  # side of the square images, in pixels
+    channels: int  # 1 (grey) or 3 (colour)
+    samples: int  # training images
+    classes: int | None  # None: no class is known
+    mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
+    std: tuple[float, ...] = (0.25,)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training is. Schedules hang on `fraction`, which no world size or batch size changes."""
+
+    step: int  # optimizer steps done
+    steps: int  # optimizer steps in all
+    epoch: int  # epochs completed
+    epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training done, from 0 to 1."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs done, with the part of the current one."""
+        return self.fraction * self.epochs
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Labelled images beside the unlabelled ones; only a method with `labels = "partial"` ever gets one."""
+
+    views: list[Tensor]  # each [M, C, H, W]
+    targets: Tensor  # [M] int64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees in one step."""
+
+    views: list[Tensor]  # one [N, C, H, W] for each declared view, all of the same N images
+    indices: Tensor  # [N] int64: each image's place in the training set, the same under any sharding
+    labelled: LabelledBatch | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of a method returns."""
+
+    loss: Tensor  # scalar, carries the gradient
+    embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them
+    metrics: dict[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares
+
+
+class Method(nn.Module):
+    """A way to learn a representation from images.
+
+    Args:
+        encoder: the network whose features are judged. A method that keeps a teacher copies it.
+        config: this class's own `Config`.
+        data: what is known of the images.
+    """
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """This method's hyperparameters, each with default, meaning and range on one line."""
+
+    labels: ClassVar[Literal["none", "partial"]] = "none"
+    needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
+    metrics: ClassVar[dict[str, str]] = {}  # numbers of its own that a step returns: short name -> meaning
+    recipe: ClassVar[Recipe]  # how the paper trains it; Config holds the paper's defaults
+    small_recipe: ClassVar[Recipe]  # how it is trained on some 10,000 images of 32 pixels for tens of epochs
+    small_settings: ClassVar[dict[str, Any]] = {}  # what of Config differs there
+
+    def __init__(self, encoder: Encoder, config: Any, data: DataInfo):
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.data = data
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What each training image is turned into, one entry a view."""
+        raise NotImplementedError
+
+    @property
+    def labelled_views(self) -> tuple[View, ...]:
+        """The views of a labelled image: by default the first of `views`."""
+        return self.views[:1]
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        """The loss of one step. It must be `forward`: DistributedDataParallel synchronises only through it."""
+        raise NotImplementedError
+
+    def before_epoch(self, embed: Callable[[], Tensor], progress: Progress) -> None:
+        """Once an epoch: clustering, graphs. `embed()` encodes all training images, [samples, D] in dataset order."""
+
+    def before_step(self, progress: Progress) -> None:
+        """After the backward pass and the clipping, before the optimizer: cancel gradients."""
+
+    def after_step(self, progress: Progress) -> None:
+        """After the optimizer: move a teacher, a queue, prototypes."""
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The representation that evaluation judges: [N, C, H, W] -> [N, D]."""
+        return self.encoder(images)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits of a method that learns from labels: [N, C, H, W] -> [N, classes]; its accuracy is reported."""
+        raise NotImplementedError(f"{type(self).__name__} has no classifier")

@@ -1,0 +1,47 @@
+"""Optimizers as the methods' papers use them: what decays and what does not, and how rates follow the progress."""
+
+import torch
+from timm.optim.lars import Lars
+from torch import nn
+from torch.optim import Optimizer
+
+from eagleray.method import Progress
+from eagleray.recipe import Recipe
+from eagleray.schedules import cosine, warmup_cosine
+
+# Embeddings that are matrices, yet are places to start from and no weights to shrink.
+_POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
+
+
+def make_optimizer(method: nn.Module, recipe: Recipe) -> Optimizer:
+    """The recipe's optimizer over two groups: weights, which decay, and all the rest, which does not.
+
+    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do).
+    """
+    trained = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if decays(name, p)], "decays": True},
+        {"params": [p for name, p in trained if not decays(name, p)], "decays": False, "weight_decay": 0.0},
+    ]
+    if recipe.name == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
+    if recipe.name == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)
+
+
+def decays(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay acts on a parameter: not on biases, norms, position embeddings, class and mask tokens."""
+    return parameter.ndim > 1 and not any(part in name for part in _POSITIONS)
+
+
+def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
+    """Puts the learning rate and weight decay of this step into the optimizer; returns the learning rate."""
+    peak = recipe.peak_lr(batch_size)
+    lr = warmup_cosine(peak, peak * recipe.final_lr, recipe.warmup_epochs, progress)
+    final = recipe.weight_decay if recipe.final_weight_decay is None else recipe.final_weight_decay
+    decay = cosine(recipe.weight_decay, final, progress.fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = decay if group["decays"] else 0.0
+    return lr
