@@ -12,7 +12,7 @@ from torch import nn
 
 from eagleray.augment import View
 from eagleray.encoder import Encoder
-from eagleray.losses import cosine_regression
+from eagleray.losses import cosine_loss
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import ema_update, frozen_copy, mlp
 from eagleray.recipe import Recipe
@@ -58,7 +58,7 @@ class BYOL(Method):
         with torch.no_grad():
             targets = [self.teacher(view) for view in batch.views]
         predicted = [self.predictor(z) for z in online]
-        loss = cosine_regression(predicted[0], targets[1]) + cosine_regression(predicted[1], targets[0])
+        loss = cosine_loss(predicted[0], targets[1]) + cosine_loss(predicted[1], targets[0])
         return StepResult(loss, [z.detach() for z in online])
 
     def after_step(self, progress: Progress) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eagleray.augment import View
 from eagleray.encoder import TokenEncoder
+from eagleray.errors import Refusal
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
 from eagleray.search import IntRange, Uniform
@@ -39,6 +40,8 @@ class MAE(Method):
         super().__init__(encoder, config, data)
         self.encoder: TokenEncoder = encoder
         width, pixels = config.decoder_dim, encoder.patch_size**2 * data.channels
+        if config.normalise and pixels == 1:
+            raise Refusal("method.normalise needs patches of more than one number: take encoder.patch_size=2 or more")
         self.kept = max(1, round(encoder.grid**2 * (1 - config.mask_ratio)))
         self.embed = nn.Linear(encoder.dim, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)

@@ -1,168 +1,37 @@
-"""Everything that defines a run or a sweep, validated before anything starts. Imports no torch, no Ray, no MLflow."""
+"""Everything that defines a run or a sweep, validated before anything starts. Knows no torch, Ray, MLflow."""
 
-import difflib
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from eagleray.data.settings import DataSettings
-from eagleray.declared import Declaration, Kind, find
+from eagleray.declared import declared, find
 from eagleray.errors import Refusal
+from eagleray.mistakes import booleans, sentences, wrong
 from eagleray.recipe import Recipe
-from eagleray.search import Choice, IntRange, LogUniform, Range, Uniform
-
+from eagleray.search import Choice, IntRange, Range, is_range, probes, read_range
+from eagleray.sections import (
+    Augment,
+    Checkpoints,
+    Chosen,
+    DataChoice,
+    EncoderChoice,
+    Evaluate,
+    Labels,
+    MethodChoice,
+    Strict,
+    Tracking,
+)
+from eagleray.trees import branch, merged, parse_override, read_tree
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Strict(BaseModel, frozen=True, extra="forbid"):
-    """A section of a file: unknown keys are errors, nothing changes after validation."""
-
-
-class Chosen(BaseModel, frozen=True):
-    """A method or encoder by name, with the settings that its own file declares.
-
-    Written flat, `{name: simclr, temperature: 0.1}`; a bare name is enough.
-    """
-
-    kind: ClassVar[Kind]
-    name: str
-    config: SerializeAsAny[BaseModel]
-
-    @property
-    def declaration(self) -> Declaration:
-        """What its file declares."""
-        return find(self.kind, self.name)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_flat(cls, value: Any) -> Any:
-        flat = {"name": value} if isinstance(value, str) else dict(value)
-        declaration = find(cls.kind, str(flat.pop("name")))
-        return {"name": declaration.name, **cls._parts(declaration, flat)}
-
-    @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
-        return {"config": _nested(declaration.Config, flat)}
-
-    @model_serializer(mode="plain")
-    def _flat(self) -> dict[str, Any]:
-        return {"name": self.name, **self.config.model_dump(mode="json")}
-
-
-class MethodChoice(Chosen, frozen=True):
-    """Which method, and its hyperparameters."""
-
-    kind: ClassVar[Kind] = "method"
-
-
-class EncoderChoice(Chosen, frozen=True):
-    """Which network is trained."""
-
-    kind: ClassVar[Kind] = "encoder"
-
-
-class DataChoice(Chosen, frozen=True):
-    """Which images; beside a source's own settings stand those that every source shares."""
-
-    kind: ClassVar[Kind] = "data"
-    settings: DataSettings
-
-    @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
-        shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
-        return {"config": _nested(declaration.Config, flat), "settings": _nested(DataSettings, shared)}
-
-    @model_serializer(mode="plain")
-    def _flat(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            **self.config.model_dump(mode="json"),
-            **self.settings.model_dump(mode="json"),
-        }
-
-
-Operation = Literal[
-    "crop", "shift", "flip", "jitter", "grayscale", "blur", "solarize", "rotate", "randaugment", "cutout"
-]
-Probability = Annotated[float | None, Uniform(0.0, 1.0), Field(ge=0, le=1)]
-
-
-class Augment(Strict):
-    """Changes to the views a method declares; what is null stays as the method has it."""
-
-    crop_min: Annotated[
-        float | None, Uniform(0.05, 1.0), Field(gt=0, le=1, description="smallest area of a random crop")
-    ] = None
-    flip: Annotated[Probability, Field(description="probability of a horizontal flip")] = None
-    jitter: Annotated[
-        float | None, Uniform(0.0, 1.0), Field(ge=0, le=2, description="strength of the colour jitter")
-    ] = None
-    grayscale: Annotated[Probability, Field(description="probability of dropping the colour")] = None
-    blur: Annotated[Probability, Field(description="probability of a Gaussian blur")] = None
-    solarize: Annotated[Probability, Field(description="probability of solarizing")] = None
-    rotate: Annotated[Probability, Field(description="probability of a right-angle rotation")] = None
-    cutout: Annotated[
-        float | None, Uniform(0.0, 0.5), Field(ge=0, lt=1, description="side of the square cut out, a part of the image's")
-    ] = None
-    only: Annotated[
-        tuple[Operation, ...] | None, Field(description="keep these operations alone; the others are switched off")
-    ] = None
-    exact: Annotated[
-        bool, Field(description="torchvision's exact colour chain in place of the fused approximation")
-    ] = False
-
-
-class Labels(Strict):
-    """The few labels of a semi-supervised method."""
-
-    per_class: Annotated[int, Field(ge=1, description="labelled images of each class, chosen by the seed")] = 40
-    ratio: Annotated[int, Field(ge=1, description="unlabelled images in a step for each labelled one")] = 7
-
-
-class Evaluate(Strict):
-    """What is measured, and when. Everything is chosen on validation; test is touched once, at the end."""
-
-    every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
-    k: Annotated[int, Field(ge=1, description="neighbours of the kNN; bounded by the data")] = 200
-    knn_temperature: Annotated[float, Field(gt=0, description="temperature of the kNN's votes")] = 0.07
-    linear: Annotated[
-        Literal["end", "always", "never"], Field(description="when the linear probe is fitted")
-    ] = "end"
-    test: Annotated[bool, Field(description="measure the test part once, at the end")] = True
-    batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
-
-
-class Checkpoints(Strict):
-    """When the state of a run is saved; always at its end."""
-
-    every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
-    every_steps: Annotated[int | None, Field(ge=1, description="also after so many steps")] = None
-    keep: Annotated[int, Field(ge=1, description="the newest so many are kept")] = 2
-
-
-class Tracking(Strict):
-    """Where the numbers go."""
-
-    uri: Annotated[
-        str | None, Field(description="MLflow store or server; null: MLFLOW_TRACKING_URI, else a local SQLite file")
-    ] = None
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment")] = "eagleray"
-    runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
-
-
-class Run(Strict):
+class Run(Strict, frozen=True):
     """One training run, whole."""
 
     method: MethodChoice
@@ -184,7 +53,9 @@ class Run(Strict):
     ] = None
     labels: Labels | None = None
     workers: Annotated[int, Field(ge=1, description="processes that train together")] = 1
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one")] = (
+        "auto"
+    )
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware multiplies it")
     ] = "auto"
@@ -197,39 +68,38 @@ class Run(Strict):
     @classmethod
     def _defaults(cls, given: Any) -> Any:
         """What follows from the method: its encoder, its recipe, its labels."""
-        given = dict(given)
-        given.setdefault("method", "simclr")
-        given.setdefault("data", "digits")
-        method = _declaration("method", given["method"])
-        if method is None:
-            return given
-        given.setdefault("encoder", "vit_tiny" if method.values.get("needs_tokens") else "convnet")
+        given = {**given, **_named(given)}
+        method = find("method", str(given["method"]["name"])).values
         small = given.get("recipe", "small") == "small"
-        recipe = method.values["small_recipe" if small else "recipe"]
         if small:
-            own = {"name": given["method"]} if isinstance(given["method"], str) else given["method"]
-            given["method"] = {**method.values.get("small_settings", {}), **own}
+            given["method"] = {**method.get("small_settings", {}), **given["method"]}
         if isinstance(given.setdefault("optimizer", {}), Mapping):
-            given["optimizer"] = {**recipe.model_dump(), **given["optimizer"]}
-        if method.values.get("labels") == "partial" and given.get("labels") is None:
+            recipe = method["small_recipe" if small else "recipe"].model_dump()
+            given["optimizer"] = {**recipe, **_used(given["optimizer"], recipe)}
+        if method.get("labels") == "partial" and given.get("labels") is None:
             given["labels"] = {}
         return given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        method, encoder = self.method.declaration, self.encoder.declaration
-        if method.values.get("needs_tokens") and not encoder.values.get("has_tokens"):
-            raise _wrong(f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny")
-        if self.labels is not None and method.values.get("labels") != "partial":
-            raise _wrong(f"labels: {self.method.name} sees no labels; leave the section out")
+        method, encoder = self.method.declaration.values, self.encoder.declaration.values
+        if method.get("needs_tokens") and not encoder.get("has_tokens"):
+            raise wrong(
+                f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; "
+                "take encoder=vit_tiny"
+            )
+        if self.labels is not None and method.get("labels") != "partial":
+            raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
         if self.batch_size % self.workers:
             near = max(1, round(self.batch_size / self.workers)) * self.workers
-            raise _wrong(
-                f"batch_size={self.batch_size} cannot be shared by workers={self.workers}; the nearest that can is {near}"
+            raise wrong(
+                f"batch_size={self.batch_size} cannot be shared by workers={self.workers}; "
+                f"the nearest that can is {near}"
             )
         if self.labels is not None and self.batch_size < self.labels.ratio * self.workers:
-            raise _wrong(
-                f"labels.ratio={self.labels.ratio} leaves no labelled image in a step of batch_size={self.batch_size}"
+            raise wrong(
+                f"labels.ratio={self.labels.ratio} leaves no labelled image for every worker in a step of "
+                f"batch_size={self.batch_size} (allowed: 1 to {self.batch_size // self.workers})"
             )
         return self
 
@@ -238,18 +108,21 @@ class Run(Strict):
         return self.model_dump(mode="json")
 
 
-class Sweep(Strict):
+class Sweep(Strict, frozen=True):
     """One question: a run, what is varied in it, and how the answer is searched."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
     question: Annotated[str, Field(description="what the sweep is to answer, in one sentence")] = ""
-    run: Annotated[dict[str, Any], Field(description="a run file; what it leaves out has its default")] = {}
+    run: Annotated[
+        dict[str, Any],
+        Field(default_factory=dict, description="a run file; what it leaves out has its default"),
+    ]
     vary: Annotated[
         dict[str, Any],
         Field(
             min_length=1,
-            description="key -> values ([0.1, 0.2]), a range ({log_uniform: [0.05, 1]}, {uniform: …}, {int: …}) or "
-            "`declared`; the key `run` takes whole variants ([{method: mae, encoder: vit_tiny}, …])",
+            description="key -> values ([0.1, 0.2]), a range ({log_uniform: [0.05, 1]}, {uniform: …}, "
+            "{int: …}) or `declared`; the key `run` takes whole variants ([{method: mae, encoder: vit_tiny}, …])",
         ),
     ]
     search: Annotated[Literal["grid", "random", "tpe"], Field(description="tpe: Optuna's")] = "random"
@@ -257,49 +130,102 @@ class Sweep(Strict):
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
     mode: Annotated[Literal["max", "min"], Field(description="which end of it is better")] = "max"
-    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
-    grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
+    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = (
+        "none"
+    )
+    grace: Annotated[
+        int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")
+    ] = 1
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
     floor: Annotated[bool, Field(description="measure random init and raw pixels beside the trials")] = True
-    concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = None
+    concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = (
+        None
+    )
     cpus_per_trial: Annotated[float, Field(gt=0, description="cores of one worker of a trial")] = 1
     gpus_per_trial: Annotated[
-        float, Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one")
+        float,
+        Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one"),
     ] = 0
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _dotted(cls, vary: Any) -> Any:
+        """`{augment: {flip: [0, 1]}}` is another way to write `{augment.flip: [0, 1]}`."""
+        return dict(_leaves(vary)) if isinstance(vary, Mapping) else vary
 
     @model_validator(mode="after")
     def _runs(self) -> Self:
-        """Every end of every range must make a valid run."""
+        """Whatever the search may try must be a valid run."""
         ranges = self.ranges()
-        if self.search == "grid":
-            for key, span in ranges.items():
-                if not isinstance(span, Choice):
-                    raise _wrong(f"vary.{key} is a range, and search=grid needs a list of values; or take search=random")
-        elif self.trials is None:
-            raise _wrong(f"trials: search={self.search} needs the number of points to try")
-        first = {key: _ends(span)[0] for key, span in ranges.items()}
+        if self.search != "grid" and self.trials is None:
+            raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
+        if self.scheduler == "none" and self.grace != 1:
+            raise wrong(
+                f"grace={self.grace} is of no use with scheduler=none; leave it out or take scheduler=asha"
+            )
         for key, span in ranges.items():
-            for value in _ends(span):
-                self.variant({**first, key: value})
-        if self.scheduler == "pbt":
-            for key in ranges:
-                if key.partition(".")[0] not in ("optimizer", "augment", "method") or key == "method":
-                    raise _wrong(f"vary.{key} cannot change in flight, which scheduler=pbt needs")
+            if self.search == "grid" and not isinstance(span, Choice):
+                raise wrong(
+                    f"vary.{key} is a range, and search=grid needs a list of values; or take search=random"
+                )
+            if self.scheduler == "pbt" and not key.startswith(("optimizer.", "augment.", "method.")):
+                raise wrong(
+                    f"vary.{key} cannot change in flight, as scheduler=pbt wants it to; "
+                    "keys of optimizer, augment and method can"
+                )
+            if key == "seed" and self.seeds > 1:
+                raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
+        for _ in self.probes():
+            pass
         return self
 
     def ranges(self) -> dict[str, Range]:
         """What is varied, key by key."""
-        return {key: _range(key, value, self.run) for key, value in self.vary.items()}
+        return {key: self._range(key, value) for key, value in self.vary.items()}
+
+    def probes(self) -> Iterator[Run]:
+        """Runs that the search may try: of a grid all (at most 500), else one for every end of every range.
+
+        Raises:
+            Refusal: one of them is no valid run.
+        """
+        spans = {key: probes(span) for key, span in self.ranges().items()}
+        if self.search == "grid":
+            points = itertools.islice(itertools.product(*spans.values()), 500)
+            yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
+            return
+        first = {key: values[0] for key, values in spans.items()}
+        for key, values in spans.items():
+            yield from (self.variant({**first, key: value}) for value in values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
         """The run that a point of the sweep stands for; its experiment is the sweep's name."""
-        tree = merged({"tracking": {"experiment": self.name}}, self.run)
-        for key, value in values.items():
-            tree = merged(tree, value if key == "run" else _tree(key, value))
-        return validated(Run, tree)
+        varied = (value if key == "run" else branch(key, value) for key, value in values.items())
+        # First among themselves: where one of them is a name, the settings beside it are meant for that one.
+        return validated(Run, merged({"tracking": {"experiment": self.name}}, self.run, merged(*varied)))
 
+    def _range(self, key: str, value: Any) -> Range:
+        if value == "declared":
+            return self._declared_range(key)
+        try:
+            span = read_range(value)
+        except Refusal as refusal:
+            raise wrong(f"vary.{key}: {refusal}") from None
+        if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
+            raise wrong(
+                "vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]"
+            )
+        return span
 
-# --- reading files and overrides -------------------------------------------------------------------------------
+    def _declared_range(self, key: str) -> Range:
+        known = run_keys(self.run)
+        marks = known[key].metadata if key in known else ()
+        span = next((mark for mark in marks if isinstance(mark, Range)), None)
+        if span is None:
+            raise wrong(
+                f"vary.{key}: no range is declared for it; write one, such as {{uniform: [0, 1]}} or [1, 2]"
+            )
+        return span
 
 
 def load_run(file: Path | None, overrides: list[str]) -> Run:
@@ -308,194 +234,87 @@ def load_run(file: Path | None, overrides: list[str]) -> Run:
     Raises:
         Refusal: names every wrong key with the nearest right one, every wrong value with what is allowed.
     """
-    return validated(Run, merged(_read(file), *map(parse_override, overrides)))
+    # First among themselves, so that their order is all one: `method.momentum=0.9 method=byol` is one wish.
+    return validated(Run, merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides))))
 
 
 def load_sweep(file: Path, overrides: list[str]) -> Sweep:
-    """A sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`)."""
-    tree = _read(file)
-    for override in map(parse_override, overrides):
-        of_sweep = next(iter(override)) in Sweep.model_fields
-        tree = merged(tree, override if of_sweep else {"run": override})
-    return validated(Sweep, tree)
+    """A sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
+
+    Raises:
+        Refusal: as `load_run`.
+    """
+    wishes = map(parse_override, overrides)
+    given = merged(*(wish if next(iter(wish)) in Sweep.model_fields else {"run": wish} for wish in wishes))
+    return validated(Sweep, merged(read_tree(file), given))
 
 
 def validated(model: type[Model], tree: Mapping[str, Any]) -> Model:
     """The model, or a Refusal in which each mistake is a line of its own."""
     try:
-        return model.model_validate(tree)
+        found, mistakes = model.model_validate(tree), []
     except ValidationError as error:
-        raise Refusal("\n".join(dict.fromkeys(_explain(error.errors(), model, tree)))) from None
+        found, mistakes = None, error.errors()
+    known = run_keys(tree) if model is Run else model.model_fields
+    said = [*booleans(_leaves(tree), known), *sentences(mistakes, known)]
+    if found is None or said:
+        raise Refusal("\n".join(dict.fromkeys(said)))
+    return found
 
 
-def parse_override(text: str) -> dict[str, Any]:
-    """`method.temperature=0.1` as a tree; the value is read as YAML.
-
-    Raises:
-        Refusal: it is no `key=value`.
-    """
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise Refusal(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
-    return _tree(key.strip(), yaml.safe_load(value))
-
-
-def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Trees laid over each other, the later the stronger. Another name drops the settings of the one before."""
-    result: dict[str, Any] = {}
-    for tree in trees:
-        for key, value in tree.items():
-            value = {"name": value} if key in _CHOSEN and isinstance(value, str) else value
-            below = result.get(key)
-            if isinstance(value, Mapping) and isinstance(below, Mapping):
-                renamed = key in _CHOSEN and value.get("name", below.get("name")) != below.get("name")
-                value = dict(value) if renamed else merged(below, value)
-            result[key] = value
-    return result
+def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
+    """Every key that a run may have, dotted, given the names that a tree chooses."""
+    tree = {**tree, **_named(tree)}
+    keys: dict[str, FieldInfo] = {}
+    for name, field in Run.model_fields.items():
+        keys[name] = field
+        for section in _sections(field, tree.get(name)):
+            keys |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
+    return keys
 
 
-_CHOSEN = ("method", "encoder", "data")
+def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
+    """The models whose keys stand in a section of a run file; none for a plain value."""
+    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+    section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    if section is None or not issubclass(section, Chosen):
+        return [section] if section else []
+    shared: list[type[BaseModel]] = [DataSettings] if section is DataChoice else []
+    known = declared(section.kind)
+    return [known[chosen["name"]].Config, *shared] if chosen["name"] in known else shared
 
 
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    if not file.is_file():
-        raise Refusal(f"there is no file {file}")
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise Refusal(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict | None):
-        raise Refusal(f"{file} holds no keys; a run or sweep file is a mapping of keys to values")
-    return merged(tree or {})
+def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Method, encoder and data of a tree, each a mapping with a name: the default one where none is given."""
+    method = _with_name(tree.get("method"), "simclr")
+    known = declared("method").get(str(method["name"]))
+    tokens = known is not None and known.values.get("needs_tokens")
+    encoder = _with_name(tree.get("encoder"), "vit_tiny" if tokens else "convnet")
+    return {"method": method, "encoder": encoder, "data": _with_name(tree.get("data"), "digits")}
 
 
-def _tree(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+def _with_name(section: Any, default: str) -> dict[str, Any]:
+    if section is None or isinstance(section, Mapping):
+        return {"name": default, **(section or {})}
+    return {"name": section}
 
 
-# --- ranges ----------------------------------------------------------------------------------------------------
-
-_RANGES = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
+_USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
 
 
-def _range(key: str, value: Any, run: Mapping[str, Any]) -> Range:
-    if value == "declared":
-        return _declared_range(key, run)
-    if isinstance(value, list | tuple) and value:
-        return Choice(*value)
-    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in _RANGES:
-        kind, ends = next(iter(value.items()))
-        if isinstance(ends, list | tuple) and len(ends) == 2:
-            return _RANGES[kind](*map(int if kind == "int" else float, ends))
-    raise _wrong(f"vary.{key}: write a list of values, {{uniform|log_uniform|int: [low, high]}} or `declared`")
+def _used(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The optimizer's settings as given, none of them without effect."""
+    name = given.get("name", recipe["name"])
+    for key, user in _USED_BY.items():
+        if given.get(key, (default := Recipe.model_fields[key].default)) != default and name != user:
+            raise wrong(f"optimizer.{key} is of no use to optimizer.name={name}; leave it out or take {user}")
+    return given
 
 
-def _declared_range(key: str, run: Mapping[str, Any]) -> Range:
-    field = _field(key, merged(run))
-    for mark in field.metadata if field is not None else ():
-        if isinstance(mark, Range):
-            return mark
-    raise _wrong(f"vary.{key}: no range is declared for it; write one")
-
-
-def _field(key: str, tree: Mapping[str, Any]) -> Any:
-    """The pydantic field behind a dotted key."""
-    section, _, name = key.rpartition(".")
-    return _sections(tree).get(section, Run).model_fields.get(name)
-
-
-def _sections(tree: Mapping[str, Any]) -> dict[str, type[BaseModel]]:
-    """The model behind each section of a run file, those of the chosen names too."""
-    sections: dict[str, type[BaseModel]] = {
-        "": Run, "augment": Augment, "optimizer": Recipe, "labels": Labels, "evaluate": Evaluate,
-        "checkpoints": Checkpoints, "tracking": Tracking,
-    }  # fmt: skip
-    for kind, default in (("method", "simclr"), ("encoder", "convnet"), ("data", "digits")):
-        declaration = _declaration(kind, tree.get(kind, default))
-        if declaration is not None:
-            sections[kind] = declaration.Config
-    return sections
-
-
-def _ends(span: Range) -> list[Any]:
-    return list(span.values) if isinstance(span, Choice) else [span.low, span.high]
-
-
-# --- saying what is wrong --------------------------------------------------------------------------------------
-
-
-def _declaration(kind: Kind, chosen: Any) -> Declaration | None:
-    name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
-    try:
-        return find(kind, name) if isinstance(name, str) else None
-    except Refusal:
-        return None  # the section's own validation says so
-
-
-def _nested(model: type[Model], values: Mapping[str, Any]) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise PydanticCustomError("nested", "wrong settings", {"errors": error.errors()}) from None
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    return PydanticCustomError("wrong", "{message}", {"message": message})
-
-
-def _explain(errors: Any, model: type[BaseModel], tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for error in errors:
-        key = ".".join([*filter(None, [above]), *map(str, error["loc"])])
-        context = error.get("ctx", {})
-        if error["type"] == "nested":
-            yield from _explain(context["errors"], model, tree, key)
-        elif error["type"] == "extra_forbidden":
-            yield f"unknown key {key}{_nearest(key, _keys(model, tree))}"
-        elif error["type"] == "missing":
-            yield f"{key} is missing"
-        elif error["type"] in ("wrong", "value_error"):
-            text = str(context.get("message") or context.get("error"))
-            yield text if error["type"] == "wrong" or not key else f"{key}: {text}"
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a range is a value."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and not is_range(value):
+            yield from _leaves(value, f"{above}{key}.")
         else:
-            what = error["msg"].replace("Input should be", "must be")
-            yield f"{key}={error['input']!r}: {what[:1].lower()}{what[1:]}{_bounds(model, tree, key)}"
-
-
-def _nearest(key: str, keys: list[str]) -> str:
-    section, _, last = key.rpartition(".")
-    siblings = [k for k in keys if k.rpartition(".")[0] == section]
-    near = difflib.get_close_matches(key, siblings, 1, 0.5) or [
-        k for k in keys if k.rpartition(".")[2] == last
-    ][:1] or difflib.get_close_matches(key, keys, 1, 0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f" (known: {', '.join(siblings)})" if siblings else ""
-
-
-def _keys(model: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
-    if model is Sweep:
-        return list(Sweep.model_fields)
-    if model is not Run:
-        return list(model.model_fields)
-    shared = [f"data.{key}" for key in DataSettings.model_fields]
-    return [
-        *shared,
-        *(f"{s}.{key}" if s else key for s, section in _sections(tree).items() for key in section.model_fields),
-    ]
-
-
-def _bounds(model: type[BaseModel], tree: Mapping[str, Any], key: str) -> str:
-    """The allowed range of a field, said after pydantic's sentence, which names one end of it only."""
-    field = _field(key, tree) if model is Run else None
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    ends = [
-        f"{sign} {getattr(mark, end)}"
-        for mark in (field.metadata if field is not None else ())
-        for end, sign in signs.items()
-        if getattr(mark, end, None) is not None
-    ]
-    return f" (allowed: {' and '.join(ends)})" if len(ends) > 1 else ""
+            yield f"{above}{key}", value

@@ -1,7 +1,8 @@
 """The contract of a source of images. Who adds one reads this file and one neighbour in `datasets/`.
 
-A source is one class in one file of `datasets/`. It says where its images are and which of them are for training and
-for testing; the engine (`data/`) decodes, caches, splits and batches them. Neither this file nor a source imports torch.
+A source is one class in one file of `datasets/`. It says where its images are, which are to train on, which
+to test on; the engine (`data/`) decodes, caches, splits and batches them. Neither this file nor any source
+imports torch.
 """
 
 from collections.abc import Sequence
@@ -45,9 +46,7 @@ class Dataset:
         config: this class's own `Config`.
     """
 
-    class Config(BaseModel, frozen=True, extra="forbid"):
-        """The source's own settings: none may be called like a field of `DataSettings`."""
-
+    Config: ClassVar[type[BaseModel]]  # the source's own settings; no name that `DataSettings` has
     names: ClassVar[tuple[str, ...]]  # what a user types
     decoding: Decoding = Decoding()
 
@@ -63,8 +62,10 @@ class Dataset:
         return ()
 
     def parts(self) -> dict[PartName, Part]:
-        """The images: "train", and what else there is. Unlabelled images join training; without a "test", the engine
-        holds out a fixed fifth; without a "validation", it holds out a share of train by the run's seed.
+        """The images: "train", and what else there is.
+
+        Those of "unlabelled" join training. Without a "test", the engine holds out a fixed fifth of train;
+        without a "validation", a share of train by the run's seed.
 
         Raises:
             Refusal: files are missing or damaged.

@@ -1,8 +1,8 @@
 """Methods, encoders and datasets by name: what each file declares, read from its source.
 
-`eagleray check`, `eagleray schema` and `--help` must answer at once, and importing torch takes seconds. So a file's
-declaration (docstring, `Config`, class variables) is read with `ast`: only the imports that cost nothing and the
-declaring statements of its one class are executed. `load` imports the file itself, when something is to run.
+`eagleray check`, `eagleray schema` and `--help` must answer at once, and importing torch takes seconds. So a
+file's declaration (docstring, `Config`, class variables) is read with `ast`: only the imports that cost
+nothing and the declaring statements of its one class are executed. `load` imports the file itself.
 """
 
 import ast
@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +23,18 @@ from eagleray.errors import Refusal
 
 Kind = Literal["method", "encoder", "data"]
 
-_PACKAGES: dict[Kind, str] = {"method": "eagleray_methods", "encoder": "eagleray.encoders", "data": "eagleray.datasets"}
+_PACKAGES: dict[Kind, str] = {
+    "method": "eagleray_methods",
+    "encoder": "eagleray.encoders",
+    "data": "eagleray.datasets",
+}
 _CONTRACTS: dict[Kind, tuple[str, ...]] = {
     "method": ("Method",),
     "encoder": ("Encoder", "TokenEncoder"),
     "data": ("Dataset",),
 }
+WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset"}
+_NEEDED: dict[Kind, tuple[str, ...]] = {"method": ("recipe", "small_recipe"), "encoder": (), "data": ()}
 _CHEAP = ("pydantic", "eagleray.search", "eagleray.recipe", "eagleray.errors", *sys.stdlib_module_names)
 
 
@@ -60,12 +66,12 @@ def find(kind: Kind, name: str) -> Declaration:
         Refusal: there is none; names the nearest.
     """
     if "." in name:
-        return _read(kind, name, name)[0]
+        return _read(kind, name)
     known = declared(kind)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise Refusal(f"there is no {_word(kind)} {name!r}{hint} (there are: {', '.join(sorted(known))})")
+        raise Refusal(f"there is no {WORDS[kind]} {name!r}{hint} (there are: {', '.join(sorted(known))})")
     return known[name]
 
 
@@ -77,20 +83,28 @@ def declared(kind: Kind) -> dict[str, Declaration]:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     modules = sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations))
-    return {d.name: d for module in modules for d in _read(kind, f"{package}.{module}", module)}
+    read = [_read(kind, f"{package}.{module}", module) for module in modules]
+    return {
+        name: replace(each, name=name) for each in read for name in each.values.get("names", (each.name,))
+    }
 
 
-def _read(kind: Kind, module: str, name: str) -> list[Declaration]:
+@cache
+def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
     path = _source(kind, module)
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise Refusal(f"{path}, line {error.lineno}: {error.msg}") from error
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and _implements(node, kind)]
     if len(classes) != 1:
         raise Refusal(f"{path} must define exactly one {_CONTRACTS[kind][0]}, and defines {len(classes)}")
     shell = _execute(tree, classes[0], path, f"_declared_{module.replace('.', '_')}")
     values = {k: v for k, v in vars(shell).items() if not k.startswith("_") and k != "Config"}
+    if missing := [each for each in _NEEDED[kind] if each not in values]:
+        raise Refusal(f"{path}: {shell.__name__} declares no {' and no '.join(missing)}")
     config = getattr(shell, "Config", None) or type("Config", (BaseModel,), {}, frozen=True, extra="forbid")
-    names = values.get("names", (name,))
-    return [Declaration(kind, each, module, config, shell.__doc__ or "", values) for each in names]
+    return Declaration(kind, name or module, module, config, shell.__doc__ or "", values)
 
 
 def _source(kind: Kind, module: str) -> Path:
@@ -99,7 +113,7 @@ def _source(kind: Kind, module: str) -> Path:
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise Refusal(f"there is no {_word(kind)} {module!r}: no such module can be imported from here")
+        raise Refusal(f"there is no {WORDS[kind]} {module!r}: no such module can be imported from here")
     return Path(spec.origin)
 
 
@@ -110,14 +124,9 @@ def _implements(node: ast.ClassDef, kind: Kind) -> bool:
 
 def _execute(tree: ast.Module, node: ast.ClassDef, path: Path, name: str) -> type:
     """Runs the cheap imports, the constants and the declaring part of the class: no torch, no base class."""
-    shell = ast.ClassDef(
-        name=node.name,
-        bases=[],
-        keywords=[],
-        decorator_list=[],
-        type_params=[],
-        body=[s for s in node.body if _declares(s)] or [ast.Pass()],
-    )
+    shell = ast.parse(f"class {node.name}: ...").body[0]
+    assert isinstance(shell, ast.ClassDef)
+    shell.body = [s for s in node.body if _declares(s)] or shell.body
     imports = [s for s in tree.body if _is_cheap_import(s)]
     code = ast.fix_missing_locations(ast.Module(body=[*imports, shell], type_ignores=[]))
     module = ModuleType(name)
@@ -126,9 +135,11 @@ def _execute(tree: ast.Module, node: ast.ClassDef, path: Path, name: str) -> typ
         exec(compile(code, str(path), "exec"), module.__dict__)
     except NameError as error:
         raise Refusal(
-            f"{path}: the declaration of {node.name} uses {error.name!r}; a Config and class variables may use "
-            "literals, pydantic, typing, eagleray.search and eagleray.recipe only"
+            f"{path}: the declaration of {node.name} uses {error.name!r}; a Config and class variables may "
+            "use literals, the standard library, pydantic, eagleray.search and eagleray.recipe alone"
         ) from error
+    except Exception as error:
+        raise Refusal(f"{path}: the declaration of {node.name} cannot be read: {error}") from error
     return module.__dict__[node.name]
 
 
@@ -140,7 +151,7 @@ def _declares(statement: ast.stmt) -> bool:
 
 def _is_cheap_import(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.ImportFrom):
-        return bool(statement.module) and _is_cheap(str(statement.module)) and statement.module != "__future__"
+        return statement.module != "__future__" and _is_cheap(statement.module or "")
     return isinstance(statement, ast.Import) and all(_is_cheap(alias.name) for alias in statement.names)
 
 
@@ -159,7 +170,3 @@ def _the_class(module: ModuleType, kind: Kind) -> type:
     ]
     assert len(own) == 1, f"{module.__name__} was read as defining one {kind}, and defines {own}"
     return own[0]
-
-
-def _word(kind: Kind) -> str:
-    return "dataset" if kind == "data" else kind

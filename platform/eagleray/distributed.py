@@ -1,8 +1,10 @@
 """Operations across workers that carry gradients; with a single process each of them is the identity.
 
-The rule that every loss follows: gather with gradient, mean over the LOCAL anchors, no further factor. The
-objective is then the mean over workers of their losses, each operation here returns its exact derivative, and DistributedDataParallel averages: the gradient is that of one process on the whole batch. (A bare
-`all_reduce` in a loss gives a right-looking loss and a wrong gradient, and so does a gather without gradient.)
+The rule that every loss follows: gather with gradient, mean over the LOCAL anchors, no further factor.
+The objective is then the mean over workers of their losses, each operation here returns its exact
+derivative, and DistributedDataParallel averages: the gradient is that of one process on the whole batch.
+(A bare `all_reduce` in a loss gives a right-looking loss and a wrong gradient, and so does a gather
+without gradient.)
 
 Every worker must hold tensors of one shape, and must call these operations in the same order.
 """
@@ -85,8 +87,9 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of all workers' samples: [n, C, ...] -> the same shape.
 
     Output, gradient and running statistics equal those of one process on the whole batch. torch's own
-    SyncBatchNorm refuses CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it replaces, so that a
-    checkpoint serves any number of workers. Evaluation mode, and a single process, are plain BatchNorm.
+    SyncBatchNorm refuses CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it
+    replaces, so that a checkpoint serves any number of workers. Evaluation mode, and a single process,
+    are plain BatchNorm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -10,7 +10,7 @@ from eagleray import distributed
 from eagleray.augment import View, make_views, plain
 from eagleray.augment.override import overridden
 from eagleray.config import Run
-from eagleray.data import Data, Images, epoch_order, labelled_order
+from eagleray.data import Data, epoch_order, labelled_order
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method
 
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
@@ -33,7 +33,9 @@ class Feed:
         self.labelled_views = overridden(method.labelled_views, run.augment)
         # Convolutions are faster on images whose channels lie together; a ViT cuts patches and does not care.
         self.layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
-        self.labelled = data.labelled(run.labels.per_class, run.seed) if run.labels else None
+        # The few labelled images are decoded once: every step asks for some of them.
+        chosen = data.labelled(run.labels.per_class, run.seed) if run.labels else None
+        self.labelled = None if chosen is None else data.train.only(chosen.numpy()).in_memory()
         self.steps_per_epoch = len(data.train) // run.batch_size
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -55,14 +57,13 @@ class Feed:
         return self._views(images, views, (self.run.seed, 0, 0, _FIXED))
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
-        if self.labelled is None or self.run.labels is None or self.data.train.labels is None:
+        if self.labelled is None or self.labelled.labels is None or self.run.labels is None:
             return None
         size = self.run.batch_size // self.run.labels.ratio // world * world
-        indices = labelled_order(self.labelled, size, self.run.seed, step, rank, world)
-        images = _one_batch(self.data.train, indices)
+        places = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+        images = next(self.labelled.batches([places]))
         views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
-        targets = torch.from_numpy(self.data.train.labels[indices.numpy()])
-        return LabelledBatch(views, targets.to(self.device))
+        return LabelledBatch(views, torch.from_numpy(self.labelled.labels)[places].to(self.device))
 
     def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
         images = images.to(self.device, non_blocking=True)
@@ -85,6 +86,3 @@ def seed_all(*parts: int) -> None:
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 
-
-def _one_batch(images: Images, indices: Tensor) -> Tensor:
-    return next(iter(images.batches([indices])))

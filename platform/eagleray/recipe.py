@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from eagleray.search import LogUniform
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Each method brings two, `paper` and `small`; the `optimizer` section of a run file overrides single keys."""
 
     name: Annotated[Literal["adamw", "sgd", "lars"], Field(description="optimizer; LARS is timm's")] = "adamw"

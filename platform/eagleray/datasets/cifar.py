@@ -55,9 +55,14 @@ class Cifar(Dataset):
             Path,
             AfterValidator(Path.expanduser),
             AfterValidator(Path.absolute),
-            Field(description="folder that holds cifar-10-batches-py or cifar-100-python, or that folder itself", validate_default=True),
+            Field(
+                description="cifar-10-batches-py or cifar-100-python, or the folder that holds it",
+                validate_default=True,
+            ),
         ] = Path("data")
-        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        download: Annotated[
+            bool, Field(description="let torchvision fetch the files into root if missing")
+        ] = False
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
@@ -93,11 +98,14 @@ class Cifar(Dataset):
 
 
 class _Plain(pickle.Unpickler):
-    """A pickle can run any code as it is read. CIFAR's need only what builds a numpy array: nothing else is allowed."""
+    """A pickle can run any code as it is read; CIFAR's build numpy arrays, and may do nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         # Written by Python 2, whose numpy kept _reconstruct in numpy.core.
-        if (module.removeprefix("numpy._core.").removeprefix("numpy.core."), name) == ("multiarray", "_reconstruct"):
+        if (module.removeprefix("numpy._core.").removeprefix("numpy.core."), name) == (
+            "multiarray",
+            "_reconstruct",
+        ):
             return _reconstruct
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)

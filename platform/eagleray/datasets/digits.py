@@ -11,8 +11,8 @@ from eagleray.dataset import Dataset, Part, PartName
 class Digits(Dataset):
     """1,797 handwritten digits of 8x8 grey pixels, shipped with scikit-learn.
 
-    Alpaydin and Kaynak 1998, the test part of UCI's "Optical Recognition of Handwritten Digits", which has no official
-    split of its own: the engine's fixed fifth is the test part.
+    Alpaydin and Kaynak 1998, the test part of UCI's "Optical Recognition of Handwritten Digits". It has no
+    official split of its own, so the engine's fixed fifth is the test part.
     """
 
     names: ClassVar[tuple[str, ...]] = ("digits",)
@@ -23,9 +23,9 @@ class Digits(Dataset):
     def parts(self) -> dict[PartName, Part]:
         from sklearn.datasets import load_digits  # a second to import: only when the cache is made
 
-        digits = load_digits()
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-        return {"train": Part(pixels[:, None], digits.target.astype(np.int64))}
+        values, labels = load_digits(return_X_y=True)  # 0..16, [N, 64]
+        pixels = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8)
+        return {"train": Part(pixels.reshape(-1, 1, 8, 8), np.asarray(labels, np.int64))}
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(map(str, range(10)))
+        return tuple("0123456789")

@@ -15,7 +15,6 @@ from eagleray.errors import Refusal
 
 SPLITS: dict[str, PartName] = {
     "train": "train",
-    "training": "train",
     "unlabelled": "unlabelled",
     "unlabeled": "unlabelled",
     "val": "validation",
@@ -29,8 +28,8 @@ CHANNELS: dict[str, Literal[1, 3] | None] = {"auto": None, "grey": 1, "rgb": 3}
 class Folder(Dataset):
     """Any folder of images, with a sub-folder for each class or with none.
 
-    `root/train` beside `root/test` (or `val`, or `unlabelled`) are taken as the parts they are called; `val` alone is
-    the test part, as in ImageNet. Hidden files are passed over, every other file should be an image. Links are followed.
+    `root/train` beside `root/test` (or `val`, or `unlabelled`) are taken as the parts they are called; `val`
+    without a `test` is the test part, as in ImageNet. Hidden files are passed over; others should be images.
     """
 
     names: ClassVar[tuple[str, ...]] = ("folder",)
@@ -47,8 +46,8 @@ class Folder(Dataset):
         labels: Annotated[
             Literal["auto", "folders", "none"],
             Field(
-                description="folders: the first sub-folder is the class, however deep the image; none: no classes; "
-                "auto: folders if every image lies exactly one sub-folder deep and there are two or more, else none"
+                description="folders: the first sub-folder is the class, however deep the image; none: no "
+                "classes; auto: folders if each image lies one sub-folder deep and there are two, else none"
             ),
         ] = "auto"
         size: Annotated[
@@ -72,48 +71,98 @@ class Folder(Dataset):
         self.decoding = Decoding(config.size, CHANNELS[config.channels], config.bad_images == "skip")
 
     def files(self) -> Sequence[str]:
-        return [path for folder, names in self._listed.values() for path in _joined(folder, names)]
+        return [path for part in self._listed for path in self._paths(part)]
 
     def parts(self) -> dict[PartName, Part]:
-        classes = {name: label for label, name in enumerate(self.class_names() or ())}
-        return {
-            name: Part(_joined(folder, files), _labels(files, classes if name != "unlabelled" else {}))
-            for name, (folder, files) in self._listed.items()
-        }
+        return {part: Part(self._paths(part), self._labels(part)) for part in self._listed}
 
     def class_names(self) -> tuple[str, ...] | None:
         return self._classes
 
     @cached_property
-    def _listed(self) -> dict[PartName, tuple[Path, list[str]]]:
-        """Every part's folder, and the files below it."""
-        listed = {name: (folder, listed_below(folder)) for name, folder in parts_of(self.config.root).items()}
-        for folder, files in listed.values():
-            if not files:
-                raise Refusal(f"{folder} holds no files: data.root must name a folder of images")
-        return listed
+    def _folders(self) -> dict[PartName, Path]:
+        return part_folders(self.config.root)
+
+    @cached_property
+    def _listed(self) -> dict[PartName, list[str]]:
+        """The files of each part, relative to the part's folder."""
+        return {part: files_below(folder) for part, folder in self._folders.items()}
 
     @cached_property
     def _classes(self) -> tuple[str, ...] | None:
-        judged = {name: files for name, (_, files) in self._listed.items() if name != "unlabelled"}
-        by_part = {name: self._classes_of(name, files) for name, files in judged.items()}
-        train = by_part["train"]
-        for name, classes in by_part.items():
-            strange = sorted(set(classes or ()) - set(train or ()))
-            if (classes is None) != (train is None) or strange:
-                what = f"classes that train lacks ({', '.join(strange[:3])})" if strange and train else "other sub-folders"
-                raise Refusal(f"{self.config.root}: {name} has {what} than train; give both the same, or set data.labels=none")
-        return train
-
-    def _classes_of(self, part: PartName, files: list[str]) -> tuple[str, ...] | None:
         if self.config.labels == "none":
             return None
-        depths = {file.count(os.sep) for file in images_among(files)}
-        classes = tuple(sorted({file.split(os.sep)[0] for file in images_among(files) if os.sep in file}))
+        images = named_like_images(self._listed["train"])
+        depths = {path.count(os.sep) for path in images}
+        classes = tuple(sorted({path.split(os.sep)[0] for path in images if os.sep in path}))
+        where = self._folders["train"]
         if self.config.labels == "folders":
-            if 0 in depths or (part == "train" and len(classes) < 2):
-                raise Refusal("…")
+            if len(classes) < 2:
+                raise Refusal(f"{where} has fewer than two sub-folders of images: set data.labels=none")
             return classes
-        if len(depths) > 1 and classes:
-            raise Refusal("…")
+        if 1 in depths and len(depths) > 1 and len(classes) > 1:
+            raise Refusal(
+                f"{where} holds images at different depths: set data.labels=folders if its sub-folders are "
+                "classes (an image beside them then counts as unlabelled), else data.labels=none"
+            )
         return classes if depths == {1} and len(classes) > 1 else None
+
+    def _paths(self, part: PartName) -> list[str]:
+        return [os.path.join(self._folders[part], path) for path in self._listed[part]]
+
+    def _labels(self, part: PartName) -> np.ndarray | None:
+        if self._classes is None:
+            return None
+        number = {} if part == "unlabelled" else {name: i for i, name in enumerate(self._classes)}
+        labels = np.array([number.get(path.split(os.sep)[0], -1) for path in self._listed[part]], np.int64)
+        if part in ("validation", "test") and (labels < 0).any():
+            stray = self._listed[part][int(np.argmin(labels))]
+            raise Refusal(
+                f"{self._folders[part] / stray} is in none of the class folders of {self._folders['train']}: "
+                "move it into one, or set data.labels=none"
+            )
+        return labels
+
+
+def part_folders(root: Path) -> dict[PartName, Path]:
+    """The folder of each part: sub-folders called so, or `root` itself as the one of training.
+
+    Raises:
+        Refusal: there is no such folder.
+    """
+    if not root.is_dir():
+        raise Refusal(f"data.root={root} is {'no folder' if root.exists() else 'not there'}")
+    below = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    parts: dict[PartName, Path] = {
+        SPLITS[folder.name.lower()]: folder for folder in below if folder.name.lower() in SPLITS
+    }
+    if "train" not in parts or (len(parts) == 1 and len(below) > 1):  # a class may be called train
+        return {"train": root}
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    return parts
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file below a folder that is not hidden, in an order that no file system changes.
+
+    Raises:
+        Refusal: there is none, or a folder cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise Refusal(f"{error.filename} cannot be read: {error.strerror}")
+
+    found: list[str] = []
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(where, f), folder) for f in files if not f.startswith(".")]
+    if not found:
+        raise Refusal(f"{folder} holds no images")
+    return sorted(found)
+
+
+def named_like_images(files: list[str]) -> list[str]:
+    """Those with an ending that Pillow knows, or else all: the layout is read off them, not off a README."""
+    known = Image.registered_extensions()
+    return [path for path in files if os.path.splitext(path)[1].lower() in known] or files

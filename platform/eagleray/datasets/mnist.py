@@ -14,12 +14,8 @@ from pydantic import AfterValidator, BaseModel, Field
 from eagleray.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.errors import Refusal
 
-CLASSES = {
-    "mnist": tuple(map(str, range(10))),
-    "fashion_mnist": (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    ),
-}  # fmt: skip
+CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(CLOTHES.split(","))}
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -42,9 +38,14 @@ class Mnist(Dataset):
             Path,
             AfterValidator(Path.expanduser),
             AfterValidator(Path.absolute),
-            Field(description="folder of the idx files (.gz or not), e.g. train-images-idx3-ubyte.gz", validate_default=True),
+            Field(
+                description="folder of the idx files (.gz or not), e.g. train-images-idx3-ubyte.gz",
+                validate_default=True,
+            ),
         ] = Path("data")
-        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        download: Annotated[
+            bool, Field(description="let torchvision fetch the files into root if missing")
+        ] = False
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)

@@ -1,4 +1,4 @@
-"""Residual networks as torchvision builds them (He et al. 2016, https://arxiv.org/abs/1512.03385), for any image size."""
+"""Residual networks as torchvision builds them, for any image size (https://arxiv.org/abs/1512.03385)."""
 
 from typing import ClassVar, Literal
 
@@ -19,26 +19,29 @@ class ResNet(Encoder):
 
         stem: Literal["auto", "small", "imagenet"] = Field(
             "auto",
-            description="first layers: small is a 3x3 convolution without pooling, imagenet a strided 7x7 one with "
-            "max-pooling; auto takes small up to 64 pixels",
+            description="first layers: small is a 3x3 convolution without pooling, imagenet a strided 7x7 one "
+            "with max-pooling; auto takes small up to 64 pixels",
         )
         zero_init_residual: bool = Field(
-            False, description="start each residual branch at zero, so that every block begins as the identity"
+            False,
+            description="start each residual branch at zero, so that every block begins as the identity",
         )
 
     names: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         super().__init__(name, config, image_size, channels)
-        network = torchvision.models.get_model(name, weights=None, zero_init_residual=config.zero_init_residual)
-        small = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO)
-        if small:
-            network.conv1 = _stem_convolution(channels, kernel_size=3, stride=1, padding=1)
-            network.maxpool = nn.Identity()
+        network = torchvision.models.get_model(
+            name, weights=None, zero_init_residual=config.zero_init_residual
+        )
+        assert isinstance(network, torchvision.models.ResNet)
+        if config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO):
+            network.conv1 = _initialised(nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False))
+            network.maxpool = nn.Identity()  # type: ignore[assignment]
         elif channels != 3:
-            network.conv1 = _stem_convolution(channels, kernel_size=7, stride=2, padding=3)
+            network.conv1 = _initialised(nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False))
         self.dim = network.fc.in_features
-        network.fc = nn.Identity()
+        network.fc = nn.Identity()  # type: ignore[assignment]
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ class ResNet(Encoder):
         return self.network(images)
 
 
-def _stem_convolution(channels: int, **shape: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(channels, 64, bias=False, **shape)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
+    """With weights as torchvision draws them for its own stem."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

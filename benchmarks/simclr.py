@@ -1,0 +1,134 @@
+"""End to end: SimCLR images a second, eagleray's loop against lightly's parts, on the same data, network and batch.
+
+lightly's side is what its SimCLR example does: a folder of images, its transform (PIL, an image at a time), its head and
+loss, a torch DataLoader; its best setting of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every
+contender once, one after the other, so that a slow minute of the machine falls on all of them.
+
+    python benchmarks/simclr.py --images FOLDER [--rounds 3] [--seconds 8] [--out simclr.json]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import torch
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from torch import nn
+from torch.utils.data import DataLoader
+
+from eagleray.build import build_method, uses_bf16
+from eagleray.config import load_run
+from eagleray.data import Data, load_data
+from eagleray.train import train
+
+TEMPERATURE, HIDDEN, PROJECTION = 0.2, 512, 128
+
+
+def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) -> float:
+    """Images a second of the loop, evaluation apart."""
+    torch.set_num_threads(threads)
+    settings = [
+        "data=folder", f"data.root={folder}", f"batch_size={batch}", f"precision={precision}", "epochs=1000",
+        f"method.temperature={TEMPERATURE}", f"method.hidden={HIDDEN}", f"method.projection={PROJECTION}",
+    ]  # fmt: skip
+    run = load_run(None, settings)
+    data = _data(folder, run)
+    with tempfile.TemporaryDirectory() as directory:
+        return _rate((r.progress.step for r in train(run, Path(directory), data=data)), batch, seconds)
+
+
+def lightly(folder: str, batch: int, seconds: float, workers: int, threads: int) -> float:
+    """Images a second of lightly's example, with the network of `ours`."""
+    torch.set_num_threads(threads)
+    run = load_run(None, ["data=folder", f"data.root={folder}"])
+    info = _data(folder, run).info
+    encoder = build_method(run, info).encoder
+    model = nn.Sequential(encoder, SimCLRProjectionHead(encoder.dim, HIDDEN, PROJECTION))
+    loss_of = NTXentLoss(temperature=TEMPERATURE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    transform = SimCLRTransform(input_size=info.image_size, cj_strength=0.5, gaussian_blur=0.0)
+    train_folder = Path(folder) / "train" if (Path(folder) / "train").is_dir() else Path(folder)
+    dataset = LightlyDataset(str(train_folder), transform=transform)
+    loader = DataLoader(
+        dataset, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+    def steps() -> Iterator[int]:
+        done = 0
+        while True:
+            for (first, second), *_ in loader:
+                loss = loss_of(model(first), model(second))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                done += 1
+                yield done
+
+    return _rate(steps(), batch, seconds)
+
+
+def _rate(steps: Iterator[int], batch: int, seconds: float) -> float:
+    """Images a second from the first step seen on: starting up is not counted, on either side."""
+    first = next(steps)
+    began = time.perf_counter()
+    last, spent = first, 0.0
+    while spent < seconds or last == first:
+        last = next(steps)
+        spent = time.perf_counter() - began
+    close = getattr(steps, "close", None)
+    if close is not None:
+        close()
+    return (last - first) * batch / spent
+
+
+_loaded: dict[str, Data] = {}
+
+
+def _data(folder: str, run) -> Data:
+    if folder not in _loaded:
+        _loaded[folder] = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    return _loaded[folder]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="a folder of images, class folders or train/ and test/ inside")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--out", type=Path, default=Path("simclr.json"))
+    a = parser.parse_args()
+
+    contenders: dict[str, Callable[[], float]] = {}
+    for threads in (1, 2):
+        for precision in ("fp32", "bf16") if uses_bf16("auto", torch.device("cpu")) else ("fp32",):
+            name = f"eagleray {precision}, threads {threads}"
+            contenders[name] = lambda p=precision, t=threads: ours(a.images, a.batch, a.seconds, p, t)
+    for workers, threads in product((0, 1, 2), (1, 2)):
+        name = f"lightly workers {workers}, threads {threads}"
+        contenders[name] = lambda w=workers, t=threads: lightly(a.images, a.batch, a.seconds, w, t)
+
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(a.rounds):
+        for name, measure in contenders.items():
+            rates[name].append(measure())
+            print(f"{name:32} {rates[name][-1]:8.0f} images/s", flush=True)
+
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max(value for name, value in medians.items() if name.startswith("lightly"))
+    print(f"\n{'median':32} {'images/s':>8}  of lightly's best")
+    for name, value in sorted(medians.items(), key=lambda item: -item[1]):
+        print(f"{name:32} {value:8.0f}  {value / best:5.2f}x")
+    a.out.write_text(json.dumps({"rates": rates, "medians": medians, "lightly_best": best}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

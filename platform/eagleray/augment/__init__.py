@@ -1,0 +1,6 @@
+"""Views of images: declared by a method (`View`), performed on whole batches (`make_view`)."""
+
+from eagleray.augment.perform import make_view, make_views, plain
+from eagleray.augment.view import View
+
+__all__ = ["View", "make_view", "make_views", "plain"]

@@ -1,0 +1,113 @@
+"""What happens to a view's colours: the exact chain of torchvision, and its fused form, one affine map a sample."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from eagleray.augment.draw import Parameters
+
+LUMA = torch.tensor([0.2989, 0.587, 0.114])  # torchvision's weights of red, green, blue (ITU-R 601)
+_GREY = torch.full((3, 3), 1 / 3)  # onto the grey axis
+_AROUND = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+_TURN = torch.stack([_GREY, torch.eye(3) - _GREY, _AROUND])  # Rodrigues' formula: what stays, times cos, times sin
+
+
+def fused(images: Tensor, mean: Tensor, drawn: Parameters) -> Tensor:
+    """Jitter and grayscale as ONE affine map of each sample's colours, [N, C, S, S] in 0..1.
+
+    Brightness, contrast, saturation and grayscale are linear in a pixel and in the image's mean, and without the
+    clamps between them they commute, so the fixed order here loses only those clamps; one clamp at the end stays.
+    Hue is the approximation: HSV moves along a hexagon; this turns around the grey axis, which is the same at
+    multiples of 120 degrees (a rotation in YIQ keeps the luma, which HSV does not, and lies further off).
+
+    Args:
+        images: the views before any colour operation; blur may have been applied, since it commutes with this map.
+        mean: [N, C], each channel's mean over the view before blur: contrast pulls towards its luma.
+    """
+    gain = (drawn.brightness * drawn.contrast)[:, None, None]
+    if images.shape[1] == 1:
+        matrix, grey = gain, mean
+    else:
+        turned = _hue_rotation(drawn.hue)  # [N, 3, 3]
+        luma = LUMA.to(turned.device) @ turned  # [N, 3]: red, green and blue's share in the turned colour's luma
+        saturation = torch.where(drawn.grayscale > 0, 0.0, drawn.saturation)[:, None, None]
+        matrix = gain * torch.lerp(luma[:, None], turned, saturation)
+        grey = (luma * mean).sum(1, keepdim=True)
+    offset = (drawn.brightness * (1 - drawn.contrast))[:, None] * grey  # [N, 1], the same for each channel
+    offset = offset[:, :, None].expand(-1, images.shape[1], 1)
+    return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images).clamp_(0, 1)
+
+
+def _hue_rotation(hue: Tensor) -> Tensor:
+    """[N, 3, 3]: rotation of RGB around its grey axis by `hue` of a full circle."""
+    angle = (2 * math.pi * hue)[:, None, None]
+    still, across, around = _TURN.to(hue.device)
+    return still + angle.cos() * across + angle.sin() * around
+
+
+def jitter(images: Tensor, drawn: Parameters) -> Tensor:
+    """torchvision's ColorJitter, exact: each sample in its own order, clamped after every operation."""
+    operations = (
+        (adjust_brightness, drawn.brightness),
+        (adjust_contrast, drawn.contrast),
+        (adjust_saturation, drawn.saturation),
+        (adjust_hue, drawn.hue),
+    )
+    images = images.clone()
+    for place in range(len(operations)):
+        for number, (adjust, factors) in enumerate(operations):
+            index = (drawn.order[place] == number).nonzero()[:, 0].to(images.device)
+            images[index] = adjust(images[index], factors[index, None, None, None])
+    return images
+
+
+def luminance(images: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, 1, H, W]; a grey image is its own."""
+    if images.shape[1] == 1:
+        return images
+    return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device))[:, None]
+
+
+def grayscale(images: Tensor, drawn: Parameters) -> Tensor:
+    """The colour dropped where drawn."""
+    return torch.where(drawn.grayscale[:, None, None, None] > 0, luminance(images), images)
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """images [n, C, H, W] in 0..1, factor [n, 1, 1, 1], as in all four: 0 black, 1 the image."""
+    return (images * factor).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """0: the image's mean luma everywhere, 1: the image."""
+    return torch.lerp(luminance(images).mean((1, 2, 3), keepdim=True), images, factor).clamp_(0, 1)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """0: grey, 1: the image; a grey image stays as it is."""
+    return images if images.shape[1] == 1 else torch.lerp(luminance(images), images, factor).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """The hue of HSV moved by `shift` of the colour circle; a grey image stays as it is.
+
+    A channel of the colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6h) mod 6 and n = 5, 3, 1
+    for red, green and blue.
+    """
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    value, chroma = images.amax(1, keepdim=True), images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    sixth = torch.where(
+        value == red, green - blue, torch.where(value == green, blue - red, red - green)
+    ) / torch.where(chroma > 0, chroma, 1.0)
+    sixth += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0)) + 6 * shift
+    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth).remainder_(6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def solarize(images: Tensor, drawn: Parameters) -> Tensor:
+    """Where drawn, what is at least one half is inverted."""
+    chosen = drawn.solarize[:, None, None, None] > 0
+    return torch.where(chosen & (images >= 0.5), 1 - images, images)

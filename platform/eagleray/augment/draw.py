@@ -1,0 +1,131 @@
+"""Draws every random number that a batch of views needs, from a seed alone and before any pixel is touched."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from eagleray.augment.view import View
+
+ATTEMPTS = 10  # torchvision's RandomResizedCrop too tries ten boxes before it takes the central one
+ORDERS = torch.tensor(list(permutations(range(4)))).t()  # [4, 24]: the orders of brightness, contrast, saturation, hue
+_COLUMNS = (ATTEMPTS, ATTEMPTS, 2, 6, 5, 2, 2, 1, 1)  # how many numbers a sample draws for what, see `draw`
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What happens to each of N samples: float32 [N], and [2, N] where there is one for y and one for x.
+
+    The last three sort the samples into groups. They stay on the CPU: to ask a GPU for them would mean waiting for it.
+    """
+
+    corner: Tensor  # [2, N] the crop's top and left, whole pixels of the source
+    box: Tensor  # [2, N] its height and width
+    shift: Tensor  # [2, N] translation, whole pixels of the output
+    flip: Tensor  # 1: flipped
+    brightness: Tensor  # factors; 1, 1, 1, 0 where the sample is not jittered
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # part of the colour circle
+    grayscale: Tensor  # 1: colour dropped
+    sigma: Tensor  # of the blur, pixels of the output; 0: not blurred
+    solarize: Tensor  # 1: solarized
+    cutout: Tensor  # [2, N] centre of the square, whole pixels of the output
+    order: Tensor  # [4, N] int64: the jitter's operations in their order, -1 where the sample is not jittered
+    turns: Tensor  # int64: quarter turns
+    randaugment: Tensor  # [operations, 2, N]: which of the 14 operations, and its sign
+
+    def to(self, device: torch.device) -> "Parameters":
+        """The same on a device."""
+        *numbers, order, turns, randaugment = vars(self).values()
+        moved = (values.to(device, non_blocking=True) for values in numbers)
+        return Parameters(*moved, order, turns, randaugment)
+
+    def __getitem__(self, piece: slice) -> "Parameters":
+        """Those of some of the samples."""
+        return Parameters(*(values[..., piece] for values in vars(self).values()))
+
+
+def draw(view: View, samples: int, height: int, width: int, size: int, seed: tuple[int, ...]) -> Parameters:
+    """The parameters of `samples` images of `height` x `width` pixels that become `size` x `size`.
+
+    Each parameter has its own column of uniform numbers, drawn whether it is used or not: to change one operation
+    leaves all others as they were, so a sweep compares like with like. Sample i depends on the seed and i alone.
+    """
+    generator = torch.Generator().manual_seed(_hash(seed))
+    uniform = torch.rand(samples, sum(_COLUMNS), generator=generator)
+    areas, ratios, place, chance, span, shift, cutout, order, turns = uniform.t().contiguous().split(_COLUMNS)
+
+    box = _box(view, areas, ratios, height, width)
+    probabilities = (view.flip, view.jitter_probability, view.grayscale, view.blur, view.solarize, view.rotate)
+    flip, jittered, grayscale, blurred, solarize, rotated = (chance < _column(probabilities)).float()
+    low, high = torch.tensor([*_jitter_spans(view), view.blur_sigma]).t()[:, :, None]  # each [5, 1]
+    *factors, sigma = span * (high - low) + low
+    neutral = (1.0, 1.0, 1.0, 0.0)
+    most = min(round(view.shift * size), size - 1)
+    return Parameters(
+        _whole(place, _column((height + 1, width + 1)) - box),
+        box,
+        _whole(shift, 2 * most + 1) - most,
+        flip,
+        *(torch.where(jittered > 0, factor, still) for factor, still in zip(factors, neutral, strict=True)),
+        grayscale,
+        sigma * blurred,
+        solarize,
+        _whole(cutout, size),
+        torch.where(jittered > 0, ORDERS[:, _whole(order[0], ORDERS.shape[1]).long()], -1),
+        ((1 + _whole(turns[0], 3)) * rotated).long(),
+        _operations(view, samples, generator),
+    )
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[:, None]
+
+
+def _hash(seed: tuple[int, ...]) -> int:
+    """A tuple's place among 2^63 seeds; Python's own hash of small tuples would put neighbours close together."""
+    digest = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _whole(u: Tensor, count: Tensor | int) -> Tensor:
+    """One of 0 … count - 1. The product may round up to `count` itself, once in 10^7 draws."""
+    return (u * count).floor_().clamp_(max=count - 1)
+
+
+def _box(view: View, areas: Tensor, ratios: Tensor, height: int, width: int) -> Tensor:
+    """Height and width of each crop, [2, N]: the first attempt that fits, as torchvision's RandomResizedCrop."""
+    samples = areas.shape[1]
+    if view.crop is None:
+        return _column((height, width)).expand(2, samples)
+    (low, high), (narrow, wide) = view.crop, map(math.log, view.crop_ratio)
+    area = (areas * (high - low) + low) * (height * width)
+    root = (ratios * (wide - narrow) + narrow).div_(2).exp_()  # of the ratio width / height
+    side = area.sqrt_()
+    boxes = torch.stack([side / root, side * root]).round_()  # [2, ATTEMPTS, N]
+    fits = ((boxes > 0) & (boxes <= _column((height, width))[:, :, None])).all(0)
+    first = fits.float().argmax(0).expand(2, 1, samples)
+    return torch.where(fits.any(0), boxes.gather(1, first)[:, 0], _central_box(view, height, width))
+
+
+def _central_box(view: View, height: int, width: int) -> Tensor:
+    """The largest box of an allowed shape, [2, 1], for the samples of which no attempt fits."""
+    low, high = view.crop_ratio
+    return _column((min(height, round(width / low)), min(width, round(height * high)))).clamp_(min=1)
+
+
+def _jitter_spans(view: View) -> list[tuple[float, float]]:
+    """Lowest and highest brightness, contrast, saturation and hue, as torchvision's ColorJitter."""
+    *factors, hue = (view.jitter * scale for scale in view.jitter_scale)
+    return [*((max(0.0, 1 - spread), 1 + spread) for spread in factors), (-hue, hue)]
+
+
+def _operations(view: View, samples: int, generator: torch.Generator) -> Tensor:
+    operations = view.randaugment[0] if view.randaugment else 0
+    choice, sign = torch.rand(samples, operations, 2, generator=generator).permute(2, 1, 0)
+    return torch.stack([_whole(choice, 14), torch.where(sign < 0.5, -1.0, 1.0)], dim=1)

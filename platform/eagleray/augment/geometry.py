@@ -1,0 +1,103 @@
+"""Where each pixel of a view comes from: crop, resize, shift, flip and blur as two matrices a sample."""
+
+import torch
+from torch import Tensor
+
+from eagleray.augment.draw import Parameters
+from eagleray.augment.view import View
+
+Matrices = tuple[Tensor, Tensor] | None  # rows [N, S, H] and columns [N, S, W]; None: every pixel stays where it is
+
+
+def sampling(view: View, drawn: Parameters, height: int, width: int, size: int) -> Matrices:
+    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T."""
+    if view.crop is None and not view.shift and not view.flip and (height, width) == (size, size):
+        return None
+    pixel = torch.arange(size, dtype=torch.float32, device=drawn.box.device).expand(2, len(drawn.flip), size)
+    if view.flip:
+        pixel = torch.stack([pixel[0], torch.where(drawn.flip[:, None] > 0, size - 1 - pixel[1], pixel[1])])
+    if view.shift:
+        pixel = _reflect(pixel + drawn.shift[:, :, None], size)
+    rows, columns = _triangle(drawn.corner[:, :, None], drawn.box[:, :, None], pixel, max(height, width))
+    return rows[:, :, :height], columns[:, :, :width]
+
+
+def _triangle(start: Tensor, length: Tensor, pixel: Tensor, source: int) -> Tensor:
+    """[2, N, S, source]: each output pixel's weights on the source pixels, along both axes.
+
+    The triangle filter of resize(antialias=True): as wide as an output pixel, at least as a source pixel, cut off
+    at the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which pixel of the resized box an
+    output pixel shows.
+    """
+    scale = length / pixel.shape[2]  # source pixels in an output pixel
+    steepness = 1 / scale.clamp(min=1)
+    centre = (start + (pixel + 0.5) * scale) * steepness  # [2, N, S]
+    position = torch.arange(source, dtype=torch.float32, device=start.device)
+    inside = ((position >= start) & (position < start + length)).float()[:, :, None]  # [2, N, 1, source]
+    distance = ((position + 0.5) * steepness)[:, :, None] - centre[:, :, :, None]
+    weights = torch.addcmul(inside, inside, distance.abs_().clamp_(max=1), value=-1)  # 1 - distance, inside
+    return weights.div_(weights.sum(3, keepdim=True))
+
+
+def blurred(matrices: Matrices, sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The same matrices with a Gaussian blur after them; a Gaussian is separable, so it is a matrix on each side."""
+    blur = blur_matrix(sigma, size)
+    return (blur, blur) if matrices is None else (torch.bmm(blur, matrices[0]), torch.bmm(blur, matrices[1]))
+
+
+def resample(images: Tensor, matrices: Matrices) -> Tensor:
+    """rows @ image @ columns^T for each sample and channel: [N, C, H, W] -> [N, C, S, S]."""
+    if matrices is None:
+        return images
+    rows, columns = matrices
+    samples, channels, height, width = images.shape
+    size = rows.shape[1]
+    narrow = torch.bmm(images.reshape(samples, channels * height, width), columns.mT)  # [N, C * H, S]
+    each = rows[:, None].expand(samples, channels, size, height).reshape(-1, size, height)
+    return torch.bmm(each, narrow.view(-1, height, size)).view(samples, channels, size, size)
+
+
+def resampled_mean(images: Tensor, matrices: Matrices) -> Tensor:
+    """Mean of each channel of `resample(images, matrices)`, [N, C], without making it: both are linear."""
+    if matrices is None:
+        return images.mean((2, 3))
+    rows, columns = (matrix.mean(1)[:, None] for matrix in matrices)  # [N, 1, H], [N, 1, W]
+    return ((images * columns[:, :, None]).sum(3) * rows).sum(2)
+
+
+def blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """[N, size, size]: a Gaussian blur along one axis with reflected borders; the identity where sigma is 0.
+
+    The kernel is SimCLR's (2002.05709): a tenth of the side, odd; at least 3 pixels, or a small image stays sharp.
+    """
+    radius = min(max(1, size // 20), size - 1)
+    offset = torch.arange(-radius, radius + 1, dtype=sigma.dtype, device=sigma.device)  # [K]
+    kernel = torch.softmax(-((offset / sigma.clamp(min=1e-3)[:, None]) ** 2) / 2, dim=1)  # [N, K]
+    pixel = torch.arange(size, dtype=sigma.dtype, device=sigma.device)
+    source = _reflect(pixel + offset[:, None], size)  # [K, S]: the pixel that lies `offset` from each pixel
+    taps = (source[:, :, None] == pixel).to(sigma.dtype)  # [K, S, S]
+    return (kernel @ taps.flatten(1)).view(-1, size, size)
+
+
+def _reflect(position: Tensor, size: int) -> Tensor:
+    """Positions up to size - 1 outside, mirrored at the outermost pixels, which are not repeated."""
+    return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def turn(images: Tensor, turns: Tensor) -> Tensor:
+    """Square images turned counter-clockwise by 0 to 3 right angles, [N] on the CPU: exact, pixels only move."""
+    for quarter in range(1, 4):
+        index = (turns == quarter).nonzero()[:, 0].to(images.device)
+        images[index] = torch.rot90(images[index], quarter, (2, 3))
+    return images
+
+
+def cut_out(images: Tensor, part: float, centre: Tensor) -> Tensor:
+    """Zeroes a square of `part` of the side around each centre, [2, N], clipped at the borders (Cutout, 1708.04552).
+
+    The images are normalised already, so zero is the mean.
+    """
+    side = round(part * images.shape[2])
+    pixel = torch.arange(images.shape[2], device=images.device) + side // 2
+    rows, columns = (pixel >= centre[:, :, None]) & (pixel < centre[:, :, None] + side)  # [N, S] each
+    return images.masked_fill_((rows[:, :, None] & columns[:, None])[:, None], 0.0)

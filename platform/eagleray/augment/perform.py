@@ -1,0 +1,133 @@
+"""Performs declared views on a batch of images, on the device they are on, each sample with its own parameters."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eagleray.augment import colour, geometry
+from eagleray.augment.draw import Parameters, draw
+from eagleray.augment.randaugment import randaugment
+from eagleray.augment.view import View
+from eagleray.errors import Refusal
+
+CACHED_FLOATS = 200_000  # a quarter of a megabyte-sized second-level cache holds too little of a batch
+
+
+@torch.no_grad()
+def make_view(
+    view: View,
+    images: Tensor,
+    *,
+    size: int,
+    seed: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    exact: bool = False,
+) -> Tensor:
+    """One view of every image.
+
+    The fast path makes crop, resize, shift, flip and blur two matrix products, and the colours one affine map; so
+    blur comes before jitter there, which changes nothing since both are linear and the blur's weights add up to 1
+    (contrast still pulls to the mean of the unblurred view). It differs from torchvision's chain in the clamps
+    between colour operations and in hue (see `colour.fused`). `exact=True` performs that chain as it is written, and
+    so do views with RandAugment, whose operations cannot be fused.
+
+    Args:
+        view: what to do.
+        images: uint8 [N, C, H, W], C is 1 (grey) or 3 (colour); grey images have no saturation and no hue.
+        size: side of the output, unless the view has its own.
+        seed: what the parameters depend on, and nothing else: not on the device, not on torch's global state.
+        mean: of each channel, images scaled to 0..1.
+        std: likewise.
+        exact: torchvision's chain, sample by sample in random order, without approximation.
+
+    Returns:
+        float32 [N, C, size, size], normalised, contiguous, on the images' device.
+
+    Raises:
+        Refusal: images of another kind, or a mean or std that does not fit their channels.
+    """
+    _check(images, mean, std)
+    size = view.size or size
+    samples, channels, height, width = images.shape
+    drawn = draw(view, samples, height, width, size, seed).to(images.device)
+    output = torch.empty(samples, channels, size, size, device=images.device)
+    offset, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    perform = _exact if exact or view.randaugment else _fast
+    with torch.autocast(images.device.type, enabled=False):  # in bf16 a view would lose its shades
+        for piece in _pieces(images, size):
+            pixels = images[piece].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            made = perform(view, pixels, drawn[piece], size)
+            if view.solarize:
+                made = colour.solarize(made, drawn[piece])
+            torch.sub(made, offset, out=output[piece]).div_(scale)
+    if view.rotate:  # so late since a turn commutes with all before it but RandAugment
+        geometry.turn(output, drawn.turns)
+    if view.cutout:
+        geometry.cut_out(output, view.cutout, drawn.cutout)
+    return output
+
+
+def make_views(
+    views: Sequence[View],
+    images: Tensor,
+    *,
+    size: int,
+    seed: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    exact: bool = False,
+) -> list[Tensor]:
+    """Every view of every image: `make_view` with the view's index added to the seed."""
+    return [
+        make_view(view, images, size=size, seed=(*seed, index), mean=mean, std=std, exact=exact)
+        for index, view in enumerate(views)
+    ]
+
+
+def plain(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The view that evaluation uses: the whole image, resized if need be, normalised; nothing random.
+
+    uint8 [N, C, H, W] -> float32 [N, C, size, size]; a non-square image is squeezed. Raises as `make_view`.
+    """
+    return make_view(View(), images, size=size, seed=(), mean=mean, std=std)
+
+
+def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise Refusal(
+            "views are made of uint8 images [N, C, H, W] with 1 or 3 channels and at least one pixel, not of "
+            f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        )
+    if not len(mean) == len(std) == images.shape[1]:
+        raise Refusal(f"images of {images.shape[1]} channels need as many means and stds, not {mean} and {std}")
+
+
+def _pieces(images: Tensor, size: int) -> list[slice]:
+    """The batch in pieces: on a CPU so small that what is made on the way stays in its cache, twice as fast."""
+    samples, channels, height, width = images.shape
+    floats = channels * max(height * width, size * size)
+    step = max(1, CACHED_FLOATS // floats) if images.device.type == "cpu" else max(1, samples)
+    return [slice(start, start + step) for start in range(0, samples, step)]
+
+
+def _fast(view: View, pixels: Tensor, drawn: Parameters, size: int) -> Tensor:
+    matrices = geometry.sampling(view, drawn, *pixels.shape[2:], size)
+    recolour = view.jitter or view.grayscale
+    mean = geometry.resampled_mean(pixels, matrices) if recolour else None
+    if view.blur:
+        matrices = geometry.blurred(matrices, drawn.sigma, size)
+    images = geometry.resample(pixels, matrices)
+    return images if mean is None else colour.fused(images, mean, drawn)
+
+
+def _exact(view: View, pixels: Tensor, drawn: Parameters, size: int) -> Tensor:
+    images = geometry.resample(pixels, geometry.sampling(view, drawn, *pixels.shape[2:], size))
+    if view.randaugment:
+        images = randaugment(images, view.randaugment[1], drawn.randaugment)
+    if view.jitter:
+        images = colour.jitter(images, drawn)
+    if view.grayscale:
+        images = colour.grayscale(images, drawn)
+    return geometry.resample(images, geometry.blurred(None, drawn.sigma, size)) if view.blur else images

@@ -1,0 +1,251 @@
+"""Everything known of a source's images once all have been looked through, kept for the whole machine.
+
+Two files: `<source>-<state of its files>.npz` says which images there are, and `.npy` beside it holds their
+pixels, unless the folder is too large for that. Both are written once and never changed.
+"""
+
+import math
+import os
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import PIL
+from pydantic import BaseModel
+
+from eagleray.data.cache import cache_folder, digest, locked, read_array, write_array, written_whole
+from eagleray.data.decode import Bad, decode, in_threads, settled
+from eagleray.data.pixels import Pixels, Stored, Streamed
+from eagleray.data.settings import DataSettings
+from eagleray.data.splits import TEST, held_out
+from eagleray.dataset import Dataset, Part, PartName
+from eagleray.errors import Refusal
+
+FORMAT = 1  # of the cache: to be raised by whoever changes what it holds or how images are decoded
+TEST_SHARE = 0.2  # held out of a source that brings no test part; the same images for every seed
+SAMPLE = 2048  # images that mean and std are taken of
+
+Shape = tuple[int, int, int, int]
+Rows = dict[PartName, np.ndarray]
+Labels = dict[PartName, np.ndarray | None]
+
+
+class About(BaseModel, frozen=True):
+    """What the cache says of a source beside its rows and labels."""
+
+    shape: Shape  # of all images together, bad ones included: [N, C, H, W]
+    streamable: bool  # the images are files, which can be decoded again
+    checksum: int | None  # of the stored pixels; None: none are stored
+    parts: tuple[PartName, ...]
+    class_names: tuple[str, ...] | None
+    skipped: int  # files left out because they could not be read
+    mean: tuple[float, ...]  # of each channel of the training part, images scaled to 0..1
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The images of a source."""
+
+    pixels: Pixels
+    rows: Rows  # of each part, in pixels: int64 [N]
+    labels: Labels  # int64 [N], -1: not known; None: no classes
+    about: About
+
+
+def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
+    """The archive of a source, from the cache if nothing has changed since it was made.
+
+    Several processes may ask at once: one looks the images through, the others wait for it.
+
+    Raises:
+        Refusal: files are missing or damaged, or the cache cannot be written.
+    """
+    folder = cache_folder(settings.cache)
+    source = f"{dataset.name}-{digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__])}"
+    lock = folder / f"{source}.lock"
+    with locked(lock):
+        dataset.fetch()
+    at = folder / f"{source}-{digest(map(_state, dataset.files()))}"
+    archive = _read(at, dataset, settings)
+    if archive is None:
+        with locked(lock):
+            archive = _read(at, dataset, settings) or _made(at, dataset, settings)
+            _remove_older(source, at)
+    return archive
+
+
+def _state(path: str) -> str:
+    try:
+        state = os.stat(path)
+    except OSError as error:  # a link that leads nowhere: decoding will say so
+        return f"{path} {error.errno}"
+    return f"{path} {state.st_size} {state.st_mtime_ns}"
+
+
+def _remove_older(source: str, at: Path) -> None:
+    """Earlier states of a folder that changes would fill the disk. Whoever still maps one keeps it."""
+    for path in at.parent.iterdir():
+        if path.name.startswith(f"{source}-") and not path.name.startswith(f"{at.name}."):
+            path.unlink(missing_ok=True)
+
+
+def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
+    """None: it is not there, damaged, or without the pixels that by now fit into memory."""
+    try:
+        about, rows, labels = _read_index(Path(f"{at}.npz"))
+        streams = about.streamable and math.prod(about.shape) > settings.memory_limit
+        if about.checksum is None and not streams:
+            return None
+        pixels = _pixels(at, dataset, settings, about.shape, None if streams else about.checksum)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    return Archive(pixels, rows, labels, about)
+
+
+def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
+    parts = dataset.parts()
+    shape, images = _opened(dataset, parts)
+    fine = np.ones(shape[0], bool)
+    images = _readable(images, shape, fine, dataset)
+    streamable = bool(_paths(parts))
+    checksum = None
+    if streamable and math.prod(shape) > settings.memory_limit:
+        deque(images, maxlen=0)  # looked through and let go, so that no bad file ends a run in its middle
+    else:
+        checksum = write_array(Path(f"{at}.npy"), shape, images)
+    pixels = _pixels(at, dataset, settings, shape, checksum)
+    rows, labels = _arranged(parts, fine, dataset)
+    mean, std = _mean_and_std(pixels, rows["train"])
+    about = About(
+        shape=shape,
+        streamable=streamable,
+        checksum=checksum,
+        parts=tuple(rows),
+        class_names=dataset.class_names(),
+        skipped=int((~fine).sum()),
+        mean=mean,
+        std=std,
+    )
+    _write_index(Path(f"{at}.npz"), about, rows, labels)
+    return Archive(pixels, rows, labels, about)
+
+
+def _pixels(at: Path, dataset: Dataset, settings: DataSettings, shape: Shape, checksum: int | None) -> Pixels:
+    if checksum is None:
+        return Streamed(_paths(dataset.parts()), shape[2], shape[1], settings.workers)
+    return Stored(read_array(Path(f"{at}.npy"), shape, checksum))
+
+
+def _paths(parts: dict[PartName, Part]) -> list[str]:
+    """All image files, in the order of their rows; none if the parts hold pixels."""
+    files = [part.images for part in parts.values() if not isinstance(part.images, np.ndarray)]
+    return list(chain.from_iterable(files))
+
+
+def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Shape, Iterator[np.ndarray | Bad]]:
+    """The shape of all images together, and the images themselves, one after the other."""
+    arrays = [part.images for part in parts.values() if isinstance(part.images, np.ndarray)]
+    if arrays:
+        channels, size, _ = arrays[0].shape[1:]
+        return (sum(map(len, arrays)), channels, size, size), chain.from_iterable(arrays)
+    paths = _paths(parts)
+    size, channels = settled(dataset.decoding, paths)
+    return (len(paths), channels, size, size), in_threads(decode, paths, size, channels)
+
+
+def _readable(
+    images: Iterable[np.ndarray | Bad], shape: Shape, fine: np.ndarray, dataset: Dataset
+) -> Iterator[np.ndarray]:
+    """The images, black where one is bad, with `fine` set to False there; refuses bad ones after the last."""
+    bad: list[Bad] = []
+    for row, image in enumerate(images):
+        if isinstance(image, Bad):
+            bad.append(image)
+            fine[row] = False
+        yield np.zeros(shape[1:], np.uint8) if isinstance(image, Bad) else image
+    if bad and not dataset.decoding.skip_bad:
+        raise Refusal(_listed(bad, shape[0]))
+    if not fine.any():
+        raise Refusal(f"{dataset.name} has {shape[0]} files and no image that can be read")
+
+
+def _listed(bad: Sequence[Bad], total: int) -> str:
+    named = ", ".join(f"{each.path} ({each.reason})" for each in bad[:10])
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    return (
+        f"{len(bad)} of {total} files cannot be read as images: {named}{more}; "
+        "repair or remove them, or leave them out with data.bad_images=skip"
+    )
+
+
+def _arranged(parts: dict[PartName, Part], fine: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
+    """Rows and labels of train, test and, if the source brings it, validation."""
+    rows: Rows = {}
+    labels: Labels = {}
+    start = 0
+    for name, part in parts.items():
+        places = np.flatnonzero(fine[start : start + len(part)])
+        if len(places):
+            rows[name] = start + places
+            labels[name] = None if part.labels is None else np.asarray(part.labels, np.int64)[places]
+        start += len(part)
+    if "train" not in rows:
+        raise Refusal(f"{dataset.name} holds no image to train on")
+    if "test" not in rows:
+        held = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (TEST,))
+        _move(rows, labels, held)
+    if "unlabelled" in rows:
+        _join_training(rows, labels)
+    return rows, labels
+
+
+def _move(rows: Rows, labels: Labels, held: np.ndarray) -> None:
+    """The test part, taken out of train."""
+    if not len(held):
+        return
+    of_train, known = rows["train"], labels["train"]
+    rows["test"], rows["train"] = of_train[held], np.delete(of_train, held)
+    labels["test"] = None if known is None else known[held]
+    labels["train"] = None if known is None else np.delete(known, held)
+
+
+def _join_training(rows: Rows, labels: Labels) -> None:
+    unlabelled, known = rows.pop("unlabelled"), labels["train"]
+    del labels["unlabelled"]
+    rows["train"] = np.concatenate([rows["train"], unlabelled])
+    if known is not None:
+        labels["train"] = np.concatenate([known, np.full(len(unlabelled), -1)])
+
+
+def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each channel, over at most SAMPLE training images, evenly spaced; from counts of the values."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
+    counts = np.zeros((pixels.shape[1], 256), np.int64)
+    for batch in pixels.batches(np.array_split(sample, math.ceil(len(sample) / 64))):
+        counts += [np.bincount(channel.ravel(), minlength=256) for channel in batch.swapaxes(0, 1)]
+    shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ values
+    variance = shares @ values**2 - mean**2
+    std = np.sqrt(np.maximum(variance, 1 / 255**2))  # images of one flat colour must not divide by nothing
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _read_index(path: Path) -> tuple[About, Rows, Labels]:
+    with np.load(path, allow_pickle=False) as held:
+        about = About.model_validate_json(str(held["about"]))
+        rows: Rows = {name: held[f"{name} rows"] for name in about.parts}
+        labels: Labels = {name: held.get(f"{name} labels") for name in about.parts}
+    return about, rows, labels
+
+
+def _write_index(path: Path, about: About, rows: Rows, labels: Labels) -> None:
+    arrays = {f"{name} rows": value for name, value in rows.items()}
+    arrays |= {f"{name} labels": value for name, value in labels.items() if value is not None}
+    arrays["about"] = np.array(about.model_dump_json())
+    with written_whole(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -1,0 +1,105 @@
+"""Files that the processes of a machine share: written by one, whole or not at all, and checked when read."""
+
+import fcntl
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from eagleray.errors import Refusal
+
+
+def cache_folder(chosen: Path | None) -> Path:
+    """The folder of the cache, made if it is not there: `chosen`, or `eagleray` in the user's cache folder.
+
+    Raises:
+        Refusal: it cannot be made.
+    """
+    folder = chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
+    with _refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def digest(texts: Iterable[str]) -> str:
+    """A short name for any number of texts; different texts get different ones."""
+    whole = hashlib.sha256()
+    for text in texts:
+        whole.update(text.encode("utf-8", "surrogateescape") + b"\0")  # file names may be no UTF-8
+    return whole.hexdigest()[:16]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside; one that dies inside lets go."""
+    with _refusing(path.parent):
+        file = path.open("ab")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that appears under its name when the block has ended well.
+
+    Raises:
+        Refusal: the disk is full, or the folder cannot be written.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with _refusing(path.parent):
+            with unfinished.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut leaves a file of the right size full of zeros
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_array(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> int:
+    """Writes uint8 images one after the other as a `.npy` file of the given shape; returns their CRC-32."""
+    checksum = 0
+    with written_whole(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for image in images:
+            block = image.tobytes()
+            checksum = zlib.crc32(block, checksum)
+            file.write(block)
+    return checksum
+
+
+def read_array(path: Path, shape: tuple[int, ...], checksum: int) -> np.ndarray:
+    """The array of a `.npy` file, mapped and read-only.
+
+    Raises:
+        OSError, ValueError: it is not there, or not what was written.
+    """
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    state = path.stat()
+    if array.shape != shape or _checksum(path, state.st_size, state.st_mtime_ns) != checksum:
+        raise ValueError(f"{path} is damaged")
+    return array
+
+
+@lru_cache(maxsize=16)
+def _checksum(path: Path, size: int, changed: int) -> int:
+    """Read through once in a process for each state of the file: a process may train hundreds of runs."""
+    return zlib.crc32(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Refusal(
+            f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache"
+        ) from error

@@ -1,0 +1,80 @@
+"""Which images are seen when: functions of (seed, epoch) and (seed, step), with no state to be saved."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eagleray.errors import Refusal
+
+# Keeps the streams of a seed apart: it must not shuffle, split and pick labels by the same numbers.
+_EPOCH, _LABELLED = 1, 2
+
+
+def epoch_order(
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[Tensor]:
+    """This worker's share of every batch of an epoch; the rest that does not fill a batch is left out.
+
+    Batch i of all workers, joined in the order of their ranks, is batch i of a single process.
+
+    Args:
+        samples: images to order.
+        batch_size: images in a step, over all workers together.
+        seed: of the run.
+        epoch: counted from 0.
+        rank: which worker this is.
+        world: how many there are.
+
+    Returns:
+        int64 [batch_size / world] for each of the samples // batch_size steps.
+
+    Raises:
+        Refusal: there are fewer samples than a batch takes, or the workers cannot share it.
+    """
+    if batch_size > samples:
+        raise Refusal(f"batch_size={batch_size} is larger than the {samples} training images")
+    steps = samples // batch_size
+    order = np.random.default_rng((_EPOCH, seed, epoch)).permutation(samples)
+    batches = torch.from_numpy(order[: steps * batch_size]).view(steps, batch_size)
+    return list(batches[:, _share(batch_size, rank, world)])
+
+
+def labelled_order(
+    indices: Tensor, batch_size: int, seed: int, step: int, rank: int = 0, world: int = 1
+) -> Tensor:
+    """This worker's share of a step's labelled batch: all labelled images in one order, then in another, …
+
+    Args:
+        indices: the labelled images, int64 [M]; there may be fewer of them than a batch takes.
+        batch_size: labelled images in a step, over all workers together.
+        seed: of the run.
+        step: counted from 0, over the whole run.
+        rank: which worker this is.
+        world: how many there are.
+
+    Returns:
+        int64 [batch_size / world], elements of `indices`.
+
+    Raises:
+        Refusal: there is no labelled image, or the workers cannot share the batch.
+    """
+    samples = len(indices)
+    if samples == 0:
+        raise Refusal("there is no labelled image to train on")
+    first, last = (
+        step * batch_size // samples,
+        ((step + 1) * batch_size - 1) // samples,
+    )  # rounds this batch is in
+    rounds = [
+        np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)
+    ]
+    start = step * batch_size - first * samples
+    batch = np.concatenate(rounds)[start : start + batch_size]
+    return indices[torch.from_numpy(batch[_share(batch_size, rank, world)])]
+
+
+def _share(batch_size: int, rank: int, world: int) -> slice:
+    size, rest = divmod(batch_size, world)
+    if rest or size == 0:
+        raise Refusal(f"a batch of {batch_size} images cannot be shared by {world} workers")
+    return slice(rank * size, (rank + 1) * size)

@@ -1,0 +1,107 @@
+"""Processes that decode images for another one, and end with it.
+
+They are started by name, `python -m eagleray.data.workers`: a forked copy of a process with threads (torch's,
+Ray's) can hang in a lock that no one holds, and one that multiprocessing spawns runs the user's script again
+if that has no `if __name__ == "__main__"`. They import no torch, so they start in a moment.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+import numpy as np
+
+from eagleray.data.decode import decode_batch
+from eagleray.errors import Refusal
+
+
+class Decoders:
+    """A number of processes, each decoding one batch at a time.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int):
+        started = [_start() for _ in range(count)]
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        for _, connection in started:
+            self._idle.put(connection)
+        self._waiters = ThreadPoolExecutor(count)  # one thread waits for each process
+        weakref.finalize(self, _stop, self._waiters, started)
+
+    def submit(self, paths: Sequence[str], size: int, channels: int) -> Future[np.ndarray]:
+        """Asks for image files as uint8 [N, channels, size, size]; first asked, first begun.
+
+        The future raises:
+            Refusal: a file cannot be read.
+            RuntimeError: the process was killed.
+        """
+        return self._waiters.submit(_ask, self._idle, paths, size, channels)
+
+
+def _ask(idle: "SimpleQueue[Connection]", paths: Sequence[str], size: int, channels: int) -> np.ndarray:
+    connection = idle.get()
+    batch = np.empty((len(paths), channels, size, size), np.uint8)
+    try:
+        connection.send((paths, size, channels))
+        refused = connection.recv()
+        if refused is None:
+            connection.recv_bytes_into(batch.reshape(-1).data)
+    except (EOFError, OSError) as error:
+        raise RuntimeError("a process that decodes images was killed; was the memory used up?") from error
+    finally:
+        idle.put(connection)
+    if refused is not None:
+        raise Refusal(refused)
+    return batch
+
+
+def _start() -> tuple[subprocess.Popen[bytes], Connection]:
+    ours, theirs = Pipe()
+    command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    with theirs:
+        process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL,
+        )
+    return process, ours
+
+
+def _stop(waiters: ThreadPoolExecutor, started: list[tuple[subprocess.Popen[bytes], Connection]]) -> None:
+    waiters.shutdown(cancel_futures=True)
+    for _, connection in started:
+        connection.close()
+    for process, _ in started:
+        process.wait()
+
+
+def _serve(connection: Connection) -> None:
+    """Answers until the other end is closed, be it that its process was killed."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches a whole terminal; the other process answers it
+    while True:
+        try:
+            batch = decode_batch(*connection.recv())
+        except (EOFError, ConnectionError):
+            return
+        except Refusal as refusal:
+            connection.send(str(refusal))
+        else:
+            connection.send(None)
+            connection.send_bytes(batch.reshape(-1).data)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,150 @@
+"""Vision transformers as timm builds them, for any image and patch size (https://arxiv.org/abs/2010.11929)."""
+
+import difflib
+import math
+from typing import Any, ClassVar, Literal
+
+import timm
+import torch
+from pydantic import BaseModel, Field
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from eagleray.encoder import TokenEncoder
+from eagleray.errors import Refusal
+
+ARCHITECTURES = {
+    "vit": "vit_tiny_patch16_224",
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+}
+
+
+class ViT(TokenEncoder):
+    """A vision transformer; methods that mask patches need one."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """What can be chosen about it."""
+
+        architecture: str | None = Field(
+            None, description="for encoder.name=vit: any VisionTransformer of timm, by its name there"
+        )
+        patch_size: int | None = Field(
+            None,
+            ge=1,
+            description="side of a patch in pixels; by default an eighth of images up to 64 pixels (2 at least), else 16",
+        )
+        depth: int | None = Field(None, ge=1, description="number of blocks; by default the architecture's")
+        dim: int | None = Field(
+            None, ge=16, multiple_of=16, description="width of the tokens; by default the architecture's"
+        )
+        pool: Literal["mean", "class"] = Field(
+            "mean", description="the features: the mean of the patch tokens, or the class token"
+        )
+
+    names: ClassVar[tuple[str, ...]] = ("vit_tiny", "vit_small", "vit_base", "vit")
+    has_tokens: ClassVar[bool] = True
+
+    def __init__(self, name: str, config: Config, image_size: int, channels: int):
+        super().__init__(name, config, image_size, channels)
+        self.patch_size = _patch_size(config.patch_size, image_size)
+        self.grid = image_size // self.patch_size
+        # Every architecture gets a class token and a final norm on all tokens, whatever its classifier used.
+        options: dict[str, Any] = {
+            "img_size": image_size,
+            "patch_size": self.patch_size,
+            "in_chans": channels,
+            "num_classes": 0,
+            "class_token": True,
+            "global_pool": "",
+            "final_norm": True,
+            "fc_norm": False,
+            "dynamic_img_size": False,
+        }
+        network = timm.create_model(
+            _architecture(name, config.architecture), **options, **_overrides(config.depth, config.dim)
+        )
+        assert isinstance(network, VisionTransformer)
+        self.vit = network
+        self.dim = network.embed_dim
+        self.pool = config.pool
+
+    def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Embedded patches with their positions: [N, C, H, W] -> [N, L, dim], row by row.
+
+        Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before its position is added.
+        """
+        vit = self.vit
+        patches = vit.patch_embed(images)
+        if mask is not None:
+            assert mask_token is not None, "a mask needs the token that replaces the masked patches"
+            patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+        return patches + vit.pos_embed[:, -(self.grid**2) :]
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """The blocks over any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        prefix = self._prefix()
+        tokens = torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
+        if prefix.shape[1] == 1:
+            return tokens
+        return torch.cat([tokens[:, :1], tokens[:, prefix.shape[1] :]], dim=1)  # without the registers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features: [N, C, H, W] -> [N, dim]."""
+        tokens = self.tokens(self.patches(images))
+        return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
+
+    def _prefix(self) -> Tensor:
+        """Class token and registers, with their positions where the architecture has any: [1, 1 + R, dim]."""
+        vit = self.vit
+        prefix = vit.cls_token if vit.reg_token is None else torch.cat([vit.cls_token, vit.reg_token], dim=1)
+        return prefix if vit.no_embed_class else prefix + vit.pos_embed[:, : -(self.grid**2)]
+
+
+def _architecture(name: str, architecture: str | None) -> str:
+    if architecture is None:
+        return ARCHITECTURES[name]
+    if name != "vit":
+        raise Refusal(
+            f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out"
+        )
+    known = timm.list_models(module="vision_transformer")
+    known += timm.list_models(module="deit", exclude_filters="*distilled*")
+    if architecture not in known:
+        nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3, cutoff=0.3))
+        raise Refusal(
+            f"encoder.architecture={architecture} is no VisionTransformer of timm; "
+            f"{f'the nearest are {nearest}' if nearest else 'timm.list_models() lists them'}"
+        )
+    return architecture
+
+
+def _patch_size(patch_size: int | None, image_size: int) -> int:
+    """The patch size asked for, or else the divisor of the image size whose ratio to a usual one is nearest 1."""
+    divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
+    if patch_size in divisors:
+        return patch_size
+    if patch_size is not None:
+        raise Refusal(
+            f"encoder.patch_size={patch_size} does not divide the image size of {image_size} pixels; "
+            f"these do: {', '.join(map(str, divisors))}"
+        )
+    wanted = max(2, image_size / 8) if image_size <= 64 else 16
+    nearest = min(divisors, key=lambda size: abs(math.log(size / wanted)))
+    if not wanted / 2 <= nearest <= wanted * 2:
+        raise Refusal(
+            f"an image size of {image_size} pixels cannot be cut into patches of about {wanted:.0f} pixels; "
+            f"set encoder.patch_size to one of {', '.join(map(str, divisors))}, or image_size to a multiple of 8"
+        )
+    return nearest
+
+
+def _overrides(depth: int | None, dim: int | None) -> dict[str, Any]:
+    overrides = {}
+    if depth is not None:
+        overrides["depth"] = depth
+    if dim is not None:  # heads as wide as in the paper, 64, or the widest that fit
+        overrides |= {"embed_dim": dim, "num_heads": dim // math.gcd(dim, 64)}
+    return overrides

@@ -1,0 +1,141 @@
+"""What pydantic found wrong, said in sentences that name the key and what would be right."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+_TYPES = {
+    "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
+    "a number": ("float_type", "float_parsing", "finite_number"),
+    "true or false": ("bool_type", "bool_parsing"),
+    "text": ("string_type",),
+    "a list": ("tuple_type", "list_type"),
+    "a path": ("path_type",),
+    "a section of keys": ("model_type", "model_attributes_type", "dict_type"),
+}
+_WANTED = {kind: words for words, kinds in _TYPES.items() for kind in kinds}
+_BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
+_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of")
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """An error for a validator to raise; its message is said as it is."""
+    return PydanticCustomError("wrong", "{message}", {"message": message})
+
+
+def nested(errors: Iterable[Any], name: str, owners: Mapping[str, list[str]]) -> PydanticCustomError:
+    """The errors of a section whose keys depend on its name.
+
+    Args:
+        errors: pydantic's, of the section's own settings.
+        name: the one whose settings they are.
+        owners: unknown key -> names that do have it.
+    """
+    return PydanticCustomError("nested", "", {"errors": list(errors), "name": name, "owners": dict(owners)})
+
+
+def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str = "") -> Iterator[str]:
+    """One sentence a mistake.
+
+    Args:
+        errors: of a ValidationError.
+        known: every key there is, dotted, with its field.
+        above: the section the errors are in.
+    """
+    for error in errors:
+        path = [*filter(None, [above]), *(part for part in error["loc"] if isinstance(part, str))]
+        context = error.get("ctx", {})
+        if error["type"] != "nested":
+            yield _sentence(error, ".".join(path), known)
+            continue
+        for inner in context["errors"]:
+            unknown = str(inner["loc"][-1]) if inner["type"] == "extra_forbidden" else ""
+            if owners := context["owners"].get(unknown):
+                have = f"{_listed(owners)} {'have' if len(owners) > 1 else 'has'}"
+                key = ".".join([*path, unknown])
+                yield f"unknown key {key}: {context['name']} has no such setting, {have}"
+            else:
+                yield from sentences([inner], known, ".".join(path))
+
+
+def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """A sentence for each `true` or `false` where a number belongs, which pydantic would take for 1 or 0."""
+    for key, value in leaves:
+        field = known.get(key)
+        if isinstance(value, bool) and field is not None and {int, float} & set(_kinds(field)):
+            yield f"{key}={_shown(value)} is not a number{_allowed(field)}"
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean …?`, or nothing where no word is near."""
+    near = difflib.get_close_matches(word, list(words), 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _sentence(error: Any, key: str, known: Mapping[str, FieldInfo]) -> str:
+    kind, context, setting = error["type"], error.get("ctx", {}), f"{key}={_shown(error['input'])}"
+    field = known.get(key)
+    if kind == "wrong":
+        return context["message"]
+    if kind == "value_error":
+        return f"{key}: {context['error']}" if key else str(context["error"])
+    if kind == "extra_forbidden":
+        return f"unknown key {key}{_near_key(key, known)}"
+    if kind == "missing":
+        return f"{key} is missing" + (f" ({field.description})" if field and field.description else "")
+    if kind == "literal_error":
+        words = _literals(context["expected"])
+        return f"{setting} is not one of {', '.join(words)}{nearest(str(error['input']), words)}"
+    if kind in _WANTED:
+        return f"{setting} is not {_WANTED[kind]}{_allowed(field)}"
+    if kind in _OUT_OF_RANGE and _allowed(field):
+        return f"{setting} is out of range{_allowed(field)}"
+    message = error["msg"].replace("Input should be", "must be")
+    return f"{setting}: {message[:1].lower()}{message[1:]}"
+
+
+def _near_key(key: str, known: Mapping[str, FieldInfo]) -> str:
+    """First a key of the same section, then one of that name elsewhere; without a section, a similar one."""
+    section, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    near = [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
+    elsewhere = {name.rpartition(".")[2]: name for name in known}
+    near = near or [elsewhere[name] for name in difflib.get_close_matches(last, elsewhere, 1, 1.0 if section else 0.7)]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f" (known: {', '.join(siblings.values())})" if siblings else f"; {section} holds no keys"
+
+
+def _kinds(field: FieldInfo) -> tuple[Any, ...]:
+    return (field.annotation, *get_args(field.annotation))
+
+
+def _allowed(field: FieldInfo | None) -> str:
+    """The whole allowed range; pydantic names the end that was passed alone."""
+    ends = {
+        name: f"{getattr(mark, name):g}"
+        for name in _BOUNDS
+        for mark in (field.metadata if field is not None else ())
+        if getattr(mark, name, None) is not None
+    }
+    span = f"{ends.pop('ge')} to {ends.pop('le')}" if {"ge", "le"} <= set(ends) else None
+    bounds = [*filter(None, [span]), *(_BOUNDS[name].format(end) for name, end in ends.items())]
+    return f" (allowed: {' and '.join(bounds)})" if bounds else ""
+
+
+def _literals(expected: str) -> list[str]:
+    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _shown(value: Any) -> str:
+    """As it is written in a file."""
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+    text = "null" if value is None else text
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

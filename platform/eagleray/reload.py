@@ -1,0 +1,65 @@
+"""A run's weights once more, from its last checkpoint: to measure what was left for the end."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from eagleray.build import build_method, fitted, pick_device, uses_bf16
+from eagleray.checkpoint import checkpoints, load_checkpoint
+from eagleray.config import Run
+from eagleray.data import load_data
+from eagleray.errors import Refusal
+from eagleray.evaluate.judge import Judge
+from eagleray.feed import Feed
+from eagleray.method import Method
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A method and all that measures it."""
+
+    method: Method
+    judge: Judge
+    autocast: AbstractContextManager
+
+
+def untrained(run: Run) -> Judged:
+    """The method of a run as its seed initialises it."""
+    device = pick_device(run.device)
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    info = fitted(run, data.info)
+    method = build_method(run, info).to(device)
+    feed = Feed(run, data, info, method, device)
+    method.encoder.to(memory_format=feed.layout)
+    bf16 = uses_bf16(run.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    return Judged(method, Judge(run, data, feed), autocast)
+
+
+def reloaded(run: Run, directory: Path) -> Judged:
+    """The method of a run with the weights of its newest checkpoint.
+
+    Raises:
+        Refusal: there is none.
+    """
+    saved = checkpoints(directory / "checkpoints")
+    if not saved:
+        raise Refusal(f"{directory} holds no checkpoint, so there are no weights to measure; train it first")
+    judged = untrained(run)
+    device = next(judged.method.parameters()).device
+    judged.method.load_state_dict(load_checkpoint(saved[-1], device)["method"])
+    return judged
+
+
+def measured(run: Run, directory: Path) -> dict[str, float]:
+    """All metrics of a trained run, those of the test part too (`test_…`)."""
+    whole = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"test": True})})
+    judged = reloaded(whole, directory)
+    return judged.judge(judged.method, judged.autocast, final=True)
+
+
+def test_of(run: Run, directory: Path) -> dict[str, float]:
+    """What a trained run is worth on the test part, by names without prefix: `knn`, `linear`, …"""
+    return {name: value for name, value in measured(run, directory).items() if name.startswith("test_")}

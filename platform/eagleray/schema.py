@@ -1,0 +1,109 @@
+"""JSON schemas of run and sweep files, for editors: what each name brings, as its own file declares it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from eagleray.config import Run, Sweep, run_keys
+from eagleray.data.settings import DataSettings
+from eagleray.declared import Kind, declared
+from eagleray.sections import Chosen, DataChoice, EncoderChoice, MethodChoice
+
+Schema = dict[str, Any]
+
+_SECTIONS: tuple[type[Chosen], ...] = (MethodChoice, EncoderChoice, DataChoice)
+_NAMELESS: dict[Kind, tuple[str, ...]] = {  # whose settings may stand without a name: the defaults
+    "method": ("simclr",),
+    "encoder": ("convnet", "vit_tiny"),
+    "data": ("digits",),
+}
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_NUMBERS: Schema = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+
+
+def run_schema() -> Schema:
+    """The schema of a run file."""
+    schema = Run.model_json_schema()
+    definitions: Schema = schema["$defs"]
+    for section in _SECTIONS:
+        definitions[section.__name__] = _chosen(section)
+    definitions["Recipe"]["description"] = "How it is trained; what is left out is the method's recipe."
+    del schema["required"]  # what is left out has its default, though some follow from the method
+    return {"$schema": _DRAFT, **schema}
+
+
+def sweep_schema() -> Schema:
+    """The schema of a sweep file."""
+    run = run_schema()
+    definitions = run.pop("$defs")
+    schema = Sweep.model_json_schema()
+    schema["properties"]["run"] = {
+        "$ref": "#/$defs/Run",
+        "description": "a run; what is left out has its default",
+    }
+    schema["properties"]["vary"] = _vary(schema["properties"]["vary"]["description"])
+    del run["$schema"]
+    return {"$schema": _DRAFT, **schema, "$defs": {**definitions, "Run": run}}
+
+
+def _chosen(section: type[Chosen]) -> Schema:
+    """One of: a bare name, the settings of the default one, or a name with the settings that its file declares."""
+    shared = [DataSettings] if section is DataChoice else []
+    known = declared(section.kind)
+    objects = [
+        _settings([one.Config, *shared], {"name": {"const": name}}, description=one.summary)
+        for name, one in known.items()
+    ]
+    nameless = _settings([*(known[name].Config for name in _NAMELESS[section.kind]), *shared], {})
+    own = {"type": "string", "pattern": r"\.", "description": "a module of your own, such as my_lab.fancy"}
+    return {
+        "description": (section.__doc__ or "").strip(),
+        "oneOf": [
+            {"enum": sorted(known)},
+            own,
+            nameless,
+            *objects,
+            {"type": "object", "properties": {"name": own}, "required": ["name"]},
+        ],
+    }
+
+
+def _settings(models: Iterable[type[BaseModel]], name: Schema, description: str = "") -> Schema:
+    properties: Schema = dict(name)
+    for model in models:
+        properties |= model.model_json_schema()["properties"] if model.model_fields else {}
+    described = {"description": description} if description else {}
+    required = {"required": ["name"]} if name else {}
+    return {
+        "type": "object",
+        **described,
+        "properties": properties,
+        "additionalProperties": False,
+        **required,
+    }
+
+
+def _vary(description: str) -> Schema:
+    values: Schema = {"type": "array", "minItems": 1}
+    ranges = [
+        {"type": "object", "properties": {kind: _NUMBERS}, "required": [kind], "additionalProperties": False}
+        for kind in ("uniform", "log_uniform", "int")
+    ]
+    varied = {"oneOf": [values, {"const": "declared"}, *ranges]}
+    variants = {**values, "items": {"$ref": "#/$defs/Run"}, "description": "whole variants of the run"}
+    fields = {key: field.description for name in declared("method") for key, field in _keys(name)}
+    return {
+        "type": "object",
+        "description": description,
+        "minProperties": 1,
+        "properties": {
+            "run": variants,
+            **{key: {**varied, "description": text or key} for key, text in fields.items()},
+        },
+        "additionalProperties": {"anyOf": [varied, {"type": "object"}]},
+    }
+
+
+def _keys(method: str) -> Iterable[tuple[str, Any]]:
+    return run_keys({"method": method}).items()

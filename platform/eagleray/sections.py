@@ -1,0 +1,166 @@
+"""The sections of a run file, and how a method, an encoder or a source of images is chosen by its name."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_serializer, model_validator
+
+from eagleray.data.settings import DataSettings
+from eagleray.declared import Declaration, Kind, declared, find
+from eagleray.mistakes import nested
+from eagleray.search import Uniform
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A section of a file: unknown keys are errors, nothing changes after validation."""
+
+
+class Chosen(BaseModel, frozen=True):
+    """A method or encoder by name, with the settings that its own file declares.
+
+    Written flat, `{name: simclr, temperature: 0.1}`; a bare name is enough.
+    """
+
+    kind: ClassVar[Kind]
+    name: str
+    config: SerializeAsAny[BaseModel]
+
+    @property
+    def declaration(self) -> Declaration:
+        """What its file declares."""
+        return find(self.kind, self.name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, value: Any) -> Any:
+        flat = dict(value) if isinstance(value, Mapping) else {"name": value}
+        declaration = find(cls.kind, str(flat.pop("name")))
+        return {"name": declaration.name, **cls._parts(declaration, flat)}
+
+    @classmethod
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
+        return {"config": _settings(declaration.Config, flat, declaration)}
+
+    @model_serializer(mode="plain")
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.config.model_dump(mode="json")}
+
+
+class MethodChoice(Chosen, frozen=True):
+    """Which method, and its hyperparameters."""
+
+    kind: ClassVar[Kind] = "method"
+
+
+class EncoderChoice(Chosen, frozen=True):
+    """Which network is trained."""
+
+    kind: ClassVar[Kind] = "encoder"
+
+
+class DataChoice(Chosen, frozen=True):
+    """Which images; beside a source's own settings stand those that every source shares."""
+
+    kind: ClassVar[Kind] = "data"
+    settings: DataSettings
+
+    @classmethod
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
+        shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
+        config = _settings(declaration.Config, flat, declaration)
+        return {"config": config, "settings": _settings(DataSettings, shared, declaration)}
+
+    @model_serializer(mode="plain")
+    def _flat(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            **self.config.model_dump(mode="json"),
+            **self.settings.model_dump(mode="json"),
+        }
+
+
+Operation = Literal[
+    "crop", "shift", "flip", "jitter", "grayscale", "blur", "solarize", "rotate", "randaugment", "cutout"
+]
+Probability = Annotated[float | None, Uniform(0.0, 1.0), Field(ge=0, le=1)]
+
+
+class Augment(Strict, frozen=True):
+    """Changes to the views a method declares; what is null stays as the method has it."""
+
+    crop_min: Annotated[
+        float | None, Uniform(0.05, 1.0), Field(gt=0, le=1, description="smallest area of a random crop")
+    ] = None
+    flip: Annotated[Probability, Field(description="probability of a horizontal flip")] = None
+    jitter: Annotated[
+        float | None, Uniform(0.0, 1.0), Field(ge=0, le=2, description="strength of the colour jitter")
+    ] = None
+    grayscale: Annotated[Probability, Field(description="probability of dropping the colour")] = None
+    blur: Annotated[Probability, Field(description="probability of a Gaussian blur")] = None
+    solarize: Annotated[Probability, Field(description="probability of solarizing")] = None
+    rotate: Annotated[Probability, Field(description="probability of a right-angle rotation")] = None
+    cutout: Annotated[
+        float | None,
+        Uniform(0.0, 0.5),
+        Field(ge=0, lt=1, description="side of the square cut out, a part of the image's"),
+    ] = None
+    only: Annotated[
+        tuple[Operation, ...] | None,
+        Field(description="keep these operations alone; the others are switched off"),
+    ] = None
+    exact: Annotated[
+        bool, Field(description="torchvision's exact colour chain in place of the fused approximation")
+    ] = False
+
+
+class Labels(Strict, frozen=True):
+    """The few labels of a semi-supervised method."""
+
+    per_class: Annotated[
+        int, Field(ge=1, description="labelled images of each class, chosen by the seed")
+    ] = 40
+    ratio: Annotated[int, Field(ge=1, description="unlabelled images in a step for each labelled one")] = 7
+
+
+class Evaluate(Strict, frozen=True):
+    """What is measured, and when. Everything is chosen on validation; test is touched once, at the end."""
+
+    every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
+    k: Annotated[int, Field(ge=1, description="neighbours of the kNN; bounded by the data")] = 200
+    knn_temperature: Annotated[float, Field(gt=0, description="temperature of the kNN's votes")] = 0.07
+    linear: Annotated[
+        Literal["end", "always", "never"], Field(description="when the linear probe is fitted")
+    ] = "end"
+    test: Annotated[bool, Field(description="measure the test part once, at the end")] = True
+    batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
+
+
+class Checkpoints(Strict, frozen=True):
+    """When the state of a run is saved; always at its end."""
+
+    every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
+    every_steps: Annotated[int | None, Field(ge=1, description="also after so many steps")] = None
+    keep: Annotated[int, Field(ge=1, description="the newest so many are kept")] = 2
+
+
+class Tracking(Strict, frozen=True):
+    """Where the numbers go."""
+
+    uri: Annotated[
+        str | None,
+        Field(description="MLflow store or server; null: MLFLOW_TRACKING_URI, else a local SQLite file"),
+    ] = None
+    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment")] = "eagleray"
+    runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
+
+
+def _settings(model: type[Model], given: Mapping[str, Any], owner: Declaration) -> Model:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
+        others = declared(owner.kind).values()
+        owners = {str(key): [d.name for d in others if key in d.Config.model_fields] for key in unknown}
+        raise nested(error.errors(), owner.name, owners) from None

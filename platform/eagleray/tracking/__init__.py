@@ -1,0 +1,32 @@
+"""Sends what lies in run directories to MLflow. Nothing outside this folder imports mlflow.
+
+Training never talks to MLflow. It writes its directory (`record.py`), and one thread of the driver sends
+from there (`sender.py`); `eagleray sync` sends what is left. What a store has is asked of the store, once a
+process and again after every failure, so a crash anywhere sends nothing twice (`send.py`).
+
+mlflow itself is imported at the first call that needs it: it takes two seconds.
+"""
+
+from eagleray.tracking.read import compare_url, experiment_url, rows
+from eagleray.tracking.send import Sent, Unsent, sync
+from eagleray.tracking.sender import Sender, Synced, sync_all
+from eagleray.tracking.sent import is_sent
+from eagleray.tracking.server import ui, ui_base, ui_command
+from eagleray.tracking.store import store_uri
+
+__all__ = [
+    "Sender",
+    "Sent",
+    "Synced",
+    "Unsent",
+    "compare_url",
+    "experiment_url",
+    "is_sent",
+    "rows",
+    "store_uri",
+    "sync",
+    "sync_all",
+    "ui",
+    "ui_base",
+    "ui_command",
+]

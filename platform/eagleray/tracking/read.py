@@ -1,0 +1,84 @@
+"""Reads an experiment back from MLflow, and links to MLflow's own pages on it."""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from eagleray.errors import Refusal
+from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
+    """The runs of an experiment as MLflow has them, the oldest first.
+
+    Each: {"name", "run_id", "parent" (a run_id or None), "state", "params" (as texts), "metrics" (their last
+    values), "experiment_id"}.
+
+    Raises:
+        Refusal: no such store, no such experiment (naming the nearest), or a server that does not answer.
+    """
+    uri = store_uri(uri)
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        raise Refusal(
+            f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories."
+        )
+    try:
+        with patient():
+            client = connect(uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise _unknown(experiment, [each.name for each in client.search_experiments()])
+            return [_row(run) for run in _runs(client, found.experiment_id)]
+    except Refusal:
+        raise
+    except Exception as error:
+        raise Refusal(f"MLflow at {without_password(uri)} cannot be read: {reason(error)}.") from error
+
+
+def _unknown(name: str, names: list[str]) -> Refusal:
+    near = difflib.get_close_matches(name, names, cutoff=0.5) or names
+    return Refusal(f"MLflow has no experiment {name!r}; it has {', '.join(map(repr, near[:5]))}.")
+
+
+def _runs(client: "MlflowClient", experiment_id: str) -> Iterator[Any]:
+    token = None
+    while token != "":
+        page = client.search_runs(
+            [experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        yield from page
+        token = page.token or ""
+
+
+def _row(run: Any) -> dict[str, Any]:
+    tags, params = run.data.tags, run.data.params
+    resumed = {name: tags[f"resumed.{name}"] for name in params if f"resumed.{name}" in tags}
+    return {
+        "name": run.info.run_name,
+        "run_id": run.info.run_id,
+        "parent": tags.get("mlflow.parentRunId"),
+        "state": tags.get("eagleray.state", run.info.status.lower()),
+        "params": {**params, **resumed},
+        "metrics": dict(run.data.metrics),
+        "experiment_id": run.info.experiment_id,
+    }
+
+
+def experiment_url(experiment_id: str, base: str) -> str:
+    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
+
+
+def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
+    """MLflow's page on these runs: parallel coordinates, scatter, box and contour plots, and a table.
+
+    Args:
+        base: where MLflow's pages are, as `ui_base` says.
+    """
+    runs = quote(json.dumps(list(run_ids), separators=(",", ":")))
+    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment_id]))}"

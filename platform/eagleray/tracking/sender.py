@@ -1,0 +1,130 @@
+"""Sends runs while they train, from one thread of the driver; and afterwards whatever is left."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from eagleray.errors import Refusal
+from eagleray.record import Record, find_records
+from eagleray.tracking.send import Destination, Unsent
+from eagleray.tracking.sent import is_sent
+from eagleray.tracking.store import store_uri, without_password
+
+
+class Sender:
+    """Sends the runs added to it, and their children as they appear, until it is closed.
+
+        with Sender(uri) as sender:
+            sender.add(record)
+            ...
+        print(sender.message)
+
+    It looks every `every` seconds, and while the store fails less and less often, down to once a minute. A
+    store that is slow, hangs or is gone holds up only this thread.
+    """
+
+    def __init__(self, uri: str | None = None, every: float = 2.0) -> None:
+        self.uri = store_uri(uri)
+        self.message: str | None = None  # after closing: what is unsent
+        self.troubles: dict[str, str] = {}  # key of a run -> why it could not be sent the last time
+        self._records: dict[Path, Record] = {}
+        self._every = every
+        self._destination = Destination(self.uri)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="eagleray-sender", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Sender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, record: Record) -> None:
+        """Takes a run on. What its directory says later (tags, its end) is seen without adding it again."""
+        self._records[record.directory] = record
+
+    def close(self, timeout: float = 30.0) -> str | None:
+        """Sends what is left, in at most `timeout` seconds. Returns None, or what is unsent and why."""
+        self._destination.deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._thread.join(timeout)
+        unsent = [record for record in self._family() if not is_sent(record, self.uri)]
+        self.message = self._farewell(unsent) if unsent else None
+        return self.message
+
+    def _farewell(self, unsent: list[Record]) -> str:
+        reasons = [self.troubles[record.key] for record in unsent if record.key in self.troubles]
+        why = max(reasons, key=reasons.count) if reasons else "the time for sending was up"
+        runs = "1 run is" if len(unsent) == 1 else f"{len(unsent)} runs are"
+        return (
+            f"{runs} not completely in MLflow at {self._destination.name} yet: {why}. "
+            "Nothing is lost; `eagleray sync` sends the rest."
+        )
+
+    def _family(self) -> list[Record]:
+        """The runs as their directories are now, each parent before its children."""
+        family: list[Record] = []
+        for directory in list(self._records):
+            try:
+                record = Record.open(directory)
+                family += [record, *record.children()]
+                self.troubles.pop(str(directory), None)
+            except (Refusal, OSError) as error:  # deleted or damaged meanwhile; the others go on
+                self.troubles[str(directory)] = str(error)
+        return family
+
+    def _work(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            failures = 0 if self._pass() else failures + 1
+            self._closing.wait(min(self._every * 2 ** min(failures, 10), 60.0))
+        self._pass()
+
+    def _pass(self) -> bool:
+        """Tries every run once. True: nothing is left to send."""
+        # Those that failed go last, so a run that a store refuses for ever does not hold up the others.
+        for record in sorted(self._family(), key=lambda record: record.key in self.troubles):
+            result = self._destination.send(record)
+            self.troubles.pop(record.key, None)
+            if isinstance(result, Unsent):
+                self.troubles[record.key] = result.reason
+                if not result.answered:
+                    return False
+        return not self.troubles
+
+
+@dataclass(frozen=True)
+class Synced:
+    sent: int  # runs of which something was sent
+    already: int  # runs that were there
+    unsent: dict[Path, str]  # directory -> why not
+
+
+def sync_all(root: Path | str, uri: str | None = None) -> Synced:
+    """Sends what is unsent of every run in `root`: to `uri`, else to the store that each was made for."""
+    destinations: dict[str, Destination] = {}
+    gone: dict[str, Unsent] = {}
+    sent = already = 0
+    unsent: dict[Path, str] = {}
+    for record in find_records(root):
+        to = _store_of(record, uri)
+        result = gone.get(to) or destinations.setdefault(to, Destination(to)).send(record)
+        if isinstance(result, Unsent):
+            unsent[record.directory] = result.reason
+            if not result.answered:
+                gone[to] = result
+        elif result.new:
+            sent += 1
+        else:
+            already += 1
+    return Synced(sent, already, unsent)
+
+
+def _store_of(record: Record, uri: str | None) -> str:
+    """Records keep no password: where the environment names the same store, its URI is the whole one."""
+    here = store_uri(uri)
+    if uri or record.uri is None or without_password(here) == store_uri(record.uri):
+        return here
+    return store_uri(record.uri)

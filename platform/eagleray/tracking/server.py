@@ -1,0 +1,90 @@
+"""Shows a store in MLflow's own pages."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from types import FrameType
+
+from eagleray.errors import Refusal
+from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient, store_uri, without_password
+
+
+def ui_base(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> str:
+    """Where MLflow's pages are: at the server's own address, or where `ui` puts them."""
+    uri = without_password(store_uri(uri))
+    return uri.rstrip("/") if uri.startswith("http") else f"http://{host}:{port}"
+
+
+def ui_command(uri: str | None = None) -> str:
+    """What to type to see a store's pages."""
+    uri = store_uri(uri)
+    return "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={uri}')}"
+
+
+def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Serves MLflow's pages on a store until Ctrl-C. Of a store that is a server, says where its pages are.
+
+    Raises:
+        Refusal: the port is taken, or the server does not start.
+    """
+    uri = store_uri(uri)
+    base = ui_base(uri, host, port)
+    if uri.startswith("http"):
+        print(f"MLflow's pages are at {base}")
+        return
+    _refuse_taken(host, port)
+    with patient():
+        connect(uri)  # makes a fresh SQLite store under our lock; MLflow's server takes none
+    print(f"MLflow's pages will be at {base} in some seconds; Ctrl-C ends them.", flush=True)
+    _serve(_command(uri, host, port))
+
+
+def _command(uri: str, host: str, port: int) -> list[str]:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
+    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    artifacts = artifacts_beside(uri)
+    return [*command, "--artifacts-destination", artifacts] if artifacts else command
+
+
+def _serve(command: list[str]) -> None:
+    # Without the second setting the server leaves job processes behind.
+    environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, _interrupt)
+    server = subprocess.Popen(command, env=environment, start_new_session=True)  # a group, to be ended as one
+    try:
+        if code := server.wait():
+            raise Refusal(f"MLflow's server ended with exit code {code}; what it printed says why.")
+    except KeyboardInterrupt:
+        print("\nMLflow's server ends.")
+    finally:
+        _end_group(server)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise Refusal(f"{host}:{port} cannot be used ({why}); choose another port.") from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_group(server: "subprocess.Popen[bytes]") -> None:
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(patience)
+        except ProcessLookupError:  # nothing of it is left
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,97 @@
+"""ray_cluster.yaml: valid for Ray, a CPU head, spot GPU workers from none, and what to change is named."""
+
+import copy
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from packaging.requirements import Requirement
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "ray_cluster.yaml"
+TEXT = FILE.read_text(encoding="utf-8")
+CLUSTER = yaml.safe_load(TEXT)
+NODES = CLUSTER["available_node_types"]
+WORKERS = {name: node for name, node in NODES.items() if name != CLUSTER["head_node_type"]}
+
+
+def schema() -> dict:
+    return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+
+
+def test_it_fulfils_the_schema_that_ships_with_ray():
+    jsonschema.Draft7Validator(schema()).validate(CLUSTER)
+
+
+def test_the_schema_would_notice_a_wrong_key():
+    with pytest.raises(jsonschema.ValidationError, match="max_worker"):
+        jsonschema.Draft7Validator(schema()).validate({**CLUSTER, "max_worker": 1})
+
+
+def test_ray_up_would_accept_it():
+    """What `ray up` does before it calls AWS: fill in Ray's defaults and validate."""
+    prepared = prepare_config(copy.deepcopy(CLUSTER))
+    validate_config(prepared)
+    assert (
+        prepared["setup_commands"] == CLUSTER["setup_commands"]
+    )  # none of Ray's own, which pins another Ray
+    assert prepared["head_setup_commands"] == CLUSTER["setup_commands"]
+
+
+def test_the_head_has_no_gpu_and_is_not_spot():
+    head = NODES[CLUSTER["head_node_type"]]
+    assert "GPU" not in head["resources"]
+    assert "InstanceMarketOptions" not in head["node_config"]
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_are_spot_gpu_machines_that_come_from_none(name: str):
+    node = WORKERS[name]
+    assert node["resources"]["GPU"] >= 1
+    assert node["min_workers"] == 0 < node["max_workers"]
+    assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_a_trial_of_several_workers_and_a_sweep_of_single_ones_find_room():
+    assert {node["resources"]["GPU"] for node in WORKERS.values()} == {1, 4}
+    assert CLUSTER["max_workers"] >= max(node["max_workers"] for node in WORKERS.values())
+
+
+def test_everything_to_be_changed_is_named_in_the_comment_on_top():
+    preamble = TEXT[: TEXT.index("cluster_name:")]
+    values = yaml.safe_dump(CLUSTER)
+    placeholders = set(re.findall(r"[\w-]*CHANGE_ME", values))
+    assert placeholders == {"ami-CHANGE_ME", "fs-CHANGE_ME"}
+    assert "ImageId" in preamble
+    assert "fs-CHANGE_ME" in preamble
+
+
+def test_the_files_it_copies_are_all_that_an_installation_needs():
+    for source in CLUSTER["file_mounts"].values():
+        assert (ROOT / source).exists()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = {
+        "pyproject.toml",
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+        *project["tool"]["hatch"]["build"]["dev-mode-dirs"],
+    }
+    assert needed <= set(CLUSTER["file_mounts"].values())
+
+
+def test_every_node_gets_a_ray_and_a_python_that_the_project_allows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    allowed = next(r for r in map(Requirement, project["dependencies"]) if r.name == "ray")
+    commands = " ".join(CLUSTER["setup_commands"])
+    assert re.search(r"ray\[default\]==([\d.]+)", commands)[1] in allowed.specifier  # type: ignore[index]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(
+        re.search(r"--python (3[\d.]+)", commands)[1]  # type: ignore[index]
+    )
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert all("~/venv/bin/ray" in command for command in CLUSTER[key])

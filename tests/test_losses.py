@@ -1,0 +1,138 @@
+"""The losses against the papers' equations written out, against lightly, and across workers."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from eagleray import losses
+from eagleray.distributed import all_reduce_mean, rank, world_size
+from eagleray.losses import cosine_loss, nt_xent
+from two_processes import two_processes
+
+
+def embeddings(count: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Two views, the second near the first; the later half of the images unlike the earlier one."""
+    generator = torch.Generator().manual_seed(3)
+    first = torch.randn(count, width, dtype=dtype, generator=generator)
+    first[count // 2 :] = first[count // 2 :] * 4 + 1.5
+    second = first + 0.7 * torch.randn(count, width, dtype=dtype, generator=generator)
+    return first, second
+
+
+def equation_one(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """SimCLR's eq. 1, pair by pair as it is printed."""
+    z = [row / row.norm() for row in torch.cat([first, second])]
+    count = len(first)
+    loss = first.new_zeros(())
+    for i in range(2 * count):
+        j = (i + count) % (2 * count)
+        scores = [(z[i] @ z[k] / temperature).exp() for k in range(2 * count)]
+        loss = loss - torch.log(scores[j] / sum(score for k, score in enumerate(scores) if k != i))
+    return loss / (2 * count)
+
+
+def with_gradients(loss_of, *inputs: Tensor) -> list[Tensor]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    loss = loss_of(*leaves)
+    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+@pytest.fixture(params=[2**21, 30], ids=["one block", "blocks of three rows"])
+def block(request, monkeypatch):
+    monkeypatch.setattr(losses, "BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_nt_xent_is_equation_one(temperature):
+    pair = embeddings(5, 4)
+    ours = with_gradients(lambda a, b: nt_xent(a, b, temperature), *pair)
+    paper = with_gradients(lambda a, b: equation_one(a, b, temperature), *pair)
+    torch.testing.assert_close(ours, paper, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("block")
+def test_nt_xent_is_lightlys():
+    from lightly.loss import NTXentLoss  # here: the two processes import this file too, and lightly is slow
+
+    pair = embeddings(24, 16, torch.float32)
+    ours = with_gradients(lambda a, b: nt_xent(a, b, 0.2), *pair)
+    theirs = with_gradients(NTXentLoss(temperature=0.2), *pair)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("block")
+def test_nt_xent_passes_gradcheck():
+    first, second = (x.requires_grad_() for x in embeddings(5, 3))
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3), (first, second))
+
+
+def test_nt_xent_does_not_mind_order_of_views_scale_or_order_of_images():
+    first, second = embeddings(7, 5)
+    loss = nt_xent(first, second, 0.2)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
+    for same in (nt_xent(second, first, 0.2), nt_xent(3 * first, 0.1 * second, 0.2)):
+        torch.testing.assert_close(same, loss)
+    torch.testing.assert_close(nt_xent(first[order], second[order], 0.2), loss)
+    assert nt_xent(first, second[order], 0.2) > loss + 0.1  # and it does mind who belongs to whom
+
+
+def test_nt_xent_of_collapsed_embeddings_is_the_logarithm_of_the_choices():
+    same = torch.ones(8, 3)
+    torch.testing.assert_close(nt_xent(same, same, 0.1), torch.tensor(15.0).log())
+    assert nt_xent(torch.zeros(8, 3), torch.zeros(8, 3), 0.1).isfinite()
+
+
+def test_nt_xent_stays_finite_at_a_tiny_temperature():
+    first, second = embeddings(6, 4, torch.float32)
+    results = with_gradients(lambda a, b: nt_xent(a, b, 1e-3), first, -second)
+    assert all(result.isfinite().all() for result in results)
+    expected = with_gradients(lambda a, b: nt_xent(a, b, 1e-3), first.double(), -second.double())
+    torch.testing.assert_close(results[0].double(), expected[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("loss_of", [lambda a, b: nt_xent(a, b, 0.2), cosine_loss], ids=["nt_xent", "cosine"])
+def test_losses_are_float32_inside_bf16_autocast(loss_of):
+    first, second = embeddings(16, 8, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, gradient, _ = with_gradients(loss_of, first, second)
+    assert (loss.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(loss, loss_of(first.float(), second.float()), rtol=1e-6, atol=1e-6)
+
+
+def test_nt_xent_holds_no_square_matrix():
+    first, second = embeddings(1024, 8, torch.float32)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        nt_xent(first, second, 0.2)
+    # a 2N x 2N matrix of float32 would be 16 MB
+    assert max(event.self_cpu_memory_usage for event in profile.events()) <= 4 * losses.BLOCK
+
+
+def of_the_own_part() -> list[Tensor]:
+    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
+    first, second = (x.chunk(world_size())[rank()] for x in embeddings(6, 4))
+    loss, *gradients = with_gradients(lambda a, b: nt_xent(a, b, 0.2), first, second)
+    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+
+
+def test_nt_xent_of_two_workers_is_that_of_one():
+    left, right = two_processes(of_the_own_part)
+    loss, *gradients = of_the_own_part()
+    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
+    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
+    torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_cosine_loss_is_the_squared_distance_on_the_sphere():
+    from lightly.loss import NegativeCosineSimilarity
+
+    prediction, target = embeddings(9, 5)
+    ours = with_gradients(cosine_loss, prediction, target)
+    distance = with_gradients(
+        lambda p, z: (p / p.norm(dim=1, keepdim=True) - z / z.norm(dim=1, keepdim=True)).pow(2).sum(1).mean(),
+        prediction,
+        target,
+    )
+    torch.testing.assert_close(ours, distance, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours[0], 2 + 2 * NegativeCosineSimilarity()(prediction, target))
+    torch.testing.assert_close(cosine_loss(prediction, -prediction), torch.tensor(4.0).double())

@@ -1,0 +1,181 @@
+"""The loop: resumed equals never stopped, labels stay out, a broken loss ends it, schedules and decay as declared."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eagleray.build import build_method, uses_bf16
+from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from eagleray.config import Run, load_run
+from eagleray.data import Data, load_data
+from eagleray.declared import declared
+from eagleray.errors import Refusal
+from eagleray.method import DataInfo, Progress
+from eagleray.optimizers import decays, make_optimizer, set_rates
+from eagleray.recipe import Recipe
+from eagleray.schedules import cosine, warmup_cosine
+from eagleray.train import Diverged, Report, train
+from eagleray_methods.simclr import SimCLR
+
+METHODS = sorted(declared("method"))
+TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
+
+
+def tiny(name: str, *more: str) -> Run:
+    """Two epochs of two steps on a few digits."""
+    narrow = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"] if name == "mae" else ["encoder.width=8"]
+    few = ["labels.per_class=3"] if name in ("fixmatch", "supervised") else []
+    return load_run(None, [f"method={name}", *TINY, *narrow, *few, *more])
+
+
+def finish(run: Run, directory: Path, data: Data | None = None) -> Report:
+    last = None
+    for last in train(run, directory, data=data):  # noqa: B007
+        pass
+    assert last is not None
+    assert last.done
+    return last
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: str, tmp_path: Path):
+    """From every checkpoint, in the middle of an epoch too."""
+    run = tiny(name, "checkpoints.every_steps=1", "checkpoints.keep=9")
+    whole = finish(run, tmp_path / "whole")
+    saved = checkpoints(tmp_path / "whole/checkpoints")
+    assert len(saved) == 4
+    for place in saved[:-1]:
+        resumed = tmp_path / place.stem
+        (resumed / "checkpoints").mkdir(parents=True)
+        (resumed / "checkpoints" / place.name).write_bytes(place.read_bytes())
+        report = finish(run, resumed)
+        for key, value in weights(tmp_path / "whole").items():
+            assert torch.equal(weights(resumed)[key], value), f"{key} after resuming from {place.stem}"
+        assert report.metrics == whole.metrics
+
+
+def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_path: Path):
+    run = tiny("simclr")
+    first = finish(run, tmp_path)
+    again = list(train(run, tmp_path))
+    assert [(r.metrics, r.done) for r in again] == [(first.metrics, True)]
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels") != "partial"])
+def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
+    run = tiny(name)
+    for place, scramble in (("a", False), ("b", True)):
+        data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+        if scramble:
+            assert data.train.labels is not None
+            data.train.labels = np.random.default_rng(0).permutation(data.train.labels)
+        finish(run, tmp_path / place, data)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_reports_come_after_every_epoch_and_count_each_step_once(tmp_path: Path):
+    run = tiny("simclr", "epochs=3", "checkpoints.every_steps=1")
+    reports = list(train(run, tmp_path))
+    assert [r.progress.epoch for r in reports if r.epoch_ended] == [1, 2, 3]
+    steps = [r.progress.step for r in reports]
+    assert all(a < b for a, b in pairwise(steps))
+    assert {"loss", "knn", "z_std", "z_rank", "std", "rank", "alignment"} <= set(reports[-1].metrics)
+
+
+def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    forward = SimCLR.forward
+
+    def breaks(self, batch, progress):
+        result = forward(self, batch, progress)
+        return result if progress.step != 2 else type(result)(result.loss * float("nan"), result.embeddings)
+
+    monkeypatch.setattr(SimCLR, "forward", breaks)
+    with pytest.raises(Diverged, match=r"nan at step 3; the last good checkpoint is .*step-000000002"):
+        list(train(tiny("simclr"), tmp_path))
+    assert [p.stem for p in checkpoints(tmp_path / "checkpoints")] == ["step-000000002"]
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
+
+
+def test_runs_that_do_not_fit_the_data_are_refused(tmp_path: Path):
+    for setting, words in (
+        ("batch_size=4096", "batch_size=4096 is larger than the data"),
+        ("augment.grayscale=0.5", "grey already"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            next(train(load_run(None, [setting]), tmp_path / "never"))
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_checkpoint(tmp_path, {"step": 1, "x": torch.ones(3)}, keep=2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, {"step": 2}, keep=2)
+    monkeypatch.undo()
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-000000001.pt"]
+    for step in (3, 4):
+        save_checkpoint(tmp_path, {"step": step}, keep=2)
+    assert [load_checkpoint(p)["step"] for p in checkpoints(tmp_path)] == [3, 4]
+
+
+def test_the_warm_up_is_linear_and_the_rest_half_a_cosine():
+    def at(step: int) -> float:
+        return warmup_cosine(1.0, 0.1, 2, Progress(step, 100, 0, 10))
+
+    assert at(0) == pytest.approx(1 / 20)
+    assert at(9) == pytest.approx(0.5)
+    assert at(20) == pytest.approx(1.0)
+    assert at(60) == pytest.approx(0.55)
+    assert at(100) == pytest.approx(0.1)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3.0), T_max=8, eta_min=0.5
+    )
+    for step in range(8):
+        assert cosine(3.0, 0.5, step / 8) == pytest.approx(reference.get_last_lr()[0])
+        reference.optimizer.step()
+        reference.step()
+
+
+def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
+    assert Recipe(lr=0.3, lr_scaling="linear").peak_lr(1024) == pytest.approx(1.2)
+    assert Recipe(lr=0.3, lr_scaling="sqrt").peak_lr(1024) == pytest.approx(0.6)
+    assert Recipe(lr=0.3, lr_scaling="none").peak_lr(1024) == pytest.approx(0.3)
+    run = load_run(None, ["method=mae", "encoder.depth=1", "encoder.dim=32"])
+    method = build_method(run, DataInfo(image_size=8, channels=3, samples=10, classes=None))
+    spared = {n for n, p in method.named_parameters() if not decays(n, p)}
+    for part in ("pos_embed", "cls_token", "mask_token", "norm1.weight", "attn.qkv.bias"):
+        assert any(part in name for name in spared), part
+    assert all("weight" in n and "norm" not in n for n, p in method.named_parameters() if decays(n, p))
+    for name in ("adamw", "sgd", "lars"):
+        optimizer = make_optimizer(method, Recipe(name=name, weight_decay=0.5, final_weight_decay=0.1))
+        set_rates(optimizer, Recipe(name=name, lr=1, weight_decay=0.5, final_weight_decay=0.1), 256, Progress(10, 10, 1, 1))
+        assert [g["weight_decay"] for g in optimizer.param_groups] == [pytest.approx(0.1), 0.0]
+        assert len(optimizer.param_groups[0]["params"]) + len(optimizer.param_groups[1]["params"]) == len(
+            [p for p in method.parameters() if p.requires_grad]
+        )
+
+
+def test_precision_is_what_is_asked_for():
+    cpu = torch.device("cpu")
+    assert uses_bf16("bf16", cpu)
+    assert not uses_bf16("fp32", cpu)
+    assert uses_bf16("auto", cpu) == ("amx_bf16" in Path("/proc/cpuinfo").read_text())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_in_bf16(name: str, tmp_path: Path):
+    report = finish(tiny(name, "precision=bf16", "epochs=1"), tmp_path)
+    assert np.isfinite(report.metrics["loss"])
+    assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
