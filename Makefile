@@ -29,7 +29,7 @@ types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
 
 clean:  ## remove the environment and caches; runs and their results stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist
@@ -44,7 +44,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing into .venv: about 6 GB, because the registry's torch brings its CUDA libraries; some two minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@# A CPU-only torch (2.13.0+cpu) satisfies torchvision's pin, but the registry's torchvision cannot work with it.
-	@$(BIN)/python -c 'import torchvision' || { \
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || { \
 	  torch=$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])') && \
 	  echo "This torchvision does not fit this torch: installing the registry's torch $$torch instead." && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "torch===$$torch" && \

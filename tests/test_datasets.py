@@ -101,9 +101,7 @@ def write_mnist(folder: Path, ending: str = "") -> None:
     for part, count in (("train", 30), ("t10k", 20)):
         images = random.integers(0, 256, (count, 28, 28), np.uint8)
         write_idx(folder / f"{part}-images-idx3-ubyte{ending}", images)
-        write_idx(
-            folder / f"{part}-labels-idx1-ubyte{ending}", random.integers(0, 10, count).astype(np.uint8)
-        )
+        write_idx(folder / f"{part}-labels-idx1-ubyte{ending}", random.integers(0, 10, count).astype(np.uint8))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -352,9 +350,7 @@ def test_images_at_different_depths_are_for_the_user_to_decide(tmp_path):
     with pytest.raises(Refusal, match=r"different depths.*data\.labels=folders.*data\.labels=none"):
         laid_out(tmp_path)
     assert laid_out(tmp_path, labels="folders")["train"][1] == [0, 1, -1]  # cat/1, dog/2, loose
-    (tmp_path / "loose.png").rename(
-        tmp_path / "README.md"
-    )  # no image by its name: says nothing of the layout
+    (tmp_path / "loose.png").rename(tmp_path / "README.md")  # no image by its name: says nothing of the layout
     assert laid_out(tmp_path)["train"][1] == [-1, 0, 1]
 
 

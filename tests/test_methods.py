@@ -27,7 +27,11 @@ INFO = DataInfo(image_size=8, channels=3, samples=100, classes=3, mean=(0.5,) * 
 
 def small(name: str) -> Method:
     """The method, in float64, on an encoder that is as small as can be."""
-    settings = {"byol": ["method.hidden=16"], "simclr": ["method.hidden=16"], "fixmatch": ["method.threshold=0"]}
+    settings = {
+        "byol": ["method.hidden=16"],
+        "simclr": ["method.hidden=16"],
+        "fixmatch": ["method.threshold=0"],
+    }
     run = load_run(None, [f"method={name}", *settings.get(name, [])])
     narrow = ["encoder.depth=1", "encoder.dim=32"] if run.encoder.name == "vit_tiny" else ["encoder.width=8"]
     run = load_run(None, [f"method={name}", *settings.get(name, []), *narrow])
@@ -156,7 +160,8 @@ def test_mae_patches_put_together_are_the_image():
 def test_mae_is_judged_on_hidden_patches_alone_and_never_shows_them_to_the_encoder():
     method = small("mae").train()
     images = batch_of(method).views[0]
-    order = torch.stack([torch.randperm(64) for _ in images])
+    places = method.encoder.grid**2
+    order = torch.stack([torch.randperm(places) for _ in images])
     target = patchify(images, method.encoder.patch_size)
     mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
     perfect = (target - mean) / (variance + 1e-6).sqrt()
@@ -171,9 +176,14 @@ def test_mae_is_judged_on_hidden_patches_alone_and_never_shows_them_to_the_encod
         painted: list[Tensor] = []
         method.decoder.register_forward_hook(lambda _m, _i, output: painted.append(output))
         method(Batch([images], torch.arange(8)), NOW)
-        hidden = torch.zeros(8, 64, 1, dtype=torch.bool).scatter_(1, order[:, method.kept :, None], value=True)
+        hidden = torch.zeros(8, places, 1, dtype=torch.bool).scatter_(1, order[:, method.kept :, None], value=True)
         changed = torch.where(hidden, torch.randn_like(target), target)
-        other = F.fold(changed.transpose(1, 2), 8, kernel_size=method.encoder.patch_size, stride=method.encoder.patch_size)
+        other = F.fold(
+            changed.transpose(1, 2),
+            8,
+            kernel_size=method.encoder.patch_size,
+            stride=method.encoder.patch_size,
+        )
         method(Batch([other], torch.arange(8)), NOW)
     torch.testing.assert_close(painted[0], painted[1])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from eagleray.augment import plain
 from eagleray.build import build_method, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run, load_run
@@ -90,7 +91,9 @@ def test_reports_come_after_every_epoch_and_count_each_step_once(tmp_path: Path)
     assert {"loss", "knn", "z_std", "z_rank", "std", "rank", "alignment"} <= set(reports[-1].metrics)
 
 
-def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     forward = SimCLR.forward
 
     def breaks(self, batch, progress):
@@ -160,7 +163,12 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
     assert all("weight" in n and "norm" not in n for n, p in method.named_parameters() if decays(n, p))
     for name in ("adamw", "sgd", "lars"):
         optimizer = make_optimizer(method, Recipe(name=name, weight_decay=0.5, final_weight_decay=0.1))
-        set_rates(optimizer, Recipe(name=name, lr=1, weight_decay=0.5, final_weight_decay=0.1), 256, Progress(10, 10, 1, 1))
+        set_rates(
+            optimizer,
+            Recipe(name=name, lr=1, weight_decay=0.5, final_weight_decay=0.1),
+            256,
+            Progress(10, 10, 1, 1),
+        )
         assert [g["weight_decay"] for g in optimizer.param_groups] == [pytest.approx(0.1), 0.0]
         assert len(optimizer.param_groups[0]["params"]) + len(optimizer.param_groups[1]["params"]) == len(
             [p for p in method.parameters() if p.requires_grad]
@@ -179,3 +187,24 @@ def test_every_method_trains_in_bf16(name: str, tmp_path: Path):
     report = finish(tiny(name, "precision=bf16", "epochs=1"), tmp_path)
     assert np.isfinite(report.metrics["loss"])
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
+
+
+def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Once an epoch, in dataset order, with the statistics of evaluation, and the method back in training mode."""
+    run = tiny("simclr", "precision=fp32")
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    seen = []
+
+    def before_epoch(self, embed, progress):
+        features = embed()
+        assert self.training
+        one = data.train.batches([torch.tensor([3])])
+        shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
+        self.eval()
+        torch.testing.assert_close(features[3:4], self.encode(shown))
+        self.train()
+        seen.append((progress.epoch, features.shape))
+
+    monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
+    finish(run, tmp_path, data)
+    assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]

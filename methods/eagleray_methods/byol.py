@@ -25,10 +25,14 @@ class BYOL(Method):
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         momentum: Annotated[
-            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at the start; it ends at 1, by cosine")
+            float,
+            Uniform(0.9, 0.999),
+            Field(ge=0, le=1, description="of the teacher at the start; it ends at 1, by cosine"),
         ] = 0.996
         hidden: Annotated[
-            int, IntRange(256, 4096), Field(ge=1, description="width of the hidden layers of projector and predictor")
+            int,
+            IntRange(256, 4096),
+            Field(ge=1, description="width of the hidden layers of projector and predictor"),
         ] = 4096
         projection: Annotated[int, IntRange(64, 512), Field(ge=2, description="width of the embeddings compared")] = 256
 

@@ -25,11 +25,15 @@ class FixMatch(Method):
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         threshold: Annotated[
-            float, Uniform(0.5, 0.99), Field(ge=0, le=1, description="confidence from which a pseudo-label counts")
+            float,
+            Uniform(0.5, 0.99),
+            Field(ge=0, le=1, description="confidence from which a pseudo-label counts"),
         ] = 0.95
         weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of the unlabelled loss")] = 1.0
         momentum: Annotated[
-            float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the averaged model that is evaluated")
+            float,
+            Uniform(0.9, 0.9999),
+            Field(ge=0, le=1, description="of the averaged model that is evaluated"),
         ] = 0.999
 
     labels: ClassVar[str] = "partial"

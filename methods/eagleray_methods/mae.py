@@ -24,7 +24,9 @@ class MAE(Method):
     """Masked images: the hidden patches are painted from the few that the encoder saw."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        mask_ratio: Annotated[float, Uniform(0.4, 0.9), Field(gt=0, lt=1, description="share of the patches hidden")] = 0.75
+        mask_ratio: Annotated[
+            float, Uniform(0.4, 0.9), Field(gt=0, lt=1, description="share of the patches hidden")
+        ] = 0.75
         decoder_dim: Annotated[
             int, IntRange(64, 512), Field(ge=16, multiple_of=16, description="width of the decoder")
         ] = 512
@@ -35,6 +37,8 @@ class MAE(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=1.5e-4, beta2=0.95, weight_decay=0.05, warmup_epochs=40)
     small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, beta2=0.95, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1)
     small_settings: ClassVar[dict[str, Any]] = {"decoder_dim": 128, "decoder_depth": 2}
+
+    positions: Tensor
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

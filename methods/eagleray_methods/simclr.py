@@ -23,9 +23,13 @@ class SimCLR(Method):
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         temperature: Annotated[
-            float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply near negatives are pushed away")
+            float,
+            LogUniform(0.05, 1.0),
+            Field(gt=0, description="how sharply near negatives are pushed away"),
         ] = 0.1
-        hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")] = 2048
+        hidden: Annotated[
+            int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")
+        ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
@@ -40,7 +44,11 @@ class SimCLR(Method):
     def views(self) -> tuple[View, ...]:
         large = self.data.image_size > 64
         view = View(
-            crop=(0.08, 1.0), flip=0.5, jitter=1.0 if large else 0.5, grayscale=0.2, blur=0.5 if large else 0.0
+            crop=(0.08, 1.0),
+            flip=0.5,
+            jitter=1.0 if large else 0.5,
+            grayscale=0.2,
+            blur=0.5 if large else 0.0,
         )
         return view, view
 

@@ -146,7 +146,8 @@ def _execute(tree: ast.Module, node: ast.ClassDef, path: Path, name: str) -> typ
 def _declares(statement: ast.stmt) -> bool:
     is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     is_config = isinstance(statement, ast.ClassDef) and statement.name == "Config"
-    return is_docstring or is_config or isinstance(statement, ast.Assign | ast.AnnAssign)
+    is_value = isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+    return is_docstring or is_config or is_value
 
 
 def _is_cheap_import(statement: ast.stmt) -> bool:

@@ -9,7 +9,7 @@ from eagleray.config import Run, Sweep
 from eagleray.data import Data, load_data
 from eagleray.errors import Refusal
 from eagleray.mistakes import nearest
-from eagleray.points import changed, points
+from eagleray.points import as_trial, changed, points
 from eagleray.search import probes
 
 EVERY_EPOCH = ("loss", "z_std", "z_rank")
@@ -24,7 +24,7 @@ def check(sweep: Sweep) -> None:
         Refusal: a run does not fit its data or its share of the machine, or reports no such metric.
     """
     _check_share(sweep)
-    runs = list(sweep.probes()) if sweep.search == "tpe" else [point.run(sweep) for point in points(sweep)]
+    runs = planned(sweep)
     data, built = cache(_data), set()
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)
@@ -36,6 +36,13 @@ def check(sweep: Sweep) -> None:
         _check_metric(sweep, run, images)
     if sweep.scheduler == "pbt":
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
+
+
+def planned(sweep: Sweep) -> list[Run]:
+    """The runs of a sweep; where they are not known yet, those at the ends of its ranges."""
+    if sweep.search == "tpe":
+        return [as_trial(sweep, run) for run in sweep.probes()]
+    return [point.run(sweep) for point in points(sweep)]
 
 
 def reported(run: Run, data: Data) -> set[str]:

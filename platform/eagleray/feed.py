@@ -41,7 +41,9 @@ class Feed:
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from its step `start` on."""
         rank, world = distributed.rank(), distributed.world_size()
-        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
+        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[
+            start:
+        ]
         for offset, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True)):
             step = epoch * self.steps_per_epoch + start + offset
             views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
@@ -69,7 +71,13 @@ class Feed:
         images = images.to(self.device, non_blocking=True)
         mean, std = self._norm
         made = make_views(
-            views, images, size=self.info.image_size, seed=seed, mean=mean, std=std, exact=self.run.augment.exact
+            views,
+            images,
+            size=self.info.image_size,
+            seed=seed,
+            mean=mean,
+            std=std,
+            exact=self.run.augment.exact,
         )
         return [self._laid(view) for view in made]
 
@@ -85,4 +93,3 @@ def seed_all(*parts: int) -> None:
     """Seeds torch's global generators from a tuple. Called before every step, so that no random state is carried."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-

@@ -25,8 +25,8 @@ class Floor:
         """kNN, linear probe and spread, on the test part too."""
         judged = untrained(self.run)
         encode: Callable[[Tensor], Tensor] = pixels if self.raw else judged.method.eval().encode
-        linear = self.run.evaluate.linear != "never"
-        return judged.judge.judge(encode, judged.autocast, linear=linear, test=True)
+        probe = self.run.evaluate.linear != "never"
+        return judged.judge.judge(encode, judged.autocast, probe=probe, test=True)
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:
@@ -45,7 +45,7 @@ def floors(runs: Iterable[Run]) -> Iterator[Floor]:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as their own features: [N, C, H, W] -> [N, C * h * w], shrunk to 32 pixels a side where they are larger."""
+    """Images as their own features, shrunk to 32 pixels a side where larger: [N, C, H, W] -> [N, C * h * w]."""
     if max(images.shape[-2:]) > LARGEST:
         images = adaptive_avg_pool2d(images, LARGEST)
     return images.flatten(1)

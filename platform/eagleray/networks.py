@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ def mlp(widths: Sequence[int], *, last_norm: bool = False, last_bias: bool = Tru
     `last_norm` adds a batch norm after the last layer (SimCLR's head; 2002.05709, appendix B.9).
     """
     layers: list[nn.Module] = []
-    for inner, outer in zip(widths[:-2], widths[1:-1], strict=True):
+    for inner, outer in pairwise(widths[:-1]):
         # The norm has a bias of its own.
         layers += [nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias and not last_norm))

@@ -28,18 +28,22 @@ class Point:
         return {key: shown(value) for key, value in self.values.items()} | {"seed": self.seed}
 
     def run(self, sweep: Sweep) -> Run:
-        """The run it stands for. It chooses on validation, so it leaves the test part alone."""
-        run = sweep.variant(self.values)
-        own: dict[str, Any] = {"evaluate.test": False, "seed": self.seed}
-        if run.threads is None:
-            own["threads"] = max(1, int(sweep.cpus_per_trial))
-        if not sweep.gpus_per_trial:
-            own["device"] = "cpu"
-        if sweep.scheduler == "pbt":
-            # Every change starts from a checkpoint, which must still be there when a slower trial takes it.
-            own["checkpoints.every_epochs"] = 1
-            own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
-        return changed(run, own)
+        """The run it stands for."""
+        return as_trial(sweep, changed(sweep.variant(self.values), {"seed": self.seed}))
+
+
+def as_trial(sweep: Sweep, run: Run) -> Run:
+    """A run of a sweep as its trial: it chooses on validation, so it leaves the test part alone."""
+    own: dict[str, Any] = {"evaluate.test": False}
+    if run.threads is None:
+        own["threads"] = max(1, int(sweep.cpus_per_trial))
+    if not sweep.gpus_per_trial:
+        own["device"] = "cpu"
+    if sweep.scheduler == "pbt":
+        # Every change starts from a checkpoint, which must still be there when a slower trial takes it.
+        own["checkpoints.every_epochs"] = 1
+        own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
+    return changed(run, own)
 
 
 def changed(run: Run, values: Mapping[str, Any]) -> Run:
@@ -106,14 +110,12 @@ def _variant(values: Mapping[str, Any]) -> list[str]:
     return ["".join(c if c.isalnum() else "_" for c in shown(values["run"]))[:40]] if "run" in values else []
 
 
-def _combinations(
-    lists: Mapping[str, tuple[Any, ...]], trials: int | None, seed: int
-) -> list[dict[str, Any]]:
+def _combinations(lists: Mapping[str, tuple[Any, ...]], trials: int | None, seed: int) -> list[dict[str, Any]]:
     """So many of all combinations, in their order; all, where `trials` is null or large enough."""
     sizes = [len(values) for values in lists.values()]
     count = math.prod(sizes)
-    drawn = trials is not None and trials < count
-    numbers = sorted(random.Random(seed).sample(range(count), trials)) if drawn else range(count)
+    wanted = count if trials is None else min(trials, count)
+    numbers = sorted(random.Random(seed).sample(range(count), wanted)) if wanted < count else range(count)
     places = (np.unravel_index(number, sizes) for number in numbers)
     return [{key: lists[key][i] for key, i in zip(lists, place, strict=True)} for place in places]
 

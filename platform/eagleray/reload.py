@@ -60,6 +60,6 @@ def measured(run: Run, directory: Path) -> dict[str, float]:
     return judged.judge(judged.method, judged.autocast, final=True)
 
 
-def test_of(run: Run, directory: Path) -> dict[str, float]:
-    """What a trained run is worth on the test part, by names without prefix: `knn`, `linear`, …"""
+def on_test(run: Run, directory: Path) -> dict[str, float]:
+    """What a trained run is worth on the test part: `test_knn`, `test_linear`, …"""
     return {name: value for name, value in measured(run, directory).items() if name.startswith("test_")}

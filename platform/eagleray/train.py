@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from eagleray.config import Run
 from eagleray.data import Data, load_data
 from eagleray.evaluate.judge import Judge, batch_health
 from eagleray.feed import Feed, seed_all
-from eagleray.method import Progress
+from eagleray.method import Progress, StepResult
 from eagleray.optimizers import make_optimizer, set_rates
 
 CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
@@ -100,7 +100,7 @@ def train(
     info = fitted(run, data.info)
     method = build_method(run, info).to(device)
     if distributed.world_size() > 1:
-        method = distributed.synchronise_batch_norm(method)
+        distributed.synchronise_batch_norm(method)
     feed = Feed(run, data, info, method, device)
     method.encoder.to(memory_format=feed.layout)
     optimizer = make_optimizer(method, run.optimizer)
@@ -111,7 +111,9 @@ def train(
     if saved is not None:
         held = load_checkpoint(saved, device)
         method.load_state_dict(held["method"])
-        optimizer.load_state_dict(held["optimizer"])
+        # Its state is the checkpoint's, its settings are the run's: a population changes them in flight.
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": held["optimizer"]["state"], "param_groups": groups})
         state = State(**held["state"])
     # The gradient passes through DistributedDataParallel; statistics are equal on all workers by construction.
     stepper = DistributedDataParallel(method, broadcast_buffers=False) if distributed.world_size() > 1 else method
@@ -122,11 +124,16 @@ def train(
     def save() -> Path:
         if distributed.rank() == 0:
             parts = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(folder, {"step": state.step, "state": vars(state), "run": run.file(), **parts}, run.checkpoints.keep)
+            save_checkpoint(
+                folder,
+                {"step": state.step, "state": vars(state), "run": run.file(), **parts},
+                run.checkpoints.keep,
+            )
         distributed.barrier()
         return checkpoints(folder)[-1]
 
-    if progress().step >= progress().steps:  # complete before: its last report once more
+    if state.metrics and not state.sums and resume_from is None:
+        # Saved at the end of an epoch, and perhaps killed before anyone had heard of it: that report once more.
         yield Report(progress(), state.metrics, 0.0, epoch_ended=True, checkpoint=saved)
     method.train()
     watch, told = Stopwatch(run.batch_size), time.monotonic()
@@ -134,13 +141,14 @@ def train(
         epoch, start = divmod(state.step, steps_per_epoch)
         if start == 0:
             seed_all(run.seed, epoch)
-            method.before_epoch(lambda: judge.encode(method, data.train, autocast), progress())
+            method.before_epoch(lambda: judge.embed(method, autocast), progress())
         pending: list[dict[str, Tensor]] = []
+        embeddings: list[Tensor] = []
         for batch in feed.epoch(epoch, start):
             seed_all(run.seed, state.step, distributed.rank())
             set_rates(optimizer, run.optimizer, run.batch_size, progress())
             with autocast:
-                result = stepper(batch, progress())
+                result: StepResult = stepper(batch, progress())
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             if run.optimizer.clip is not None:
@@ -150,7 +158,8 @@ def train(
             method.after_step(progress())
 
             state.step += 1
-            watch.count()
+            watch.steps += 1
+            embeddings = result.embeddings
             numbers = {"loss": result.loss, **result.metrics}
             pending.append({name: torch.as_tensor(v, device=device).detach() for name, v in numbers.items()})
             ended = state.step % steps_per_epoch == 0
@@ -166,7 +175,7 @@ def train(
                 yield Report(progress(), state.means(), watch.rate())
 
         done = progress().step == progress().steps
-        state.metrics = {**state.means(), **batch_health(result)}
+        state.metrics = {**state.means(), **batch_health(embeddings)}
         with watch.paused():
             if done or progress().epoch % run.evaluate.every == 0:
                 state.metrics |= judge(method, autocast, final=done)
@@ -182,22 +191,11 @@ class Stopwatch:
     def __init__(self, batch_size: int):
         self.batch_size, self.steps, self.began = batch_size, 0, time.perf_counter()
 
-    def count(self) -> None:
-        self.steps += 1
-
     def rate(self) -> float:
         return self.steps * self.batch_size / (time.perf_counter() - self.began)
 
-    def paused(self) -> "_Pause":
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, watch: Stopwatch):
-        self.watch = watch
-
-    def __enter__(self) -> None:
-        self.stopped = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.watch.began += time.perf_counter() - self.stopped
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        stopped = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - stopped

@@ -98,11 +98,11 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)
-    value, chroma = images.amax(1, keepdim=True), images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
-    sixth = torch.where(
-        value == red, green - blue, torch.where(value == green, blue - red, red - green)
-    ) / torch.where(chroma > 0, chroma, 1.0)
-    sixth += torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0)) + 6 * shift
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    difference = torch.where(value == red, green - blue, torch.where(value == green, blue - red, red - green))
+    sector = torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
+    sixth = difference / torch.where(chroma > 0, chroma, 1.0) + sector + 6 * shift  # 6h, not yet within 0..6
     k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth).remainder_(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 

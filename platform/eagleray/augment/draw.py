@@ -12,7 +12,9 @@ from torch import Tensor
 from eagleray.augment.view import View
 
 ATTEMPTS = 10  # torchvision's RandomResizedCrop too tries ten boxes before it takes the central one
+OPERATIONS = 14  # RandAugment's
 ORDERS = torch.tensor(list(permutations(range(4)))).t()  # [4, 24]: the orders of brightness, contrast, saturation, hue
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 _COLUMNS = (ATTEMPTS, ATTEMPTS, 2, 6, 5, 2, 2, 1, 1)  # how many numbers a sample draws for what, see `draw`
 
 
@@ -41,13 +43,13 @@ class Parameters:
 
     def to(self, device: torch.device) -> "Parameters":
         """The same on a device."""
-        *numbers, order, turns, randaugment = vars(self).values()
-        moved = (values.to(device, non_blocking=True) for values in numbers)
-        return Parameters(*moved, order, turns, randaugment)
+        stay = ("order", "turns", "randaugment")
+        moved = {name: v if name in stay else v.to(device, non_blocking=True) for name, v in vars(self).items()}
+        return Parameters(**moved)
 
     def __getitem__(self, piece: slice) -> "Parameters":
         """Those of some of the samples."""
-        return Parameters(*(values[..., piece] for values in vars(self).values()))
+        return Parameters(**{name: values[..., piece] for name, values in vars(self).items()})
 
 
 def draw(view: View, samples: int, height: int, width: int, size: int, seed: tuple[int, ...]) -> Parameters:
@@ -56,8 +58,7 @@ def draw(view: View, samples: int, height: int, width: int, size: int, seed: tup
     Each parameter has its own column of uniform numbers, drawn whether it is used or not: to change one operation
     leaves all others as they were, so a sweep compares like with like. Sample i depends on the seed and i alone.
     """
-    generator = torch.Generator().manual_seed(_hash(seed))
-    uniform = torch.rand(samples, sum(_COLUMNS), generator=generator)
+    uniform = _uniform(samples, sum(_COLUMNS), seed, b"view")
     areas, ratios, place, chance, span, shift, cutout, order, turns = uniform.t().contiguous().split(_COLUMNS)
 
     box = _box(view, areas, ratios, height, width)
@@ -65,21 +66,21 @@ def draw(view: View, samples: int, height: int, width: int, size: int, seed: tup
     flip, jittered, grayscale, blurred, solarize, rotated = (chance < _column(probabilities)).float()
     low, high = torch.tensor([*_jitter_spans(view), view.blur_sigma]).t()[:, :, None]  # each [5, 1]
     *factors, sigma = span * (high - low) + low
-    neutral = (1.0, 1.0, 1.0, 0.0)
+    factors = (torch.where(jittered > 0, factor, still) for factor, still in zip(factors, _NEUTRAL, strict=True))
     most = min(round(view.shift * size), size - 1)
     return Parameters(
-        _whole(place, _column((height + 1, width + 1)) - box),
-        box,
-        _whole(shift, 2 * most + 1) - most,
-        flip,
-        *(torch.where(jittered > 0, factor, still) for factor, still in zip(factors, neutral, strict=True)),
-        grayscale,
-        sigma * blurred,
-        solarize,
-        _whole(cutout, size),
-        torch.where(jittered > 0, ORDERS[:, _whole(order[0], ORDERS.shape[1]).long()], -1),
-        ((1 + _whole(turns[0], 3)) * rotated).long(),
-        _operations(view, samples, generator),
+        corner=_whole(place, _column((height + 1, width + 1)) - box),
+        box=box,
+        shift=_whole(shift, 2 * most + 1) - most,
+        flip=flip,
+        **dict(zip(("brightness", "contrast", "saturation", "hue"), factors, strict=True)),
+        grayscale=grayscale,
+        sigma=sigma * blurred,
+        solarize=solarize,
+        cutout=_whole(cutout, size),
+        order=torch.where(jittered > 0, ORDERS[:, _whole(order[0], ORDERS.shape[1]).long()], -1),
+        turns=((1 + _whole(turns[0], 3)) * rotated).long(),
+        randaugment=_operations(view, samples, seed),
     )
 
 
@@ -87,10 +88,11 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-def _hash(seed: tuple[int, ...]) -> int:
-    """A tuple's place among 2^63 seeds; Python's own hash of small tuples would put neighbours close together."""
-    digest = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+def _uniform(samples: int, numbers: int, seed: tuple[int, ...], purpose: bytes) -> Tensor:
+    """[samples, numbers] in 0..1. A hash makes the seed: those of neighbouring tuples would else be near each other."""
+    digest = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=8, person=purpose).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(samples, numbers, generator=generator)
 
 
 def _whole(u: Tensor, count: Tensor | int) -> Tensor:
@@ -125,7 +127,7 @@ def _jitter_spans(view: View) -> list[tuple[float, float]]:
     return [*((max(0.0, 1 - spread), 1 + spread) for spread in factors), (-hue, hue)]
 
 
-def _operations(view: View, samples: int, generator: torch.Generator) -> Tensor:
+def _operations(view: View, samples: int, seed: tuple[int, ...]) -> Tensor:
     operations = view.randaugment[0] if view.randaugment else 0
-    choice, sign = torch.rand(samples, operations, 2, generator=generator).permute(2, 1, 0)
-    return torch.stack([_whole(choice, 14), torch.where(sign < 0.5, -1.0, 1.0)], dim=1)
+    choice, sign = _uniform(samples, 2 * operations, seed, b"randaugment").t().contiguous().view(2, operations, samples)
+    return torch.stack([_whole(choice, OPERATIONS), torch.where(sign < 0.5, -1.0, 1.0)], dim=1)

@@ -26,6 +26,8 @@ def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
     for chosen, signs in choices:
         for number, operation in enumerate(OPERATIONS.values()):
             index = (chosen == number).nonzero()[:, 0]
+            if not len(index):
+                continue
             sign = signs[index].view(-1, 1, 1, 1).to(images.device)
             index = index.to(images.device)
             images[index] = operation(images[index], sign, magnitude / MAGNITUDES)
@@ -107,7 +109,8 @@ def _autocontrast(images: Tensor, sign: Tensor, strength: float) -> Tensor:
 def _equalize(images: Tensor, sign: Tensor, strength: float) -> Tensor:
     """Each channel's histogram of 256 grey levels made flat, by PIL's rule (ImageOps.equalize)."""
     grey = (images * 255.999).long().flatten(2)  # torchvision's conversion to 8 bits
-    counts = torch.zeros(*grey.shape[:2], 256, device=images.device).scatter_add_(2, grey, torch.ones_like(grey, dtype=torch.float32))
+    counts = torch.zeros(*grey.shape[:2], 256, device=images.device)
+    counts.scatter_add_(2, grey, torch.ones_like(grey, dtype=counts.dtype))
     below = counts.cumsum(2) - counts  # pixels darker than each level
     brightest = counts.gather(2, grey.amax(2, keepdim=True))
     step = ((grey.shape[2] - brightest) / 255).floor()  # [n, C, 1]

@@ -1,11 +1,12 @@
 """What one view does to an image: a declaration, without torch and without randomness."""
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from eagleray.errors import Refusal
 
+INFINITY = math.inf
 MAGNITUDES = 30  # RandAugment's scale: 0 changes next to nothing, 30 the most
 
 
@@ -37,31 +38,43 @@ class View:
     cutout: float = 0.0  # side of the square that is cut out, as a part of the image's side; 0: none
 
     def __post_init__(self):
+        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize", "rotate", "shift", "cutout"):
+            _within(name, getattr(self, name), 0, 1)
+        _within("jitter", self.jitter, 0, INFINITY)
+        for scale in _several("jitter_scale", self.jitter_scale, 4):
+            _within("jitter_scale", scale, 0, INFINITY)
+        _within("jitter times the hue of jitter_scale", self.jitter * self.jitter_scale[3], 0, 0.5)
+        for name, most in (("crop", 1), ("crop_ratio", INFINITY), ("blur_sigma", INFINITY)):
+            if getattr(self, name) is not None:
+                _ordered(name, getattr(self, name), most)
         if self.size is not None:
-            self._check("size", [self.size], 1)
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize", "rotate"):
-            self._check(name, [getattr(self, name)], 0, 1)
-        for name in ("shift", "cutout"):
-            self._check(name, [getattr(self, name)], 0, 1)
-        self._check("jitter", [self.jitter], 0)
-        self._check("jitter_scale", self.jitter_scale, 0, length=4)
-        self._check("jitter * jitter_scale's hue", [self.jitter * self.jitter_scale[3]], 0, 0.5)
-        self._check_span("crop", self.crop or (1.0, 1.0), 1)
-        self._check_span("crop_ratio", self.crop_ratio)
-        self._check_span("blur_sigma", self.blur_sigma)
+            _whole("size", self.size, 1, INFINITY)
         if self.randaugment is not None:
-            self._check("randaugment", self.randaugment, 0, length=2)
-            self._check("randaugment's magnitude", self.randaugment[1:], 0, MAGNITUDES)
+            operations, magnitude = _several("randaugment", self.randaugment, 2)
+            _whole("the operations of randaugment", operations, 1, INFINITY)
+            _whole("the magnitude of randaugment", magnitude, 0, MAGNITUDES)
 
-    def _check(self, name: str, values: Iterable[Any], low: float, high: float | None = None, length: int = 1):
-        if len(tuple(values)) != length:
-            raise Refusal(f"view: {name} takes {length} numbers, not {values!r}")
-        for value in values:
-            if not low <= value <= (value if high is None else high):
-                span = f"at least {low}" if high is None else f"between {low} and {high}"
-                raise Refusal(f"view: {name} must be {span}, not {value}")
 
-    def _check_span(self, name: str, span: tuple[float, float], high: float = float("inf")):
-        if len(span) != 2 or not 0 < span[0] <= span[1] <= high:
-            top = "" if high == float("inf") else f" and at most {high}"
-            raise Refusal(f"view: {name} must be two numbers above 0{top}, the lower first, not {span!r}")
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # said so that NaN is refused too
+        span = f"{low} or more" if high == INFINITY else f"from {low} to {high}"
+        raise Refusal(f"view: {name} goes {span}, it cannot be {value}")
+
+
+def _whole(name: str, value: int, low: int, high: float) -> None:
+    if not isinstance(value, int):
+        raise Refusal(f"view: {name} must be a whole number, not {value!r}")
+    _within(name, value, low, high)
+
+
+def _several(name: str, values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    if len(values) != count:
+        raise Refusal(f"view: {name} takes {count} numbers, not {values!r}")
+    return values
+
+
+def _ordered(name: str, span: tuple[float, float], most: float) -> None:
+    low, high = _several(name, span, 2)
+    if not 0 < low <= high <= most:
+        top = "" if most == INFINITY else f" up to {most}"
+        raise Refusal(f"view: {name} takes two numbers above 0{top}, the lower one first, not {span!r}")

@@ -236,7 +236,7 @@ def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], 
 
 
 def _read_index(path: Path) -> tuple[About, Rows, Labels]:
-    with np.load(path, allow_pickle=False) as held:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         about = About.model_validate_json(str(held["about"]))
         rows: Rows = {name: held[f"{name} rows"] for name in about.parts}
         labels: Labels = {name: held.get(f"{name} labels") for name in about.parts}

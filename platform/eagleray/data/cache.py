@@ -100,6 +100,4 @@ def _refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(
-            f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache"
-        ) from error
+        raise Refusal(f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache") from error

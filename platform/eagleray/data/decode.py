@@ -61,9 +61,7 @@ def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
     """
     try:
         with Image.open(path) as image:
-            image.draft(
-                None, (2 * size, 2 * size)
-            )  # a JPEG far too large is decoded at a half, a quarter or an eighth
+            image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at a half, a quarter or an eighth
             upright = ImageOps.exif_transpose(image)
             plain = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
             fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
@@ -82,9 +80,7 @@ def decode_batch(paths: Sequence[str], size: int, channels: int) -> np.ndarray:
     for place, path in zip(batch, paths, strict=True):
         image = decode(path, size, channels)
         if isinstance(image, Bad):
-            raise Refusal(
-                f"{path} could be read when the images were looked through, but now: {image.reason}"
-            )
+            raise Refusal(f"{path} could be read when the images were looked through, but now: {image.reason}")
         place[:] = image
     return batch
 

@@ -90,9 +90,7 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     train, validation = _held_out(everything, validation, settings, seed)
     if len(train) < 2:
         raise Refusal(f"{name} leaves {len(train)} image to train on, and learning takes two at least")
-    return Data(
-        train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped
-    )
+    return Data(train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped)
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:

@@ -10,9 +10,7 @@ from eagleray.errors import Refusal
 _EPOCH, _LABELLED = 1, 2
 
 
-def epoch_order(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> list[Tensor]:
+def epoch_order(samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
     """This worker's share of every batch of an epoch; the rest that does not fill a batch is left out.
 
     Batch i of all workers, joined in the order of their ranks, is batch i of a single process.
@@ -39,9 +37,7 @@ def epoch_order(
     return list(batches[:, _share(batch_size, rank, world)])
 
 
-def labelled_order(
-    indices: Tensor, batch_size: int, seed: int, step: int, rank: int = 0, world: int = 1
-) -> Tensor:
+def labelled_order(indices: Tensor, batch_size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
     """This worker's share of a step's labelled batch: all labelled images in one order, then in another, …
 
     Args:
@@ -65,9 +61,7 @@ def labelled_order(
         step * batch_size // samples,
         ((step + 1) * batch_size - 1) // samples,
     )  # rounds this batch is in
-    rounds = [
-        np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)
-    ]
+    rounds = [np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)]
     start = step * batch_size - first * samples
     batch = np.concatenate(rounds)[start : start + batch_size]
     return indices[torch.from_numpy(batch[_share(batch_size, rank, world)])]

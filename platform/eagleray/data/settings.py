@@ -35,7 +35,5 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     cache: Annotated[
         Path | None,
         AfterValidator(lambda path: path and path.expanduser().absolute()),
-        Field(
-            description="folder of decoded images, for all runs; null: eagleray in the user's cache folder"
-        ),
+        Field(description="folder of decoded images, for all runs; null: eagleray in the user's cache folder"),
     ] = None

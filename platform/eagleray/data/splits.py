@@ -46,9 +46,7 @@ def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[s
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     short = int(np.argmin(counts))
     if counts[short] < per_class:
-        raise Refusal(
-            f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}"
-        )
+        raise Refusal(f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}")
     chosen = [
         np.random.default_rng((PICK, seed, label)).permutation(np.flatnonzero(labels == label))[:per_class]
         for label in range(len(class_names))

@@ -88,9 +88,7 @@ def _stop(waiters: ThreadPoolExecutor, started: list[tuple[subprocess.Popen[byte
 
 def _serve(connection: Connection) -> None:
     """Answers until the other end is closed, be it that its process was killed."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches a whole terminal; the other process answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the other process answers it
     while True:
         try:
             batch = decode_batch(*connection.recv())

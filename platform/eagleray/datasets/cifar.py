@@ -34,9 +34,7 @@ LAYOUTS = {
         "labels",
         "label_names",
     ),
-    "cifar100": Layout(
-        "cifar-100-python", "CIFAR100", ("train",), "test", "meta", "fine_labels", "fine_label_names"
-    ),
+    "cifar100": Layout("cifar-100-python", "CIFAR100", ("train",), "test", "meta", "fine_labels", "fine_label_names"),
 }
 
 
@@ -60,9 +58,7 @@ class Cifar(Dataset):
                 validate_default=True,
             ),
         ] = Path("data")
-        download: Annotated[
-            bool, Field(description="let torchvision fetch the files into root if missing")
-        ] = False
+        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)

@@ -43,9 +43,7 @@ class Mnist(Dataset):
                 validate_default=True,
             ),
         ] = Path("data")
-        download: Annotated[
-            bool, Field(description="let torchvision fetch the files into root if missing")
-        ] = False
+        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)

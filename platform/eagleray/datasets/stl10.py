@@ -32,12 +32,8 @@ class Stl10(Dataset):
             AfterValidator(Path.absolute),
             Field(description="stl10_binary, or the folder that holds it", validate_default=True),
         ] = Path("data")
-        download: Annotated[
-            bool, Field(description="let torchvision fetch the files into root if missing")
-        ] = False
-        unlabelled: Annotated[bool, Field(description="train on the 100,000 images without labels too")] = (
-            True
-        )
+        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        unlabelled: Annotated[bool, Field(description="train on the 100,000 images without labels too")] = True
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
@@ -78,8 +74,6 @@ def read_images(path: Path) -> np.ndarray:
     image = 3 * 96 * 96
     count, rest = divmod(path.stat().st_size, image)
     if rest or not count:
-        raise Refusal(
-            f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew"
-        )
+        raise Refusal(f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew")
     columns_first = np.memmap(path, np.uint8, "r", shape=(count, 3, 96, 96))
     return columns_first.transpose(0, 1, 3, 2)

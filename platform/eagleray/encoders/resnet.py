@@ -19,8 +19,8 @@ class ResNet(Encoder):
 
         stem: Literal["auto", "small", "imagenet"] = Field(
             "auto",
-            description="first layers: small is a 3x3 convolution without pooling, imagenet a strided 7x7 one "
-            "with max-pooling; auto takes small up to 64 pixels",
+            description="first layers: small is a 3x3 convolution without pooling, imagenet a strided 7x7 "
+            "one with max-pooling; auto takes small up to 64 pixels",
         )
         zero_init_residual: bool = Field(
             False,

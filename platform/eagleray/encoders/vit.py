@@ -33,7 +33,7 @@ class ViT(TokenEncoder):
         patch_size: int | None = Field(
             None,
             ge=1,
-            description="side of a patch in pixels; by default an eighth of images up to 64 pixels (2 at least), else 16",
+            description="side of a patch in pixels; by default 16, or an eighth of up to 64 pixels, at least 2",
         )
         depth: int | None = Field(None, ge=1, description="number of blocks; by default the architecture's")
         dim: int | None = Field(
@@ -73,14 +73,14 @@ class ViT(TokenEncoder):
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Embedded patches with their positions: [N, C, H, W] -> [N, L, dim], row by row.
 
-        Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before its position is added.
+        Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is
+        added.
         """
-        vit = self.vit
-        patches = vit.patch_embed(images)
+        patches = self.vit.patch_embed(images)
         if mask is not None:
             assert mask_token is not None, "a mask needs the token that replaces the masked patches"
             patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        return patches + vit.pos_embed[:, -(self.grid**2) :]
+        return patches + self._positions()[:, -(self.grid**2) :]
 
     def tokens(self, patches: Tensor) -> Tensor:
         """The blocks over any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
@@ -99,8 +99,13 @@ class ViT(TokenEncoder):
     def _prefix(self) -> Tensor:
         """Class token and registers, with their positions where the architecture has any: [1, 1 + R, dim]."""
         vit = self.vit
-        prefix = vit.cls_token if vit.reg_token is None else torch.cat([vit.cls_token, vit.reg_token], dim=1)
-        return prefix if vit.no_embed_class else prefix + vit.pos_embed[:, : -(self.grid**2)]
+        tokens = (vit.cls_token, vit.reg_token)
+        prefix = torch.cat([token for token in tokens if isinstance(token, Tensor)], dim=1)
+        return prefix if vit.no_embed_class else prefix + self._positions()[:, : -(self.grid**2)]
+
+    def _positions(self) -> Tensor:
+        assert self.vit.pos_embed is not None, "every architecture of timm that is let in has positions"
+        return self.vit.pos_embed
 
 
 def _architecture(name: str, architecture: str | None) -> str:
@@ -122,7 +127,7 @@ def _architecture(name: str, architecture: str | None) -> str:
 
 
 def _patch_size(patch_size: int | None, image_size: int) -> int:
-    """The patch size asked for, or else the divisor of the image size whose ratio to a usual one is nearest 1."""
+    """The patch size asked for, or else the divisor of the image size nearest (as a ratio) to a usual one."""
     divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
     if patch_size in divisors:
         return patch_size
@@ -135,8 +140,8 @@ def _patch_size(patch_size: int | None, image_size: int) -> int:
     nearest = min(divisors, key=lambda size: abs(math.log(size / wanted)))
     if not wanted / 2 <= nearest <= wanted * 2:
         raise Refusal(
-            f"an image size of {image_size} pixels cannot be cut into patches of about {wanted:.0f} pixels; "
-            f"set encoder.patch_size to one of {', '.join(map(str, divisors))}, or image_size to a multiple of 8"
+            f"an image of {image_size} pixels cannot be cut into patches of about {wanted:.0f} pixels; "
+            f"set image_size to a multiple of 8, or encoder.patch_size to {' or '.join(map(str, divisors))}"
         )
     return nearest
 

@@ -12,6 +12,8 @@ from eagleray.tracking.store import connect, patient, reason, sqlite_path, store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_TRAINING = "workflowType=machine_learning"  # or MLflow's pages open as those of a language model's traces
+
 
 def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
     """The runs of an experiment as MLflow has them, the oldest first.
@@ -25,9 +27,7 @@ def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
     uri = store_uri(uri)
     path = sqlite_path(uri)
     if path and not path.exists():
-        raise Refusal(
-            f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories."
-        )
+        raise Refusal(f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories.")
     try:
         with patient():
             client = connect(uri)
@@ -71,7 +71,7 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def experiment_url(experiment_id: str, base: str) -> str:
-    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
+    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{_TRAINING}"
 
 
 def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
@@ -80,5 +80,5 @@ def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
     Args:
         base: where MLflow's pages are, as `ui_base` says.
     """
-    runs = quote(json.dumps(list(run_ids), separators=(",", ":")))
-    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment_id]))}"
+    runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
+    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING}"

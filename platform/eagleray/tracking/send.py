@@ -65,9 +65,7 @@ class Kept:
     in_trash: bool = False
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    last: dict[str, tuple[int, float]] = field(
-        default_factory=dict
-    )  # metric -> its last step and value there
+    last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> its last step and value there
     files: dict[str, list[int]] = field(default_factory=dict)  # path -> size and time when it was sent
     note: sent.Note | None = None  # sent.json as it was when this was true
     offset: int = 0  # bytes of metrics.jsonl
@@ -156,7 +154,7 @@ class Destination:
         MLflow's trash. A run of which only the trash has one was put there by a person: it stays there.
         """
         found = self.client.search_runs(
-            [self._experiment(record)],
+            [self._experiment(record.experiment)],
             filter_string=f"tags.`eagleray.key` = '{record.key}'",
             run_view_type=3,  # ViewType.ALL
         )
@@ -173,27 +171,26 @@ class Destination:
         return last.step, last.value
 
     def _create(self, record: Record) -> str:
-        experiment = self._experiment(record)
+        experiment = self._experiment(record.experiment)
         run = self.client.create_run(experiment, record.created, self._tags(record), record.name)
         return run.info.run_id
 
-    def _experiment(self, record: Record) -> str:
-        name = record.experiment
+    def _experiment(self, name: str) -> str:
         if name not in self._experiments:
             found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
             if found.lifecycle_stage == "deleted":
                 raise Refusal(f"experiment {name!r} is in MLflow's trash: restore it or take another name")
-            for tag, value in _experiment_tags(record).items():
-                if found.tags.get(tag) != value:
-                    self.client.set_experiment_tag(found.experiment_id, tag, value)
             self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
     def _create_experiment(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
 
+        # The tag makes MLflow's pages open on training runs; without it, on traces of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
-            return self.client.get_experiment(self.client.create_experiment(name, artifacts_beside(self.uri)))
+            made = self.client.create_experiment(name, artifacts_beside(self.uri), tags)
+            return self.client.get_experiment(made)
         except MlflowException:
             if found := self.client.get_experiment_by_name(name):  # another process was faster
                 return found
@@ -215,7 +212,7 @@ class Destination:
             "mlflow.user": record.environment.get("user"),
             "mlflow.parentRunId": self._parent_id(record),
         }
-        return {_name(name): _text(value, 8000) for name, value in tags.items() if value not in (None, "")}
+        return {_name(name): _text(value, 8000) for name, value in tags.items() if value is not None}
 
     def _parent_id(self, record: Record) -> str | None:
         parent = record.parent
@@ -308,17 +305,6 @@ class Destination:
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise TimeoutError("the time for sending was up")
-
-
-def _experiment_tags(record: Record) -> dict[str, str]:
-    """Makes MLflow's pages open on training runs (not on language models) and chart the objective first."""
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    if "objective" in record.tags:
-        tags["mlflow.experiment.primaryMetric.name"] = record.tags["objective"]
-        tags["mlflow.experiment.primaryMetric.greaterIsBetter"] = str(
-            record.tags.get("mode") != "min"
-        ).lower()
-    return tags
 
 
 def _in_trash(run: Any) -> bool:

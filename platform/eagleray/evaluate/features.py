@@ -1,0 +1,87 @@
+"""Features: what an encoder makes of a split of the images, computed once and then judged by every evaluator."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eagleray.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded images.
+
+    Raises:
+        Refusal: shapes that do not fit, or features that are NaN or infinite.
+    """
+
+    features: Tensor  # [N, D] float32
+    labels: Tensor | None = None  # [N] int64, on the features' device; None: not known
+
+    def __post_init__(self) -> None:
+        shapes = [list(x.shape) for x in (self.features, self.labels) if x is not None]
+        if self.features.dim() != 2 or shapes[1:] not in ([], [shapes[0][:1]]):
+            raise Refusal(f"features and labels must have the shapes [N, D] and [N], not {shapes}")
+        broken = int((~self.features.isfinite().all(1)).sum())
+        if broken:
+            raise Refusal(
+                f"the encoder gives NaN or infinite features for {broken} of {len(self)} images: its training "
+                "has diverged, so lower the learning rate or evaluate an earlier checkpoint"
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def at(self, index: Tensor) -> "Features":
+        """The images at [n] indices (or where a [N] mask is true)."""
+        return Features(self.features[index], None if self.labels is None else self.labels[index])
+
+    def targets(self) -> Tensor:
+        """The labels, [N]; a Refusal where there is no image or no label."""
+        if self.labels is None:
+            raise Refusal("these images have no labels: kNN and the linear probe cannot judge them")
+        if len(self) == 0:
+            raise Refusal("this split has no images: kNN and the linear probe need some")
+        return self.labels
+
+
+def encode_images(
+    encode: Callable[[Tensor], Tensor],
+    batches: Iterable[Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Tensor:
+    """Encode all images, without gradient.
+
+    Args:
+        encode: [n, C, H, W] -> [n, D]. Put the module behind it in evaluation mode before; nothing is changed here.
+        batches: normalised images, each [n, C, H, W], in the order the labels have.
+        device: where the images go and the features stay.
+        precision: bf16 encodes under autocast; the features are float32 all the same.
+
+    Returns:
+        [N, D] float32.
+    """
+    device = torch.device(device)
+    # no_grad and not inference_mode, whose tensors autograd would refuse later
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = [encode(images.to(device)).float() for images in batches]
+    if not features:
+        raise Refusal("there are no images to encode: this split of the data is empty")
+    return torch.cat(features)
+
+
+def evenly(x: Tensor, most: int) -> Tensor:
+    """At most so many entries of the first dimension, evenly spaced: the same ones each time."""
+    if len(x) <= most:
+        return x
+    return x[torch.arange(most, device=x.device) * len(x) // most]
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of the [N] predictions that are right, from 0 to 1."""
+    return (predicted == labels).double().mean().item()

@@ -1,0 +1,115 @@
+"""The picture of a sweep: the metric over the two keys that matter most, or over pairs of operations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from eagleray.report import Answer, Row, number, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Cells = dict[tuple[str, str], list[float]]  # (row, column) -> the metric of all points there
+
+
+def draw(found: Answer, path: Path, title: str = "") -> bool:
+    """Writes a PNG: a heat map, or dots where one key is varied. False: nothing was measured that can be compared.
+
+    Args:
+        found: what the sweep found.
+        path: of the PNG.
+        title: for example the sweep's question.
+    """
+    if not found.effects:
+        return False
+    from matplotlib.figure import Figure  # not pyplot: no window is ever wanted
+
+    figure = Figure(layout="constrained")
+    key, *others = dict.fromkeys(effect.of for effect in found.effects)
+    if found.parts(key) and max(str(row.params[key]).count("+") for row in found.tried) == 1:
+        names = found.parts(key)
+        _map(figure, _paired(found.tried, key), names, names, (key, key), found)
+    elif others:
+        down, along = (list(dict.fromkeys(found.levels(name).values())) for name in (key, others[0]))
+        _map(figure, _crossed(found, key, others[0]), down, along, (key, others[0]), found)
+    else:
+        _dots(figure, found)
+    figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
+    figure.text(0.99, -0.02, _floors(found), ha="right", va="top", fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+    return True
+
+
+def _paired(rows: Sequence[Row], key: str) -> Cells:
+    """Single operations on the diagonal, each pair on both sides of it, as in figure 5 of SimCLR."""
+    cells: Cells = {}
+    for row in rows:
+        names = str(row.params[key]).split("+")
+        for place in {(names[0], names[-1]), (names[-1], names[0])}:
+            cells.setdefault(place, []).append(fmean(row.values))
+    return cells
+
+
+def _crossed(found: Answer, key: str, other: str) -> Cells:
+    down, along = found.levels(key), found.levels(other)
+    cells: Cells = {}
+    for row in found.tried:
+        place = down[shown(row.params[key])], along[shown(row.params[other])]
+        cells.setdefault(place, []).append(fmean(row.values))
+    return cells
+
+
+def _map(
+    figure: "Figure", cells: Cells, down: list[str], along: list[str], keys: tuple[str, str], found: Answer
+) -> None:
+    axes = figure.add_subplot()
+    means = [[fmean(cells[a, b]) if (a, b) in cells else float("nan") for b in along] for a in down]
+    figure.set_size_inches(2.6 + 0.95 * len(along), 1.6 + 0.62 * len(down))
+    image = axes.imshow(means, cmap="viridis" if found.mode == "max" else "viridis_r", aspect="auto")
+    axes.set_facecolor("0.93")  # a cell that nothing was tried in
+    axes.set_xticks(range(len(along)), along, rotation=30 if max(map(len, along)) > 9 else 0)
+    axes.set_yticks(range(len(down)), down)
+    axes.set_xlabel(keys[1])
+    axes.set_ylabel(keys[0])
+    axes.spines[:].set_visible(False)
+    for y, a in enumerate(down):
+        for x, b in enumerate(along):
+            _label(axes, x, y, cells.get((a, b), []), image)
+    figure.colorbar(image, ax=axes, label=found.metric, fraction=0.06)
+
+
+def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> None:
+    if not values:
+        return
+    red, green, blue, _ = image.cmap(image.norm(fmean(values)))
+    color = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+    count = f"\n{len(values)} trials" if len(values) > 1 else ""
+    axes.text(x, y, number(fmean(values)) + count, ha="center", va="center", fontsize=8, color=color)
+
+
+def _dots(figure: "Figure", found: Answer) -> None:
+    """Every run of every value, their mean as a line across, floors as dashed lines."""
+    axes, key = figure.add_subplot(), found.effects[0].of
+    labels = found.levels(key)
+    levels: dict[str, list[float]] = {label: [] for label in labels.values()}
+    for row in found.tried:
+        levels[labels[shown(row.params[key])]].extend(row.values)
+    figure.set_size_inches(7, 1.3 + 0.45 * len(levels))
+    for y, values in enumerate(levels.values()):
+        axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
+        axes.plot([fmean(values)] * 2, [y - 0.25, y + 0.25], "-", color="C0", linewidth=2)
+    for row in found.floors:
+        axes.axvline(fmean(row.values), linestyle="--", linewidth=1, color="0.5")
+    axes.set_yticks(range(len(levels)), list(levels))
+    axes.invert_yaxis()
+    axes.set_xlabel(found.metric)
+    axes.set_ylabel(key)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _floors(found: Answer) -> str:
+    floors = [f"{row.name} {row.measured}" for row in found.floors]
+    return f"{found.metric} of {', '.join(floors)}" if floors else ""

@@ -1,0 +1,67 @@
+"""A Ray to run on: one of our own, started here and ended here, or a cluster that is there already."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from eagleray.errors import Refusal
+
+# What Ray reads from the environment; whoever has set one of these keeps it.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "RAY_AIR_NEW_OUTPUT": "0",  # no tables beside ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run's record is its log
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial ends without a metric
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to who starts the sweep
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a report waits for this poll
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asked for no GPU sees none
+}
+OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a container may have little
+
+
+@contextmanager
+def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
+    """Inside, Ray can be used; afterwards what was started here is gone. A connection that is there is used.
+
+    Args:
+        address: of a cluster (`auto`, `host:port`); None starts a Ray on this machine.
+        dashboard: whether a Ray started here has its dashboard, without which Ray Tune cannot stop
+            trials of several workers.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        own: dict[str, Any] = {"include_dashboard": dashboard, "object_store_memory": OBJECTS}
+    else:
+        own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except ConnectionError as error:
+        raise Refusal(f"no Ray answers at address={address}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_resources(workers: int, cpus: float, gpus: float) -> None:
+    """Whether the machines that are there can ever run so many workers at once.
+
+    Raises:
+        Refusal: they cannot; without it, the run would wait for ever.
+    """
+    there = ray.cluster_resources()
+    for kind, each, remedy in (("CPU", cpus, "cpus_per_trial"), ("GPU", gpus, "gpus_per_trial")):
+        if workers * each > there.get(kind, 0):
+            raise Refusal(
+                f"{workers} workers with {each:g} {kind} each are asked for, and there is {there.get(kind, 0):g} "
+                f"{kind} in all; lower workers or {remedy}"
+            )

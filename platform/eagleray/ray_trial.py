@@ -1,0 +1,162 @@
+"""A trial of a sweep, as Ray Tune runs it: the loop, one epoch at a time."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from eagleray.checkpoint import checkpoints
+from eagleray.config import Run, validated
+from eagleray.evaluate.judge import collapsed
+from eagleray.points import changed
+from eagleray.ray_train import torch_trainer
+from eagleray.record import PLACES, Record
+from eagleray.recording import recorded
+from eagleray.train import Diverged, train
+
+Result = dict[str, Any]
+
+
+class Trial(tune.Trainable):
+    """One run at a time, in an actor that serves many runs one after the other: a step is the loop's next epoch.
+
+    An actor that has imported torch and warmed it up is worth seconds, so it is kept. The generator does nothing until
+    its first `next`, so neither `setup` nor `reset_config` loads anything that `load_checkpoint` would drop again.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config["trial"])
+        return True
+
+    def step(self) -> Result:
+        return next(self.results)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Points at the loop's own checkpoint: weights are not copied."""
+        saved = checkpoints(Path(self.trial["directory"]) / "checkpoints")
+        return {"checkpoint": str(saved[-1])} if saved else {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Takes up another trial's weights; its own the loop finds by itself."""
+        place = Path(checkpoint["checkpoint"]) if checkpoint else None
+        if place and place.parents[1] != Path(self.trial["directory"]):
+            self._begin(self.trial, place)
+
+    def cleanup(self) -> None:
+        self.results.close()
+
+    def _begin(self, trial: dict[str, Any], resume_from: Path | None = None) -> None:
+        if hasattr(self, "results"):
+            self.results.close()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a neighbour may need what the last trial left
+        self.trial, self.results = trial, results(trial, resume_from)
+
+
+def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator[Result]:
+    """What a trial reports to Tune after each of its epochs: first those of its record, then those of the loop.
+
+    A resumed sweep is the same sweep run again, except that nothing recorded is computed anew; so the scheduler and
+    the search learn again what they knew.
+    """
+    past = Past.of(trial)
+    if trial["replay"]:
+        yield from past.results()
+    if past.ended:
+        return
+    run, record = started(trial)
+    if resume_from is not None:
+        changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
+        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
+    torch.set_num_threads(run.threads or 1)
+    try:
+        for report in recorded(train(run, record.directory, resume_from=resume_from), record):
+            if not report.epoch_ended:
+                continue
+            over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
+            if over:
+                record.finish("collapsed", summary=report.metrics)
+            if changing := {key: v for key, v in trial["values"].items() if isinstance(v, int | float)}:
+                record.append(report.progress.step, changing, report.progress.epoch)
+            if report.done or report.progress.epoch > past.epoch:
+                yield result(report.metrics, report.progress.epoch, done=report.done or over)
+            if over:
+                return
+    except Diverged:
+        yield result({}, past.epoch, done=True)  # the record says why
+
+
+def grouped(config: dict[str, Any]) -> None:
+    """The same for a trial of several workers: a function that waits for them."""
+    trial = config["trial"]
+    past = Past.of(trial)
+    for told in past.results():
+        tune.report(told)
+    if past.ended:
+        return
+    run, record = started(trial)
+    trainer = torch_trainer(
+        run,
+        record.directory,
+        cpus=trial["cpus"],
+        gpus=trial["gpus"],
+        stop_collapsed=trial["stop_collapsed"],
+        callbacks=[TuneReportCallback()],
+    )
+    trainer.fit()
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the record of a trial holds already."""
+
+    rows: list[dict[str, Any]]
+    ended: bool
+
+    @classmethod
+    def of(cls, trial: dict[str, Any]) -> "Past":
+        """Nothing, if it never began."""
+        directory = Path(trial["directory"])
+        if not (directory / "record.json").exists():
+            return cls([], ended=False)
+        record = Record.open(directory)
+        # A failed run is tried again: a machine may have been at fault.
+        return cls(record.metrics(), ended=record.state in ("finished", "stopped", "collapsed"))
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+    def results(self) -> Iterator[Result]:
+        """Its epochs as Tune was told them."""
+        for left, row in zip(range(len(self.rows) - 1, -1, -1), self.rows, strict=True):
+            metrics = {name: value for name, value in row.items() if name not in PLACES}
+            yield result(metrics, int(row["epoch"]), done=self.ended and not left)
+
+
+def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
+    """What Tune is told: it adds numbers of its own, so ours have a place of theirs (`metrics/knn`)."""
+    return {"metrics": metrics, "epoch": epoch, "done": done}
+
+
+def started(trial: dict[str, Any]) -> tuple[Run, Record]:
+    """The run of a trial, with what a population has changed in it, and its record, open for more."""
+    run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    record = Record.create(
+        directory,
+        name=directory.name,
+        experiment=run.tracking.experiment,
+        params=trial["params"],
+        run=run.file(),
+        parent=Record.open(directory.parents[1]),
+        uri=run.tracking.uri,
+    )
+    return run, record
