@@ -1,10 +1,11 @@
 """What is kept of a run for use elsewhere: the trained encoder, and a few lines that load it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from eagleray.config import Run
 from eagleray.encoder import Encoder
@@ -21,10 +22,10 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from eagleray.augment import plain
+from eagleray.data.decode import decode_batch
 from eagleray.declared import find
 
 NAME, SETTINGS = {name!r}, {settings!r}
@@ -45,21 +46,12 @@ def prepare(images: torch.Tensor) -> torch.Tensor:
     return plain(images, SIZE, MEAN, STD)
 
 
-def read(path: str) -> torch.Tensor:
-    """The centre of an image file, uint8 [1, {channels}, {size}, {size}]."""
-    image = Image.open(path).convert({mode!r})
-    scale = SIZE / min(image.size)
-    image = image.resize([max(SIZE, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    left, top = ((side - SIZE) // 2 for side in image.size)
-    pixels = image.crop((left, top, left + SIZE, top + SIZE)).tobytes()
-    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(1, SIZE, SIZE, CHANNELS).permute(0, 3, 1, 2)
-
-
 if __name__ == "__main__":
-    encoder = load_encoder()
-    for path in sys.argv[1:]:
-        with torch.no_grad():
-            print(path, *encoder(prepare(read(path)))[0].tolist())
+    images = torch.from_numpy(decode_batch(sys.argv[1:], SIZE, CHANNELS))
+    with torch.no_grad():
+        features = load_encoder()(prepare(images))
+    for path, feature in zip(sys.argv[1:], features.tolist(), strict=True):
+        print(path, *feature)
 '''
 
 
@@ -95,7 +87,7 @@ def export(run: Run, directory: Path) -> bool:
 @torch.no_grad()
 def used_encoder(method: Method, images: Tensor) -> Encoder | None:
     """The encoder whose output is the method's representation, which may be a teacher's; None if none is."""
-    outputs: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[tuple[Any, Any]] = []
     encoders = [module for module in method.modules() if isinstance(module, Encoder)]
     hooks = [
         each.register_forward_hook(lambda module, _, output: outputs.append((module, output))) for each in encoders
@@ -103,8 +95,7 @@ def used_encoder(method: Method, images: Tensor) -> Encoder | None:
     features = method.encode(images)
     for hook in hooks:
         hook.remove()
-    found = [module for module, output in outputs if torch.equal(output, features)]
-    return found[0] if found and isinstance(found[0], Encoder) else None
+    return next((module for module, output in outputs if torch.equal(output, features)), None)
 
 
 def _loader(run: Run, info: DataInfo, encoder: Encoder) -> str:
@@ -118,5 +109,4 @@ def _loader(run: Run, info: DataInfo, encoder: Encoder) -> str:
         mean=tuple(info.mean),
         std=tuple(info.std),
         dim=encoder.dim,
-        mode="RGB" if info.channels == 3 else "L",
     )

@@ -67,8 +67,9 @@ def _columns(run: Run, data: Data) -> dict[str, Tensor]:
             std=data.info.std,
             exact=run.augment.exact,
         )
-        names = [f"{kind} {place % len(views) + 1}" for place in range(len(made))]
-        columns |= {f"{name}{' ' * place}": _bytes(view, data) for place, (name, view) in enumerate(zip(names, made))}
+        for place, view in enumerate(made):
+            again = " " * (place // len(views))  # the same name, and a key of its own
+            columns[f"{kind} {place % len(views) + 1}{again}"] = _bytes(view, data)
     return columns
 
 

@@ -57,10 +57,8 @@ def labelled_order(indices: Tensor, batch_size: int, seed: int, step: int, rank:
     samples = len(indices)
     if samples == 0:
         raise Refusal("there is no labelled image to train on")
-    first, last = (
-        step * batch_size // samples,
-        ((step + 1) * batch_size - 1) // samples,
-    )  # rounds this batch is in
+    # The rounds that this batch is in.
+    first, last = step * batch_size // samples, ((step + 1) * batch_size - 1) // samples
     rounds = [np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)]
     start = step * batch_size - first * samples
     batch = np.concatenate(rounds)[start : start + batch_size]

@@ -23,6 +23,8 @@ SAMPLE = 10_000  # images that the penalty and the features' statistics are take
 WIDEST = 8192  # features: a square matrix of them is factored
 BLOCK = 2**24  # logits formed at a time
 
+Solution = tuple[Tensor, Tensor]  # weights [C, D] and bias [C], of standardised features
+
 
 def linear(
     train: Features,
@@ -110,19 +112,25 @@ def train_probe(train: Features, validation: Features | None = None, *, seed: in
     if validation is None:
         is_held = torch.arange(len(sample), device=sample.device) % 5 == 1
         validation, sample = train.at(sample[is_held]), sample[~is_held]
+    penalty, solution = _choose_penalty(train.features[sample], targets[sample], standard, classes, validation)
+    penalty *= len(sample) / len(train)
+    solution = fit(train.features, targets, standard, penalty, solution, iterations)
+    return Probe(*standard.fold(*solution), classes)
 
-    features, sample_targets = train.features[sample], targets[sample]
-    start = (train.features.new_zeros(len(classes), width), train.features.new_zeros(len(classes)))
-    best, penalty, lowest = start, PENALTIES[0], torch.inf
-    for candidate in PENALTIES:  # from strong to weak, each starting where the one before ended
-        start = fit(features, sample_targets, standard, candidate, start, iterations=10)
-        surprise = _surprise(Probe(*standard.fold(*start), classes), validation)
+
+def _choose_penalty(
+    features: Tensor, targets: Tensor, standard: Standard, classes: Tensor, held_out: Features
+) -> tuple[float, Solution]:
+    """The penalty under which the held-out labels are likeliest, and its solution."""
+    solution = (features.new_zeros(len(classes), features.shape[1]), features.new_zeros(len(classes)))
+    best, lowest = (PENALTIES[0], solution), torch.inf
+    for penalty in PENALTIES:  # from strong to weak, each starting where the one before ended
+        solution = fit(features, targets, standard, penalty, solution, iterations=10)
+        surprise = _surprise(Probe(*standard.fold(*solution), classes), held_out)
         if not surprise < lowest:
             break  # weaker ones only overfit more
-        best, penalty, lowest = start, candidate, surprise
-
-    penalty *= len(sample) / len(train)
-    return Probe(*standard.fold(*fit(train.features, targets, standard, penalty, best, iterations)), classes)
+        best, lowest = (penalty, solution), surprise
+    return best
 
 
 def fit(
@@ -130,25 +138,25 @@ def fit(
     targets: Tensor,
     standard: Standard,
     penalty: float,
-    start: tuple[Tensor, Tensor],
+    start: Solution,
     iterations: int,
     tolerance: float = 1e-5,
-) -> tuple[Tensor, Tensor]:
+) -> Solution:
     """Minimise the objective at the top of this file.
 
     Args:
         features: [N, D], not standardised.
         targets: [N], from 0 to C - 1.
-        start: weights [C, D] and bias [C], of standardised features.
+        start: where the search begins.
         tolerance: change of the objective at which to stop.
 
     Returns:
-        Weights and bias like `start`.
+        Weights and bias, of standardised features.
     """
     # The curvature is about (correlation + C · penalty) / C. How exact this is decides the speed alone; what is
     # added besides keeps the factor clear of rounding where features depend on each other.
-    ridge = len(start[0]) * penalty + 1e-5 * len(standard.correlation)
-    factor = torch.linalg.cholesky(standard.correlation + ridge * torch.eye(len(standard.correlation)).to(features))
+    ridge = len(start[1]) * penalty + 1e-5 * len(standard.mean)
+    factor = torch.linalg.cholesky(standard.correlation + ridge * torch.eye(len(standard.mean)).to(features))
     whitened = (start[0] @ factor).requires_grad_()
     bias = start[1].clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
