@@ -160,6 +160,15 @@ def test_fast_is_exact_without_hue_and_where_no_clamp_acts(channels, solarize):
     torch.testing.assert_close(view_of(view, images), view_of(view, images, exact=True), atol=1e-4, rtol=0)
 
 
+def test_fast_contrast_pulls_to_the_mean_before_the_blur():
+    images = torch.full((20, 1, 8, 8), 100, dtype=torch.uint8)
+    images[:, :, 0] = 250  # a bright border, of which reflection blurs a part away
+    view = View(jitter=1.0, jitter_probability=1.0, jitter_scale=(0.0, 0.9, 0.0, 0.0), blur=1.0, blur_sigma=(2.0, 2.0))
+    inside = drawn_for(view, images, 8).contrast < 1  # where no clamp acts
+    fast, exact = view_of(view, images, 8), view_of(view, images, 8, exact=True)
+    torch.testing.assert_close(fast[inside], exact[inside], atol=1e-5, rtol=0)
+
+
 def test_fast_stays_near_exact():
     images, no_hue = photos(150), replace(SIMCLR, jitter_scale=(0.8, 0.8, 0.8, 0.0))
     exact = view_of(SIMCLR, images, exact=True)
@@ -238,7 +247,8 @@ def test_equalize_is_pils():
 
 def test_randaugment_draws_each_operation_and_sign_alike():
     drawn = draw(View(randaugment=(2, 10)), 4000, 8, 8, 8, (5,)).randaugment  # [2, 2, N]
-    counts = torch.bincount(drawn[:, 0].flatten().long(), minlength=14)
+    counts = torch.bincount(drawn[:, 0].flatten().long(), minlength=len(OPERATIONS))
+    assert len(counts) == len(OPERATIONS)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
     assert abs(float(drawn[:, 1].mean())) < 0.05
 
@@ -305,6 +315,16 @@ def test_probabilities_are_kept():
     orders = torch.unique(drawn.order[:, drawn.order[0] >= 0], dim=1, return_counts=True)[1]
     assert len(orders) == 24
     assert stats.chisquare(orders.numpy()).pvalue > 1e-4
+
+
+def test_parameters_are_independent_of_each_other():
+    view = View(crop=(0.2, 0.5), shift=0.2, jitter=0.5, jitter_probability=1.0, blur=1.0, randaugment=(1, 10))
+    drawn = draw(view, 20000, 200, 200, 32, (7,))
+    columns = [*drawn.box, *drawn.shift, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.sigma]
+    rows = torch.stack([*columns, *drawn.cutout, *drawn.randaugment[0]])
+    rows[0], rows[1] = drawn.box.prod(0), drawn.box[0] / drawn.box[1]  # area and shape; height and width hang together
+    correlation = torch.corrcoef(rows) - torch.eye(len(rows))
+    assert correlation.abs().max() < 0.035  # five standard deviations
 
 
 def test_ranges_are_uniform():

@@ -38,9 +38,7 @@ def test_ray_up_would_accept_it():
     """What `ray up` does before it calls AWS: fill in Ray's defaults and validate."""
     prepared = prepare_config(copy.deepcopy(CLUSTER))
     validate_config(prepared)
-    assert (
-        prepared["setup_commands"] == CLUSTER["setup_commands"]
-    )  # none of Ray's own, which pins another Ray
+    assert prepared["setup_commands"] == CLUSTER["setup_commands"]  # none of Ray's own, which pins another Ray
     assert prepared["head_setup_commands"] == CLUSTER["setup_commands"]
 
 

@@ -52,9 +52,7 @@ def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_si
 def test_every_weight_gets_a_gradient(name: str):
     encoder = make(name, **({"depth": 2} if name.startswith("vit") else {})).train()
     encoder(images(samples=4)).square().sum().backward()
-    without = [
-        key for key, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()
-    ]
+    without = [key for key, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []  # a weight without one would stop DistributedDataParallel
 
 
@@ -81,9 +79,7 @@ def test_channels_last_changes_nothing_but_the_speed(name: str):
     encoder, batch = make(name), images()
     contiguous = encoder(batch)
     encoder.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        encoder(batch.to(memory_format=torch.channels_last)), contiguous, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(encoder(batch.to(memory_format=torch.channels_last)), contiguous, rtol=1e-4, atol=1e-5)
 
 
 # --- residual networks -----------------------------------------------------------------------------------
@@ -131,9 +127,7 @@ def test_zero_init_residual_starts_every_block_as_the_identity():
     for zero, expected in [(True, 0.0), (False, 1.0)]:
         encoder = make("resnet18", zero_init_residual=zero)
         assert isinstance(encoder, ResNet)
-        assert all(
-            block.bn2.weight.eq(expected).all() for layer in (1, 2, 3, 4) for block in _layer(encoder, layer)
-        )
+        assert all(block.bn2.weight.eq(expected).all() for layer in (1, 2, 3, 4) for block in _layer(encoder, layer))
 
 
 def _layer(encoder: ResNet, number: int) -> torch.nn.Sequential:
@@ -255,9 +249,7 @@ def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
         ("vit_small", 32, {"architecture": "vit_tiny_patch16_224"}, "belongs to encoder.name=vit"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_one_sentence(
-    name: str, image_size: int, settings: dict, says: str
-):
+def test_what_cannot_be_built_is_refused_in_one_sentence(name: str, image_size: int, settings: dict, says: str):
     with pytest.raises(Refusal, match=says) as refusal:
         make(name, image_size, **settings)
     assert "\n" not in str(refusal.value)

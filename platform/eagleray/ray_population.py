@@ -1,7 +1,7 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst take up the weights of the best."""
 
 import random
-from typing import Any
+from typing import Any, Self
 
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
@@ -15,6 +15,17 @@ from eagleray.search import Choice, IntRange, LogUniform, Range, rounded
 class Population(PopulationBasedTraining):
     """Ray's scheduler, all trials in step with each other: compared at one epoch, and the same on every machine."""
 
+    def within(self, ranges: dict[str, Range]) -> Self:
+        """The same, its changes kept in these ranges: Ray multiplies by 0.8 or 1.2 and knows no ends."""
+        self.ranges = ranges
+        return self
+
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
+        """Another's values, changed; all else of a trial's configuration (its directory!) stays its own."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        values = {key: _clipped(self.ranges[key], value) for key, value in config["trial"]["values"].items()}
+        return {"trial": {**trial.config["trial"], "values": values}}, operations
+
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """As Ray's, except that trials never wait for one that has ended before its turn."""
         chosen = super().choose_trial_to_run(tune_controller)
@@ -27,24 +38,15 @@ class Population(PopulationBasedTraining):
 
 def population(sweep: Sweep) -> Population:
     """The scheduler of a sweep: every `grace` epochs the last quarter copies the first and changes what is varied."""
-    ranges = sweep.ranges()
     random.seed(int(sweep.run.get("seed", 0)))  # Ray draws from Python's global generator
-
-    def within(config: dict[str, Any]) -> dict[str, Any]:
-        # Ray multiplies by 0.8 or 1.2 and knows no ends.
-        trial = config["trial"]
-        values = {key: _clipped(ranges[key], value) for key, value in trial["values"].items()}
-        return {**config, "trial": {**trial, "values": values}}
-
     return Population(
         time_attr="epoch",
         perturbation_interval=sweep.grace,
-        hyperparam_mutations={"trial": {"values": {key: _domain(span) for key, span in ranges.items()}}},
-        custom_explore_fn=within,
+        hyperparam_mutations={"trial": {"values": {key: _domain(span) for key, span in sweep.ranges().items()}}},
         log_config=False,
         require_attrs=False,
         synch=True,
-    )
+    ).within(sweep.ranges())
 
 
 def _domain(span: Range) -> Any:

@@ -99,7 +99,7 @@ def work(config: dict[str, Any]) -> None:
     record = Record.open(directory) if distributed.rank() == 0 else None
     try:
         for report in recorded(reports, record) if record else reports:
-            if record and config["said"]:
+            if record and config["said"] is not None:  # an empty queue is false
                 config["said"].put(plain(report))
             if report.epoch_ended:
                 ray.train.report({"metrics": report.metrics, "epoch": report.progress.epoch})

@@ -67,7 +67,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     the search learn again what they knew.
     """
     past = Past.of(trial)
-    if trial["replay"]:
+    if trial["replay"] or past.ended:
         yield from past.results()
     if past.ended:
         return

@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from eagleray.record import Record
+from eagleray.record import PLACES, Record
 
 Mode = Literal["max", "min"]
 SURE = 0.05  # a difference that noise makes more often than this is none
@@ -182,12 +182,43 @@ def trials_of(sweep: Record, varied: Sequence[str]) -> list[Trial]:
     found = []
     for record in sweep.children():
         status, rows = record.status, record.metrics()
-        measured = {k: v for row in rows for k, v in row.items() if k not in ("step", "epoch", "time")}
-        metrics = {name: value for name, value in {**measured, **status["summary"]}.items() if math.isfinite(value)}
-        floor = record.tags.get("floor")
-        params = {} if floor else {key: record.params.get(key) for key in varied}
-        found.append(Trial(floor or record.name, params, status["state"], metrics, status["message"], bool(floor)))
+        measured = {name: value for row in rows for name, value in row.items() if name not in PLACES}
+        metrics = _finite({**measured, **status["summary"]})
+        is_floor = record.tags.get("kind") == "floor"
+        params = {} if is_floor else {key: record.params.get(key) for key in varied}
+        found.append(Trial(record.name, params, status["state"], metrics, status["message"], is_floor))
     return found
+
+
+def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    """The runs of an experiment as MLflow has them (`tracking.rows`), with the params that differ between them."""
+    parents = {row["parent"] for row in rows}
+    runs = [row for row in rows if row["run_id"] not in parents]
+    floors = [row for row in runs if row["parent"] is not None and not row["params"]]
+    trials = [row for row in runs if row not in floors]
+    texts = {key: {row["params"].get(key) for row in trials} for row in trials for key in row["params"]}
+    varied = [key for key, values in texts.items() if len(values) > 1 and key != "seed"]
+    return [
+        *(Trial(row["name"], {}, row["state"], _finite(row["metrics"]), is_floor=True) for row in floors),
+        *(
+            Trial(row["name"], {k: _value(row["params"].get(k)) for k in varied}, row["state"], _finite(row["metrics"]))
+            for row in trials
+        ),
+    ]
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _value(text: str | None) -> Any:
+    """A param as MLflow keeps it, a text, as the number it was."""
+    for number_of in (int, float):
+        try:
+            return number_of(text or "")
+        except ValueError:
+            continue
+    return text
 
 
 def leaderboard(trials: Iterable[Trial], metric: str, mode: Mode) -> list[Row]:

@@ -14,9 +14,7 @@ class ConvNet(Encoder):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """What can be chosen about it."""
 
-        width: int = Field(
-            32, ge=4, le=256, description="channels of the first block; each block doubles them"
-        )
+        width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
 
     names: ClassVar[tuple[str, ...]] = ("convnet",)

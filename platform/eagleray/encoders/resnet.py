@@ -31,9 +31,7 @@ class ResNet(Encoder):
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         super().__init__(name, config, image_size, channels)
-        network = torchvision.models.get_model(
-            name, weights=None, zero_init_residual=config.zero_init_residual
-        )
+        network = torchvision.models.get_model(name, weights=None, zero_init_residual=config.zero_init_residual)
         assert isinstance(network, torchvision.models.ResNet)
         if config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO):
             network.conv1 = _initialised(nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False))

@@ -112,9 +112,7 @@ def _architecture(name: str, architecture: str | None) -> str:
     if architecture is None:
         return ARCHITECTURES[name]
     if name != "vit":
-        raise Refusal(
-            f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out"
-        )
+        raise Refusal(f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out")
     known = timm.list_models(module="vision_transformer")
     known += timm.list_models(module="deit", exclude_filters="*distilled*")
     if architecture not in known:

@@ -13,12 +13,12 @@ from torch import Tensor
 from eagleray.errors import Refusal
 from eagleray.evaluate.features import evenly
 
-SAMPLES = 2048  # at most so many images, evenly spaced, where the cost grows faster than their number
+SAMPLES = 2048  # at most so many images are measured, evenly spaced: the cost grows faster than their number
 NOISE = 1e-6  # relative to the largest singular value: below it lies the rounding of float32
 
 
 def collapse(views: Tensor | Sequence[Tensor]) -> dict[str, float]:
-    """Collapse metrics of one [N, D] embedding, or of one for each view of the same N images.
+    """Collapse metrics of one [N, D] embedding, or of one for each view of the same N images (at most 2,048 of them).
 
     With x the embeddings of the first view, z = x / ‖x‖, and s the singular values of the matrix x, p = s / sum(s):
 
@@ -40,29 +40,7 @@ def collapse(views: Tensor | Sequence[Tensor]) -> dict[str, float]:
     (3) Garrido et al. 2022, https://arxiv.org/abs/2210.02885; (4) Wang, Isola 2020, https://arxiv.org/abs/2005.10242
     """
     x = _stacked(views)  # [V, N, D]
-    return _of_one_view(evenly(x[0], SAMPLES)) | _of_pairs(F.normalize(x, dim=2))
-
-
-def lidar(views: Sequence[Tensor], delta: float = 1e-4) -> dict[str, float]:
-    """LiDAR: effective rank of the linear discriminants that tell images apart, each image a class of its views.
-
-    With B the covariance of the images' mean embeddings and W that of the views around them:
-
-        W' = W + delta I,   p = eigenvalues of W'^(-1/2) B W'^(-1/2) over their sum,   lidar = exp(-sum p log p)
-
-    Args:
-        views: two or more embeddings [N, D] of the same images (the paper: 50 views of 1,000 images).
-
-    Source: Thilak et al. 2023, LiDAR, https://arxiv.org/abs/2312.04000
-    """
-    x = _stacked(views)
-    x = evenly(x.transpose(0, 1), SAMPLES).transpose(0, 1)
-    means = x.mean(0)  # [N, D]
-    around = (x - means).flatten(0, 1)
-    within = around.T @ around / len(around) + delta * torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
-    between = (means - means.mean(0)).T / math.sqrt(len(means))  # [D, N]
-    discriminants = torch.linalg.solve_triangular(torch.linalg.cholesky(within), between, upper=False)
-    return {"lidar": _perplexity(_singular_values(discriminants).square())}
+    return _of_one_view(x[0]) | _of_pairs(F.normalize(x, dim=2))
 
 
 def _of_one_view(x: Tensor) -> dict[str, float]:
@@ -101,12 +79,12 @@ def _of_pairs(z: Tensor) -> dict[str, float]:
 
 
 def _stacked(views: Tensor | Sequence[Tensor]) -> Tensor:
-    """[V, N, D] in float64, in which the rounding of float32 does not look like a direction."""
+    """[V, N, D] in float64, where the arithmetic adds nothing that looks like a direction."""
     views = [views] if isinstance(views, Tensor) else list(views)
     shapes = [list(view.shape) for view in views]
     if not shapes or shapes != [shapes[0]] * len(shapes) or len(shapes[0]) != 2 or 0 in shapes[0]:
         raise Refusal(f"collapse metrics need embeddings of one shape [N, D] with N and D above 0, not {shapes}")
-    x = torch.stack([view.detach().double() for view in views])
+    x = torch.stack([evenly(view.detach(), SAMPLES).double() for view in views])
     if not x.isfinite().all():
         raise Refusal("the embeddings hold NaN or infinite values: the training has diverged, lower its learning rate")
     return x
@@ -118,7 +96,7 @@ def _singular_values(x: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
 
 
-def _perplexity(values: Tensor, noise: Tensor | float = 0.0) -> float:
+def _perplexity(values: Tensor, noise: Tensor) -> float:
     """exp of the entropy of values above the noise; 0 where there are none."""
     values = values[values > noise]
     share = values / values.sum()

@@ -1,8 +1,6 @@
 """Features: what an encoder makes of a split of the images, computed once and then judged by every evaluator."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,33 +44,6 @@ class Features:
         if len(self) == 0:
             raise Refusal("this split has no images: kNN and the linear probe need some")
         return self.labels
-
-
-def encode_images(
-    encode: Callable[[Tensor], Tensor],
-    batches: Iterable[Tensor],
-    *,
-    device: torch.device | str = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
-) -> Tensor:
-    """Encode all images, without gradient.
-
-    Args:
-        encode: [n, C, H, W] -> [n, D]. Put the module behind it in evaluation mode before; nothing is changed here.
-        batches: normalised images, each [n, C, H, W], in the order the labels have.
-        device: where the images go and the features stay.
-        precision: bf16 encodes under autocast; the features are float32 all the same.
-
-    Returns:
-        [N, D] float32.
-    """
-    device = torch.device(device)
-    # no_grad and not inference_mode, whose tensors autograd would refuse later
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        features = [encode(images.to(device)).float() for images in batches]
-    if not features:
-        raise Refusal("there are no images to encode: this split of the data is empty")
-    return torch.cat(features)
 
 
 def evenly(x: Tensor, most: int) -> Tensor:

@@ -99,7 +99,6 @@ class Destination:
             return Unsent(reason(error), answered(error))
 
     def _send(self, record: Record) -> Sent:
-        self._in_time()
         seen = sent.fingerprint(record)  # taken first: whatever is written from here on will change it
         kept = self._known(record)
         if kept.note is not None and kept.note["fingerprint"] == seen:
@@ -304,7 +303,7 @@ class Destination:
 
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
-            raise TimeoutError("the time for sending was up")
+            raise TimeoutError("there was no time left")
 
 
 def _in_trash(run: Any) -> bool:

@@ -56,7 +56,7 @@ class Sender:
 
     def _farewell(self, unsent: list[Record]) -> str:
         reasons = [self.troubles[record.key] for record in unsent if record.key in self.troubles]
-        why = max(reasons, key=reasons.count) if reasons else "the time for sending was up"
+        why = max(reasons, key=reasons.count) if reasons else "there was no time left"
         runs = "1 run is" if len(unsent) == 1 else f"{len(unsent)} runs are"
         return (
             f"{runs} not completely in MLflow at {self._destination.name} yet: {why}. "
@@ -86,6 +86,8 @@ class Sender:
         """Tries every run once. True: nothing is left to send."""
         # Those that failed go last, so a run that a store refuses for ever does not hold up the others.
         for record in sorted(self._family(), key=lambda record: record.key in self.troubles):
+            if time.monotonic() > self._destination.deadline:
+                return False
             result = self._destination.send(record)
             self.troubles.pop(record.key, None)
             if isinstance(result, Unsent):
