@@ -3,17 +3,15 @@
     python benchmarks/nt_xent.py [--images 256 1024 4096] [--rounds 5] [--out nt_xent.json]
 
 Value and gradient, on one thread. The sides take turns, the processor's time counts, and ratios are taken turn by
-turn. Memory is what the peak of a process of its own rises by.
+turn. Memory is the most that torch's profiler sees held at one time beside the embeddings.
 """
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import lightly
@@ -64,8 +62,7 @@ def _compare(images: int, arguments: argparse.Namespace) -> dict:
             seconds = _seconds(side, views)
             if turn:  # the first warms up
                 times[side].append(seconds)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {side: pool.apply(_peak, (side, images, arguments.width)) for side in SIDES}
+    memory = {side: _peak(side, views) for side in SIDES}
     row = {side: {"ms": 1000 * statistics.median(times[side]), "MB": memory[side]} for side in SIDES}
     for side in SIDES:
         ratio = statistics.median(a / b for a, b in zip(times[side], times["eagleray"], strict=True))
@@ -88,19 +85,13 @@ def _seconds(side: str, views: tuple[Tensor, Tensor]) -> float:
     return (time.process_time() - start) / repeats
 
 
-def _peak(side: str, images: int, width: int) -> float:
-    """MB that the loss needs at its peak, in a process that has done nothing else."""
-    torch.set_num_threads(1)
-    _seconds(side, _views(8, width))  # loads the libraries
-    views = _views(images, width)
-    before = _peak_memory()
-    torch.autograd.grad(SIDES[side](*views), views)
-    return max(_peak_memory() - before, 0.1)
-
-
-def _peak_memory() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+def _peak(side: str, views: tuple[Tensor, Tensor]) -> float:
+    """MB held at the peak of one value and its gradient."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        torch.autograd.grad(SIDES[side](*views), views)
+    events = profile.events() or []
+    changes = sorted((e.time_range.start, e.cpu_memory_usage) for e in events if e.name == "[memory]")
+    return max(accumulate(change for _, change in changes)) / 1e6
 
 
 def _arguments() -> argparse.Namespace:

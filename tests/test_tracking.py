@@ -393,6 +393,32 @@ def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, data
     assert "eagleray sync" in message
 
 
+def test_a_run_at_which_the_store_falls_silent_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    records = [make(tmp_path / name) for name in "abc"]
+    tried = []
+
+    def send(_, record):
+        tried.append(record.directory.name)
+        return Unsent("500", answered=False) if record.directory.name == "a" else Sent()
+
+    monkeypatch.setattr(Destination, "send", send)
+    with Sender("http://nowhere", every=0.01) as sender:
+        for record in records:
+            sender.add(record)
+        eventually(lambda: {"b", "c"} <= set(tried))
+        assert set(sender.troubles) == {records[0].key}
+
+
+def test_closing_waits_for_no_pause_between_attempts(tmp_path, database):
+    with Sender(database.uri, every=50) as sender:
+        time.sleep(0.2)  # by now the thread waits for its next turn
+        record = make(tmp_path)
+        sender.add(record)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    assert is_sent(record, database.uri)
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
@@ -488,6 +514,7 @@ def pages(database) -> Iterator[tuple[int, subprocess.Popen]]:
         yield port, process
         if process.poll() is None:
             process.terminate()
+            process.communicate(timeout=60)
 
 
 def answers(port: int) -> bool:

@@ -27,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console = Console()
+if not console.is_terminal:
+    console = Console(width=160)  # a file or a pipe has no edge
 
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file and settings over it")
@@ -84,7 +86,7 @@ def sweep(
     from eagleray.display import SweepDisplay, leaderboard
     from eagleray.launch import check_same_sweep, folder_of, launch_sweep, new_directory, newest_unfinished
     from eagleray.points import points
-    from eagleray.wording import finding
+    from eagleray.wording import finding, tested
 
     tracking = asked.run.get("tracking", {})
     folder = folder_of(tracking.get("runs", "runs"), asked.name)
@@ -99,12 +101,10 @@ def sweep(
     except KeyboardInterrupt:
         _interrupted("sweep", [str(file), *overrides])
     console.print(leaderboard(found))
-    _say(f"\n{finding(found)}\n")
     places = {"report": directory / "artifacts/report.md", "heat map": directory / "artifacts/heatmap.png"}
     if found.winner:
         places["winner"] = next(directory.glob(f"trials/{found.winner.name}*"))
-        tested = {name: value for name, value in found.winner.metrics.items() if name.startswith("test_")}
-        _say(f"The winner on the test part: {_numbers(tested)}" if tested else "The test part was not measured.")
+    _say(f"{finding(found)}\n{tested(found)}\n")
     _farewell(places, tracking.get("uri"), unsent)
 
 
@@ -309,12 +309,6 @@ def _farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -
     if unsent:
         _say(unsent)
     _say(f"To compare runs in a browser: {ui_command(uri)}")
-
-
-def _numbers(metrics: Mapping[str, float]) -> str:
-    from eagleray.report import number
-
-    return ", ".join(f"{name} {number(value)}" for name, value in sorted(metrics.items()))
 
 
 def _interrupted(command: str, arguments: list[str] | None) -> NoReturn:

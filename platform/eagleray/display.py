@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDED = ("finished", "stopped", "collapsed", "failed")
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
+WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
 FIRST = ("knn", "linear", "accuracy", "test_knn", "test_linear", "test_accuracy", "loss")  # of a run's numbers
 
 
@@ -30,7 +31,7 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]], title
     made = Table(title=escape(title) or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         numeric = all(_is_number(line[place]) for line in lines)
-        made.add_column(escape(head), justify="right" if numeric else "left", overflow="fold")
+        made.add_column(escape(head), justify="right" if numeric else "left", no_wrap=head in WHOLE)
     for line in lines:
         made.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in line))
     return made

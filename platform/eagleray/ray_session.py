@@ -18,20 +18,18 @@ SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial ends without a metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to who starts the sweep
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a report waits for this poll
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # soon noticed: a worker that was killed, and the end
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asked for no GPU sees none
 }
 OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a container may have little
 
 
 @contextmanager
-def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Inside, Ray can be used; afterwards what was started here is gone. A connection that is there is used.
 
     Args:
         address: of a cluster (`auto`, `host:port`); None starts a Ray on this machine.
-        dashboard: whether a Ray started here has its dashboard, without which Ray Tune cannot stop
-            trials of several workers.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -39,7 +37,7 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
         yield
         return
     if address is None:
-        own: dict[str, Any] = {"include_dashboard": dashboard, "object_store_memory": OBJECTS}
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     try:

@@ -1,25 +1,25 @@
 """The loop on several workers: one process each, gathered negatives, restarts from the newest checkpoint."""
 
+import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.util.queue import Empty, Queue
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from eagleray import distributed
 from eagleray.build import build_method, fitted
 from eagleray.config import Run, validated
 from eagleray.data import load_data
 from eagleray.errors import Refusal
-from eagleray.evaluate.judge import collapsed
 from eagleray.method import Progress
 from eagleray.ray_session import connected
 from eagleray.record import Record
@@ -32,8 +32,7 @@ RESTARTS = 3  # times that a group of workers which lost one is started again
 def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -> Iterator[Report]:
     """Trains with `run.workers` processes; yields what the first of them says, as the loop itself would.
 
-    The first worker writes the record, which must be in `directory` already (`Record.create`). A killed worker
-    ends the group, and the group goes on from the newest checkpoint; so does a run that is started again here.
+    The first worker writes the record, which must be in `directory` already (`Record.create`).
 
     Args:
         run: everything that defines the run.
@@ -48,67 +47,116 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
     build_method(run, fitted(run, data.info))
     with connected(address):
         cpus, gpus = _share(run, local=address is None)
-        said = Queue(actor_options={"num_cpus": 0})
-        trainer = torch_trainer(run, directory, cpus=cpus, gpus=gpus, said=said)
-        yield from _while_running(trainer, said)
+        yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus)
+
+
+def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[Report]:
+    """The reports of a group of workers, each with so many CPUs and GPUs; to be used where Ray is.
+
+    After an epoch the group waits until its next report is asked for; closed there, the generator ends the group. If a
+    worker is killed, all start again from the newest checkpoint.
+    """
+    free(directory)
+    exchange = ray.remote(Exchange).options(num_cpus=0).remote()
+    fitting = Fitting(_trainer(run, directory, exchange, cpus, gpus), exchange)
+    fitting.start()
+    waiting: int | None = None  # the step at which the group wants to know whether to go on
+    try:
+        while (said := ray.get(exchange.hear.remote())) is not None:
+            report = from_plain(said)
+            waiting = report.progress.step if report.epoch_ended else None
+            yield report
+            if waiting is not None:
+                exchange.answer.remote(waiting, True)
+    except GeneratorExit:
+        if waiting is not None:
+            exchange.answer.remote(waiting, False)
+            fitting.join()
+        raise
+    finally:
+        ray.kill(exchange)
+    (directory / ".workers").unlink(missing_ok=True)
+    shutil.rmtree(directory / "ray", ignore_errors=True)
+    if fitting.failure is not None:
+        raise fitting.failure
     if (status := Record.open(directory).status)["state"] == "failed":
         raise Diverged(status["message"])
 
 
-def torch_trainer(
-    run: Run,
-    directory: Path,
-    *,
-    cpus: float,
-    gpus: float,
-    stop_collapsed: bool = False,
-    said: Queue | None = None,
-    callbacks: list[UserCallback] | None = None,
-) -> TorchTrainer:
-    """A trainer of the loop; `cpus` and `gpus` are each worker's. A trainer made again goes on where one stopped."""
-    shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own notes; the checkpoints are the loop's
-    return TorchTrainer(
-        work,
-        train_loop_config={
-            "run": run.file(),
-            "directory": str(directory.absolute()),
-            "stop_collapsed": stop_collapsed,
-            "threads": run.threads or max(1, int(cpus)),
-            "said": said,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
-        ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(directory.absolute()),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            callbacks=callbacks,
-        ),
-    )
+def free(directory: Path) -> None:
+    """Ends the workers of a run whose driver was killed. They would hold their share of the machines for ever: Ray
+    frees it with the help of its dashboard, which may not be installed.
+    """
+    note = directory / ".workers"
+    if note.exists():
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(note.read_text())))
+        note.unlink()
+
+
+class Exchange:
+    """What the first worker and the driver say to each other; an actor of its own, so that either may be killed."""
+
+    def __init__(self):
+        self.said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.answers: dict[int, asyncio.Future[bool]] = defaultdict(asyncio.get_running_loop().create_future)
+
+    async def say(self, report: dict[str, Any] | None) -> None:
+        """A report, or None at the end."""
+        await self.said.put(report)
+
+    async def hear(self) -> dict[str, Any] | None:
+        """The next report; waits for it."""
+        return await self.said.get()
+
+    async def may_go_on(self, step: int) -> bool:
+        """Waits for the driver's answer; a group that was started again gets the one of before."""
+        return await asyncio.shield(self.answers[step])
+
+    async def answer(self, step: int, go_on: bool) -> None:
+        """Whether to go on after that step."""
+        if not self.answers[step].done():
+            self.answers[step].set_result(go_on)
+
+
+class Fitting(threading.Thread):
+    """`fit` waits for the end of the training, so it does that in a thread."""
+
+    def __init__(self, trainer: TorchTrainer, exchange: Any):
+        super().__init__(daemon=True)
+        self.trainer, self.exchange = trainer, exchange
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Fits, and says when it is over."""
+        try:
+            self.trainer.fit()
+        except Exception as error:  # raised again where the reports are read
+            self.failure = error
+        self.exchange.say.remote(None)
 
 
 def work(config: dict[str, Any]) -> None:
-    """What each worker does: the loop, its epochs reported to Ray, and by the first worker recorded and told."""
+    """What each worker does: the loop. The first one also writes the record, and tells the driver."""
     torch.set_num_threads(config["threads"])
-    run, directory = validated(Run, config["run"]), Path(config["directory"])
-    reports = train(run, directory, device=get_device())
-    record = Record.open(directory) if distributed.rank() == 0 else None
+    run, directory, exchange = validated(Run, config["run"]), Path(config["directory"]), config["exchange"]
+    reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
+    if is_first:
+        pg = get_current_placement_group()
+        assert pg is not None
+        (directory / ".workers").write_text(pg.id.hex())
+        reports = recorded(reports, Record.open(directory))
     try:
-        for report in recorded(reports, record) if record else reports:
-            if record and config["said"] is not None:  # an empty queue is false
-                config["said"].put(plain(report))
-            if report.epoch_ended:
-                ray.train.report({"metrics": report.metrics, "epoch": report.progress.epoch})
-                if config["stop_collapsed"] and not report.done and _agreed(collapsed(report.metrics)):
-                    if record:
-                        record.finish("collapsed", summary=report.metrics)
+        for report in reports:
+            if is_first:
+                ray.get(exchange.say.remote(plain(report)))
+            if report.epoch_ended and not report.done:
+                go_on = torch.tensor(1.0, device=get_device())
+                if is_first:
+                    go_on.fill_(ray.get(exchange.may_go_on.remote(report.progress.step)))
+                if not distributed.broadcast(go_on):
                     return
     except Diverged:
-        return  # every worker sees the same loss, and starting again would not change it; the record says so
+        return  # all workers see the same loss, and starting again would not change it; the record says so
 
 
 def plain(report: Report) -> dict[str, Any]:
@@ -118,15 +166,30 @@ def plain(report: Report) -> dict[str, Any]:
 
 def from_plain(values: dict[str, Any]) -> Report:
     """The inverse of `plain`."""
-    place = values["checkpoint"]
-    return Report(
-        **{**values, "progress": Progress(**values["progress"]), "checkpoint": Path(place) if place else None}
+    place = Path(values["checkpoint"]) if values["checkpoint"] else None
+    return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": place})
+
+
+def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float) -> TorchTrainer:
+    shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own notes; the checkpoints are the loop's
+    return TorchTrainer(
+        work,
+        train_loop_config={
+            "run": run.file(),
+            "directory": str(directory),
+            "threads": run.threads or max(1, int(cpus)),
+            "exchange": exchange,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(
+            name="ray", storage_path=str(directory), failure_config=FailureConfig(max_failures=RESTARTS)
+        ),
     )
-
-
-def _agreed(mine: bool) -> bool:
-    """What the first worker thinks: each measures its own share of the last batch, and all must do the same."""
-    return bool(distributed.broadcast(torch.tensor(float(mine), device=get_device())))
 
 
 def _share(run: Run, local: bool) -> tuple[float, float]:
@@ -142,24 +205,3 @@ def _share(run: Run, local: bool) -> tuple[float, float]:
             f"set workers={max(1, int(gpus))} or device=cpu"
         )
     return 1.0, 1.0
-
-
-def _while_running(trainer: TorchTrainer, said: Queue) -> Iterator[Report]:
-    """The reports that come while the trainer runs; its failure is raised here."""
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # raised below, in the thread that waits
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    while thread.is_alive() or not said.empty():
-        try:
-            yield from_plain(said.get(timeout=0.2))
-        except Empty:
-            continue
-    if failure:
-        raise failure[0]

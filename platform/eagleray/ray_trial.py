@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from eagleray.checkpoint import checkpoints
 from eagleray.config import Run, validated
 from eagleray.evaluate.judge import collapsed
 from eagleray.points import changed
-from eagleray.ray_train import torch_trainer
+from eagleray.ray_train import group
 from eagleray.record import PLACES, Record
 from eagleray.recording import recorded
-from eagleray.train import Diverged, train
+from eagleray.train import Diverged, Report, train
 
 Result = dict[str, Any]
 
@@ -76,8 +75,9 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
         record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
     torch.set_num_threads(run.threads or 1)
+    told = past.epoch
     try:
-        for report in recorded(train(run, record.directory, resume_from=resume_from), record):
+        for report in _reports(run, record, trial, resume_from):
             if not report.epoch_ended:
                 continue
             over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
@@ -85,32 +85,19 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
                 record.finish("collapsed", summary=report.metrics)
             if changing := {key: v for key, v in trial["values"].items() if isinstance(v, int | float)}:
                 record.append(report.progress.step, changing, report.progress.epoch)
-            if report.done or report.progress.epoch > past.epoch:
-                yield result(report.metrics, report.progress.epoch, done=report.done or over)
+            if report.done or report.progress.epoch > told:
+                told = report.progress.epoch
+                yield result(report.metrics, told, done=report.done or over)
             if over:
                 return
     except Diverged:
-        yield result({}, past.epoch, done=True)  # the record says why
+        yield result({}, told, done=True)  # the record says why
 
 
-def grouped(config: dict[str, Any]) -> None:
-    """The same for a trial of several workers: a function that waits for them."""
-    trial = config["trial"]
-    past = Past.of(trial)
-    for told in past.results():
-        tune.report(told)
-    if past.ended:
-        return
-    run, record = started(trial)
-    trainer = torch_trainer(
-        run,
-        record.directory,
-        cpus=trial["cpus"],
-        gpus=trial["gpus"],
-        stop_collapsed=trial["stop_collapsed"],
-        callbacks=[TuneReportCallback()],
-    )
-    trainer.fit()
+def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Iterator[Report]:
+    if run.workers > 1:
+        return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
+    return recorded(train(run, record.directory, resume_from=resume_from), record)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """A sweep on Ray Tune: which trials there are, how they run, who ends them, and what is measured beside them.
 
-Trials of one worker run in actors that are kept (`ray_trial.Trial`), trials of several workers start a TorchTrainer
-each. The records of the trials are the truth: a sweep that is resumed is run again, its recorded epochs replayed
-instead of computed. So nothing depends on what Ray kept of it.
+The records of the trials are the truth: a sweep that is resumed is run again, its recorded epochs replayed instead
+of computed. So nothing depends on what Ray kept of it.
 """
 
 import functools
 import operator
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from eagleray.ray_measure import measure_floors, measure_winner
 from eagleray.ray_population import population
 from eagleray.ray_session import check_resources, connected
 from eagleray.ray_tpe import Tpe
-from eagleray.ray_trial import Trial, grouped
+from eagleray.ray_trial import Trial
 from eagleray.ray_watch import Course, Watch
 from eagleray.record import Record
 
@@ -64,8 +62,7 @@ def sweep(
     check(sweep)
     runs = planned(sweep)
     workers = max(run.workers for run in runs)
-    # Without its dashboard, Ray cannot free the workers of a trial that it stops, and waits for ever.
-    with connected(address, dashboard=workers > 1):
+    with connected(address):
         if address is None:
             check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory)
@@ -112,7 +109,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], workers: int, cour
             scheduler=_scheduler(sweep, planned(sweep)[0].epochs),
             num_samples=_count(sweep, known) if tpe else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
-            reuse_actors=workers == 1,
+            reuse_actors=True,
             trial_name_creator=_label,
             trial_dirname_creator=_label,
         ),
@@ -127,9 +124,9 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], workers: int, cour
     )
 
 
-def _trainable(sweep: Sweep, workers: int) -> type[Trial] | Callable[..., Any]:
+def _trainable(sweep: Sweep, workers: int) -> type[Trial]:
     if workers > 1:
-        return tune.with_resources(grouped, {"cpu": 0.01})  # it only waits, but 0 is refused
+        return tune.with_resources(Trial, {"cpu": 0.01})  # it only waits for its workers, but 0 is refused
     return tune.with_resources(Trial, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 

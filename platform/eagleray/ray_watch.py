@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.experiment import Trial
 
+from eagleray.ray_train import free
 from eagleray.ray_trial import started
 from eagleray.record import Record
 
@@ -51,6 +52,7 @@ class Course(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It has failed once too often."""
         _, record = started(trial.config["trial"])  # it may have failed before there was one
+        free(record.directory)
         record.finish("failed", _reason(trial.get_error()), summary=_metrics(trial.last_result))
         self._end(trial, record)
 

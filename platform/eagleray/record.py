@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -218,14 +219,16 @@ def find_records(root: Path | str, experiment: str | None = None) -> list[Record
 def environment() -> dict[str, Value]:
     """What a result depends on beside its run file: versions, the working directory's commit, hardware.
 
-    What cannot be known is None. GPUs are named only where torch is loaded already: loading it takes seconds.
+    What cannot be known is None. GPUs are named only where torch is loaded already: loading it takes seconds. The
+    commit is asked for once a process, whose code is that of its start.
     """
     packages = ("eagleray", "torch", "torchvision", "timm", "ray", "mlflow")
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    here = Path.cwd()
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git(here, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changed is None else changed != "",
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -235,6 +238,7 @@ def environment() -> dict[str, Value]:
     }
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -242,14 +246,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
+@cache
+def _git(directory: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):  # no git, or a disk too slow to compare the files on
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache
 def _cpu() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

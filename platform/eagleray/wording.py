@@ -9,7 +9,7 @@ from statistics import fmean
 from eagleray.report import Answer, Effect, Level, Row, number, shown
 
 SURE = 0.05  # a difference that noise makes more often than this is none
-BESIDE = ("linear", "accuracy", "test_knn", "test_linear", "test_accuracy")  # the metric, where measured
+BESIDE = ("knn", "linear", "accuracy")  # shown beside the metric, where measured
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the lines
 
@@ -84,6 +84,18 @@ def _ends(effect: Effect, found: Answer) -> tuple[Level, Level]:
     return ordered[0], ordered[-1]
 
 
+def tested(found: Answer) -> str:
+    """What the winner is worth on the test part, which nothing was chosen on, beside the floors; or nothing."""
+    winner = found.winner
+    names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
+    parts = []
+    for name in names:
+        floors = [f"{row.name} {number(row.metrics[name])}" for row in found.floors if name in row.metrics]
+        beside = f" ({', '.join(floors)})" if floors else ""
+        parts.append(f"{name} {number(winner.metrics[name])}{beside}" if winner else "")
+    return f"The winner ({winner.name}) on the test part: {', '.join(parts)}." if winner and parts else ""
+
+
 def markdown(found: Answer, *, name: str, question: str, picture: str | None, notes: Iterable[str]) -> str:
     """The page on a sweep.
 
@@ -97,7 +109,7 @@ def markdown(found: Answer, *, name: str, question: str, picture: str | None, no
     parts = [f"# {name}", question, f"**{finding(found)}**"]
     parts += [f"![{found.metric} by what was varied]({picture})"] if picture else []
     parts += ["## Leaderboard", _markdown_table(leaderboard_table(found))]
-    parts += [f"- {note}" for note in notes]
+    parts += ["\n".join(f"- {note}" for note in notes), tested(found)]
     if found.effects:
         parts += ["## What made the difference", _markdown_table(_effects_table(found))]
         parts += [

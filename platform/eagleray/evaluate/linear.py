@@ -125,7 +125,7 @@ def _choose_penalty(
     solution = (features.new_zeros(len(classes), features.shape[1]), features.new_zeros(len(classes)))
     best, lowest = (PENALTIES[0], solution), torch.inf
     for penalty in PENALTIES:  # from strong to weak, each starting where the one before ended
-        solution = fit(features, targets, standard, penalty, solution, iterations=10)
+        solution = fit(features, targets, standard, penalty, solution, iterations=10, tolerance=1e-3)
         surprise = _surprise(Probe(*standard.fold(*solution), classes), held_out)
         if not surprise < lowest:
             break  # weaker ones only overfit more
