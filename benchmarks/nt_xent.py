@@ -3,15 +3,15 @@
     python benchmarks/nt_xent.py [--images 256 1024 4096] [--rounds 5] [--out nt_xent.json]
 
 Value and gradient, on one thread. The sides take turns, the processor's time counts, and ratios are taken turn by
-turn. Memory is the most that torch's profiler sees held at one time beside the embeddings.
+turn. Memory is what the peak of a fresh process rises by (Linux alone tells).
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 
 import lightly
@@ -23,6 +23,7 @@ from torch import Tensor
 from eagleray.losses import nt_xent
 
 TEMPERATURE = 0.2
+RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 to it forgets the peak so far
 
 
 def cross_entropy(first: Tensor, second: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ def _compare(images: int, arguments: argparse.Namespace) -> dict:
             seconds = _seconds(side, views)
             if turn:  # the first warms up
                 times[side].append(seconds)
-    memory = {side: _peak(side, views) for side in SIDES}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {side: pool.apply(_peak, (side, images, arguments.width)) for side in SIDES}
     row = {side: {"ms": 1000 * statistics.median(times[side]), "MB": memory[side]} for side in SIDES}
     for side in SIDES:
         ratio = statistics.median(a / b for a, b in zip(times[side], times["eagleray"], strict=True))
@@ -85,13 +87,22 @@ def _seconds(side: str, views: tuple[Tensor, Tensor]) -> float:
     return (time.process_time() - start) / repeats
 
 
-def _peak(side: str, views: tuple[Tensor, Tensor]) -> float:
-    """MB held at the peak of one value and its gradient."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        torch.autograd.grad(SIDES[side](*views), views)
-    events = profile.events() or []
-    changes = sorted((e.time_range.start, e.cpu_memory_usage) for e in events if e.name == "[memory]")
-    return max(accumulate(change for _, change in changes)) / 1e6
+def _peak(side: str, images: int, width: int) -> float:
+    """MB that one value and its gradient need at their peak, in a process that has done nothing else."""
+    if not RESET_PEAK.exists():
+        return float("nan")
+    torch.set_num_threads(1)
+    _seconds(side, _views(8, width))  # loads the libraries
+    views = _views(images, width)
+    RESET_PEAK.write_text("5")
+    before = _status("VmRSS")
+    torch.autograd.grad(SIDES[side](*views), views)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name))  # KiB to MB
 
 
 def _arguments() -> argparse.Namespace:

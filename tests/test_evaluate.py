@@ -154,6 +154,22 @@ def test_more_images_than_the_penalty_is_chosen_on(monkeypatch):
     assert abs(sampled - everything) < 0.015 < everything - few  # it is fitted on all of them nevertheless
 
 
+def test_penalty_is_carried_over_as_one_on_the_sum_over_images(monkeypatch):
+    calls: list[tuple[int, float]] = []
+
+    def spy(features, targets, standard, penalty, *rest, **settings):
+        calls.append((len(features), penalty))
+        return fit(features, targets, standard, penalty, *rest, **settings)
+
+    monkeypatch.setattr(LINEAR, "fit", spy)
+    monkeypatch.setattr(LINEAR, "SAMPLE", 500)
+    train_probe(clusters(2000, seed=1))
+    *path, (count, penalty) = calls
+    assert count == 2000
+    assert penalty * count in [pytest.approx(images * tried) for images, tried in path]
+    assert {images for images, _ in path} == {400}  # a fifth of the 500 is held out
+
+
 def test_penalty_is_chosen_on_the_validation_images_given():
     train, other = clusters(100, seed=1), clusters(200, seed=2)
     agreeing = train_probe(train, train)

@@ -272,7 +272,7 @@ def test_a_crash_before_the_note_leaves_nothing_twice(tmp_path, database, monkey
     for end in (4, 7):
         report(record, range(end - 3, end))
         with monkeypatch.context() as patched:
-            patched.setattr("eagleray.tracking.sent.write_note", crash)
+            patched.setattr("eagleray.tracking.send.write_note", crash)
             with pytest.raises(SystemExit):
                 sync(record, database.uri)
     assert not is_sent(record, database.uri)

@@ -25,10 +25,10 @@ WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # col
 FIRST = ("knn", "linear", "accuracy", "test_knn", "test_linear", "test_accuracy", "loss")  # of a run's numbers
 
 
-def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]], title: str = "") -> Table:
+def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
     """A table for the terminal; numbers stand to the right."""
     lines = list(lines)
-    made = Table(title=escape(title) or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    made = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         numeric = all(_is_number(line[place]) for line in lines)
         made.add_column(escape(head), justify="right" if numeric else "left", no_wrap=head in WHOLE)
@@ -154,10 +154,9 @@ class SweepDisplay:
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "SweepDisplay":
+        self._print(f"{self.title} ({self.count} trials)")
         if self.console.is_terminal:
             self._live.start()
-        else:
-            self._print(f"{self.title}: {self.count} trials")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,7 +189,7 @@ class SweepDisplay:
         chosen = list(lines) if len(lines) <= room else sorted(lines, key=lambda label: self._rank(lines[label]))[:room]
         keys = list(dict.fromkeys(key for line in lines.values() for key in line.params))
         body = [self._cells(label, lines[label], keys) for label in lines if label in chosen]
-        made = table(["trial", *short(keys), "epoch", self.metric, "state"], body, self.title)
+        made = table(["trial", *short(keys), "epoch", self.metric, "state"], body)
         return Group(made, Text(self._summary(len(lines) - len(chosen)), style="dim"))
 
     def _rank(self, line: Line) -> int:

@@ -231,7 +231,7 @@ def _train(run: Run, record: Record, local: Callable[[], Iterator[Report]], show
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in shown(reports, record.name):
+        for report in shown(reports, f"{run.method.name} on {run.data.name}"):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)

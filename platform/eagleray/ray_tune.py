@@ -27,6 +27,7 @@ from eagleray.ray_trial import Trial
 from eagleray.ray_watch import Course, Watch
 from eagleray.record import Record
 
+HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial that failed: its machine may have been at fault
 HALVING = 3  # of as many trials that reach a rung, ASHA lets one go on (Li et al. 2020, arXiv 1810.05934, use 3 and 4)
 
@@ -126,7 +127,8 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], workers: int, cour
 
 def _trainable(sweep: Sweep, workers: int) -> type[Trial]:
     if workers > 1:
-        return tune.with_resources(Trial, {"cpu": 0.01})  # it only waits for its workers, but 0 is refused
+        # It only waits for its workers, and a share of a core would be missing to them; of nothing is refused.
+        return tune.with_resources(Trial, tune.PlacementGroupFactory([{HEAD: 0.001}]))
     return tune.with_resources(Trial, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 from eagleray.record import PLACES, Record
+from eagleray.variance import spans, variance
 
 Mode = Literal["max", "min"]
 SURE = 0.05  # a difference that noise makes more often than this is none
@@ -129,7 +129,14 @@ class Answer:
     @cached_property
     def effects(self) -> list[Effect]:
         """Of every key that took more than one value, the least likely to be noise first."""
-        found = [effect for key in self.varied for effect in self._effects(key)]
+        columns = [each for key in self.varied for each in self._columns(key) if len(set(each.labels)) > 1]
+        if len(self.varied) == 1 and not self.parts(self.varied[0]):
+            columns = [replace(each, labels=self._a_run(each.labels)) for each in columns]
+            values = [value for row in self.tried for value in row.values]
+        else:  # runs of one point share all their keys: they are no independent witnesses
+            values = [fmean(row.values) for row in self.tried]
+        explained = variance([each.labels for each in columns], values) if columns else []
+        found = [each.effect(values, *shares) for each, shares in zip(columns, explained, strict=True)]
         return sorted(found, key=lambda effect: (effect.chance is None, effect.chance, -effect.share))
 
     def levels(self, key: str) -> dict[str, str]:
@@ -137,7 +144,7 @@ class Answer:
         values = [row.params[key] for row in self.tried]
         if all(isinstance(value, int | float) for value in values):
             values = sorted(values)
-        labels = _spans(values) if key in self.binned else map(shown, values)
+        labels = spans(values) if key in self.binned else map(shown, values)
         return dict(zip(map(shown, values), labels, strict=True))
 
     def parts(self, key: str) -> list[str]:
@@ -146,20 +153,36 @@ class Answer:
         counts = Counter(part for value in values for part in value)
         return [part for part, _ in counts.most_common()] if any(len(value) > 1 for value in values) else []
 
-    def _effects(self, key: str) -> Iterator[Effect]:
-        # Runs of one point share all their keys: no independent witnesses, unless there is no other key.
-        means = [(fmean(row.values),) for row in self.tried]
+    def _columns(self, key: str) -> "Iterator[_Column]":
         if parts := self.parts(key):
             for part in parts:
-                places = {label: f"{label} {part}" for label in ("with", "without")}
                 has = [part in str(row.params[key]).split("+") for row in self.tried]
                 labels = ["with" if each else "without" for each in has]
-                yield from _effect(part, key, places, labels, means)
+                yield _Column(part, key, labels, {"with": f"with {part}", "without": f"without {part}"})
             return
         names = self.levels(key)
         labels = [names[shown(row.params[key])] for row in self.tried]
-        values = [row.values for row in self.tried] if len(self.varied) == 1 else means
-        yield from _effect(key, key, {label: f"at {label}" for label in names.values()}, labels, values)
+        yield _Column(key, key, labels, {label: f"at {label}" for label in names.values()})
+
+    def _a_run(self, labels: Sequence[str]) -> list[str]:
+        return [label for row, label in zip(self.tried, labels, strict=True) for _ in row.values]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A key, or one of the operations it combines, and its level in every point."""
+
+    key: str
+    of: str
+    labels: list[str]
+    places: Mapping[str, str]  # label -> how a sentence has it; in the order of the levels
+
+    def effect(self, values: Sequence[float], share: float, chance: float | None) -> Effect:
+        groups: dict[str, list[float]] = {label: [] for label in self.places if label in self.labels}
+        for label, value in zip(self.labels, values, strict=True):
+            groups[label].append(value)
+        levels = tuple(Level(label, tuple(each), self.places[label]) for label, each in groups.items())
+        return Effect(self.key, self.of, levels, share, chance)
 
 
 def answer(
@@ -250,45 +273,6 @@ def _row(runs: Sequence[Trial], metric: str) -> Row:
     states = Counter(run.state for run in runs)
     name = runs[0].name.partition("-seed")[0]
     return Row(name, runs[0].params, states, measured, means, runs[0].is_floor)
-
-
-def _effect(
-    key: str, of: str, places: Mapping[str, str], labels: list[str], values: Sequence[tuple[float, ...]]
-) -> Iterator[Effect]:
-    """At most one: none where all points have the same label."""
-    groups: dict[str, list[float]] = {label: [] for label in places if label in labels}
-    for label, each in zip(labels, values, strict=True):
-        groups[label].extend(each)
-    if len(groups) > 1:
-        levels = tuple(Level(label, tuple(each), places[label]) for label, each in groups.items())
-        yield Effect(key, of, levels, *variance(levels))
-
-
-def variance(levels: Sequence[Level]) -> tuple[float, float | None]:
-    """One-way analysis of variance: the share that lies between levels, and how often noise alone makes so much.
-
-    The second is the tail of the F distribution; None where every level has one value only.
-    """
-    overall = fmean(value for level in levels for value in level.values)
-    between = sum(len(level.values) * (level.mean - overall) ** 2 for level in levels)
-    within = sum((value - level.mean) ** 2 for level in levels for value in level.values)
-    groups, free = len(levels) - 1, sum(len(level.values) for level in levels) - len(levels)
-    share = between / (between + within) if between > 0 else 0.0
-    if free < 1:
-        return share, None
-    if within == 0:
-        return share, 0.0 if between > 0 else 1.0
-    from scipy.special import fdtrc
-
-    return share, float(fdtrc(groups, free, between / groups / (within / free)))
-
-
-def _spans(values: Sequence[float]) -> list[str]:
-    """For each of the sorted values, the part of them it lies in: thirds, or halves of few."""
-    bins = 3 if len(values) >= 9 else 2
-    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
-    spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]
-    return [spans[sum(value >= cut for cut in cuts)] for value in values]
 
 
 def number(value: float) -> str:

@@ -39,11 +39,12 @@ def _what_matters(found: Answer) -> str:
         )
     tests = len(found.effects)  # the more keys are looked at, the sooner one of them looks good by chance
     if first.chance * tests >= SURE:
+        by_chance = f"{min(1.0, first.chance * tests):.0%}"
         return (
-            f"no setting stands out from noise: {first.key} comes nearest ({ends} on average), and chance alone does as "
-            f"much in {min(1.0, first.chance * tests):.0%} of such sweeps"
+            f"no setting stands out from noise: {first.key} comes nearest ({ends} on average), "
+            f"and chance alone does as much in {by_chance} of such sweeps"
         )
-    counts = f"(means of {len(best.values)} and {len(worst.values)}; {first.share:.0%} of the variance)"
+    counts = f"(means of {len(best.values)} and {len(worst.values)})"
     sure = [each for each in rest if each.chance is not None and each.chance * tests < SURE]
     then = "".join(f", then {each.key} (best {_ends(each, found)[0].place})" for each in sure)
     return f"{first.key} matters{' most' if rest else ''}: {ends} {counts}{then}"
@@ -56,7 +57,7 @@ def _against_floors(found: Answer) -> str:
     below = [row for row in found.floors if row not in above and row not in level]
     if above:
         others = [*level, *below]
-        rest = f"; {_named(others)} {'do' if len(others) > 1 else 'does'} not" if others else ""
+        rest = f", {_named(others)} did not" if others else ""
         return f"{_named(above)} did better than every trial (best {best.measured}){rest}"
     same = f" is level with {_named(level)}" if level else ""
     beats = f" beats {_named(below)}" if below else ""
@@ -113,7 +114,7 @@ def markdown(found: Answer, *, name: str, question: str, picture: str | None, no
     if found.effects:
         parts += ["## What made the difference", _markdown_table(_effects_table(found))]
         parts += [
-            f"Share: of the variance of {found.metric} that lies between the values. "
+            f"Share: of the variance of {found.metric}, what this key explains beyond the others. "
             "Chance: how often noise alone makes so much."
         ]
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eagleray.errors import Refusal
 from eagleray.record import Record
-from eagleray.tracking import sent
+from eagleray.tracking.note import Note, files, fingerprint, read_note, write_note
 from eagleray.tracking.store import (
     answered,
     artifacts_beside,
@@ -67,7 +67,7 @@ class Kept:
     tags: dict[str, str] = field(default_factory=dict)
     last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> its last step and value there
     files: dict[str, list[int]] = field(default_factory=dict)  # path -> size and time when it was sent
-    note: sent.Note | None = None  # sent.json as it was when this was true
+    note: Note | None = None  # sent.json as it was when this was true
     offset: int = 0  # bytes of metrics.jsonl
     step: int = 0  # the highest in it
     nonfinite: int = 0  # NaN and infinities in it
@@ -99,19 +99,19 @@ class Destination:
             return Unsent(reason(error), answered(error))
 
     def _send(self, record: Record) -> Sent:
-        seen = sent.fingerprint(record)  # taken first: whatever is written from here on will change it
+        seen = fingerprint(record)  # taken first: whatever is written from here on will change it
         kept = self._known(record)
         if kept.note is not None and kept.note["fingerprint"] == seen:
             return Sent()
-        points = files = 0
+        points = paths = 0
         if not kept.in_trash:
             self._send_params_and_tags(record, kept)
             points = self._send_rows(record, kept) + self._send_summary(record, kept)
-            files = self._send_files(record, kept)
+            paths = self._send_files(record, kept)
             self._send_status(record, kept)
         kept.note = {"run_id": kept.run_id, "fingerprint": seen, "files": dict(kept.files)}
-        sent.write_note(record, self.name, kept.note)
-        return Sent(points, files, new=not kept.in_trash)
+        write_note(record, self.name, kept.note)
+        return Sent(points, paths, new=not kept.in_trash)
 
     # What the store has
 
@@ -122,13 +122,13 @@ class Destination:
         return self._client
 
     def _known(self, record: Record) -> Kept:
-        note = sent.read_note(record, self.name)
+        note = read_note(record, self.name)
         kept = self._kept.get(record.key)
         if kept is None or kept.note != note:  # first contact, or another process has sent since
             kept = self._kept[record.key] = self._ask(record, note)
         return kept
 
-    def _ask(self, record: Record, note: sent.Note | None) -> Kept:
+    def _ask(self, record: Record, note: Note | None) -> Kept:
         run = self._find(record, note)
         if run is None:
             return Kept(self._create(record), tags=self._tags(record))
@@ -146,7 +146,7 @@ class Destination:
             note=note,
         )
 
-    def _find(self, record: Record, note: sent.Note | None) -> Any:
+    def _find(self, record: Record, note: Note | None) -> Any:
         """The run with this record's key, or None.
 
         A request to make it that we gave up on may be carried out after all. Of such twins all but one go to
@@ -273,7 +273,7 @@ class Destination:
 
     def _send_files(self, record: Record, kept: Kept) -> int:
         """run.yaml goes to the top of the run's files, artifacts/a/b.png to a/b.png."""
-        changed = {path: facts for path, facts in sent.files(record).items() if kept.files.get(path) != facts}
+        changed = {path: facts for path, facts in files(record).items() if kept.files.get(path) != facts}
         for (path, facts), *_ in self._batches(changed.items(), 1):
             folder = "/".join(PurePosixPath(path).parts[1:-1])
             self.client.log_artifact(kept.run_id, str(record.directory / path), folder or None)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from eagleray.errors import Refusal
 from eagleray.record import Record, find_records
+from eagleray.tracking.note import is_sent
 from eagleray.tracking.send import Destination, Unsent
-from eagleray.tracking.sent import is_sent
 from eagleray.tracking.store import store_uri, without_password
 
 

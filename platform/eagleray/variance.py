@@ -1,0 +1,58 @@
+"""Which of several settings made a number vary: analysis of variance over the points of a sweep."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+
+def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[tuple[float, float | None]]:
+    """What each column explains of the values beyond the others: analysis of variance, sums of squares of type II.
+
+    So a key that happened to go along with one that matters gets no credit for it. Where there are too few values for
+    all columns at once (less than two degrees of freedom are left), each is judged alone.
+
+    Args:
+        columns: labels of the levels, one a value.
+        values: [N], of the metric.
+
+    Returns:
+        For each column its share of the variance, and how often noise alone makes so much (the tail of the F
+        distribution); None where nothing is left that would show the noise.
+    """
+    import numpy as np
+    from scipy.special import fdtrc
+
+    target = np.asarray(values)
+
+    def fit(chosen: Sequence[Sequence[str]]) -> tuple[float, int]:
+        """Sum of squared residuals of an additive model, and its number of free parameters."""
+        levels = [[label == level for label in column] for column in chosen for level in dict.fromkeys(column)]
+        design = np.array([[True] * len(values), *levels], float).T
+        weights, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
+        return float(np.square(target - design @ weights).sum()), int(rank)
+
+    total = fit([])[0]
+    together = len(values) - fit(columns)[1] >= 2
+    found: list[tuple[float, float | None]] = []
+    for place, column in enumerate(columns):
+        others = [*columns[:place], *columns[place + 1 :]] if together else []
+        (without, fewer), (rest, parameters) = fit(others), fit([*others, column])
+        groups, free = parameters - fewer, len(values) - parameters
+        gain = max(0.0, without - rest)
+        share = gain / total if gain > 1e-9 * total else 0.0  # below is rounding
+        if share == 0 or groups == 0:
+            found.append((0.0, 1.0))
+        elif free < 1:
+            found.append((share, None))
+        elif rest <= 1e-12 * total:
+            found.append((share, 0.0))
+        else:
+            found.append((share, float(fdtrc(groups, free, gain / groups / (rest / free)))))
+    return found
+
+
+def spans(values: Sequence[float]) -> list[str]:
+    """For each of the sorted values, the part of them it lies in: thirds, or halves of few."""
+    bins = 3 if len(values) >= 9 else 2
+    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
+    spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]
+    return [spans[sum(value >= cut for cut in cuts)] for value in values]
