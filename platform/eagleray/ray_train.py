@@ -57,7 +57,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     worker is killed, all start again from the newest checkpoint.
     """
     free(directory)
-    exchange = ray.remote(Exchange).options(num_cpus=0).remote()
+    exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
     fitting = Fitting(_trainer(run, directory, exchange, cpus, gpus), exchange)
     fitting.start()
     waiting: int | None = None  # the step at which the group wants to know whether to go on

@@ -19,7 +19,7 @@ from eagleray.config import Sweep
 from eagleray.errors import Refusal
 from eagleray.feasible import check, planned
 from eagleray.points import Point, points, read
-from eagleray.ray_measure import measure_floors, measure_winner
+from eagleray.ray_measure import Beside
 from eagleray.ray_population import population
 from eagleray.ray_session import check_resources, connected
 from eagleray.ray_tpe import Tpe
@@ -70,13 +70,14 @@ def sweep(
         course = Course(watch)
         for point in known:
             course.tell(trial_config(sweep, directory, point), "waiting")
-        floors_measured = measure_floors(sweep, runs, parent, watch)
+        beside = Beside(sweep, parent, in_tasks=address is not None, watch=watch)
+        finish_floors = beside.floors(runs)
         _tuner(sweep, directory, known, workers, course).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
         if len(course.ended) < _count(sweep, known):
             raise KeyboardInterrupt
-        floors_measured()
-        measure_winner(sweep, parent)
+        finish_floors()
+        beside.winner()
     return parent.children()
 
 
