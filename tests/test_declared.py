@@ -97,6 +97,11 @@ def test_a_mistake_in_the_settings_of_a_users_own_method_is_said(lab: Path):
         load_run(None, [f"method={one.name}", "method.strenth=2"])
 
 
+def test_a_users_own_method_gets_the_vit_it_needs(lab: Path):
+    one = read(lab, FANCY.replace("    undecided: ClassVar[int]", "    needs_tokens: ClassVar[bool] = True"))
+    assert load_run(None, [f"method={one.name}"]).encoder.name == "vit_tiny"
+
+
 def test_a_class_may_do_without_settings(lab: Path):
     start, end = FANCY.index("    class Config"), FANCY.index("    undecided")
     assert read(lab, FANCY[:start] + FANCY[end:]).Config.model_fields == {}

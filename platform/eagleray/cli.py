@@ -86,7 +86,7 @@ def sweep(
     from eagleray.display import SweepDisplay, leaderboard
     from eagleray.launch import check_same_sweep, folder_of, launch_sweep, new_directory, newest_unfinished
     from eagleray.points import points
-    from eagleray.wording import finding, tested
+    from eagleray.wording import finding, on_test_part
 
     tracking = asked.run.get("tracking", {})
     folder = folder_of(tracking.get("runs", "runs"), asked.name)
@@ -104,7 +104,7 @@ def sweep(
     places = {"report": directory / "artifacts/report.md", "heat map": directory / "artifacts/heatmap.png"}
     if found.winner:
         places["winner"] = next(directory.glob(f"trials/{found.winner.name}*"))
-    _say(f"{finding(found)}\n{tested(found)}\n")
+    _say(f"{finding(found)}\n{on_test_part(found)}\n")
     _farewell(places, tracking.get("uri"), unsent)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pydantic.fields import FieldInfo
 
 from eagleray.data.settings import DataSettings
-from eagleray.declared import declared, find
+from eagleray.declared import Declaration, Kind, find
 from eagleray.errors import Refusal
 from eagleray.mistakes import booleans, sentences, wrong
 from eagleray.recipe import Recipe
@@ -280,17 +280,24 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
     if section is None or not issubclass(section, Chosen):
         return [section] if section else []
     shared: list[type[BaseModel]] = [DataSettings] if section is DataChoice else []
-    known = declared(section.kind)
-    return [known[chosen["name"]].Config, *shared] if chosen["name"] in known else shared
+    known = _known(section.kind, chosen["name"])
+    return [known.Config, *shared] if known else shared
 
 
 def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Method, encoder and data of a tree, each a mapping with a name: the default one where none is given."""
     method = _with_name(tree.get("method"), "simclr")
-    known = declared("method").get(str(method["name"]))
+    known = _known("method", method["name"])
     tokens = known is not None and known.values.get("needs_tokens")
     encoder = _with_name(tree.get("encoder"), "vit_tiny" if tokens else "convnet")
     return {"method": method, "encoder": encoder, "data": _with_name(tree.get("data"), "digits")}
+
+
+def _known(kind: Kind, name: Any) -> Declaration | None:
+    try:
+        return find(kind, str(name))
+    except Refusal:
+        return None  # said where the section is validated
 
 
 def _with_name(section: Any, default: str) -> dict[str, Any]:

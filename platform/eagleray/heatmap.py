@@ -31,10 +31,10 @@ def draw(found: Answer, path: Path, title: str = "") -> bool:
     key, *others = dict.fromkeys(effect.of for effect in found.effects)
     if found.parts(key) and max(str(row.params[key]).count("+") for row in found.tried) == 1:
         names = found.parts(key)
-        _map(figure, _paired(found.tried, key), names, names, (key, key), found)
+        _map(figure, paired(found.tried, key), names, names, (key, key), found)
     elif others:
         down, along = (list(dict.fromkeys(found.levels(name).values())) for name in (key, others[0]))
-        _map(figure, _crossed(found, key, others[0]), down, along, (key, others[0]), found)
+        _map(figure, crossed(found, key, others[0]), down, along, (key, others[0]), found)
     else:
         _dots(figure, found)
     figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
@@ -43,7 +43,7 @@ def draw(found: Answer, path: Path, title: str = "") -> bool:
     return True
 
 
-def _paired(rows: Sequence[Row], key: str) -> Cells:
+def paired(rows: Sequence[Row], key: str) -> Cells:
     """Single operations on the diagonal, each pair on both sides of it, as in figure 5 of SimCLR."""
     cells: Cells = {}
     for row in rows:
@@ -53,7 +53,7 @@ def _paired(rows: Sequence[Row], key: str) -> Cells:
     return cells
 
 
-def _crossed(found: Answer, key: str, other: str) -> Cells:
+def crossed(found: Answer, key: str, other: str) -> Cells:
     down, along = found.levels(key), found.levels(other)
     cells: Cells = {}
     for row in found.tried:

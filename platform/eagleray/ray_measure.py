@@ -5,7 +5,6 @@ it when the trials are over, because it has all at hand that a new process would
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -122,7 +121,7 @@ def measure_test(directory: str) -> None:
         return
     run = validated(Run, yaml.safe_load((record.directory / "run.yaml").read_text(encoding="utf-8")))
     torch.set_num_threads(run.threads or 1)
-    metrics = on_test(run, record.directory)
-    last = record.metrics()[-1]
-    record.append(last["step"], metrics, last["epoch"])
-    record.finish("finished", summary={**record.summary, **metrics})
+    if metrics := on_test(run, record.directory):
+        last = record.metrics()[-1]
+        record.append(last["step"], metrics, last["epoch"])
+        record.finish("finished", summary={**record.summary, **metrics})

@@ -63,7 +63,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     waiting: int | None = None  # the step at which the group wants to know whether to go on
     try:
         while (said := ray.get(exchange.hear.remote())) is not None:
-            report = from_plain(said)
+            report = from_plain(dict(said))
             waiting = report.progress.step if report.epoch_ended else None
             yield report
             if waiting is not None:

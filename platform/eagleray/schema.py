@@ -70,18 +70,14 @@ def _chosen(section: type[Chosen]) -> Schema:
 
 
 def _settings(models: Iterable[type[BaseModel]], name: Schema, description: str = "") -> Schema:
-    properties: Schema = dict(name)
+    properties, required = dict(name), list(name)
     for model in models:
-        properties |= model.model_json_schema()["properties"] if model.model_fields else {}
+        schema = model.model_json_schema()
+        properties |= schema.get("properties", {})
+        required += schema.get("required", [])
     described = {"description": description} if description else {}
-    required = {"required": ["name"]} if name else {}
-    return {
-        "type": "object",
-        **described,
-        "properties": properties,
-        "additionalProperties": False,
-        **required,
-    }
+    needed = {"required": required} if required else {}
+    return {"type": "object", **described, "properties": properties, "additionalProperties": False, **needed}
 
 
 def _vary(description: str) -> Schema:
@@ -92,7 +88,9 @@ def _vary(description: str) -> Schema:
     ]
     varied = {"oneOf": [values, {"const": "declared"}, *ranges]}
     variants = {**values, "items": {"$ref": "#/$defs/Run"}, "description": "whole variants of the run"}
-    fields = {key: field.description for name in declared("method") for key, field in _keys(name)}
+    fields = {
+        key: field.description for name in declared("method") for key, field in run_keys({"method": name}).items()
+    }
     return {
         "type": "object",
         "description": description,
@@ -103,7 +101,3 @@ def _vary(description: str) -> Schema:
         },
         "additionalProperties": {"anyOf": [varied, {"type": "object"}]},
     }
-
-
-def _keys(method: str) -> Iterable[tuple[str, Any]]:
-    return run_keys({"method": method}).items()

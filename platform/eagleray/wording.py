@@ -85,7 +85,7 @@ def _ends(effect: Effect, found: Answer) -> tuple[Level, Level]:
     return ordered[0], ordered[-1]
 
 
-def tested(found: Answer) -> str:
+def on_test_part(found: Answer) -> str:
     """What the winner is worth on the test part, which nothing was chosen on, beside the floors; or nothing."""
     winner = found.winner
     names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
@@ -110,7 +110,7 @@ def markdown(found: Answer, *, name: str, question: str, picture: str | None, no
     parts = [f"# {name}", question, f"**{finding(found)}**"]
     parts += [f"![{found.metric} by what was varied]({picture})"] if picture else []
     parts += ["## Leaderboard", _markdown_table(leaderboard_table(found))]
-    parts += ["\n".join(f"- {note}" for note in notes), tested(found)]
+    parts += ["\n".join(f"- {note}" for note in notes), on_test_part(found)]
     if found.effects:
         parts += ["## What made the difference", _markdown_table(_effects_table(found))]
         parts += [
