@@ -213,7 +213,7 @@ MISTAKES = [
     ("train batch_size=5000", "batch_size=5000 is larger than the data: "),
     ("train workers=3", "the nearest that can is 255"),
     ("train method=mae encoder.patch_size=3", "encoder.patch_size=3 does not divide the image size of 8 pixels"),
-    ("train method=fixmatch labels.per_class=500", "labels.per_class=500 is more than train holds of class"),
+    ("train method=fixmatch labels.per_class=500", "labels.per_class=500: train has "),
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "is not there"),
     ("train data=mnist", "set data.root to the folder that holds it, or data.download=true"),
@@ -398,7 +398,7 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(eagleray: Any):
-    outcome = eagleray("train", *TINY, "optimizer.lr=1e38", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
+    outcome = eagleray("train", *TINY, "optimizer.lr=1e30", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
     assert outcome.code == 1
     assert re.match(r"eagleray: the loss is nan at step \d+; ", outcome.err)
     assert len(outcome.err.splitlines()) == 1
@@ -545,19 +545,30 @@ def test_time_left_is_judged_by_what_was_done_since_the_start(monkeypatch: pytes
 
 def test_a_live_table_shows_every_trial_and_fits_the_terminal():
     console = terminal(height=20)
-    with SweepDisplay("s: Which?", "knn", 100, console) as display:
-        for number in range(100):
-            display.trial(f"{number:03d}", {"augment.flip": 0.5, "seed": 0}, "waiting", 0, 5, {})
-        display.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
-        display.trial("007", {"augment.flip": 0.5, "seed": 0}, "running", 2, 5, {"knn": 0.8123})
-        display.trial("050", {"augment.flip": 0.5, "seed": 0}, "collapsed", 3, 5, {"knn": 0.1})
-        with console.capture() as captured:
-            console.print(display._render())
+    display = SweepDisplay("s: Which?", "knn", 100, console)
+    for number in range(100):
+        display.trial(f"{number:03d}", {"augment.flip": 0.5, "seed": 0}, "waiting", 0, 5, {})
+    display.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
+    display.trial("007", {"augment.flip": 0.5, "seed": 0}, "running", 2, 5, {"knn": 0.8123})
+    display.trial("050", {"augment.flip": 0.5, "seed": 0}, "collapsed", 3, 5, {"knn": 0.1})
+    with console.capture() as captured:
+        console.print(display._render())
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", captured.get()).splitlines()
     assert len(lines) < 20
     assert any(re.match(r" *007 +0\.5 +0 +2/5 +0\.812 +running", line) for line in lines)
     assert any(re.match(r" *050 +0\.5 +0 +3/5 +0\.100 +collapsed", line) for line in lines)
     assert "1 collapsed, 1 running, 98 waiting, raw pixels digits 0.950, 87 more trials not shown" in lines[-1]
+
+
+def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
+    console = terminal()
+    with SweepDisplay("s: Which?", "knn", 1, console) as display:
+        display.trial("000", {"augment.flip": 0.5}, "running", 2, 5, {"knn": 0.8123})
+        display._live.refresh()
+    assert "s: Which? (1 trials)" in shown_on(console)
+    assert re.search(r"000 +0\.5 +2/5 +0\.812 +running", shown_on(console))
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
 
 
 def test_without_a_terminal_a_trial_is_told_once():

@@ -74,7 +74,8 @@ class Beside:
     def _tell(self, records: list[Record]) -> None:
         for record in records:
             if self.watch:
-                self.watch.trial(record.name, {}, record.state, 0, 0, record.summary)
+                state = record.state if record.state == "finished" else "waiting"
+                self.watch.trial(record.name, {}, state, 0, 0, record.summary)
 
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:

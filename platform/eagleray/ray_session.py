@@ -41,7 +41,8 @@ def connected(address: str | None) -> Iterator[None]:
     else:
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        # What goes wrong in a trial stands in its record, and tracebacks would tear a live table apart.
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except ConnectionError as error:
         raise Refusal(f"no Ray answers at address={address}: {error}") from None
     try:

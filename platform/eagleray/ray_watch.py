@@ -53,7 +53,11 @@ class Course(tune.Callback):
         """It has failed once too often."""
         _, record = started(trial.config["trial"])  # it may have failed before there was one
         free(record.directory)
-        record.finish("failed", _reason(trial.get_error()), summary=_metrics(trial.last_result))
+        error = trial.get_error()
+        text = str(getattr(error, "cause", None) or error).strip()
+        (record.artifacts / "error.txt").write_text(text, encoding="utf-8")
+        # Before its last line stand the stacks of all processes in between.
+        record.finish("failed", text.rpartition("\n")[2], summary=_metrics(trial.last_result))
         self._end(trial, record)
 
     def _end(self, trial: Trial, record: Record) -> None:
@@ -75,8 +79,3 @@ def _metrics(result: dict[str, Any] | None) -> dict[str, float]:
     """The loop's numbers among what Tune adds; none before the first epoch."""
     return (result or {}).get("metrics", {})
 
-
-def _reason(error: Exception | None) -> str:
-    """The last line of what Ray says: the exception itself, after the stacks of all processes in between."""
-    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
