@@ -1,7 +1,7 @@
 """End to end: SimCLR images a second, eagleray's loop against lightly's parts, on the same data, network and batch.
 
-lightly's side is what its SimCLR example does: a folder of images, its transform (PIL, an image at a time), its head and
-loss, a torch DataLoader; its best setting of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every
+lightly's side is what its SimCLR example does: a folder of images, its transform (PIL, an image at a time), its head
+and loss, a torch DataLoader; its best setting of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every
 contender once, one after the other, so that a slow minute of the machine falls on all of them.
 
     python benchmarks/simclr.py --images FOLDER [--rounds 3] [--seconds 8] [--out simclr.json]
@@ -99,12 +99,8 @@ def _data(folder: str, run) -> Data:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--images", required=True, help="a folder of images, class folders or train/ and test/ inside"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="a folder of images, class folders or train/ and test/ inside")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")

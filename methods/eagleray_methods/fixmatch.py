@@ -1,8 +1,8 @@
 """FixMatch: what a weak view is confidently taken for, its strong view is trained to be.
 
 Sohn et al. 2020, https://arxiv.org/abs/2001.07685
-Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, where the paper's 7/16 of a cosine
-ends; its RandAugment draws from torchvision's fourteen operations at a fixed magnitude.
+Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, where the paper's 7/16 of a
+cosine ends; its RandAugment draws from torchvision's fourteen operations at a fixed magnitude.
 """
 
 from typing import Annotated, Any, ClassVar

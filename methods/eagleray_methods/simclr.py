@@ -1,7 +1,8 @@
 """SimCLR: two views of an image find each other among all other views in the batch.
 
 Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709
-Differs from the paper: up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur, half the jitter).
+Differs from the paper: up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur, half the
+jitter).
 """
 
 from typing import Annotated, Any, ClassVar

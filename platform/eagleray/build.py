@@ -22,9 +22,7 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
             f"(allowed: 2 to {data.samples})"
         )
     if data.channels == 1 and run.augment.grayscale:
-        raise Refusal(
-            f"augment.grayscale={run.augment.grayscale} does nothing: these images are grey already"
-        )
+        raise Refusal(f"augment.grayscale={run.augment.grayscale} does nothing: these images are grey already")
     if run.labels is not None and data.classes is None:
         raise Refusal(
             f"method={run.method.name} needs labels, and these images have none; sort some into class folders"

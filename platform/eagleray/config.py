@@ -53,9 +53,7 @@ class Run(Strict, frozen=True):
     ] = None
     labels: Labels | None = None
     workers: Annotated[int, Field(ge=1, description="processes that train together")] = 1
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one")] = (
-        "auto"
-    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware multiplies it")
     ] = "auto"
@@ -85,8 +83,7 @@ class Run(Strict, frozen=True):
         method, encoder = self.method.declaration.values, self.encoder.declaration.values
         if method.get("needs_tokens") and not encoder.get("has_tokens"):
             raise wrong(
-                f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; "
-                "take encoder=vit_tiny"
+                f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny"
             )
         if self.labels is not None and method.get("labels") != "partial":
             raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
@@ -130,17 +127,11 @@ class Sweep(Strict, frozen=True):
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
     mode: Annotated[Literal["max", "min"], Field(description="which end of it is better")] = "max"
-    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = (
-        "none"
-    )
-    grace: Annotated[
-        int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")
-    ] = 1
+    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
+    grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
     floor: Annotated[bool, Field(description="measure random init and raw pixels beside the trials")] = True
-    concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = (
-        None
-    )
+    concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = None
     cpus_per_trial: Annotated[float, Field(gt=0, description="cores of one worker of a trial")] = 1
     gpus_per_trial: Annotated[
         float,
@@ -160,14 +151,10 @@ class Sweep(Strict, frozen=True):
         if self.search != "grid" and self.trials is None:
             raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
         if self.scheduler == "none" and self.grace != 1:
-            raise wrong(
-                f"grace={self.grace} is of no use with scheduler=none; leave it out or take scheduler=asha"
-            )
+            raise wrong(f"grace={self.grace} is of no use with scheduler=none; leave it out or take scheduler=asha")
         for key, span in ranges.items():
             if self.search == "grid" and not isinstance(span, Choice):
-                raise wrong(
-                    f"vary.{key} is a range, and search=grid needs a list of values; or take search=random"
-                )
+                raise wrong(f"vary.{key} is a range, and search=grid needs a list of values; or take search=random")
             if self.scheduler == "pbt" and not key.startswith(("optimizer.", "augment.", "method.")):
                 raise wrong(
                     f"vary.{key} cannot change in flight, as scheduler=pbt wants it to; "
@@ -212,9 +199,7 @@ class Sweep(Strict, frozen=True):
         except Refusal as refusal:
             raise wrong(f"vary.{key}: {refusal}") from None
         if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
-            raise wrong(
-                "vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]"
-            )
+            raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
         return span
 
     def _declared_range(self, key: str) -> Range:
@@ -222,9 +207,7 @@ class Sweep(Strict, frozen=True):
         marks = known[key].metadata if key in known else ()
         span = next((mark for mark in marks if isinstance(mark, Range)), None)
         if span is None:
-            raise wrong(
-                f"vary.{key}: no range is declared for it; write one, such as {{uniform: [0, 1]}} or [1, 2]"
-            )
+            raise wrong(f"vary.{key}: no range is declared for it; write one, such as {{uniform: [0, 1]}} or [1, 2]")
         return span
 
 

@@ -84,9 +84,7 @@ def declared(kind: Kind) -> dict[str, Declaration]:
     assert spec.submodule_search_locations is not None
     modules = sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations))
     read = [_read(kind, f"{package}.{module}", module) for module in modules]
-    return {
-        name: replace(each, name=name) for each in read for name in each.values.get("names", (each.name,))
-    }
+    return {name: replace(each, name=name) for each in read for name in each.values.get("names", (each.name,))}
 
 
 @cache

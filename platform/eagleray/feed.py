@@ -1,4 +1,4 @@
-"""What a run's network sees, batch by batch. Every batch is a function of (seed, step, rank): no state, none to save."""
+"""What a run's network sees, batch by batch: functions of (seed, step, rank), with no state that had to be saved."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -41,9 +41,7 @@ class Feed:
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from its step `start` on."""
         rank, world = distributed.rank(), distributed.world_size()
-        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[
-            start:
-        ]
+        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
         for offset, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True)):
             step = epoch * self.steps_per_epoch + start + offset
             views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))

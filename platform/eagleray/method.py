@@ -72,9 +72,7 @@ class StepResult:
     """What one step of a method returns."""
 
     loss: Tensor  # scalar, carries the gradient
-    embeddings: list[
-        Tensor
-    ]  # detached, one [N, D] for each view of the same images: collapse is measured on them
+    embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them
     metrics: dict[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares
 
 

@@ -27,7 +27,8 @@ def make_optimizer(method: nn.Module, recipe: Recipe) -> Optimizer:
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-    return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)
+    # timm annotates its default 0.9 as an int.
+    return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)  # pyright: ignore[reportArgumentType]
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:

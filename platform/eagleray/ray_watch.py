@@ -78,4 +78,3 @@ class Course(tune.Callback):
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:
     """The loop's numbers among what Tune adds; none before the first epoch."""
     return (result or {}).get("metrics", {})
-

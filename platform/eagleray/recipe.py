@@ -22,9 +22,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     weight_decay: Annotated[
         float,
         LogUniform(1e-6, 1e-1),
-        Field(
-            ge=0, description="decay of weights; never of biases, norms, position embeddings, class tokens"
-        ),
+        Field(ge=0, description="decay of weights; never of biases, norms, position embeddings, class tokens"),
     ] = 1e-4
     final_weight_decay: Annotated[
         float | None, Field(ge=0, description="decay at the end, reached by cosine; null: constant")
@@ -33,12 +31,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     nesterov: Annotated[bool, Field(description="Nesterov's form of momentum; sgd only")] = False
     beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw")] = 0.999
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
-    final_lr: Annotated[
-        float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")
-    ] = 0.0
-    clip: Annotated[
-        float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")
-    ] = None
+    final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
+    clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")] = None
 
     def peak_lr(self, batch_size: int) -> float:
         """Learning rate after warm-up, for a global batch (Goyal et al. 2017, arXiv 1706.02677, for linear)."""

@@ -118,9 +118,7 @@ class Augment(Strict, frozen=True):
 class Labels(Strict, frozen=True):
     """The few labels of a semi-supervised method."""
 
-    per_class: Annotated[
-        int, Field(ge=1, description="labelled images of each class, chosen by the seed")
-    ] = 40
+    per_class: Annotated[int, Field(ge=1, description="labelled images of each class, chosen by the seed")] = 40
     ratio: Annotated[int, Field(ge=1, description="unlabelled images in a step for each labelled one")] = 7
 
 
@@ -130,9 +128,7 @@ class Evaluate(Strict, frozen=True):
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
     k: Annotated[int, Field(ge=1, description="neighbours of the kNN; bounded by the data")] = 200
     knn_temperature: Annotated[float, Field(gt=0, description="temperature of the kNN's votes")] = 0.07
-    linear: Annotated[
-        Literal["end", "always", "never"], Field(description="when the linear probe is fitted")
-    ] = "end"
+    linear: Annotated[Literal["end", "always", "never"], Field(description="when the linear probe is fitted")] = "end"
     test: Annotated[bool, Field(description="measure the test part once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
 

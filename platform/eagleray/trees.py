@@ -24,9 +24,7 @@ def read_tree(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Refusal(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
-        raise Refusal(
-            f"{file} holds no settings: a run or sweep file maps keys to values, such as `epochs: 10`"
-        )
+        raise Refusal(f"{file} holds no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
     return merged(tree or {})
 
 
