@@ -222,7 +222,9 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     trials = {r.name: r for r in records if r.tags.get("kind") != "floor"}
     floors = {r.name: r for r in records if r.tags.get("kind") == "floor"}
     assert sorted(trials) == [f"{n:03d}" for n in range(6)]
-    assert [trials[label].params["method.temperature"] for label in sorted(trials)] == TEMPERATURES["method.temperature"]
+    assert [trials[label].params["method.temperature"] for label in sorted(trials)] == TEMPERATURES[
+        "method.temperature"
+    ]
     assert {r.state for r in records} == {"finished"}
     assert len(pids) <= 2, "six trials need two actors, and the GPU has room for two at once"
     assert seen.most <= 2

@@ -17,14 +17,13 @@ WITHOUT_LABELS = ("std", "rank", "rankme", "dead", "alignment", "uniformity", "p
 WITH_LABELS = ("knn", "linear")
 
 
-def check(sweep: Sweep) -> None:
-    """Loads the data, which fills the cache that all trials share, and holds every run of the sweep against it.
+def check(sweep: Sweep, runs: list[Run]) -> None:
+    """Loads the data, which fills the cache that all trials share, and holds every planned run against it.
 
     Raises:
         Refusal: a run does not fit its data or its share of the machine, or reports no such metric.
     """
     _check_share(sweep)
-    runs = planned(sweep)
     data, built = cache(_data), set()
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)

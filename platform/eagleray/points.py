@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,8 @@ def assignments(sweep: Sweep) -> list[dict[str, Any]]:
     ranges, seed = sweep.ranges(), int(sweep.run.get("seed", 0))
     lists = {key: span.values for key, span in ranges.items() if isinstance(span, Choice)}
     if len(lists) == len(ranges) and (sweep.search == "grid" or sweep.scheduler != "pbt"):
-        return _combinations(lists, sweep.trials, seed)
+        count = math.prod(map(len, lists.values()))
+        return _combinations(lists, range(count) if sweep.trials is None else _drawn(count, sweep.trials, seed))
     rng = np.random.default_rng(seed)
     return [{key: sample(span, rng) for key, span in ranges.items()} for _ in range(sweep.trials or 0)]
 
@@ -110,14 +111,19 @@ def _variant(values: Mapping[str, Any]) -> list[str]:
     return ["".join(c if c.isalnum() else "_" for c in shown(values["run"]))[:40]] if "run" in values else []
 
 
-def _combinations(lists: Mapping[str, tuple[Any, ...]], trials: int | None, seed: int) -> list[dict[str, Any]]:
-    """So many of all combinations, in their order; all, where `trials` is null or large enough."""
+def _combinations(lists: Mapping[str, tuple[Any, ...]], numbers: Iterable[int]) -> list[dict[str, Any]]:
+    """Combinations of listed values by their number, the last list changing fastest."""
     sizes = [len(values) for values in lists.values()]
-    count = math.prod(sizes)
-    wanted = count if trials is None else min(trials, count)
-    numbers = sorted(random.Random(seed).sample(range(count), wanted)) if wanted < count else range(count)
     places = (np.unravel_index(number, sizes) for number in numbers)
     return [{key: lists[key][i] for key, i in zip(lists, place, strict=True)} for place in places]
+
+
+def _drawn(count: int, wanted: int, seed: int) -> list[int]:
+    """So many different numbers below `count`; more of them begin with the same, so that a sweep can be extended."""
+    rng, numbers = random.Random(seed), dict[int, None]()
+    while len(numbers) < min(wanted, count):
+        numbers[rng.randrange(count)] = None
+    return list(numbers)
 
 
 def _value(span: Range, text: Any) -> Any:

@@ -15,7 +15,7 @@ import yaml
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from eagleray.config import Sweep
+from eagleray.config import Run, Sweep
 from eagleray.errors import Refusal
 from eagleray.feasible import check, planned
 from eagleray.points import Point, points, read
@@ -60,8 +60,8 @@ def sweep(
     directory = directory.absolute()
     known = points(sweep) if sweep.search != "tpe" else []
     _check_directory(sweep, directory, known, resume)
-    check(sweep)
     runs = planned(sweep)
+    check(sweep, runs)
     workers = max(run.workers for run in runs)
     with connected(address):
         if address is None:
@@ -72,7 +72,7 @@ def sweep(
             course.tell(trial_config(sweep, directory, point), "waiting")
         beside = Beside(sweep, parent, in_tasks=address is not None, watch=watch)
         finish_floors = beside.floors(runs)
-        _tuner(sweep, directory, known, workers, course).fit()
+        _tuner(sweep, directory, known, runs, course).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
         if len(course.ended) < _count(sweep, known):
             raise KeyboardInterrupt
@@ -97,7 +97,8 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     }
 
 
-def _tuner(sweep: Sweep, directory: Path, known: list[Point], workers: int, course: Course) -> tune.Tuner:
+def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], course: Course) -> tune.Tuner:
+    workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
     config = functools.partial(trial_config, sweep, directory)
     tpe = Tpe(sweep, lambda point: {"trial": config(point)}, _begun(sweep, directory)) if not known else None
@@ -108,7 +109,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], workers: int, cour
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
             search_alg=tpe,
-            scheduler=_scheduler(sweep, planned(sweep)[0].epochs),
+            scheduler=_scheduler(sweep, max(run.epochs for run in runs)),
             num_samples=_count(sweep, known) if tpe else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,
