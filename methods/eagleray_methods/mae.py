@@ -17,7 +17,7 @@ from eagleray.encoder import TokenEncoder
 from eagleray.errors import Refusal
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
-from eagleray.search import IntRange, Uniform
+from eagleray.search import Choice, IntRange, Uniform
 
 
 class MAE(Method):
@@ -28,7 +28,7 @@ class MAE(Method):
             float, Uniform(0.4, 0.9), Field(gt=0, lt=1, description="share of the patches hidden")
         ] = 0.75
         decoder_dim: Annotated[
-            int, IntRange(64, 512), Field(ge=16, multiple_of=16, description="width of the decoder")
+            int, Choice(64, 128, 256, 512), Field(ge=16, multiple_of=16, description="width of the decoder")
         ] = 512
         decoder_depth: Annotated[int, IntRange(1, 8), Field(ge=1, description="blocks of the decoder")] = 8
         normalise: Annotated[bool, Field(description="paint patches normalised each by itself")] = True

@@ -165,7 +165,9 @@ def _record(sweep: Sweep, directory: Path) -> Record:
     if (directory / "record.json").exists():
         return Record.open(directory)
     file = sweep.model_dump(mode="json")
-    return Record.create(directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags={"kind": "sweep"})
+    uri = sweep.run.get("tracking", {}).get("uri")
+    tags = {"kind": "sweep"}
+    return Record.create(directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, uri=uri)
 
 
 def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: bool) -> None:
