@@ -4,7 +4,9 @@ lightly's side is what its SimCLR example does: a folder of images, its transfor
 and loss, a torch DataLoader; its best setting of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every
 contender once, one after the other, so that a slow minute of the machine falls on all of them.
 
-    python benchmarks/simclr.py --images FOLDER [--rounds 3] [--seconds 8] [--out simclr.json]
+    python benchmarks/simclr.py [--images FOLDER] [--rounds 3] [--seconds 8] [--out simclr.json]
+
+Without a folder, scikit-learn's digits are written into one as colour images of 32x32 pixels.
 """
 
 import argparse
@@ -16,11 +18,14 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
+from PIL import Image
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,7 +41,7 @@ def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) 
     """Images a second of the loop, evaluation apart."""
     torch.set_num_threads(threads)
     settings = [
-        "data=folder", f"data.root={folder}", f"batch_size={batch}", f"precision={precision}", "epochs=1000",
+        "data=folder", f"data.root={folder}", "data.channels=rgb", f"batch_size={batch}", f"precision={precision}", "epochs=1000",
         f"method.temperature={TEMPERATURE}", f"method.hidden={HIDDEN}", f"method.projection={PROJECTION}",
     ]  # fmt: skip
     run = load_run(None, settings)
@@ -48,7 +53,7 @@ def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) 
 def lightly(folder: str, batch: int, seconds: float, workers: int, threads: int) -> float:
     """Images a second of lightly's example, with the network of `ours`."""
     torch.set_num_threads(threads)
-    run = load_run(None, ["data=folder", f"data.root={folder}"])
+    run = load_run(None, ["data=folder", f"data.root={folder}", "data.channels=rgb"])
     info = _data(folder, run).info
     encoder = build_method(run, info).encoder
     model = nn.Sequential(encoder, SimCLRProjectionHead(encoder.dim, HIDDEN, PROJECTION))
@@ -100,26 +105,42 @@ def _data(folder: str, run) -> Data:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", required=True, help="a folder of images, class folders or train/ and test/ inside")
+    parser.add_argument("--images", help="a folder of images, class folders or train/ and test/ inside")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
     parser.add_argument("--out", type=Path, default=Path("simclr.json"))
     a = parser.parse_args()
 
+    with tempfile.TemporaryDirectory() as made:
+        measure(a.images or write_digits(Path(made)), a)
+
+
+def write_digits(folder: Path) -> str:
+    """scikit-learn's digits as JPEG files of 32x32 pixels, in colour as the encoder wants them."""
+    for number, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        place = folder / "train" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (image.reshape(8, 8) * 255 / 16).astype(np.uint8)
+        Image.fromarray(pixels).convert("RGB").resize((32, 32)).save(place / f"{number}.jpg")
+    return str(folder)
+
+
+def measure(folder: str, a: argparse.Namespace) -> None:
+    """Every contender in turn, round by round; prints the medians and keeps the numbers."""
     contenders: dict[str, Callable[[], float]] = {}
     for threads in (1, 2):
         for precision in ("fp32", "bf16") if uses_bf16("auto", torch.device("cpu")) else ("fp32",):
             name = f"eagleray {precision}, threads {threads}"
-            contenders[name] = lambda p=precision, t=threads: ours(a.images, a.batch, a.seconds, p, t)
+            contenders[name] = lambda p=precision, t=threads: ours(folder, a.batch, a.seconds, p, t)
     for workers, threads in product((0, 1, 2), (1, 2)):
         name = f"lightly workers {workers}, threads {threads}"
-        contenders[name] = lambda w=workers, t=threads: lightly(a.images, a.batch, a.seconds, w, t)
+        contenders[name] = lambda w=workers, t=threads: lightly(folder, a.batch, a.seconds, w, t)
 
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(a.rounds):
-        for name, measure in contenders.items():
-            rates[name].append(measure())
+        for name, contender in contenders.items():
+            rates[name].append(contender())
             print(f"{name:32} {rates[name][-1]:8.0f} images/s", flush=True)
 
     medians = {name: statistics.median(values) for name, values in rates.items()}

@@ -11,6 +11,7 @@ epoch lasts from one report to the next, the first one left out. Both sides of e
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -119,7 +120,7 @@ def bare(file: dict[str, Any]) -> float:
     """Median seconds of an epoch of the loop in this process, the first one left out."""
     with tempfile.TemporaryDirectory() as folder:
         ends = [time.perf_counter() for r in train(validated(Run, file), Path(folder)) if r.epoch_ended]
-    return statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
 def under_tune(file: dict[str, Any]) -> float:
@@ -128,7 +129,7 @@ def under_tune(file: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         (record,) = sweep(question, Path(folder) / "sweep")
         ends = [row["time"] / 1000 for row in record.read()[0][: file["epochs"]]]
-    return statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
 if __name__ == "__main__":

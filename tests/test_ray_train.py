@@ -1,4 +1,4 @@
-"""Several workers: the same training as one process, killed workers survived, stopped at an epoch and taken up again."""
+"""Several workers train as one process does, survive it when one of them is killed, and leave nothing behind."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from eagleray.record import Record
 from eagleray.recording import recorded
 from eagleray.train import Report, train
 
-# Views draw from (seed, step, rank), so that two workers see other views than one; without views there is no difference.
+# Views draw from (seed, step, rank), so two workers see other views than one; without them all see the same.
 PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "encoder.width=8", "precision=fp32",
          "device=cpu", "threads=1", "evaluate.linear=never"]  # fmt: skip
 

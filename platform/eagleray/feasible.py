@@ -24,6 +24,9 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
         Refusal: a run does not fit its data or its share of the machine, or reports no such metric.
     """
     _check_share(sweep)
+    shortest = min(run.epochs for run in runs)
+    if sweep.grace > shortest:
+        raise Refusal(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
     data, built = cache(_data), set()
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)

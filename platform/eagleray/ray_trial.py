@@ -1,7 +1,10 @@
 """A trial of a sweep, as Ray Tune runs it: the loop, one epoch at a time."""
 
+import platform
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from ray import tune
 
 from eagleray.checkpoint import checkpoints
 from eagleray.config import Run, validated
+from eagleray.errors import Refusal
 from eagleray.evaluate.judge import collapsed
 from eagleray.points import changed
 from eagleray.ray_train import group
@@ -66,8 +70,10 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     the search learn again what they knew.
     """
     past = Past.of(trial)
-    if trial["replay"] or past.ended:
+    if trial["replay"]:
         yield from past.results()
+    elif past.ended:
+        yield [*past.results()][-1]
     if past.ended:
         return
     run, record = started(trial)
@@ -76,25 +82,25 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
         record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
     torch.set_num_threads(run.threads or 1)
     told = past.epoch
+    changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
     try:
-        for report in _reports(run, record, trial, resume_from):
-            if not report.epoch_ended:
-                continue
-            over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
-            if over:
-                record.finish("collapsed", summary=report.metrics)
-            if changing := {key: v for key, v in trial["values"].items() if isinstance(v, int | float)}:
-                record.append(report.progress.step, changing, report.progress.epoch)
-            if report.done or report.progress.epoch > told:
-                told = report.progress.epoch
-                yield result(report.metrics, told, done=report.done or over)
-            if over:
-                return
+        with closing(_reports(run, record, trial, resume_from)) as reports:
+            for report in filter(attrgetter("epoch_ended"), reports):
+                over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
+                if over:
+                    record.finish("collapsed", summary=report.metrics)
+                if report.done or report.progress.epoch > told:
+                    told = report.progress.epoch
+                    if changing:
+                        record.append(report.progress.step, changing, told)
+                    yield result(report.metrics, told, done=report.done or over)
+                if over:
+                    return
     except Diverged:
         yield result({}, told, done=True)  # the record says why
 
 
-def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Iterator[Report]:
+def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
     if run.workers > 1:
         return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
     return recorded(train(run, record.directory, resume_from=resume_from), record)
@@ -137,6 +143,11 @@ def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     """The run of a trial, with what a population has changed in it, and its record, open for more."""
     run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    if not directory.parents[1].exists():
+        raise Refusal(
+            f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set tracking.runs to a folder "
+            "that all machines share"
+        )
     record = Record.create(
         directory,
         name=directory.name,

@@ -90,7 +90,7 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
         "run": point.run(sweep).file(),
         "params": point.params,
         "values": _current(place, point) if is_population else {},
-        "replay": not is_population,  # what it had recorded was compared before, with settings it has no more
+        "replay": not is_population,  # its past was compared, and led to the settings it has now
         "stop_collapsed": sweep.stop_collapsed,
         "cpus": sweep.cpus_per_trial,
         "gpus": sweep.gpus_per_trial,
@@ -162,8 +162,6 @@ def _label(trial: Any) -> str:
 
 
 def _record(sweep: Sweep, directory: Path) -> Record:
-    if (directory / "record.json").exists():
-        return Record.open(directory)
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
     tags = {"kind": "sweep"}

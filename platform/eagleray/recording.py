@@ -1,6 +1,6 @@
 """What a run says goes into its record: local runs, actors of a sweep and groups of workers all write it like this."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from eagleray.record import Record
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from eagleray.train import Report
 
 
-def recorded(reports: "Iterator[Report]", record: Record) -> "Iterator[Report]":
+def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]":
     """The same reports, each epoch written to the record before it is passed on, and the end of the run too.
 
     A resumed run comes by epochs that it has told already; those that say nothing new are not written again.
