@@ -2,8 +2,8 @@
 
 Grill et al. 2020, https://arxiv.org/abs/2006.07733
 Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least: at that size
-less removes the object. The projector ends in a batch norm (`last_norm`) under the small recipe: in hundreds of steps, not
-hundreds of thousands, it is what makes the targets spread.
+less removes the object. Under the small recipe the projector ends in a batch norm (`last_norm`): in hundreds of steps,
+not hundreds of thousands, it is what makes the targets spread.
 """
 
 from dataclasses import replace

@@ -33,8 +33,9 @@ def frozen_copy(module: M) -> M:
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum)  # pyright: ignore[reportPrivateImportUsage] * student, for every parameter; buffers stay the teacher's."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers stay the teacher's."""
+    old, new = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_lerp_(old, new, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()

@@ -145,8 +145,8 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
     if not directory.parents[1].exists():
         raise Refusal(
-            f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set tracking.runs to a folder "
-            "that all machines share"
+            f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "
+            "a folder that all machines share"
         )
     record = Record.create(
         directory,
