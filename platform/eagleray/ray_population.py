@@ -1,7 +1,7 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst take up the weights of the best."""
 
 import random
-from typing import Any, Self
+from typing import Any
 
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
@@ -13,16 +13,35 @@ from eagleray.search import Choice, IntRange, LogUniform, Range, rounded
 
 
 class Population(PopulationBasedTraining):
-    """Ray's scheduler, all trials in step with each other: compared at one epoch, and the same on every machine."""
+    """Ray's scheduler, all trials in step with each other: compared at one epoch, and the same on every machine.
 
-    def within(self, ranges: dict[str, Range]) -> Self:
-        """The same, its changes kept in these ranges: Ray multiplies by 0.8 or 1.2 and knows no ends."""
-        self.ranges = ranges
-        return self
+    Args:
+        sweep: what is varied, and every how many epochs (`grace`) the last quarter copies the first and changes it.
+        begun: epochs, a multiple of `grace`, that all trials of a resumed sweep have behind them.
+    """
+
+    def __init__(self, sweep: Sweep, begun: int):
+        self.ranges, self.begun = sweep.ranges(), begun
+        random.seed(int(sweep.run.get("seed", 0)))  # Ray draws from Python's global generator
+        super().__init__(
+            time_attr="epoch",
+            perturbation_interval=sweep.grace,
+            hyperparam_mutations={"trial": {"values": {key: _domain(span) for key, span in self.ranges.items()}}},
+            log_config=False,
+            require_attrs=False,
+            synch=True,
+        )
+        self._next_perturbation_sync = begun + sweep.grace
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """As Ray's, from where the sweep was."""
+        super().on_trial_add(tune_controller, trial)
+        self._trial_state[trial].last_perturbation_time = self.begun
 
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
         """Another's values, changed; all else of a trial's configuration (its directory!) stays its own."""
         config, operations = super()._get_new_config(trial, trial_to_clone)
+        # Ray multiplies by 0.8 or 1.2 and knows no ends.
         values = {key: _clipped(self.ranges[key], value) for key, value in config["trial"]["values"].items()}
         return {"trial": {**trial.config["trial"], "values": values}}, operations
 
@@ -34,19 +53,6 @@ class Population(PopulationBasedTraining):
             self._next_perturbation_sync += self._perturbation_interval
             chosen = super().choose_trial_to_run(tune_controller)
         return chosen
-
-
-def population(sweep: Sweep) -> Population:
-    """The scheduler of a sweep: every `grace` epochs the last quarter copies the first and changes what is varied."""
-    random.seed(int(sweep.run.get("seed", 0)))  # Ray draws from Python's global generator
-    return Population(
-        time_attr="epoch",
-        perturbation_interval=sweep.grace,
-        hyperparam_mutations={"trial": {"values": {key: _domain(span) for key, span in sweep.ranges().items()}}},
-        log_config=False,
-        require_attrs=False,
-        synch=True,
-    ).within(sweep.ranges())
 
 
 def _domain(span: Range) -> Any:

@@ -69,11 +69,10 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     A resumed sweep is the same sweep run again, except that nothing recorded is computed anew; so the scheduler and
     the search learn again what they knew.
     """
-    past = Past.of(trial)
-    if trial["replay"]:
-        yield from past.results()
-    elif past.ended:
-        yield [*past.results()][-1]
+    past = Past.of(Path(trial["directory"]))
+    if resume_from is None:
+        # A population compares where all are now; what it compared before led to the settings it has.
+        yield from list(past.results())[0 if trial["replay"] else -1 :]
     if past.ended:
         return
     run, record = started(trial)
@@ -114,9 +113,8 @@ class Past:
     ended: bool
 
     @classmethod
-    def of(cls, trial: dict[str, Any]) -> "Past":
+    def of(cls, directory: Path) -> "Past":
         """Nothing, if it never began."""
-        directory = Path(trial["directory"])
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)

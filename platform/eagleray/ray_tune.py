@@ -20,10 +20,10 @@ from eagleray.errors import Refusal
 from eagleray.feasible import check, planned
 from eagleray.points import Point, points, read
 from eagleray.ray_measure import Beside
-from eagleray.ray_population import population
+from eagleray.ray_population import Population
 from eagleray.ray_session import check_resources, connected
 from eagleray.ray_tpe import Tpe
-from eagleray.ray_trial import Trial
+from eagleray.ray_trial import Past, Trial
 from eagleray.ray_watch import Course, Watch
 from eagleray.record import Record
 
@@ -90,7 +90,7 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
         "run": point.run(sweep).file(),
         "params": point.params,
         "values": _current(place, point) if is_population else {},
-        "replay": not is_population,  # its past was compared, and led to the settings it has now
+        "replay": not is_population,
         "stop_collapsed": sweep.stop_collapsed,
         "cpus": sweep.cpus_per_trial,
         "gpus": sweep.gpus_per_trial,
@@ -109,7 +109,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], c
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
             search_alg=tpe,
-            scheduler=_scheduler(sweep, max(run.epochs for run in runs)),
+            scheduler=_scheduler(sweep, max(run.epochs for run in runs), directory),
             num_samples=_count(sweep, known) if tpe else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,
@@ -134,10 +134,14 @@ def _trainable(sweep: Sweep, workers: int) -> type[Trial]:
     return tune.with_resources(Trial, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 
-def _scheduler(sweep: Sweep, epochs: int) -> TrialScheduler:
+def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
     if sweep.scheduler == "asha":
         return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)
-    return population(sweep) if sweep.scheduler == "pbt" else FIFOScheduler()
+    if sweep.scheduler == "pbt":
+        past = [Past.of(directory / "trials" / point.label) for point in points(sweep)]
+        behind = min((each.epoch for each in past if not each.ended), default=0)
+        return Population(sweep, behind // sweep.grace * sweep.grace)
+    return FIFOScheduler()
 
 
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
