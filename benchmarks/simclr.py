@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from eagleray.build import build_method, uses_bf16
 from eagleray.config import load_run
-from eagleray.data import Data, load_data
+from eagleray.data.load import Data, load_data
 from eagleray.train import train
 
 TEMPERATURE, HIDDEN, PROJECTION = 0.2, 512, 128

@@ -24,13 +24,13 @@ from rich.console import Console
 
 from eagleray import cli, launch
 from eagleray.config import Sweep, load_run
-from eagleray.declared import declared
+from eagleray.config.declared import declared
+from eagleray.config.points import points
+from eagleray.config.schema import run_schema, sweep_schema
 from eagleray.display import Pace, SweepDisplay, followed, short
 from eagleray.method import Progress
-from eagleray.points import points
 from eagleray.record import Record
 from eagleray.reload import reloaded
-from eagleray.schema import run_schema, sweep_schema
 from eagleray.train import Report
 
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))

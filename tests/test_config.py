@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eagleray.config import Run, Sweep, load_run, load_sweep, run_keys, validated
-from eagleray.declared import declared
+from eagleray.config.declared import declared
+from eagleray.config.trees import merged, parse_override
 from eagleray.errors import Refusal
 from eagleray.search import Choice, IntRange, LogUniform, Uniform
-from eagleray.trees import merged, parse_override
 
 METHODS = sorted(declared("method"))
 

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from eagleray.data import Data, DataSettings, Images, archive, epoch_order, labelled_order, load_data
+from eagleray.config.declared import find
+from eagleray.config.sections import DataSettings
+from eagleray.data import archive
 from eagleray.data.decode import Bad, decode, settled
+from eagleray.data.load import Data, Images, load_data
+from eagleray.data.order import epoch_order, labelled_order
 from eagleray.data.pixels import Stored
 from eagleray.data.splits import held_out
 from eagleray.dataset import Decoding
-from eagleray.declared import find
 from eagleray.errors import Refusal
 
 
@@ -410,8 +413,8 @@ def test_many_at_once_make_one_cache(tmp_path, monkeypatch):
 def test_processes_share_one_cache_file(tmp_path, cache):
     write_noise(tmp_path, {"a": 30, "b": 30})
     code = (
-        "import os, sys; from eagleray.data.archive import open_archive; from eagleray.declared import find;"
-        "from eagleray.data.settings import DataSettings; from pathlib import Path;"
+        "import os, sys; from eagleray.data.archive import open_archive; from eagleray.config.declared import find;"
+        "from eagleray.config.sections import DataSettings; from pathlib import Path;"
         "folder = find('data', 'folder'); config = folder.Config(root=sys.argv[1]);"
         "archive = open_archive(folder.load()('folder', config), DataSettings());"
         "print([path.stat().st_ino for path in sorted(Path(sys.argv[2]).glob('*.np?'))])"

@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from eagleray.data.settings import DataSettings
+from eagleray.config.declared import declared, find
+from eagleray.config.sections import DataSettings
 from eagleray.dataset import Dataset
-from eagleray.declared import declared, find
 from eagleray.errors import Refusal
 
 
@@ -38,7 +38,7 @@ def write_images(folder: Path, *names: str, size: tuple[int, int] = (8, 8)) -> N
 
 def test_sources_are_read_without_torch():
     code = (
-        "import sys; import eagleray.data.workers; from eagleray.declared import declared;"
+        "import sys; import eagleray.data.workers; from eagleray.config.declared import declared;"
         "[d.load() for d in declared('data').values()];"
         "sys.exit(bool({'torch', 'torchvision', 'ray', 'mlflow', 'sklearn'} & set(sys.modules)))"
     )

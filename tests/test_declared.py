@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from eagleray.config import load_run
-from eagleray.declared import Declaration, Kind, declared, find
+from eagleray.config.declared import Declaration, Kind, declared, find
 from eagleray.errors import Refusal
 
 ALL = [one for kind in get_args(Kind) for one in declared(kind).values()]
@@ -75,7 +75,7 @@ def test_every_setting_says_what_it_means(one: Declaration):
 
 def test_reading_declarations_imports_nothing_slow():
     code = (
-        "import sys; from eagleray.declared import declared; "
+        "import sys; from eagleray.config.declared import declared; "
         "[declared(kind) for kind in ('method', 'encoder', 'data')]; "
         "print({'torch', 'timm', 'torchvision', 'sklearn', 'ray', 'mlflow'} & set(sys.modules))"
     )

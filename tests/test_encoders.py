@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from eagleray.declared import declared, find
+from eagleray.config.declared import declared, find
 from eagleray.encoder import Encoder
 from eagleray.encoders.convnet import ConvNet
 from eagleray.encoders.resnet import ResNet

@@ -13,7 +13,7 @@ from eagleray import distributed
 from eagleray.augment.override import overridden
 from eagleray.build import build_method
 from eagleray.config import Augment, load_run
-from eagleray.declared import declared
+from eagleray.config.declared import declared
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
 from eagleray_methods.fixmatch import consistency
 from eagleray_methods.mae import patchify, take

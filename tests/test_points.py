@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eagleray.config import Sweep, validated
-from eagleray.points import as_trial, assignments, points, read, shown
+from eagleray.config.points import as_trial, assignments, points, read, shown
 from eagleray.search import Choice, IntRange, LogUniform, Uniform, sample
 
 

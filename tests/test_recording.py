@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from eagleray.config import Run, load_run
-from eagleray.data import load_data
+from eagleray.data.load import load_data
 from eagleray.errors import Refusal
 from eagleray.feasible import reported
 from eagleray.floor import Floor, floors, pixels

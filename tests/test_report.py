@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from scipy.stats import f_oneway
 
-from eagleray.heatmap import crossed, draw, paired
 from eagleray.record import Record
-from eagleray.report import Answer, Trial, answer, number, shown, trials_of, trials_of_rows
-from eagleray.variance import spans, variance
-from eagleray.wording import csv_text, finding, leaderboard_table, markdown, on_test_part
+from eagleray.report.answer import Answer, Trial, answer, number, shown, trials_of, trials_of_rows
+from eagleray.report.heatmap import crossed, draw, paired
+from eagleray.report.variance import spans, variance
+from eagleray.report.wording import csv_text, finding, leaderboard_table, markdown, on_test_part
 
 FLOORS = [
     Trial("random init convnet digits", {}, metrics={"knn": 0.836, "test_knn": 0.83}, is_floor=True),

@@ -11,8 +11,8 @@ from eagleray.augment import plain
 from eagleray.build import build_method, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run, load_run
-from eagleray.data import Data, load_data
-from eagleray.declared import declared
+from eagleray.config.declared import declared
+from eagleray.data.load import Data, load_data
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo, Progress
 from eagleray.optimizers import decays, make_optimizer, set_rates

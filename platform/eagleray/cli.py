@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 
 from eagleray.config import Run, load_run, load_sweep, validated
-from eagleray.declared import WORDS, Kind, declared, find
+from eagleray.config.declared import WORDS, Kind, declared, find
+from eagleray.config.trees import merged, parse_override, read_tree
 from eagleray.errors import Refusal
-from eagleray.trees import merged, parse_override, read_tree
 
 app = typer.Typer(
     help="Find out which self-supervised method, and which settings, give the best representation for your images.",
@@ -83,10 +83,10 @@ def sweep(
     """Run the trials of a sweep file and compare them."""
     overrides = _only_settings(settings)
     asked = load_sweep(file, overrides)
+    from eagleray.config.points import points
     from eagleray.display import SweepDisplay, leaderboard
     from eagleray.launch import check_same_sweep, folder_of, launch_sweep, new_directory, newest_unfinished
-    from eagleray.points import points
-    from eagleray.wording import finding, on_test_part
+    from eagleray.report.wording import finding, on_test_part
 
     tracking = asked.run.get("tracking", {})
     folder = folder_of(tracking.get("runs", "runs"), asked.name)
@@ -141,9 +141,9 @@ def compare(
         raise Refusal(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.display import leaderboard
-    from eagleray.report import answer, trials_of_rows
+    from eagleray.report.answer import answer, trials_of_rows
+    from eagleray.report.wording import finding
     from eagleray.tracking import compare_url, rows, ui_base
-    from eagleray.wording import finding
 
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
@@ -228,7 +228,7 @@ def sync(
 @app.command()
 def schema(kind: Annotated[str, typer.Argument(metavar="run|sweep")] = "run") -> None:
     """Print the JSON schema of run or sweep files."""
-    from eagleray.schema import run_schema, sweep_schema
+    from eagleray.config.schema import run_schema, sweep_schema
 
     schemas = {"run": run_schema, "sweep": sweep_schema}
     if kind not in schemas:

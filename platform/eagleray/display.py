@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from eagleray.report import Answer, number, shown
-from eagleray.wording import leaderboard_table
+from eagleray.report.answer import Answer, number, shown
+from eagleray.report.wording import leaderboard_table
 
 if TYPE_CHECKING:
     from eagleray.train import Report

@@ -6,10 +6,10 @@ from functools import cache
 
 from eagleray.build import build_method, fitted
 from eagleray.config import Run, Sweep
-from eagleray.data import Data, load_data
+from eagleray.config.mistakes import nearest
+from eagleray.config.points import as_trial, changed, points
+from eagleray.data.load import Data, load_data
 from eagleray.errors import Refusal
-from eagleray.mistakes import nearest
-from eagleray.points import as_trial, changed, points
 from eagleray.search import probes
 
 EVERY_EPOCH = ("loss", "z_std", "z_rank")

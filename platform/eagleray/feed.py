@@ -10,7 +10,8 @@ from eagleray import distributed
 from eagleray.augment import View, make_views, plain
 from eagleray.augment.override import overridden
 from eagleray.config import Run
-from eagleray.data import Data, epoch_order, labelled_order
+from eagleray.data.load import Data
+from eagleray.data.order import epoch_order, labelled_order
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method
 
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own

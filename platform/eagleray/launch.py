@@ -16,16 +16,16 @@ from eagleray.checkpoint import checkpoints
 from eagleray.config import Run, Sweep, validated
 from eagleray.errors import Refusal
 from eagleray.export import export
-from eagleray.heatmap import draw
 from eagleray.preview import preview
 from eagleray.record import Record
 from eagleray.recording import recorded
 from eagleray.reload import untrained
-from eagleray.report import Answer, answer, trials_of
+from eagleray.report.answer import Answer, answer, trials_of
+from eagleray.report.heatmap import draw
+from eagleray.report.wording import csv_text, finding, markdown
 from eagleray.search import Choice
 from eagleray.tracking import Sender, store_uri
 from eagleray.train import Report, train
-from eagleray.wording import csv_text, finding, markdown
 
 if TYPE_CHECKING:
     from eagleray.ray_watch import Watch

@@ -1,7 +1,7 @@
 """The contract a method fulfils. Who writes a method reads this file and one neighbour, nothing else.
 
 A method is one class in one file of `methods/eagleray_methods/`; the file's name is the method's name. Its nested
-`Config` and its class variables are read from the SOURCE (see `declared.py`), so that `eagleray check` and
+`Config` and its class variables are read from the SOURCE (see `config/declared.py`), so that `eagleray check` and
 `eagleray methods` need no torch: they may use literals, pydantic, and `eagleray.search` and `eagleray.recipe` only.
 """
 

@@ -10,7 +10,7 @@ from eagleray.augment import make_views
 from eagleray.augment.override import overridden
 from eagleray.build import build_method, fitted
 from eagleray.config import Run
-from eagleray.data import Data, load_data
+from eagleray.data.load import Data, load_data
 
 ROWS = 8
 COLUMNS = 4  # of views, at least: a method with fewer shows each of them several times

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from eagleray.config import Sweep
-from eagleray.points import Point, seeded
+from eagleray.config.points import Point, seeded
 from eagleray.search import Choice, IntRange, LogUniform, Range, rounded
 
 

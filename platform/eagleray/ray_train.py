@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from eagleray import distributed
 from eagleray.build import build_method, fitted
 from eagleray.config import Run, validated
-from eagleray.data import load_data
+from eagleray.data.load import load_data
 from eagleray.errors import Refusal
 from eagleray.method import Progress
 from eagleray.ray_session import connected

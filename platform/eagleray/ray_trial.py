@@ -13,9 +13,9 @@ from ray import tune
 
 from eagleray.checkpoint import checkpoints
 from eagleray.config import Run, validated
+from eagleray.config.points import changed
 from eagleray.errors import Refusal
 from eagleray.evaluate.judge import collapsed
-from eagleray.points import changed
 from eagleray.ray_train import group
 from eagleray.record import PLACES, Record
 from eagleray.recording import recorded

@@ -16,9 +16,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from eagleray.config import Run, Sweep
+from eagleray.config.points import Point, points, read
 from eagleray.errors import Refusal
 from eagleray.feasible import check, planned
-from eagleray.points import Point, points, read
 from eagleray.ray_measure import Beside
 from eagleray.ray_population import Population
 from eagleray.ray_session import check_resources, connected

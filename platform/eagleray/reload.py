@@ -9,7 +9,7 @@ import torch
 from eagleray.build import build_method, fitted, pick_device, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint
 from eagleray.config import Run
-from eagleray.data import load_data
+from eagleray.data.load import load_data
 from eagleray.errors import Refusal
 from eagleray.evaluate.judge import Judge
 from eagleray.feed import Feed

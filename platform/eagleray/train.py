@@ -14,7 +14,7 @@ from eagleray import distributed
 from eagleray.build import build_method, fitted, pick_device, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run
-from eagleray.data import Data, load_data
+from eagleray.data.load import Data, load_data
 from eagleray.evaluate.judge import Judge, batch_health
 from eagleray.feed import Feed, seed_all
 from eagleray.method import Progress, StepResult

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from eagleray.augment.view import View
-from eagleray.config import Augment
+from eagleray.config.sections import Augment
 
 # What switches each operation off.
 _OFF: dict[str, Any] = {

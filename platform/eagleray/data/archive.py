@@ -17,10 +17,10 @@ import numpy as np
 import PIL
 from pydantic import BaseModel
 
+from eagleray.config.sections import DataSettings
 from eagleray.data.cache import cache_folder, digest, locked, read_array, write_array, written_whole
 from eagleray.data.decode import Bad, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
-from eagleray.data.settings import DataSettings
 from eagleray.data.splits import TEST, held_out
 from eagleray.dataset import Dataset, Part, PartName
 from eagleray.errors import Refusal

@@ -8,12 +8,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from eagleray.config.declared import find
+from eagleray.config.sections import DataSettings
 from eagleray.data.archive import Archive, open_archive
 from eagleray.data.pixels import Pixels, Stored
-from eagleray.data.settings import DataSettings
 from eagleray.data.splits import LIMIT, VALIDATION, balanced, drawn, held_out
 from eagleray.dataset import Dataset, PartName
-from eagleray.declared import find
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eagleray import distributed
 from eagleray.config import Run
-from eagleray.data import Data, Images
+from eagleray.data.load import Data, Images
 from eagleray.evaluate.collapse import collapse
 from eagleray.evaluate.features import Features, accuracy
 from eagleray.evaluate.knn import knn

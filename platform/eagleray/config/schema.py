@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from eagleray.config import Run, Sweep, run_keys
-from eagleray.data.settings import DataSettings
-from eagleray.declared import Kind, declared
-from eagleray.sections import Chosen, DataChoice, EncoderChoice, MethodChoice
+from eagleray.config.declared import Kind, declared
+from eagleray.config.run import Run, run_keys
+from eagleray.config.sections import Chosen, DataChoice, DataSettings, EncoderChoice, MethodChoice
+from eagleray.config.sweep import Sweep
 
 Schema = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean
 
-from eagleray.report import Answer, Effect, Level, Row, number, shown
+from eagleray.report.answer import Answer, Effect, Level, Row, number, shown
 
 SURE = 0.05  # a difference that noise makes more often than this is none
 BESIDE = ("knn", "linear", "accuracy")  # shown beside the metric, where measured

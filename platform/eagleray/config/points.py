@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config.run import Run, validated
+from eagleray.config.sweep import Sweep
+from eagleray.config.trees import branch, merged
 from eagleray.search import Choice, Range, sample
-from eagleray.trees import branch, merged
 
 
 @dataclass(frozen=True)

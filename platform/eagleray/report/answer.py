@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from eagleray.record import PLACES, Record
-from eagleray.variance import spans, variance
+from eagleray.report.variance import spans, variance
 
 Mode = Literal["max", "min"]
 SURE = 0.05  # a difference that noise makes more often than this is none

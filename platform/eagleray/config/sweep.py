@@ -1,0 +1,132 @@
+"""Everything that defines a sweep: one question, and the runs that may answer it."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from eagleray.config.mistakes import wrong
+from eagleray.config.run import Run, leaves, run_keys, validated
+from eagleray.config.sections import Strict
+from eagleray.config.trees import branch, merged, parse_override, read_tree
+from eagleray.errors import Refusal
+from eagleray.search import Choice, Range, probes, read_range
+
+
+class Sweep(Strict, frozen=True):
+    """One question: a run, what is varied in it, and how the answer is searched."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
+    question: Annotated[str, Field(description="what the sweep is to answer, in one sentence")] = ""
+    run: Annotated[
+        dict[str, Any],
+        Field(default_factory=dict, description="a run file; what it leaves out has its default"),
+    ]
+    vary: Annotated[
+        dict[str, Any],
+        Field(
+            min_length=1,
+            description="key -> values ([0.1, 0.2]), a range ({log_uniform: [0.05, 1]}, {uniform: …}, "
+            "{int: …}) or `declared`; the key `run` takes whole variants ([{method: mae, encoder: vit_tiny}, …])",
+        ),
+    ]
+    search: Annotated[Literal["grid", "random", "tpe"], Field(description="tpe: Optuna's")] = "random"
+    trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
+    seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
+    metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
+    mode: Annotated[Literal["max", "min"], Field(description="which end of it is better")] = "max"
+    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
+    grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
+    stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
+    floor: Annotated[bool, Field(description="measure random init and raw pixels beside the trials")] = True
+    concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = None
+    cpus_per_trial: Annotated[float, Field(gt=0, description="cores of one worker of a trial")] = 1
+    gpus_per_trial: Annotated[
+        float,
+        Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one"),
+    ] = 0
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _dotted(cls, vary: Any) -> Any:
+        """`{augment: {flip: [0, 1]}}` is another way to write `{augment.flip: [0, 1]}`."""
+        return dict(leaves(vary)) if isinstance(vary, Mapping) else vary
+
+    @model_validator(mode="after")
+    def _runs(self) -> Self:
+        """Whatever the search may try must be a valid run."""
+        ranges = self.ranges()
+        if self.search != "grid" and self.trials is None:
+            raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
+        if self.scheduler == "none" and self.grace != 1:
+            raise wrong(f"grace={self.grace} is of no use with scheduler=none; leave it out or take scheduler=asha")
+        for key, span in ranges.items():
+            if self.search == "grid" and not isinstance(span, Choice):
+                raise wrong(f"vary.{key} is a range, and search=grid needs a list of values; or take search=random")
+            if self.scheduler == "pbt" and not key.startswith(("optimizer.", "augment.", "method.")):
+                raise wrong(
+                    f"vary.{key} cannot change in flight, as scheduler=pbt wants it to; "
+                    "keys of optimizer, augment and method can"
+                )
+            if key == "seed" and self.seeds > 1:
+                raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
+        for _ in self.probes():
+            pass
+        return self
+
+    def ranges(self) -> dict[str, Range]:
+        """What is varied, key by key."""
+        return {key: self._range(key, value) for key, value in self.vary.items()}
+
+    def probes(self) -> Iterator[Run]:
+        """Runs that the search may try: of a grid all (at most 500), else one for every end of every range.
+
+        Raises:
+            Refusal: one of them is no valid run.
+        """
+        spans = {key: probes(span) for key, span in self.ranges().items()}
+        if self.search == "grid":
+            points = itertools.islice(itertools.product(*spans.values()), 500)
+            yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
+            return
+        first = {key: values[0] for key, values in spans.items()}
+        for key, values in spans.items():
+            yield from (self.variant({**first, key: value}) for value in values)
+
+    def variant(self, values: Mapping[str, Any]) -> Run:
+        """The run that a point of the sweep stands for; its experiment is the sweep's name."""
+        varied = (value if key == "run" else branch(key, value) for key, value in values.items())
+        # First among themselves: where one of them is a name, the settings beside it are meant for that one.
+        return validated(Run, merged({"tracking": {"experiment": self.name}}, self.run, merged(*varied)))
+
+    def _range(self, key: str, value: Any) -> Range:
+        if value == "declared":
+            return self._declared_range(key)
+        try:
+            span = read_range(value)
+        except Refusal as refusal:
+            raise wrong(f"vary.{key}: {refusal}") from None
+        if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
+            raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
+        return span
+
+    def _declared_range(self, key: str) -> Range:
+        known = run_keys(self.run)
+        marks = known[key].metadata if key in known else ()
+        span = next((mark for mark in marks if isinstance(mark, Range)), None)
+        if span is None:
+            raise wrong(f"vary.{key}: no range is declared for it; write one, such as {{uniform: [0, 1]}} or [1, 2]")
+        return span
+
+
+def load_sweep(file: Path, overrides: list[str]) -> Sweep:
+    """A sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
+
+    Raises:
+        Refusal: as `load_run`.
+    """
+    wishes = map(parse_override, overrides)
+    given = merged(*(wish if next(iter(wish)) in Sweep.model_fields else {"run": wish} for wish in wishes))
+    return validated(Sweep, merged(read_tree(file), given))
