@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from eagleray import distributed
 from eagleray.augment.override import overridden
 from eagleray.build import build_method
-from eagleray.config import Augment, load_run
+from eagleray.config import load_run
 from eagleray.config.declared import declared
+from eagleray.config.sections import Augment
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
 from eagleray_methods.fixmatch import consistency
 from eagleray_methods.mae import patchify, take
