@@ -226,6 +226,19 @@ def test_a_subset_of_patches_is_all_the_blocks_see():
     torch.testing.assert_close(before[:, 1:], after[:, 1:].flip(1), rtol=1e-4, atol=1e-5)
 
 
+def test_crops_of_another_size_take_positions_between_those_learnt():
+    """Multi-crop; the reference is timm's own handling of other sizes."""
+    ours = find("encoder", "vit_tiny").load()
+    encoder = ours("vit_tiny", ours.Config(depth=1, dim=32, patch_size=4), image_size=32, channels=3).eval()
+    reference = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=1, embed_dim=32, num_heads=1, num_classes=0,
+        dynamic_img_size=True,
+    ).eval()  # fmt: skip
+    reference.load_state_dict(encoder.vit.state_dict(), strict=False)
+    crops = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(encoder.tokens(encoder.patches(crops)), reference.forward_features(crops))
+
+
 def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
     mean, first = vit(), vit(pool="class")
     tokens = mean.tokens(mean.patches(images()))

@@ -11,7 +11,7 @@ from eagleray.augment import plain
 from eagleray.build import build_method, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run, load_run
-from eagleray.config.declared import declared
+from eagleray.config.declared import declared, find
 from eagleray.data.load import Data, load_data
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo, Progress
@@ -20,16 +20,15 @@ from eagleray.recipe import Recipe
 from eagleray.schedules import cosine, warmup_cosine
 from eagleray.train import Diverged, Report, train
 from eagleray_methods.simclr import SimCLR
+from method_cases import INFO, METHODS, settings
 
-METHODS = sorted(declared("method"))
 TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
 
 
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
-    narrow = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"] if name == "mae" else ["encoder.width=8"]
-    few = ["labels.per_class=3"] if name in ("fixmatch", "supervised") else []
-    return load_run(None, [f"method={name}", *TINY, *narrow, *few, *more])
+    few = ["labels.per_class=3"] if find("method", name).values.get("labels") == "partial" else []
+    return load_run(None, [*settings(name), *TINY, *few, *more])
 
 
 def finish(run: Run, directory: Path, data: Data | None = None) -> Report:
@@ -173,6 +172,21 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
         assert len(optimizer.param_groups[0]["params"]) + len(optimizer.param_groups[1]["params"]) == len(
             [p for p in method.parameters() if p.requires_grad]
         )
+
+
+def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SimCLR, "constant_lr", ("projector",))
+    method = build_method(load_run(None, settings("simclr")), INFO)
+    recipe = Recipe(lr=1, lr_scaling="none", weight_decay=0.1, warmup_epochs=2)
+    optimizer = make_optimizer(method, recipe)
+    constant = {id(p) for p in method.projector.parameters()}
+    for step, rate, fixed in ((4, 0.25, 0.25), (60, 0.5, 1.0), (100, 0.0, 1.0)):
+        set_rates(optimizer, recipe, 256, Progress(step, 100, 0, 10))
+        for group in optimizer.param_groups:
+            is_constant = {id(p) in constant for p in group["params"]}
+            assert group["lr"] == pytest.approx(fixed if is_constant == {True} else rate)
+            assert len(is_constant) == 1
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(method.parameters()))
 
 
 def test_precision_is_what_is_asked_for():

@@ -11,7 +11,7 @@ from eagleray.method import DataInfo, Method
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
-    """What the method gets to know of the images: the data, at the run's image size.
+    """What the method gets to know of the images: the data, at the run's image and batch size.
 
     Raises:
         Refusal: the run asks for something these images do not have.
@@ -27,7 +27,7 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
         raise Refusal(
             f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
         )
-    return replace(data, image_size=run.image_size or data.image_size)
+    return replace(data, image_size=run.image_size or data.image_size, batch_size=run.batch_size)
 
 
 def build_method(run: Run, data: DataInfo) -> Method:

@@ -20,12 +20,13 @@ from eagleray.recipe import Recipe
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a method and an encoder may know about the images: never a label."""
+    """What a method may know about the images and how they come: never a label."""
 
     image_size: int  # side of the square images, in pixels
     channels: int  # 1 (grey) or 3 (colour)
     samples: int  # training images
     classes: int | None  # None: no class is known
+    batch_size: int = 256  # images in a step, over all workers together
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
 
@@ -90,6 +91,7 @@ class Method(nn.Module):
 
     labels: ClassVar[Literal["none", "partial"]] = "none"
     needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
+    constant_lr: ClassVar[tuple[str, ...]] = ()  # its parts whose learning rate stays at the peak after the warm-up
     metrics: ClassVar[dict[str, str]] = {}  # numbers of its own that a step returns: short name -> meaning
     recipe: ClassVar[Recipe]  # how the paper trains it; Config holds the paper's defaults
     small_recipe: ClassVar[Recipe]  # how it is trained on some 10,000 images of 32 pixels for tens of epochs

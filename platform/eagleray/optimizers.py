@@ -1,11 +1,13 @@
 """Optimizers as the methods' papers use them: what decays and what does not, and how rates follow the progress."""
 
+from typing import Any
+
 import torch
 from timm.optim.lars import Lars
 from torch import nn
 from torch.optim import Optimizer
 
-from eagleray.method import Progress
+from eagleray.method import Method, Progress
 from eagleray.recipe import Recipe
 from eagleray.schedules import cosine, warmup_cosine
 
@@ -13,15 +15,20 @@ from eagleray.schedules import cosine, warmup_cosine
 _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 
 
-def make_optimizer(method: nn.Module, recipe: Recipe) -> Optimizer:
+def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer over two groups: weights, which decay, and all the rest, which does not.
 
-    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do).
+    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do). Parts
+    that the method names in `constant_lr` make two more groups.
     """
-    trained = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in trained if decays(name, p)], "decays": True},
-        {"params": [p for name, p in trained if not decays(name, p)], "decays": False, "weight_decay": 0.0},
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            is_constant = name.startswith(tuple(f"{part}." for part in method.constant_lr))
+            kinds.setdefault((is_constant, not decays(name, parameter)), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1]}
+        for kind in sorted(kinds)
     ]
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
@@ -39,10 +46,12 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
     """Puts the learning rate and weight decay of this step into the optimizer; returns the learning rate."""
     peak = recipe.peak_lr(batch_size)
-    lr = warmup_cosine(peak, peak * recipe.final_lr, recipe.warmup_epochs, progress)
+    lr, constant = (
+        warmup_cosine(peak, final, recipe.warmup_epochs, progress) for final in (peak * recipe.final_lr, peak)
+    )
     final = recipe.weight_decay if recipe.final_weight_decay is None else recipe.final_weight_decay
     decay = cosine(recipe.weight_decay, final, progress.fraction)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = constant if group["constant"] else lr
         group["weight_decay"] = decay if group["decays"] else 0.0
     return lr

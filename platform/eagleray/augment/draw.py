@@ -52,6 +52,13 @@ class Parameters:
         return Parameters(**{name: values[..., piece] for name, values in vars(self).items()})
 
 
+def joined(parts: Sequence[Parameters]) -> Parameters:
+    """The parameters of several batches, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Parameters(**{name: torch.cat([vars(part)[name] for part in parts], -1) for name in vars(parts[0])})
+
+
 def draw(view: View, samples: int, height: int, width: int, size: int, seed: tuple[int, ...]) -> Parameters:
     """The parameters of `samples` images of `height` x `width` pixels that become `size` x `size`.
 

@@ -1,12 +1,13 @@
 """Performs declared views on a batch of images, on the device they are on, each sample with its own parameters."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import Parameters, draw
+from eagleray.augment.draw import Parameters, draw, joined
 from eagleray.augment.randaugment import randaugment
 from eagleray.augment.view import View
 from eagleray.errors import Refusal
@@ -14,7 +15,6 @@ from eagleray.errors import Refusal
 CACHED_FLOATS = 200_000  # a piece of a batch on a CPU: 65 images of 32 x 32 in colour, 1 of 224 x 224
 
 
-@torch.no_grad()
 def make_view(
     view: View,
     images: Tensor,
@@ -48,11 +48,56 @@ def make_view(
     Raises:
         Refusal: images of another kind, or a mean or std that does not fit their channels.
     """
+    return _made(view, images, [seed], size=size, mean=mean, std=std, exact=exact)[0]
+
+
+def make_views(
+    views: Sequence[View],
+    images: Tensor,
+    *,
+    size: int,
+    seed: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    exact: bool = False,
+) -> list[Tensor]:
+    """Every view of every image: `make_view` with the view's index added to the seed.
+
+    Equal views that follow each other (the small crops of multi-crop) are made in one pass.
+    """
+    made: list[Tensor] = []
+    for view, places in groupby(range(len(views)), key=views.__getitem__):
+        seeds = [(*seed, index) for index in places]
+        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact)
+    return made
+
+
+def plain(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The view that evaluation uses: the whole image, resized if need be, normalised; nothing random.
+
+    uint8 [N, C, H, W] -> float32 [N, C, size, size]; a non-square image is squeezed. Raises as `make_view`.
+    """
+    return make_view(View(), images, size=size, seed=(), mean=mean, std=std)
+
+
+@torch.no_grad()
+def _made(
+    view: View,
+    images: Tensor,
+    seeds: Sequence[tuple[int, ...]],
+    *,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    exact: bool,
+) -> Sequence[Tensor]:
+    """One view of every image for each seed."""
     _check(images, mean, std)
     size = view.size or size
     samples, channels, height, width = images.shape
-    drawn = draw(view, samples, height, width, size, seed).to(images.device)
-    output = torch.empty(samples, channels, size, size, device=images.device)
+    drawn = joined([draw(view, samples, height, width, size, seed) for seed in seeds]).to(images.device)
+    images = images.repeat(len(seeds), 1, 1, 1) if len(seeds) > 1 else images
+    output = torch.empty(len(images), channels, size, size, device=images.device)
     offset, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
     perform = _exact if exact or view.randaugment else _fast
     with torch.autocast(images.device.type, enabled=False):  # in bf16 a view would lose its shades
@@ -66,32 +111,7 @@ def make_view(
         geometry.turn(output, drawn.turns)
     if view.cutout:
         geometry.cut_out(output, view.cutout, drawn.cutout)
-    return output
-
-
-def make_views(
-    views: Sequence[View],
-    images: Tensor,
-    *,
-    size: int,
-    seed: tuple[int, ...],
-    mean: Sequence[float],
-    std: Sequence[float],
-    exact: bool = False,
-) -> list[Tensor]:
-    """Every view of every image: `make_view` with the view's index added to the seed."""
-    return [
-        make_view(view, images, size=size, seed=(*seed, index), mean=mean, std=std, exact=exact)
-        for index, view in enumerate(views)
-    ]
-
-
-def plain(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The view that evaluation uses: the whole image, resized if need be, normalised; nothing random.
-
-    uint8 [N, C, H, W] -> float32 [N, C, size, size]; a non-square image is squeezed. Raises as `make_view`.
-    """
-    return make_view(View(), images, size=size, seed=(), mean=mean, std=std)
+    return output.chunk(len(seeds))
 
 
 def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:

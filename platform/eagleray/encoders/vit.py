@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import timm
 import torch
 from pydantic import BaseModel, Field
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -66,12 +67,15 @@ class ViT(TokenEncoder):
             _architecture(name, config.architecture), **options, **_overrides(config.depth, config.dim)
         )
         assert isinstance(network, VisionTransformer)
+        network.patch_embed.strict_img_size = False  # multi-crop shows smaller images too
         self.vit = network
         self.dim = network.embed_dim
         self.pool = config.pool
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Embedded patches with their positions: [N, C, H, W] -> [N, L, dim], row by row.
+        """Embedded patches with their positions: [N, C, S, S] -> [N, L, dim], row by row.
+
+        S may be another multiple of the patch size than the image size (multi-crop).
 
         Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is
         added.
@@ -80,7 +84,7 @@ class ViT(TokenEncoder):
         if mask is not None:
             assert mask_token is not None, "a mask needs the token that replaces the masked patches"
             patches = torch.where(mask.unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        return patches + self._positions()[:, -(self.grid**2) :]
+        return patches + self._patch_positions(images.shape[-1] // self.patch_size)
 
     def tokens(self, patches: Tensor) -> Tensor:
         """The blocks over any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
@@ -102,6 +106,11 @@ class ViT(TokenEncoder):
         tokens = (vit.cls_token, vit.reg_token)
         prefix = torch.cat([token for token in tokens if isinstance(token, Tensor)], dim=1)
         return prefix if vit.no_embed_class else prefix + self._positions()[:, : -(self.grid**2)]
+
+    def _patch_positions(self, grid: int) -> Tensor:
+        """Positions of grid x grid patches; those learnt, interpolated for crops of another size."""
+        positions = self._positions()[:, -(self.grid**2) :]
+        return positions if grid == self.grid else resample_abs_pos_embed(positions, [grid, grid], num_prefix_tokens=0)
 
     def _positions(self) -> Tensor:
         assert self.vit.pos_embed is not None, "every architecture of timm that is let in has positions"
