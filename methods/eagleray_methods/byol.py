@@ -6,14 +6,13 @@ less removes the object. Under the small recipe the projector ends in a batch no
 not hundreds of thousands, it is what makes the targets spread.
 """
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
-from eagleray.augment import View
+from eagleray.augment import View, byol_views
 from eagleray.encoder import Encoder
 from eagleray.losses import cosine_loss
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
@@ -50,13 +49,7 @@ class BYOL(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        large = self.data.image_size > 64
-        shared = View(
-            crop=(0.08 if large else 0.2, 1.0), flip=0.5, grayscale=0.2, jitter=1.0, jitter_scale=(0.4, 0.4, 0.2, 0.1)
-        )
-        first = replace(shared, blur=1.0 if large else 0.0)
-        second = replace(shared, blur=0.1 if large else 0.0, solarize=0.2)
-        return first, second
+        return byol_views(self.data.image_size)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         # Each view normalised by itself, as in the paper; both directions are summed (equation 2 and what follows it).

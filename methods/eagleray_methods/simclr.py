@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import BaseModel, Field
 
-from eagleray.augment import View
+from eagleray.augment import View, simclr_view
 from eagleray.encoder import Encoder
 from eagleray.losses import nt_xent
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
@@ -43,14 +43,7 @@ class SimCLR(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        large = self.data.image_size > 64
-        view = View(
-            crop=(0.08, 1.0),
-            flip=0.5,
-            jitter=1.0 if large else 0.5,
-            grayscale=0.2,
-            blur=0.5 if large else 0.0,
-        )
+        view = simclr_view(self.data.image_size)
         return view, view
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
