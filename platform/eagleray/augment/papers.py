@@ -8,7 +8,10 @@ SMALL = 64  # pixels up to which an image counts as small
 
 
 def simclr_view(image_size: int) -> View:
-    """SimCLR's view (2002.05709, appendix A); small images as in its study of CIFAR-10 (B.9): no blur, half the jitter."""
+    """SimCLR's view (2002.05709, appendix A); of small images as in its study of CIFAR-10 (B.9).
+
+    There it has no blur and half the jitter.
+    """
     large = image_size > SMALL
     return View(crop=(0.08, 1.0), flip=0.5, jitter=1.0 if large else 0.5, grayscale=0.2, blur=0.5 if large else 0.0)
 
