@@ -28,3 +28,15 @@ def byol_views(image_size: int) -> tuple[View, View]:
     first = replace(shared, blur=1.0 if large else 0.0)
     second = replace(shared, blur=0.1 if large else 0.0, solarize=0.2)
     return first, second
+
+
+def moco_view(image_size: int) -> View:
+    """The view of MoCo v2 (2003.04297, section 3) and of SimSiam (2011.10566, section 3); small images get no blur."""
+    return View(
+        crop=(0.2, 1.0),
+        flip=0.5,
+        jitter=1.0,
+        jitter_scale=(0.4, 0.4, 0.4, 0.1),
+        grayscale=0.2,
+        blur=0.5 if image_size > SMALL else 0.0,
+    )
