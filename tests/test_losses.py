@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eagleray import losses
 from eagleray.distributed import all_reduce_mean, rank, world_size
-from eagleray.losses import cosine_loss, nt_xent
+from eagleray.losses import cosine_loss, info_nce, nt_xent, squared_norm_of_product
 from two_processes import two_processes
 
 
@@ -135,3 +135,122 @@ def test_cosine_loss_is_the_squared_distance_on_the_sphere():
     torch.testing.assert_close(ours, distance, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(ours[0], 2 + 2 * NegativeCosineSimilarity()(prediction, target))
     torch.testing.assert_close(cosine_loss(prediction, -prediction), torch.tensor(4.0).double())
+
+
+def products(count: int, width: int, same: bool, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """This worker's share of ‖AᵀB‖² with its gradients."""
+    pair = [x.chunk(world_size())[rank()] for x in embeddings(count, width, dtype)]
+    if same:
+        return with_gradients(lambda a: squared_norm_of_product(a, a), pair[0])
+    return with_gradients(squared_norm_of_product, *pair)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["two", "one"])
+@pytest.mark.parametrize("shape", [(8, 100), (100, 8), (8, 12)])
+def test_the_norm_of_a_product_is_the_same_through_features_and_through_images(shape: tuple[int, int], same: bool):
+    first, second = embeddings(*shape)
+    if same:
+        direct = with_gradients(lambda a: (a.T @ a).square().sum(), first)
+    else:
+        direct = with_gradients(lambda a, b: (a.T @ b).square().sum(), first, second)
+    torch.testing.assert_close(products(*shape, same), direct, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(8, 100), (100, 8)])
+def test_the_norm_of_a_product_of_two_workers_is_that_of_one(shape: tuple[int, int]):
+    left, right = two_processes(products, *shape, False)
+    alone = products(*shape, False)
+    torch.testing.assert_close([left[0], right[0]], [alone[0], alone[0]], rtol=1e-10, atol=1e-10)
+    joined = [torch.cat(parts) / 2 for parts in zip(left[1:], right[1:], strict=True)]
+    torch.testing.assert_close(joined, alone[1:], rtol=1e-10, atol=1e-10)
+
+
+def test_the_norm_of_a_product_of_wide_embeddings_is_right_in_float32_and_forms_no_matrix_of_features():
+    first, second = embeddings(64, 2048, torch.float32)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        ours = with_gradients(squared_norm_of_product, first, second)
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 4 * 2048**2
+    direct = with_gradients(lambda a, b: (a.T @ b).square().sum(), first.double(), second.double())
+    for found, expected in zip(ours, direct, strict=True):
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+def queued(count: int = 11, width: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(count, width, dtype=dtype, generator=torch.Generator().manual_seed(8)) * 2 + 0.5
+
+
+def moco_equation_one(anchors: Tensor, positives: Tensor, temperature: float, negatives: Tensor | None) -> Tensor:
+    """MoCo's eq. 1 query by query, or with the other positives in place of the queue's rows."""
+    loss = anchors.new_zeros(())
+    for i, q in enumerate(anchors):
+        others = [k for j, k in enumerate(positives) if j != i] if negatives is None else negatives
+        near, *far = [(torch.cosine_similarity(q, k, dim=0) / temperature).exp() for k in (positives[i], *others)]
+        loss = loss - torch.log(near / (near + sum(far)))
+    return loss / len(anchors)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+@pytest.mark.parametrize("negatives", [None, queued()], ids=["batch", "queue"])
+def test_info_nce_is_mocos_equation_one(negatives: Tensor | None, temperature: float):
+    pair = embeddings(5, 4)
+    ours = with_gradients(lambda a, b: info_nce(a, b, temperature, negatives), *pair)
+    paper = with_gradients(lambda a, b: moco_equation_one(a, b, temperature, negatives), *pair)
+    torch.testing.assert_close(ours, paper, rtol=1e-10, atol=1e-10)
+
+
+def test_info_nce_with_a_queue_is_lightlys():
+    from lightly.loss import NTXentLoss
+
+    theirs_of = NTXentLoss(temperature=0.2, memory_bank_size=(40, 16))
+    theirs_of.memory_bank.bank = torch.nn.functional.normalize(queued(40, 16, torch.float32), dim=1)
+    pair = embeddings(24, 16, torch.float32)
+    ours = with_gradients(lambda a, b: info_nce(a, b, 0.2, queued(40, 16, torch.float32)), *pair)
+    theirs = with_gradients(theirs_of, *pair)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("negatives", [None, queued(width=5)], ids=["batch", "queue"])
+def test_info_nce_does_not_mind_scale_or_order_and_minds_who_belongs_to_whom(negatives: Tensor | None):
+    anchors, positives = embeddings(7, 5)
+    loss, order = info_nce(anchors, positives, 0.2, negatives), torch.randperm(7)
+    more = None if negatives is None else 3 * negatives.flip(0)
+    torch.testing.assert_close(info_nce(2 * anchors[order], 5 * positives[order], 0.2, more), loss)
+    assert info_nce(anchors, positives.roll(1, 0), 0.2, negatives) > loss + 0.1
+
+
+@pytest.mark.parametrize("negatives", [None, queued(9, 8, torch.float32)], ids=["batch", "queue"])
+def test_info_nce_is_float32_inside_bf16_autocast(negatives: Tensor | None):
+    first, second = embeddings(16, 8, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = info_nce(first, second, 0.1, negatives)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, info_nce(first.float(), second.float(), 0.1, negatives), rtol=1e-6, atol=1e-6)
+
+
+def test_a_queue_may_be_overwritten_before_the_backward_pass():
+    first, second = embeddings(5, 4)
+    expected = with_gradients(lambda a, b: info_nce(a, b, 0.2, queued()), first, second)
+    rows = queued()
+
+    def loss_of(anchors: Tensor, positives: Tensor) -> Tensor:
+        loss = info_nce(anchors, positives, 0.2, rows)
+        rows.zero_()
+        return loss
+
+    torch.testing.assert_close(with_gradients(loss_of, first, second), expected)
+
+
+def info_nce_of_the_own_part(with_queue: bool) -> list[Tensor]:
+    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
+    pair = (x.chunk(world_size())[rank()] for x in embeddings(6, 4))
+    loss, *gradients = with_gradients(lambda a, b: info_nce(a, b, 0.2, queued() if with_queue else None), *pair)
+    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+
+
+@pytest.mark.parametrize("with_queue", [False, True], ids=["batch", "queue"])
+def test_info_nce_of_two_workers_is_that_of_one(with_queue: bool):
+    left, right = two_processes(info_nce_of_the_own_part, with_queue)
+    loss, *gradients = info_nce_of_the_own_part(with_queue)
+    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
+    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
+    torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eagleray.distributed import gather, rank
+from eagleray.distributed import all_reduce_sum, gather, rank, world_size
 
 BLOCK = 2**21  # similarities formed at a time: 8 MB in float32, about what a core's cache serves
 
@@ -30,7 +30,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     https://arxiv.org/abs/2002.05709
     """
     with torch.autocast(first.device.type, enabled=False):
-        anchors = _normalised(torch.cat([first, second]))  # [2n, D]
+        anchors = normalised(torch.cat([first, second]))  # [2n, D]
         return _NTXent.apply(anchors, gather(anchors), temperature)  # type: ignore[return-value]
 
 
@@ -86,9 +86,88 @@ def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
     Source: Grill et al. 2020, Bootstrap Your Own Latent, https://arxiv.org/abs/2006.07733
     """
     with torch.autocast(prediction.device.type, enabled=False):
-        return 2 - 2 * (_normalised(prediction) * _normalised(target)).sum(1).mean()
+        return 2 - 2 * (normalised(prediction) * normalised(target)).sum(1).mean()
 
 
-def _normalised(x: Tensor) -> Tensor:
+def info_nce(anchors: Tensor, positives: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
+    """InfoNCE: every anchor finds its positive among negatives.
+
+    With q, k and n the L2-normalised anchors, positives and negatives (MoCo's eq. 1):
+
+        loss(i) = -log( exp(q_i·k_i / T) / (exp(q_i·k_i / T) + sum over j of exp(q_i·n_j / T)) )
+
+    averaged over this worker's anchors. Without `negatives` the positives of all other anchors serve, those of
+    every worker, with gradient.
+
+    Args:
+        anchors, positives: [n, D], not normalised, row i of one belongs to row i of the other.
+        temperature: T above.
+        negatives: [K, D] rows of a queue, the same on every worker. They are copied before use, so the queue may be
+            overwritten before the backward pass.
+
+    Returns:
+        A scalar, float32 (float64 for float64 embeddings).
+
+    Source: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; with a queue, He et al. 2019, Momentum Contrast
+    for Unsupervised Visual Representation Learning, https://arxiv.org/abs/1911.05722
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors, positives = normalised(anchors), normalised(positives)
+        index = torch.arange(len(anchors), device=anchors.device)
+        if negatives is None:
+            scores, positive = anchors @ gather(positives).T, index + rank() * len(anchors)  # [n, N]
+        else:
+            own = (anchors * positives).sum(1, keepdim=True)
+            scores, positive = torch.cat([own, anchors @ normalised(negatives).T], 1), index * 0  # [n, 1 + K]
+        return F.cross_entropy(scores / temperature, positive)
+
+
+def squared_norm_of_product(first: Tensor, second: Tensor) -> Tensor:
+    """‖AᵀB‖², the squared Frobenius norm, where A and B are the rows of all workers.
+
+    Either through the D x D matrix AᵀB itself, or through two N x N matrices of inner products of rows, whichever is
+    smaller, as ‖AᵀB‖² is the sum of all elements of AAᵀ * BBᵀ. For N = 256 and D = 8192 that saves a thousandfold of
+    the memory and most of the time.
+
+    Args:
+        first, second: [n, D], one row an image; give the same tensor twice for ‖AᵀA‖².
+
+    Returns:
+        A scalar, the same on every worker.
+
+    Used for the cross-correlation of Barlow Twins (2103.03230) and the covariance of VICReg (2105.04906).
+    """
+    rows, width = len(first) * world_size(), first.shape[1]
+    if rows * (1 if second is first else 2) > width:
+        return all_reduce_sum(first.T @ second).square().sum()
+    products = first @ gather(first).T  # [n, N]: each worker has its rows of the whole
+    others = products if second is first else second @ gather(second).T
+    return all_reduce_sum((products * others).sum())
+
+
+def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of what each view is taken for against the targets of every OTHER view.
+
+        loss = mean over t != v of H(targets_t, softmax(logits_v / T))
+
+    With codes for targets it is SwAV's swapped prediction (2006.09882, equations 1 and 6), with a teacher's
+    probabilities DINO's loss (2104.14294, equation 3), both over multi-crop's pairs.
+
+    Args:
+        targets: [t, n, K], probabilities of the first t views, without gradient.
+        logits: [v, n, K] of all views, t <= v.
+        temperature: T above.
+
+    Returns:
+        A scalar, float32 even inside a bf16 autocast (float64 for float64 logits).
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_p = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
+        pairs = -torch.einsum("tnk,vnk->tv", targets.to(log_p.dtype), log_p) / logits.shape[1]
+        other = 1 - torch.eye(len(targets), len(logits), dtype=log_p.dtype, device=log_p.device)
+        return (pairs * other).sum() / (len(targets) * (len(logits) - 1))
+
+
+def normalised(x: Tensor) -> Tensor:
     """Rows of length 1, in float32 at least: bf16 has three digits, too few for a difference of cosines."""
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
