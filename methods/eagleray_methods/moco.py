@@ -1,0 +1,130 @@
+"""MoCo v1 and v2: a query finds its key, made by a slowly moving teacher, among a long queue of older keys.
+
+v1: He, Fan, Wu, Xie, Girshick 2019, https://arxiv.org/abs/1911.05722
+v2: Chen, Fan, Girshick, He 2020, https://arxiv.org/abs/2003.04297
+Differs from the papers: v1's learning rate falls by a cosine too (the paper divides it by ten after 120 and 160 of 200
+epochs), and its views drop the colour after the colour jitter, not before; up to 64 pixels v2's views have no blur. The
+papers' eight workers, each with its own batch norm, are `groups` of the batch, however many workers there are. Under
+the small recipe the queue holds less than the data, and the teacher moves as fast as hundreds of steps need.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from eagleray.augment import View, moco_view
+from eagleray.distributed import gather, rank, world_size
+from eagleray.encoder import Encoder
+from eagleray.errors import Refusal
+from eagleray.losses import info_nce, normalised
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import Queue, check_queue, ema_update, frozen_copy, mlp
+from eagleray.recipe import Recipe
+from eagleray.search import Choice, IntRange, LogUniform, Uniform
+
+
+class MoCo(Method):
+    """Contrastive: a query finds its key, made by a slowly moving teacher, among a long queue of older keys."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        version: Annotated[
+            Literal[1, 2], Field(description="1: linear projector, temperature 0.07, views of 2019; 2: those of 2020")
+        ] = 2
+        temperature: Annotated[
+            float | None,
+            LogUniform(0.05, 0.5),
+            Field(gt=0, description="how sharply near negatives are pushed away; null: the version's, 0.07 or 0.2"),
+        ] = None
+        queue: Annotated[int, Choice(1024, 4096, 16384, 65536), Field(ge=1, description="keys kept as negatives")] = (
+            65536
+        )
+        momentum: Annotated[float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the teacher")] = 0.999
+        hidden: Annotated[
+            int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer; version 2 only")
+        ] = 2048
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
+        groups: Annotated[
+            int, Field(ge=1, description="parts of the batch that batch norm normalises each by itself")
+        ] = 8
+
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"queue": 4096, "momentum": 0.99, "hidden": 512, "groups": 4}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        check_queue(config.queue, data.batch_size)
+        check_groups(config.groups, data.batch_size)
+        hidden = [config.hidden] if config.version == 2 else []
+        self.temperature = config.temperature or {1: 0.07, 2: 0.2}[config.version]
+        self.projector = mlp([encoder.dim, *hidden, config.projection], norm=False)
+        self.teacher = frozen_copy(nn.Sequential(self.encoder, self.projector))
+        self.queue = Queue(config.queue, config.projection)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        first = View(
+            crop=(0.2, 1.0),
+            flip=0.5,
+            jitter=1.0,
+            jitter_scale=(0.4, 0.4, 0.4, 0.4),
+            jitter_probability=1.0,
+            grayscale=0.2,
+        )
+        view = first if self.config.version == 1 else moco_view(self.data.image_size)
+        return view, view
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        student = nn.Sequential(self.encoder, self.projector)
+        queries = in_groups(student, batch.views[0], self.config.groups)
+        keys = self._keys(batch.views[1], progress.step)
+        loss = info_nce(queries, keys, self.temperature, negatives=self.queue.rows)
+        self.queue.push(normalised(keys))
+        return StepResult(loss, [queries.detach(), keys])
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, step: int) -> Tensor:
+        """The teacher's embeddings of this worker's images, each made in a random group: "Shuffling BN" of section 3.3.
+
+        Batch statistics would otherwise tell a query its key, as both would carry those of the same few images.
+        """
+        everyone = gather(images)  # [N, C, H, W]
+        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(step)).to(images.device)
+        keys = in_groups(self.teacher, everyone[_share(order)], self.config.groups)
+        return _share(gather(keys)[order.argsort()])
+
+    def after_step(self, progress: Progress) -> None:
+        ema_update(self.teacher, nn.Sequential(self.encoder, self.projector), self.config.momentum)
+
+
+def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
+    """Embeddings, made group by group so that each has its own batch statistics: [n, C, H, W] -> [n, D].
+
+    Every `groups`-th image is of one group, on all workers, over which batch norm is synchronised: so the groups are
+    those of a single process.
+    """
+    parts = [network(images[group::groups]) for group in range(groups)]
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+def check_groups(groups: int, batch_size: int) -> None:
+    """Whether each worker's share of the batch falls into equal groups, each of two images at least in all.
+
+    Raises:
+        Refusal: it does not; names the nearest number of groups that fits.
+    """
+    images = batch_size // world_size()
+    fitting = [g for g in range(1, images + 1) if images % g == 0 and batch_size >= 2 * g]
+    if groups not in fitting:
+        near = min(fitting, key=lambda g: abs(g - groups))
+        raise Refusal(
+            f"method.groups={groups} must divide the {images} images that a worker has of batch_size={batch_size} "
+            f"into equal groups of two or more: take {near}"
+        )
+
+
+def _share(x: Tensor) -> Tensor:
+    """This worker's rows of what all have."""
+    return x.chunk(world_size())[rank()]
