@@ -1,0 +1,89 @@
+"""MoCo v3: each view predicts what a slowly moving teacher says of the other, among the batch; made for ViTs.
+
+Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057
+Differs from the paper: a ViT's positions are learnt, and its features are what `encoder.pool` says; up to 64 pixels the
+views have no blur. Defaults and recipe are the paper's for a ViT; its ResNet-50 has temperature 1 and LARS at a rate of
+0.3. Under the small recipe the teacher moves as fast as hundreds of steps need.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+from eagleray.augment import View, byol_views
+from eagleray.encoder import Encoder
+from eagleray.losses import info_nce
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import ema_update, frozen_copy, mlp
+from eagleray.recipe import Recipe
+from eagleray.schedules import cosine
+from eagleray.search import IntRange, LogUniform, Uniform
+
+
+class MoCoV3(Method):
+    """Contrastive: each view predicts what a slowly moving teacher says of the other, among the batch; for ViTs."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        temperature: Annotated[
+            float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply near negatives are pushed away")
+        ] = 0.2
+        momentum: Annotated[
+            float,
+            Uniform(0.9, 0.999),
+            Field(ge=0, le=1, description="of the teacher at the start; it ends at 1, by cosine"),
+        ] = 0.99
+        hidden: Annotated[
+            int, IntRange(256, 4096), Field(ge=1, description="width of the hidden layers of projector and predictor")
+        ] = 4096
+        projection: Annotated[int, IntRange(64, 512), Field(ge=2, description="width of the embeddings compared")] = 256
+        freeze_patches: Annotated[
+            bool, Field(description="keep a ViT's patch projection as it is drawn: without it training is unstable")
+        ] = True
+
+    recipe: ClassVar[Recipe] = Recipe(lr=1.5e-4, weight_decay=0.1, warmup_epochs=40)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"momentum": 0.9, "hidden": 512, "projection": 128}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        if config.freeze_patches:
+            freeze_patches(encoder)
+        # Behind a ViT the projector is a layer deeper, and the predictor ends in a norm too (section 4.2 and its code).
+        vit = encoder.has_tokens
+        widths = [encoder.dim, *[config.hidden] * (2 if vit else 1), config.projection]
+        self.projector = mlp(widths, last_norm=True, last_affine=False)
+        self.predictor = mlp(
+            [config.projection, config.hidden, config.projection], last_norm=vit, last_affine=False, last_bias=False
+        )
+        self.teacher = frozen_copy(nn.Sequential(self.encoder, self.projector))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return byol_views(self.data.image_size)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # Each view normalised by itself, as in the paper's algorithm 1.
+        online = [self.projector(self.encoder(view)) for view in batch.views]
+        with torch.no_grad():
+            keys = [self.teacher(view) for view in batch.views]
+        queries, temperature = [self.predictor(z) for z in online], self.config.temperature
+        loss = info_nce(queries[0], keys[1], temperature) + info_nce(queries[1], keys[0], temperature)
+        # 2T makes the gradient's size independent of T, and comparable to BYOL's.
+        return StepResult(2 * temperature * loss, [z.detach() for z in online])
+
+    def after_step(self, progress: Progress) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        ema_update(self.teacher, student, cosine(self.config.momentum, 1.0, progress.fraction))
+
+
+@torch.no_grad()
+def freeze_patches(encoder: Encoder) -> None:
+    """Draws a ViT's patch projection by Xavier's rule, as its code does, and stops its training (section 4.1)."""
+    for name, layer in encoder.named_modules():
+        if name.endswith("patch_embed.proj") and isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight.flatten(1))  # as the linear layer that it is
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+            layer.requires_grad_(False)
