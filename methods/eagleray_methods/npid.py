@@ -1,0 +1,116 @@
+"""NPID: each image is a class of its own; what it was told apart by last time is remembered in a bank.
+
+Wu, Xiong, Yu, Lin 2018, https://arxiv.org/abs/1805.01978
+Its classifier, weighted k nearest neighbours (section 3.4), is what every run is judged by anyway: the paper's are
+`evaluate.k=200 evaluate.knn_temperature=0.07`.
+Differs from the paper: the images of a step share their noise, which leaves the expectation as it is and makes of a
+gather of batch * negatives vectors one matrix product. Where the paper has the proximal term, the authors' code has the
+bank's momentum; here are both, and `proximal=0` is the authors' code. The small recipe counts on tens of visits to an
+image, not hundreds: a higher temperature, a projector with a hidden layer.
+"""
+
+import math
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.distributed import all_reduce_mean, gather
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform, Uniform
+
+
+class NPID(Method):
+    """Contrastive: an image is told from all others by what a memory bank holds of it."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        temperature: Annotated[
+            float, LogUniform(0.05, 0.5), Field(gt=0, description="how sharply near images are told apart")
+        ] = 0.07
+        negatives: Annotated[
+            int, IntRange(256, 16384), Field(ge=1, description="vectors drawn from the bank as noise, in each step")
+        ] = 4096
+        proximal: Annotated[
+            float, Uniform(0, 50), Field(ge=0, description="weight of the pull towards an image's previous vector")
+        ] = 10.0
+        momentum: Annotated[
+            float, Uniform(0, 0.9), Field(ge=0, lt=1, description="share of the old in an image's new vector")
+        ] = 0.5
+        hidden: Annotated[
+            int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
+        ] = 0
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the bank's vectors")] = 128
+
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "proximal": 0.0, "hidden": 512}
+
+    bank: Tensor
+    constant: Tensor
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        hidden = [config.hidden] if config.hidden else []
+        self.projector = mlp([encoder.dim, *hidden, config.projection])
+        # One vector an image, at the image's own place: however the images are shared out, each finds its own.
+        self.register_buffer("bank", F.normalize(torch.randn(data.samples, config.projection), dim=1))
+        self.register_buffer("constant", torch.zeros(()))  # Z of equation 4; 0: not estimated yet
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        jitter = {"jitter": 1.0, "jitter_scale": (0.4, 0.4, 0.4, 0.4), "jitter_probability": 1.0}
+        return (View(crop=(0.2, 1.0), flip=0.5, grayscale=0.2, **jitter),)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        images = batch.views[0]
+        embedded = self.projector(self.encoder(images))
+        with torch.autocast(images.device.type, enabled=False):
+            vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
+            # The same on all workers: of a step, not of a worker.
+            draw = torch.Generator().manual_seed(progress.step)
+            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=draw)
+            noise, previous = self.bank[drawn.to(images.device)], self.bank[batch.indices]
+            if not self.constant:
+                self.constant.copy_(all_reduce_mean(self._estimate(vectors.detach(), noise)))
+            loss = nce(vectors, previous, noise, self.constant, self.config.temperature, len(self.bank))
+            loss = loss + self.config.proximal * (vectors - previous).square().sum(1).mean()
+        self._remember(batch.indices, previous.lerp(vectors.detach(), 1 - self.config.momentum))
+        return StepResult(loss, [vectors.detach()])
+
+    def _estimate(self, vectors: Tensor, noise: Tensor) -> Tensor:
+        """The constant that makes the similarities to all images a distribution, from the noise alone (equation 8)."""
+        return len(self.bank) * (vectors @ noise.T / self.config.temperature).exp().mean()
+
+    def _remember(self, indices: Tensor, vectors: Tensor) -> None:
+        """Puts the vectors of all workers in each worker's bank."""
+        self.bank[gather(indices)] = gather(F.normalize(vectors, dim=1))
+
+
+def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: Tensor, temperature: float, samples: int) -> Tensor:
+    """Noise-contrastive estimation: is it the image, or noise drawn evenly from all n images? (equations 4 to 7)
+
+        h(i, v) = P(i|v) / (P(i|v) + m / n),    P(i|v) = exp(v_i·v / T) / Z
+        loss = -log h(i, v) - sum over the m noise images j of log(1 - h(j, v))
+
+    Args:
+        vectors: of the images as they are now, [N, D], normalised.
+        previous: the bank's of the same images, [N, D].
+        noise: the bank's of the m images drawn, [m, D].
+        constant: Z above.
+        temperature: T above.
+        samples: n above.
+
+    Returns:
+        The mean over the N images.
+    """
+    # h is the logistic function of v_i·v / T - log(Z m / n).
+    shift = constant.log() + math.log(len(noise) / samples)
+    positive = (vectors * previous).sum(1) / temperature - shift  # [N]
+    negative = vectors @ noise.T / temperature - shift  # [N, m]
+    return (F.softplus(-positive) + F.softplus(negative).sum(1)).mean()
