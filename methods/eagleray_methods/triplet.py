@@ -1,0 +1,95 @@
+"""Triplet margin: an image lies closer to its other view than to any other image, by a margin.
+
+Schroff, Kalenichenko, Philbin 2015 (FaceNet), https://arxiv.org/abs/1503.03832
+Differs from the paper: the positive is another view of the same image, not another photo of the same person, and the
+views are SimCLR's; momentum replaces AdaGrad. Where no image of the batch is farther than the positive, the farthest
+serves as the negative: the triplet keeps a gradient, and one that cannot collapse. The small recipe compares after a
+projector with a hidden layer.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from eagleray.augment import View, simclr_view
+from eagleray.distributed import gather, rank
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, Uniform
+
+
+class Triplet(Method):
+    """Contrastive: closer to the other view than to the nearest image beyond it, by a margin."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        margin: Annotated[
+            float,
+            Uniform(0.05, 1.0),
+            Field(gt=0, le=4, description="by how much squared distances on the unit sphere, 0 to 4, shall differ"),
+        ] = 0.2
+        hidden: Annotated[
+            int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
+        ] = 0
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
+
+    metrics: ClassVar[dict[str, str]] = {
+        "active": "share of triplets that keep less than the margin",
+        "semi_hard": "share of triplets whose negative lies beyond the positive, and within the margin",
+    }
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.05, lr_scaling="none", weight_decay=0.0)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        hidden = [config.hidden] if config.hidden else []
+        self.projector = mlp([encoder.dim, *hidden, config.projection])
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        view = simclr_view(self.data.image_size)
+        return view, view
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
+        positive, negative = semi_hard(embeddings)  # [2N] each
+        gaps = positive - negative + self.config.margin
+        active = gaps.detach() > 0
+        hard = active & (positive < negative).detach()
+        metrics = {"active": active.float().mean(), "semi_hard": hard.float().mean()}
+        return StepResult(gaps.relu().mean(), list(embeddings.detach().chunk(2)), metrics)
+
+
+def semi_hard(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances of every anchor to its positive and to its semi-hard negative (equation 4).
+
+    Of the images of all workers that are farther from the anchor than its positive, the negative is the nearest; where
+    there is none, it is the farthest of all. The very nearest negatives would lead to a collapse (section 3.2).
+
+    Args:
+        embeddings: the first views of n images, then the second, [2n, D], not normalised.
+
+    Returns:
+        Two [2n], from 0 to 4; in float32 at least.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        dtype = torch.promote_types(embeddings.dtype, torch.float32)
+        anchors = F.normalize(embeddings.to(dtype), dim=1)
+        distances = 2 - 2 * anchors @ gather(anchors).T  # [2n, 2N], rank by rank
+    count = len(anchors)
+    own = torch.arange(count, device=anchors.device)
+    other = (own + count // 2) % count
+    own, other = ((index + rank() * count).unsqueeze(1) for index in (own, other))
+    positive = distances.gather(1, other)
+    with torch.no_grad():
+        is_same = torch.zeros_like(distances, dtype=torch.bool).scatter_(1, torch.cat([own, other], 1), True)
+        is_beyond = (distances > positive) & ~is_same
+        nearest = distances.masked_fill(~is_beyond, torch.inf).argmin(1)
+        farthest = distances.masked_fill(is_same, -torch.inf).argmax(1)
+        chosen = torch.where(is_beyond.any(1), nearest, farthest)
+    return positive.squeeze(1), distances.gather(1, chosen.unsqueeze(1)).squeeze(1)
