@@ -42,7 +42,8 @@ def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) 
     torch.set_num_threads(threads)
     settings = [
         "data=folder", f"data.root={folder}", "data.channels=rgb",
-        f"batch_size={batch}", f"precision={precision}", "epochs=1000",
+        f"batch_size={batch}", f"precision={precision}", "epochs=1000", "evaluate.every=1000",
+        "checkpoints.every_epochs=1000",
         f"method.temperature={TEMPERATURE}", f"method.hidden={HIDDEN}", f"method.projection={PROJECTION}",
     ]  # fmt: skip
     run = load_run(None, settings)

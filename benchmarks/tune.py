@@ -110,9 +110,9 @@ def long_run(seconds: float) -> dict[str, Any]:
     """The settings of a run whose epochs take about so long here: an encoder as wide as that needs."""
     file = {**SHORT, "data": {}, "batch_size": 64, "epochs": 2}
     width = 32
-    for _ in range(3):
+    for _ in range(4):
         file["encoder"] = {"name": "convnet", "width": width}
-        width = max(8, round(width * (seconds / bare(file)) ** 0.7 / 8) * 8)  # costs grow with its square, or less
+        width = min(256, max(8, round(width * (seconds / bare(file)) ** 0.5 / 8) * 8))  # costs grow with its square
     return {**file, "encoder": {"name": "convnet", "width": width}, "epochs": EPOCHS}
 
 

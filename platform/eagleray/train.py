@@ -17,6 +17,7 @@ from eagleray.config import Run
 from eagleray.data.load import Data, load_data
 from eagleray.evaluate.judge import Judge, batch_health
 from eagleray.feed import Feed, seed_all
+from eagleray.memory import keep_freed_memory
 from eagleray.method import Progress, StepResult
 from eagleray.optimizers import make_optimizer, set_rates
 
@@ -96,6 +97,8 @@ def train(
         Diverged: the loss became NaN or infinite.
     """
     device = device or pick_device(run.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     data = data or load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     info = fitted(run, data.info)
     method = build_method(run, info).to(device)
