@@ -22,6 +22,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from eagleray.augment import View, make_views
+from eagleray.memory import keep_freed_memory
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -30,7 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    torch.empty(30 * 2**18)  # 30 MB taken and given back, as any training does: then glibc keeps what is freed
+    keep_freed_memory()  # as training does
     images = _folder(arguments) if arguments.images else _clouds(arguments.batch, arguments.size)
     rows = [_compare(images, blur, arguments) for blur in (0.0, 0.5)]
     print(f"{'blur':>5}{'lightly':>12}{'exact':>12}{'fast':>12}{'exact':>10}{'fast':>10}")
