@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from eagleray.augment import View, colour, geometry, make_view, make_views, plain
+from eagleray.augment import View, byol_views, colour, geometry, make_view, make_views, multi_crop, plain
 from eagleray.augment.draw import Parameters, draw
 from eagleray.augment.randaugment import OPERATIONS, randaugment
 from eagleray.errors import Refusal
@@ -299,6 +299,18 @@ def test_views_of_a_batch_differ_and_extend_the_seed():
     assert not torch.equal(first, second)
     assert torch.equal(second, make_view(SIMCLR, images, seed=(4, 1), **settings))
     assert small.shape == (8, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("size", "smallest", "blurs"), [(32, 0.1, (0, 0, 0)), (224, 0.05, (1, 0.1, 0.5))])
+def test_multi_crop_is_two_large_views_and_small_ones_of_the_rest_of_the_areas(size, smallest, blurs):
+    views = multi_crop(byol_views(size), size, 3, size // 2, 0.4)
+    assert [view.size for view in views] == [None, None, *[size // 2] * 3]
+    assert [view.crop for view in views] == [(0.4, 1.0), (0.4, 1.0), *[(smallest, 0.4)] * 3]
+    assert [view.blur for view in views] == [*blurs[:2], *[blurs[2]] * 3]
+    assert [view.solarize for view in views] == [0, 0.2, 0, 0, 0]
+    made = make_views(views, photos(2, size, size), size=size, seed=(0,), mean=[0.5] * 3, std=[0.25] * 3)
+    assert [view.shape[-1] for view in made] == [size, size, *[size // 2] * 3]
+    assert not torch.equal(made[2], made[3])
 
 
 def test_probabilities_are_kept():

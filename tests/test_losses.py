@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eagleray import losses
 from eagleray.distributed import all_reduce_mean, rank, world_size
-from eagleray.losses import cosine_loss, info_nce, nt_xent, squared_norm_of_product
+from eagleray.losses import cosine_loss, cross_view_loss, info_nce, nt_xent, squared_norm_of_product
 from two_processes import two_processes
 
 
@@ -254,3 +254,49 @@ def test_info_nce_of_two_workers_is_that_of_one(with_queue: bool):
     torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
     joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
     torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)
+
+
+def views_of(count: int, width: int, views: int) -> tuple[Tensor, Tensor]:
+    """Probabilities of two views, and logits of all."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(views, count, width, dtype=torch.float64, generator=generator)
+    targets = torch.randn(2, count, width, dtype=torch.float64, generator=generator).softmax(-1)
+    return targets, logits
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_the_loss_across_views_is_the_mean_over_pairs_of_two_views(views: int):
+    targets, logits = views_of(3, 4, views)
+    found, gradient = with_gradients(lambda x: cross_view_loss(targets, x, 0.2), logits)
+
+    def written_out(x: Tensor) -> Tensor:
+        pairs = []
+        for t in range(2):
+            for v in (v for v in range(views) if v != t):
+                for i in range(3):
+                    p = (x[v, i] / 0.2).exp() / (x[v, i] / 0.2).exp().sum()
+                    pairs.append(-(targets[t, i] * p.log()).sum())
+        return torch.stack(pairs).mean()
+
+    torch.testing.assert_close([found, gradient], with_gradients(written_out, logits), rtol=1e-10, atol=1e-10)
+
+
+def test_the_loss_across_views_does_not_mind_what_a_softmax_does_not_see():
+    targets, logits = views_of(6, 5, 4)
+    loss = cross_view_loss(targets, logits, 0.1)
+    images, prototypes = torch.tensor([3, 1, 0, 5, 4, 2]), torch.tensor([1, 4, 0, 2, 3])
+    torch.testing.assert_close(cross_view_loss(targets, logits + torch.randn(4, 6, 1), 0.1), loss)
+    torch.testing.assert_close(cross_view_loss(targets[:, images], logits[:, images], 0.1), loss)
+    torch.testing.assert_close(cross_view_loss(targets[..., prototypes], logits[..., prototypes], 0.1), loss)
+    torch.testing.assert_close(cross_view_loss(targets, logits[[0, 1, 3, 2]], 0.1), loss)
+    torch.testing.assert_close(cross_view_loss(targets[[1, 0]], logits[[1, 0, 2, 3]], 0.1), loss)
+    assert abs(cross_view_loss(targets, logits[[1, 0, 2, 3]], 0.1) - loss) > 0.01  # views 0 and 1 are no others
+    alike = torch.zeros(4, 6, 5)
+    torch.testing.assert_close(cross_view_loss(targets.float(), alike, 0.1), torch.tensor(5.0).log())
+
+
+def test_the_loss_across_views_is_float32_inside_bf16_autocast():
+    targets, logits = (x.bfloat16() for x in views_of(6, 5, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = cross_view_loss(targets, logits, 0.1)
+    torch.testing.assert_close(loss, cross_view_loss(targets.float(), logits.float(), 0.1), rtol=1e-6, atol=1e-6)

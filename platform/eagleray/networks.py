@@ -1,15 +1,18 @@
 """Parts that methods share."""
 
 import copy
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import groupby, pairwise
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eagleray.distributed import gather
+from eagleray.distributed import all_reduce_mean, gather
+from eagleray.encoder import Encoder, TokenEncoder
 from eagleray.errors import Refusal
+from eagleray.method import DataInfo
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,3 +111,109 @@ def check_queue(size: int, batch_size: int) -> None:
             f"method.queue={size} must hold whole batches of batch_size={batch_size}: "
             f"take {near}, or another multiple of {batch_size}"
         )
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: an MLP, then cosines with learnt prototypes (2104.14294, section 3.1). [n, dim] -> [n, prototypes]
+
+    The paper's weight normalisation with its norms fixed at 1, in float32 at least: a teacher's temperature of 0.04
+    leaves nothing of a logit that has three digits.
+
+    Args:
+        widths: of the features, the hidden layers and the bottleneck.
+        prototypes: how many.
+        norm: batch norm in the hidden layers; the paper's ViTs do without.
+    """
+
+    def __init__(self, widths: Sequence[int], prototypes: int, *, norm: bool = False):
+        super().__init__()
+        self.layers = mlp(widths, norm=norm, activation=nn.GELU)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.prototypes = nn.Linear(widths[-1], prototypes, bias=False)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """What is compared with the prototypes, of length 1: [..., dim] -> [..., bottleneck]."""
+        x = self.layers(features)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+    def compare(self, embedded: Tensor) -> Tensor:
+        """Cosines with all prototypes: [..., bottleneck] -> [..., prototypes]."""
+        with torch.autocast(embedded.device.type, enabled=False):
+            return F.linear(embedded, F.normalize(self.prototypes.weight, dim=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.compare(self.embed(features))
+
+
+class Centre(nn.Module):
+    """Mean of a teacher's logits over the past batches, against collapse to one prototype (2104.14294, equation 4).
+
+    Args:
+        width: prototypes.
+        momentum: of the mean.
+    """
+
+    mean: Tensor
+
+    def __init__(self, width: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(width))
+
+    @torch.no_grad()
+    def targets(self, logits: Tensor, temperature: float) -> Tensor:
+        """Probabilities of the centred logits, [..., width]; take them before the `update` with the same logits."""
+        return ((logits - self.mean) / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor) -> None:
+        """Moves to the mean of all workers' logits, [n, width]."""
+        self.mean.lerp_(all_reduce_mean(logits.mean(0)).to(self.mean.dtype), 1 - self.momentum)
+
+
+def encode_crops(encode: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
+    """Features of V crops, [V * n, D] in their order: those of one size that follow each other in one pass."""
+    sizes = groupby(views, key=lambda view: view.shape[-1])
+    return torch.cat([encode(torch.cat(list(crops))) for _, crops in sizes])
+
+
+def small_crop_size(asked: int | None, encoder: Encoder, data: DataInfo) -> int:
+    """Side of multi-crop's small crops: `method.local_size`, or by default 3/7 of the image, as 96 of 224 pixels.
+
+    The default is rounded up to whole patches, or to a multiple of 4 pixels where the encoder has none.
+
+    Raises:
+        Refusal: crops larger than the image, of broken patches, or too small for the encoder.
+    """
+    patch = encoder.patch_size if isinstance(encoder, TokenEncoder) else 1
+    unit = patch if encoder.has_tokens else 4
+    default = min(data.image_size, -(-data.image_size * 3 // (7 * unit)) * unit)
+    size = default if asked is None else asked
+    if size > data.image_size or size % patch:
+        raise Refusal(
+            f"method.local_size={size} must be a multiple of the patch size of {patch} pixels and no larger than the "
+            f"image of {data.image_size}: take {default}"
+        )
+    if not _takes(encoder, torch.zeros(1, data.channels, size, size)):
+        raise Refusal(
+            f"method.local_size={size} is too small for this encoder, which leaves nothing of such an image: "
+            f"take {data.image_size // 2}"
+        )
+    return size
+
+
+@torch.no_grad()
+def _takes(encoder: Encoder, images: Tensor) -> bool:
+    training = encoder.training
+    try:
+        encoder.eval()(images)
+    except RuntimeError:  # torch's word for a kernel or a pooling that is larger than its input
+        return False
+    finally:
+        encoder.train(training)
+    return True

@@ -40,3 +40,21 @@ def moco_view(image_size: int) -> View:
         grayscale=0.2,
         blur=0.5 if image_size > SMALL else 0.0,
     )
+
+
+def multi_crop(large: tuple[View, View], image_size: int, crops: int, size: int, split: float) -> tuple[View, ...]:
+    """Two large crops and some small ones (SwAV, 2006.09882, section 3.3; DINO, 2104.14294, section 3.1).
+
+    Small crops cover a twentieth of the image at least; of small images a tenth, less is but a few pixels.
+
+    Args:
+        large: the views of the large crops; small ones are the first of them, blurred in half the cases at most.
+        image_size: side of the large crops in pixels.
+        crops: how many small ones.
+        size: their side in pixels.
+        split: part of the image's area that large crops cover at least, and small ones at most.
+    """
+    first, second = (replace(view, crop=(split, 1.0)) for view in large)
+    smallest = 0.05 if image_size > SMALL else 0.1
+    small = replace(first, size=size, crop=(smallest, split), blur=min(first.blur, 0.5))
+    return first, second, *[small] * crops
