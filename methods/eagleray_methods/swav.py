@@ -1,0 +1,141 @@
+"""SwAV: each view predicts to which clusters another one is assigned, where all clusters are made equally full.
+
+Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, https://arxiv.org/abs/2006.09882
+The defaults are those of the paper's runs with 256 images a step, which need the queue; its runs with 4,096 have none.
+Differs from the paper: up to 64 pixels there is no blur and half the jitter, and small crops cover a tenth of the image
+at least. Under the small recipe there are two small crops and fewer prototypes, and the queue starts sooner.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View, multi_crop, simclr_view
+from eagleray.distributed import all_reduce_sum, rank, world_size
+from eagleray.encoder import Encoder
+from eagleray.errors import Refusal
+from eagleray.losses import cross_view_loss
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import Queue, check_queue, encode_crops, mlp, small_crop_size
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform, Uniform
+
+
+class SwAV(Method):
+    """Clustering: each view predicts the clusters of another; all clusters are kept equally full."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        prototypes: Annotated[int, IntRange(32, 1024), Field(ge=2, description="centres of clusters")] = 3000
+        temperature: Annotated[
+            float, LogUniform(0.05, 0.5), Field(gt=0, description="how sharp the prediction of a code is")
+        ] = 0.1
+        epsilon: Annotated[
+            float,
+            Uniform(0.025, 0.1),
+            Field(ge=0.025, description="how soft codes are; where the loss stays at ln(prototypes), take 0.03"),
+        ] = 0.05
+        iterations: Annotated[int, Field(ge=1, description="of Sinkhorn and Knopp, that make clusters equal")] = 3
+        frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
+        queue: Annotated[
+            int, Field(ge=0, description="former embeddings of each large crop assigned beside the batch; 0: none")
+        ] = 3840
+        queue_after: Annotated[float, Field(ge=0, description="epochs before the queue starts to fill")] = 15.0
+        hidden: Annotated[
+            int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")
+        ] = 2048
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings")] = 128
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 6
+        local_size: Annotated[
+            int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
+        ] = None
+        crop_split: Annotated[
+            float,
+            Uniform(0.1, 0.6),
+            Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
+        ] = 0.14
+
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.6, weight_decay=1e-6, final_lr=0.001)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {
+        "prototypes": 256, "frozen_epochs": 0.5, "queue": 1024, "queue_after": 2.0, "hidden": 512, "local_crops": 2,
+        "crop_split": 0.25,
+    }  # fmt: skip
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        if config.queue:
+            check_queue(config.queue, data.batch_size)
+        if config.prototypes > data.batch_size + config.queue:
+            raise Refusal(
+                f"method.prototypes={config.prototypes} cannot be filled equally by the batch and the queue: take "
+                f"{data.batch_size + config.queue} at most, or a longer method.queue"
+            )
+        self.local_size = small_crop_size(config.local_size, encoder, data)
+        self.projector = mlp([encoder.dim, config.hidden, config.projection])
+        self.prototypes = nn.Linear(config.projection, config.prototypes, bias=False)
+        self._normalise_prototypes()
+        self.queues = nn.ModuleList(Queue(config.queue, config.projection) for _ in range(2 if config.queue else 0))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        size, config = self.data.image_size, self.config
+        view = simclr_view(size)
+        return multi_crop((view, view), size, config.local_crops, self.local_size, config.crop_split)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        z = self.projector(encode_crops(self.encoder, batch.views))
+        with torch.autocast(z.device.type, enabled=False):  # exp(score / epsilon) needs all the digits of a score
+            z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+            z = z.unflatten(0, (len(batch.views), -1))  # [V, n, projection]
+            scores = self.prototypes(z)  # [V, n, prototypes]
+            codes = self._codes(z.detach(), scores.detach(), progress)
+            loss = cross_view_loss(codes, scores, self.config.temperature)
+        return StepResult(loss, list(z.detach()))
+
+    @torch.no_grad()
+    def _codes(self, z: Tensor, scores: Tensor, progress: Progress) -> Tensor:
+        """Assignments of the two large crops, [2, n, prototypes]; the queue moves on."""
+        codes = [scores[0], scores[1]]
+        if self.queues and progress.epochs_done >= self.config.queue_after:
+            for crop, queue in enumerate(self.queues):
+                assert isinstance(queue, Queue)
+                if queue.filled == self.config.queue:
+                    # Every worker has the whole queue, and brings its share of it to the common sums.
+                    share = queue.rows.tensor_split(world_size())[rank()]
+                    codes[crop] = torch.cat([scores[crop], self.prototypes(share)])
+                queue.push(z[crop])
+        count = scores.shape[1]
+        return torch.stack([sinkhorn(each, self.config.epsilon, self.config.iterations)[:count] for each in codes])
+
+    def before_step(self, progress: Progress) -> None:
+        if progress.epochs_done < self.config.frozen_epochs:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, progress: Progress) -> None:
+        self._normalise_prototypes()
+
+    @torch.no_grad()
+    def _normalise_prototypes(self) -> None:
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments of all workers' images to prototypes, each prototype getting its equal share (equation 3).
+
+    Args:
+        scores: [n, K], cosines of this worker's embeddings with the prototypes, in float32 at least.
+        epsilon: weight of the assignments' entropy.
+        iterations: of Sinkhorn and Knopp; the more, the more equal.
+
+    Returns:
+        [n, K], rows that add up to 1.
+    """
+    codes = (scores / epsilon).exp()
+    for _ in range(iterations):
+        codes = codes / all_reduce_sum(codes.sum(0))  # every prototype equally full, over all workers
+        codes = codes / codes.sum(1, keepdim=True)  # every image assigned once
+    return codes
