@@ -1,0 +1,109 @@
+"""DINO: a network says of small crops what its own moving average says of large ones; labels emerge of themselves.
+
+Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin 2021, https://arxiv.org/abs/2104.14294
+The defaults are those of the authors' best ViT-S/16. A ViT's features are pooled as `encoder.pool` says; the paper's
+are the class token. The teacher is what is judged, as in the paper.
+Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the paper has it for ViT-B; the gradient is
+clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of the
+image at least. Under the small recipe the head has batch norm, a moving average of hundreds of steps starts nearer to
+the student, and there are two small crops and fewer prototypes.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from eagleray.augment import View, byol_views, multi_crop
+from eagleray.encoder import Encoder
+from eagleray.losses import cross_view_loss
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
+from eagleray.recipe import Recipe
+from eagleray.schedules import cosine, ramp
+from eagleray.search import Choice, IntRange, LogUniform, Uniform
+
+
+class DINO(Method):
+    """Distillation: of small crops it says what its own moving average, centred and sharpened, says of large ones."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        prototypes: Annotated[
+            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student tell apart")
+        ] = 65536
+        temperature: Annotated[float, LogUniform(0.05, 0.5), Field(gt=0, description="of the student")] = 0.1
+        teacher_start: Annotated[
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at first")
+        ] = 0.04
+        teacher_temperature: Annotated[
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature after its warm-up")
+        ] = 0.07
+        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which that temperature rises")] = 30.0
+        momentum: Annotated[
+            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at first; at the end it is 1")
+        ] = 0.996
+        centre_momentum: Annotated[
+            float, Uniform(0.5, 0.99), Field(ge=0, lt=1, description="of the mean of the teacher's logits")
+        ] = 0.9
+        frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
+        hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the head's hidden layers")] = 2048
+        bottleneck: Annotated[
+            int, IntRange(32, 512), Field(ge=2, description="width of what is compared with prototypes")
+        ] = 256
+        norm: Annotated[bool, Choice(True, False), Field(description="batch norm in the head's hidden layers")] = False
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 10
+        local_size: Annotated[
+            int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
+        ] = None
+        crop_split: Annotated[
+            float,
+            Uniform(0.1, 0.6),
+            Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
+        ] = 0.25
+
+    recipe: ClassVar[Recipe] = Recipe(
+        lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.005, clip=3.0
+    )
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5, clip=3.0)
+    small_settings: ClassVar[dict[str, Any]] = {
+        "prototypes": 1024, "teacher_warmup": 3.0, "momentum": 0.95, "frozen_epochs": 0.5, "hidden": 512,
+        "bottleneck": 128, "norm": True, "local_crops": 2,
+    }  # fmt: skip
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.local_size = small_crop_size(config.local_size, encoder, data)
+        widths = [encoder.dim, config.hidden, config.hidden, config.bottleneck]
+        self.head = PrototypeHead(widths, config.prototypes, norm=config.norm)
+        self.teacher = frozen_copy(nn.Sequential(self.encoder, self.head))
+        self.centre = Centre(config.prototypes, config.centre_momentum)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        size, config = self.data.image_size, self.config
+        return multi_crop(byol_views(size), size, config.local_crops, self.local_size, config.crop_split)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        embedded = self.head.embed(encode_crops(self.encoder, batch.views))  # [V * n, bottleneck]
+        logits = self.head.compare(embedded).unflatten(0, (len(batch.views), -1))  # [V, n, prototypes]
+        with torch.no_grad():
+            teacher = self.teacher(torch.cat(batch.views[:2]))  # large crops alone
+        config = self.config
+        sharp = ramp(config.teacher_start, config.teacher_temperature, config.teacher_warmup, progress)
+        targets = self.centre.targets(teacher, sharp).unflatten(0, (2, -1))
+        self.centre.update(teacher)
+        loss = cross_view_loss(targets, logits, config.temperature)
+        return StepResult(loss, list(embedded.detach().chunk(len(batch.views))))
+
+    def before_step(self, progress: Progress) -> None:
+        if progress.epochs_done < self.config.frozen_epochs:
+            self.head.prototypes.weight.grad = None
+
+    def after_step(self, progress: Progress) -> None:
+        student = nn.Sequential(self.encoder, self.head)
+        ema_update(self.teacher, student, cosine(self.config.momentum, 1.0, progress.fraction))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        return self.teacher[0](images)
