@@ -1,0 +1,236 @@
+"""iBOT: DINO's task, and beside it hidden patches for which the network says what its own moving average sees there.
+
+Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2021, https://arxiv.org/abs/2111.07832
+The defaults are those of the paper's ViT-S/16. One head serves class token and patches; the teacher is what is judged,
+its features pooled as `encoder.pool` says; the paper's are the class token.
+Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; the gradient
+is clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of
+the image at least. Under the small recipe a moving average of hundreds of steps starts nearer to the student, and there
+are two small crops and fewer prototypes.
+"""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from eagleray.augment import View, byol_views, multi_crop
+from eagleray.distributed import rank, world_size
+from eagleray.encoder import TokenEncoder
+from eagleray.errors import Refusal
+from eagleray.losses import cross_view_loss
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
+from eagleray.recipe import Recipe
+from eagleray.schedules import cosine, ramp
+from eagleray.search import Choice, IntRange, LogUniform, Uniform
+
+TRIED = 50  # blocks tried on a mask at most; 8 x 8 patches see the last one that fits long before
+
+
+class IBOT(Method):
+    """Masked images and distillation: the targets of hidden patches are what a moving average sees there."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        patch_weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of hidden patches' loss")] = 1.0
+        mask_shape: Annotated[
+            Literal["block", "random"], Choice("block", "random"), Field(description="hide rectangles, or any patches")
+        ] = "block"
+        mask_probability: Annotated[
+            float, Uniform(0.2, 1.0), Field(gt=0, le=1, description="share of the large crops that are masked at all")
+        ] = 0.5
+        mask_min: Annotated[float, Uniform(0.05, 0.7), Field(ge=0, lt=1, description="least part hidden of those")] = (
+            0.1
+        )
+        mask_max: Annotated[
+            float, Uniform(0.2, 0.8), Field(gt=0, lt=1, description="largest part; with random masks, 0.65 to 0.75")
+        ] = 0.5
+        prototypes: Annotated[
+            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student tell apart")
+        ] = 8192
+        temperature: Annotated[float, LogUniform(0.05, 0.5), Field(gt=0, description="of the student")] = 0.1
+        teacher_start: Annotated[
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at first")
+        ] = 0.04
+        teacher_temperature: Annotated[
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature after its warm-up")
+        ] = 0.07
+        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which that temperature rises")] = 30.0
+        momentum: Annotated[
+            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at first; at the end it is 1")
+        ] = 0.996
+        centre_momentum: Annotated[
+            float, Uniform(0.5, 0.99), Field(ge=0, lt=1, description="of the mean of the teacher's logits")
+        ] = 0.9
+        frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
+        hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the head's hidden layers")] = 2048
+        bottleneck: Annotated[
+            int, IntRange(32, 512), Field(ge=2, description="width of what is compared with prototypes")
+        ] = 256
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 10
+        local_size: Annotated[
+            int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
+        ] = None
+        crop_split: Annotated[
+            float,
+            Uniform(0.1, 0.6),
+            Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
+        ] = 0.25
+
+    needs_tokens: ClassVar[bool] = True
+    metrics: ClassVar[dict[str, str]] = {"patch_loss": "cross-entropy of hidden patches, before its weight"}
+    recipe: ClassVar[Recipe] = Recipe(
+        lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.0005, clip=3.0
+    )
+    small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0)
+    small_settings: ClassVar[dict[str, Any]] = {
+        "prototypes": 1024, "teacher_warmup": 3.0, "momentum": 0.95, "frozen_epochs": 0.5, "hidden": 512,
+        "bottleneck": 128, "local_crops": 2,
+    }  # fmt: skip
+
+    def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.encoder: TokenEncoder = encoder
+        self._check_masks(config, encoder.grid**2)
+        self.local_size = small_crop_size(config.local_size, encoder, data)
+        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
+        widths = [encoder.dim, config.hidden, config.hidden, config.bottleneck]
+        self.head = PrototypeHead(widths, config.prototypes)
+        self.teacher, self.teacher_head = frozen_copy(self.encoder), frozen_copy(self.head)
+        self.centre = Centre(config.prototypes, config.centre_momentum)
+        self.patch_centre = Centre(config.prototypes, config.centre_momentum)
+
+    @staticmethod
+    def _check_masks(config: Config, patches: int) -> None:
+        if config.mask_min > config.mask_max:
+            raise Refusal(f"method.mask_min={config.mask_min} must not exceed method.mask_max={config.mask_max}")
+        if config.mask_max * patches < 1:
+            raise Refusal(
+                f"method.mask_max={config.mask_max} hides none of {patches} patches: take a larger one, or smaller "
+                "patches with encoder.patch_size"
+            )
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        size, config = self.data.image_size, self.config
+        return multi_crop(byol_views(size), size, config.local_crops, self.local_size, config.crop_split)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        config, count = self.config, len(batch.views[0])
+        large, small = torch.cat(batch.views[:2]), batch.views[2:]
+        mask = self._masks(progress.step, count)  # [2n, L], on the CPU, where its places are counted
+        hidden = mask.flatten().nonzero().squeeze(1)
+        share = (mask.double() / mask.sum(1, keepdim=True).clamp(min=1)).flatten()[hidden]  # of its crop's hidden ones
+        share, hidden = share.to(large), hidden.to(large.device)
+
+        tokens = self.encoder.tokens(self.encoder.patches(large, mask.to(large.device), self.mask_token))
+        classes = [tokens[:, 0], *([encode_crops(self._class_token, small)] if small else [])]
+        embedded = self.head.embed(torch.cat([*classes, tokens[:, 1:].flatten(0, 1)[hidden]]))
+        embedded, patches = embedded.split([len(batch.views) * count, len(hidden)])
+        logits = self.head.compare(embedded).unflatten(0, (-1, count))  # [V, n, prototypes]
+
+        sharp = ramp(config.teacher_start, config.teacher_temperature, config.teacher_warmup, progress)
+        targets, patch_targets = self._targets(large, hidden, sharp)
+        class_loss = cross_view_loss(targets.unflatten(0, (2, count)), logits, config.temperature)
+        patch_loss = masked_loss(patch_targets, self.head.compare(patches), share, config.temperature) / len(large)
+        loss = class_loss + config.patch_weight * patch_loss
+        return StepResult(loss, list(embedded.detach().split(count)), {"patch_loss": patch_loss.detach()})
+
+    def _class_token(self, images: Tensor) -> Tensor:
+        return self.encoder.tokens(self.encoder.patches(images))[:, 0]
+
+    @torch.no_grad()
+    def _targets(self, large: Tensor, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """What the teacher sees in whole crops, and where patches are hidden from the student; both centres move."""
+        head = self.teacher_head
+        embedded = head.embed(self.teacher.tokens(self.teacher.patches(large)))  # [2n, 1 + L, bottleneck]
+        logits = head.compare(embedded[:, 0])
+        patch_logits = head.compare(embedded[:, 1:].flatten(0, 1)[hidden])
+        targets = self.centre.targets(logits, temperature)
+        patch_targets = self.patch_centre.targets(patch_logits, temperature)
+        self.centre.update(logits)
+        # The centre is of ALL patches; as logits are linear, the mean's are the mean of theirs, without forming them.
+        self.patch_centre.update(head.compare(embedded[:, 1:].mean((0, 1))[None]))
+        return targets, patch_targets
+
+    def _masks(self, step: int, count: int) -> Tensor:
+        """Which patches of this worker's two large crops of n images are hidden: [2n, L].
+
+        Drawn from the step alone for the images of all workers, so that it is all one which worker holds which.
+        """
+        config, places = self.config, self.encoder.grid**2
+        generator = torch.Generator().manual_seed(step)
+        numbers = torch.empty(2 + max(places, 4 * TRIED), 2, world_size(), count).uniform_(generator=generator)
+        numbers = numbers[:, :, rank()].flatten(1)  # [numbers, 2n]
+        ratio = config.mask_min + (config.mask_max - config.mask_min) * numbers[0]
+        wanted = torch.where(numbers[1] < config.mask_probability, ratio * places, 0)
+        if config.mask_shape == "random":
+            return numbers[2 : 2 + places].T.argsort(1).argsort(1) < wanted.floor()[:, None]
+        return block_masks(wanted, self.encoder.grid, numbers[2 : 2 + 4 * TRIED].unflatten(0, (TRIED, 4)))
+
+    def before_step(self, progress: Progress) -> None:
+        if progress.epochs_done < self.config.frozen_epochs:
+            self.head.prototypes.weight.grad = None
+
+    def after_step(self, progress: Progress) -> None:
+        momentum = cosine(self.config.momentum, 1.0, progress.fraction)
+        ema_update(self.teacher, self.encoder, momentum)
+        ema_update(self.teacher_head, self.head, momentum)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        return self.teacher(images)
+
+
+def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of hidden patches, summed with what each of them counts (equation 2).
+
+    Args:
+        targets: the teacher's probabilities, [M, K].
+        logits: the student's, [M, K].
+        share: 1 / (number of hidden patches in the same crop), [M].
+        temperature: of the student.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return -((targets * (logits / temperature).log_softmax(-1)).sum(-1) * share).sum()
+
+
+def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
+    """Rectangles laid on a grid until as many places are hidden as wanted, or the tenth in a row does not fit.
+
+    Their areas go from (grid / 3)² to what is still wanted, their aspect ratios from 0.3 to 1 / 0.3 (BEiT, 2106.08254,
+    algorithm 1).
+
+    Args:
+        wanted: places to hide at most, [M].
+        grid: places along a side.
+        numbers: random from 0 to 1, [rectangles tried, 4, M].
+
+    Returns:
+        [M, grid * grid] bool, row by row.
+    """
+    mask = torch.zeros(len(wanted), grid, grid, dtype=torch.bool)
+    failed = torch.zeros(len(wanted))
+    for area, aspect, top, left in numbers:
+        missing = wanted - mask.sum((1, 2))
+        active = (missing > 0) & (failed < 10)
+        if not active.any():
+            break
+        area = (grid // 3) ** 2 + area * (missing - (grid // 3) ** 2)
+        aspect = ((2 * aspect - 1) * math.log(1 / 0.3)).exp()
+        rows, columns = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        block = _within(top, rows, grid)[:, :, None] & _within(left, columns, grid)[:, None, :]
+        new = (block & ~mask).sum((1, 2))
+        fits = active & (rows < grid) & (columns < grid) & (new > 0) & (new <= missing)
+        mask |= block & fits[:, None, None]
+        failed = torch.where(fits, 0, failed + 1)
+    return mask.flatten(1)
+
+
+def _within(position: Tensor, length: Tensor, grid: int) -> Tensor:
+    """Which places of a side a stretch covers, its position from 0 (at the start) to 1 (at the end): [M, grid]."""
+    start = (position * (grid - length + 1)).floor()[:, None]
+    places = torch.arange(grid)
+    return (places >= start) & (places < start + length[:, None])
