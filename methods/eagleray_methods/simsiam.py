@@ -1,0 +1,58 @@
+"""SimSiam: a network predicts what it says itself of another view; a stopped gradient alone keeps it from collapse.
+
+Chen, He 2020, https://arxiv.org/abs/2011.10566
+Differs from the paper: weight decay spares biases and norms; up to 64 pixels there is no blur, as in its study of
+CIFAR-10 (appendix D). Under the small recipe AdamW trains it, and projector and predictor are four times narrower.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+from eagleray.augment import View, moco_view
+from eagleray.encoder import Encoder
+from eagleray.losses import cosine_loss
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange
+
+
+class SimSiam(Method):
+    """Distillation: a network predicts what it says itself of another view; no negatives, no moving average."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        hidden: Annotated[
+            int, IntRange(256, 4096), Field(ge=1, description="width of the projector's two hidden layers")
+        ] = 2048
+        projection: Annotated[int, IntRange(128, 4096), Field(ge=2, description="width of the embeddings compared")] = (
+            2048
+        )
+        bottleneck: Annotated[
+            int, IntRange(32, 1024), Field(ge=1, description="width of the predictor's hidden layer; a quarter works")
+        ] = 512
+
+    # The predictor should keep up with the latest embeddings, so its rate does not decay (section 4.2).
+    constant_lr: ClassVar[tuple[str, ...]] = ("predictor",)
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.05, weight_decay=1e-4)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512, "bottleneck": 128}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        # The last norm neither scales nor shifts, as in the paper's code.
+        widths = [encoder.dim, config.hidden, config.hidden, config.projection]
+        self.projector = mlp(widths, last_norm=True, last_affine=False)
+        self.predictor = mlp([config.projection, config.bottleneck, config.projection])
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        view = moco_view(self.data.image_size)
+        return view, view
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # Each view normalised by itself, as in the paper.
+        first, second = (self.projector(self.encoder(view)) for view in batch.views)
+        targets = first.detach(), second.detach()
+        distance = cosine_loss(self.predictor(first), targets[1]) + cosine_loss(self.predictor(second), targets[0])
+        return StepResult(distance / 4 - 1, list(targets))  # equation 2: the mean of both negative cosines
