@@ -48,6 +48,16 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     return copy
 
 
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel over all workers' samples, with gradient: [n, C, ...] -> [C], [C]."""
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each [workers, C]
+    # Moments of the parts join without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
+    mean = means.mean(0)
+    return mean, (variances + (means - mean).square()).mean(0)
+
+
 def barrier() -> None:
     """Wait until every worker is here."""
     if world_size() > 1:
@@ -101,7 +111,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        mean, variance = _global_statistics(x)
+        mean, variance = mean_and_variance(x)
         if self.track_running_stats:
             samples = world_size() * x.numel() // x.shape[1]
             self._track(mean.detach(), variance.detach() * samples / (samples - 1))
@@ -136,16 +146,6 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             part.__class__ = SynchronisedBatchNorm  # it adds no state: only the forward pass changes
     return module
-
-
-def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over all workers' samples: [n, C, ...] -> [C], [C]."""
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    variance, mean = torch.var_mean(x, axes, correction=0)
-    means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each [workers, C]
-    # Moments of the parts join without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
-    mean = means.mean(0)
-    return mean, (variances + (means - mean).square()).mean(0)
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""Barlow Twins: the same feature of two views agrees, different features have nothing in common.
+
+Zbontar, Jing, Misra, LeCun, Deny 2021, https://arxiv.org/abs/2103.03230
+Differs from the paper: its lower rate for biases and norms (0.0048 beside 0.2) is reached by a `scale` of the loss of
+0.024, which under LARS changes nothing else; up to 64 pixels there is no blur, and crops keep a fifth of the image at
+least. Under the small recipe the projector is narrower and AdamW trains it, to which a loss's scale is all one.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from eagleray.augment import View, byol_views
+from eagleray.distributed import all_reduce_sum, mean_and_variance, world_size
+from eagleray.encoder import Encoder
+from eagleray.losses import squared_norm_of_product
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform
+
+
+class BarlowTwins(Method):
+    """Redundancy reduction: a feature agrees between two views of an image, and with no other feature."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        redundancy: Annotated[
+            float, LogUniform(1e-3, 0.1), Field(ge=0, description="weight of the correlations between features")
+        ] = 0.0051
+        scale: Annotated[float, Field(gt=0, description="of the loss; LARS feels it in biases and norms alone")] = 0.024
+        hidden: Annotated[
+            int, IntRange(256, 8192), Field(ge=1, description="width of the projector's two hidden layers")
+        ] = 8192
+        projection: Annotated[
+            int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings; the wider the better")
+        ] = 8192
+
+    metrics: ClassVar[dict[str, str]] = {
+        "invariance": "disagreement of the same feature between views, summed over the features",
+        "redundancy": "squared correlations between different features, summed",
+    }
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10, final_lr=0.001)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.projector = mlp([encoder.dim, config.hidden, config.hidden, config.projection], last_bias=False)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return byol_views(self.data.image_size)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # Each view normalised by itself, as in the paper's code.
+        first, second = (self.projector(self.encoder(view)) for view in batch.views)
+        invariance, redundancy = cross_correlation(first, second)
+        loss = self.config.scale * (invariance + self.config.redundancy * redundancy)
+        metrics: dict[str, Tensor | float] = {"invariance": invariance.detach(), "redundancy": redundancy.detach()}
+        return StepResult(loss, [first.detach(), second.detach()], metrics)
+
+
+def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the cross-correlation matrix C of two views is from the identity (equations 1 and 2).
+
+        sum over i of (1 - C_ii)²,   sum over i and j != i of C_ij²
+
+    C is that of the features standardised over the batches of all workers, and it need not be formed.
+
+    Args:
+        first, second: [n, D] embeddings of the two views of the same n images.
+
+    Returns:
+        Two scalars, float32 at least, the same on every worker.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        a, b = standardised(first), standardised(second)
+        count = len(a) * world_size()
+        diagonal = all_reduce_sum((a * b).sum(0)) / count  # [D]
+        squares = squared_norm_of_product(a, b) / count**2  # of all of C
+        return (1 - diagonal).square().sum(), squares - diagonal.square().sum()
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Each feature with mean 0 and variance 1 over the batches of all workers, in float32 at least: [n, D]."""
+    x = x if x.dtype == torch.float64 else x.float()
+    mean, variance = mean_and_variance(x)
+    return (x - mean) * (variance + 1e-5).rsqrt()
