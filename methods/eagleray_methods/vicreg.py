@@ -1,0 +1,104 @@
+"""VICReg: two views of an image get one embedding, while each feature keeps its spread and none repeats another.
+
+Bardes, Ponce, LeCun 2021, https://arxiv.org/abs/2105.04906
+As in the paper's code, the distance of the views is a mean over features too, and the hinge a mean over both views.
+Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least. Under the small
+recipe the projector (the paper's expander) is narrower and AdamW trains it.
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from eagleray.augment import View, byol_views
+from eagleray.distributed import mean_and_variance, world_size
+from eagleray.encoder import Encoder
+from eagleray.losses import squared_norm_of_product
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform
+
+
+class VICReg(Method):
+    """Redundancy reduction: views of an image agree, while each feature keeps its spread and none repeats another."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        invariance: Annotated[
+            float, LogUniform(1, 100), Field(ge=0, description="weight of the distance between views")
+        ] = 25.0
+        variance: Annotated[
+            float, LogUniform(1, 100), Field(ge=0, description="weight of the hinge on each feature's spread")
+        ] = 25.0
+        covariance: Annotated[
+            float, LogUniform(0.1, 10), Field(ge=0, description="weight of the covariances between features")
+        ] = 1.0
+        hidden: Annotated[
+            int, IntRange(256, 8192), Field(ge=1, description="width of the projector's two hidden layers")
+        ] = 8192
+        projection: Annotated[int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings")] = 8192
+
+    metrics: ClassVar[dict[str, str]] = {
+        "invariance": "mean squared distance of the two views' embeddings",
+        "variance": "how much of a standard deviation of 1 the features lack, on average",
+        "covariance": "squared covariances between different features, summed, for each feature",
+    }
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10, final_lr=0.001)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.projector = mlp([encoder.dim, config.hidden, config.hidden, config.projection], last_bias=False)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        # BYOL's two views made one (appendix C.1): the branches are alike.
+        first, _ = byol_views(self.data.image_size)
+        view = replace(first, blur=first.blur / 2, solarize=0.1)
+        return view, view
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # Each view normalised by itself, as in the paper's code.
+        first, second = (self.projector(self.encoder(view)) for view in batch.views)
+        invariance, variance, covariance = vicreg_terms(first, second)
+        weight = self.config
+        loss = weight.invariance * invariance + weight.variance * variance + weight.covariance * covariance
+        terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        metrics: dict[str, Tensor | float] = {name: term.detach() for name, term in terms.items()}
+        return StepResult(loss, [first.detach(), second.detach()], metrics)
+
+
+def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three terms of the loss (equations 1 to 5, scaled as in the paper's code), not weighted yet.
+
+        invariance:  mean over images and features of (z - z')²
+        variance:    mean over views and features of max(0, 1 - sqrt(Var + 1e-4))
+        covariance:  sum over views of 1/D times the sum over i and j != i of Cov_ij²
+
+    Variances and covariances are those of the batches of all workers, and the matrix of covariances need not be formed.
+
+    Args:
+        first, second: [n, D] embeddings of the two views of the same n images.
+
+    Returns:
+        Three scalars, float32 at least.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (z if z.dtype == torch.float64 else z.float() for z in (first, second))
+        (lack, covariance), (other_lack, other_covariance) = map(variance_and_covariance, (first, second))
+        return F.mse_loss(first, second), (lack + other_lack) / 2, covariance + other_covariance
+
+
+def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms of one view, [n, D]."""
+    count = len(z) * world_size()
+    mean, biased = mean_and_variance(z)
+    centred, variance = z - mean, biased * count / (count - 1)
+    squares = squared_norm_of_product(centred, centred) / (count - 1) ** 2  # of the whole covariance matrix
+    hinge = F.relu(1 - (variance + 1e-4).sqrt()).mean()
+    return hinge, (squares - variance.square().sum()) / z.shape[1]
