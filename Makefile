@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test lint types bench clean
+.PHONY: help environment demo test lint types docs bench clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(INSTALLED)  ## ruff: format and rules
 types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
+
+docs: $(INSTALLED)  ## docs/methods.md, from the methods' own files and the leaderboards in docs/results
+	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done

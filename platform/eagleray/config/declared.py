@@ -48,6 +48,7 @@ class Declaration:
     Config: type[BaseModel]
     doc: str
     values: dict[str, Any]  # its class variables: labels, needs_tokens, recipe, …
+    about: str = ""  # what its file says at its top: the paper, and what differs from it
 
     @property
     def summary(self) -> str:
@@ -102,7 +103,8 @@ def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
     if missing := [each for each in _NEEDED[kind] if each not in values]:
         raise Refusal(f"{path}: {shell.__name__} declares no {' and no '.join(missing)}")
     config = getattr(shell, "Config", None) or type("Config", (BaseModel,), {}, frozen=True, extra="forbid")
-    return Declaration(kind, name or module, module, config, shell.__doc__ or "", values)
+    about = ast.get_docstring(tree) or ""
+    return Declaration(kind, name or module, module, config, shell.__doc__ or "", values, about)
 
 
 def _source(kind: Kind, module: str) -> Path:

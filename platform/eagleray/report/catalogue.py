@@ -1,0 +1,120 @@
+"""The page of all methods, made from what their files declare and from leaderboards that sweeps have written.
+
+python -m eagleray.report.catalogue LEADERBOARD.csv ... > docs/methods.md
+"""
+
+import csv
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from eagleray.config.declared import Declaration, declared
+from eagleray.recipe import Recipe
+from eagleray.search import Choice, LogUniform, Range
+
+NUMBERS = ("linear", "knn", "accuracy")
+Reached = Mapping[str, Mapping[str, float]]  # method -> metric -> mean over seeds
+
+
+def page(reached: Reached) -> str:
+    """The whole page in Markdown."""
+    methods = list(declared("method").values())
+    head = ["method", "what it is", "paper", "needs", *NUMBERS]
+    rows = [
+        [f"[{m.name}](#{m.name})", m.summary, _paper(m), _needs(m), *_numbers(reached.get(m.name, {}))] for m in methods
+    ]
+    return "\n".join([
+        "# Methods",
+        "",
+        "Made by `make docs` from the methods' own files and the leaderboards in `docs/results`; a test compares. The",
+        "numbers are means over seeds on validation, ten epochs on 10,000 images of CIFAR-10 (docs/results.md).",
+        "",
+        *_table(head, rows),
+        *(line for method in methods for line in _section(method)),
+        "",
+    ])  # fmt: skip
+
+
+def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """The numbers of each method: of its best row, in leaderboards of sweeps that vary `run` or `method.name`."""
+    reached: dict[str, dict[str, float]] = {}
+    for file in files:
+        with open(file, newline="", encoding="utf-8") as text:
+            for row in csv.DictReader(text):
+                words = (row.get("run") or row.get("method.name") or "").split()
+                if words and row["state"] == "finished":
+                    reached.setdefault(words[0], {name: float(row[name]) for name in NUMBERS if row.get(name)})
+    return reached
+
+
+def _section(method: Declaration) -> Iterator[str]:
+    about = inspect.cleandoc(method.about).partition("\n")[2].strip()
+    yield from ("", f"## {method.name}", "", method.doc.strip().partition("\n")[0], "", about)
+    small = method.values.get("small_settings", {})
+    rows = [
+        [
+            f"`method.{key}`",
+            _code(field.default),
+            _code(small[key]) if key in small else "",
+            _range(field),
+            field.description or "",
+        ]
+        for key, field in method.Config.model_fields.items()
+    ]
+    if rows:
+        yield from ("", *_table(["setting", "paper", "recipe=small", "declared range", "meaning"], rows))
+    yield ""
+    for choice, name in (("small", "small_recipe"), ("paper", "recipe")):
+        yield f"- `recipe={choice}`: {_recipe(method.values[name])}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "&#124;") for cell in line) + " |" for line in lines]
+
+
+def _paper(method: Declaration) -> str:
+    link = re.search(r"https?://[^\s,)]+", method.about)
+    if link is None:
+        return ""
+    address = link[0].rstrip(".")
+    return f"[{address.rpartition('/')[2]}]({address})"
+
+
+def _needs(method: Declaration) -> str:
+    tokens = ["a ViT"] if method.values.get("needs_tokens") else []
+    labels = ["a few labels"] if method.values.get("labels") == "partial" else []
+    return ", ".join(tokens + labels)
+
+
+def _numbers(numbers: Mapping[str, float]) -> list[str]:
+    return [f"{numbers[name]:.3f}" if name in numbers else "" for name in NUMBERS]
+
+
+def _range(field: FieldInfo) -> str:
+    span = next((mark for mark in field.metadata if isinstance(mark, Range)), None)
+    if span is None:
+        return ""
+    if isinstance(span, Choice):
+        return ", ".join(map(_code, span.values))
+    return f"{span.low:g} to {span.high:g}{', by factors' if isinstance(span, LogUniform) else ''}"
+
+
+def _code(value: Any) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) or value is None else value}`"
+
+
+def _recipe(recipe: Recipe) -> str:
+    given = recipe.model_dump(exclude_defaults=True)
+    return ", ".join(
+        [recipe.name, f"lr {recipe.lr:g}", *(f"{k} {v}" for k, v in given.items() if k not in ("name", "lr"))]
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(read_leaderboards(map(Path, sys.argv[1:]))))
