@@ -20,7 +20,7 @@ from eagleray.recipe import Recipe
 from eagleray.schedules import cosine, warmup_cosine
 from eagleray.train import Diverged, Report, train
 from eagleray_methods.simclr import SimCLR
-from method_cases import INFO, METHODS, settings
+from method_cases import INFO, METHODS, own, settings
 
 TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
 
@@ -28,7 +28,7 @@ TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.li
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
     few = ["labels.per_class=3"] if find("method", name).values.get("labels") == "partial" else []
-    return load_run(None, [*settings(name), *TINY, *few, *more])
+    return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
 
 def finish(run: Run, directory: Path, data: Data | None = None) -> Report:
@@ -148,6 +148,16 @@ def test_the_warm_up_is_linear_and_the_rest_half_a_cosine():
         assert cosine(3.0, 0.5, step / 8) == pytest.approx(reference.get_last_lr()[0])
         reference.optimizer.step()
         reference.step()
+
+
+def test_a_rate_that_drops_falls_tenfold_each_time():
+    recipe = Recipe(name="sgd", lr=3, lr_scaling="none", drops=(0.6, 0.8), warmup_epochs=1)
+    optimizer = make_optimizer(build_method(load_run(None, settings("simclr")), INFO), recipe)
+    for step, rate in ((4, 1.5), (10, 3.0), (59, 3.0), (60, 0.3), (79, 0.3), (80, 0.03), (99, 0.03)):
+        assert set_rates(optimizer, recipe, 256, Progress(step, 100, 0, 10)) == pytest.approx(rate)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    with pytest.raises(Refusal, match="drops and final_lr exclude each other"):
+        load_run(None, ["optimizer.drops=[0.5]", "optimizer.final_lr=0.1"])
 
 
 def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():

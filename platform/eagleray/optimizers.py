@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from eagleray.method import Method, Progress
 from eagleray.recipe import Recipe
-from eagleray.schedules import cosine, warmup_cosine
+from eagleray.schedules import cosine, warmup_cosine, warmup_steps
 
 # Embeddings that are matrices, yet are places to start from and no weights to shrink.
 _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
@@ -46,8 +46,11 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
     """Puts the learning rate and weight decay of this step into the optimizer; returns the learning rate."""
     peak = recipe.peak_lr(batch_size)
-    lr, constant = (
-        warmup_cosine(peak, final, recipe.warmup_epochs, progress) for final in (peak * recipe.final_lr, peak)
+    constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
+    lr = (
+        warmup_steps(peak, recipe.drops, recipe.warmup_epochs, progress)
+        if recipe.drops
+        else warmup_cosine(peak, peak * recipe.final_lr, recipe.warmup_epochs, progress)
     )
     final = recipe.weight_decay if recipe.final_weight_decay is None else recipe.final_weight_decay
     decay = cosine(recipe.weight_decay, final, progress.fraction)

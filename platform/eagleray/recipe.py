@@ -1,8 +1,8 @@
 """How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Knows no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from eagleray.search import LogUniform
 
@@ -32,7 +32,17 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw")] = 0.999
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
     final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
+    drops: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(description="parts of the training after which lr falls tenfold, each time; empty: cosine decay"),
+    ] = ()
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")] = None
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.drops and self.final_lr:
+            raise ValueError("drops and final_lr exclude each other: one ends in steps, the other in a cosine")
+        return self
 
     def peak_lr(self, batch_size: int) -> float:
         """Learning rate after warm-up, for a global batch (Goyal et al. 2017, arXiv 1706.02677, for linear)."""

@@ -1,6 +1,7 @@
 """Schedules: functions of how much of the training is done, never of a step counter."""
 
 import math
+from collections.abc import Sequence
 
 from eagleray.method import Progress
 
@@ -17,6 +18,12 @@ def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Pro
         # The first step already moves: step 0 of a warm-up of S steps has 1/S of the peak.
         return peak * min(1.0, (progress.step + 1) / (warmup * progress.steps))
     return cosine(peak, final, (progress.fraction - warmup) / max(1e-12, 1 - warmup))
+
+
+def warmup_steps(peak: float, drops: Sequence[float], warmup_epochs: float, progress: Progress) -> float:
+    """Linear from 0 to `peak` during the warm-up, then a tenth of before at each of `drops`, parts of the training."""
+    passed = sum(progress.fraction >= drop for drop in drops)
+    return warmup_cosine(peak, peak, warmup_epochs, progress) * 0.1**passed
 
 
 def ramp(start: float, end: float, over: float, progress: Progress) -> float:
