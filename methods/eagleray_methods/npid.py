@@ -5,8 +5,9 @@ Its classifier, weighted k nearest neighbours (section 3.4), is what every run i
 `evaluate.k=200 evaluate.knn_temperature=0.07`.
 Differs from the paper: the images of a step share their noise, which leaves the expectation as it is and makes of a
 gather of batch * negatives vectors one matrix product. Where the paper has the proximal term, the authors' code has the
-bank's momentum; here are both, and `proximal=0` is the authors' code. The small recipe counts on tens of visits to an
-image, not hundreds: a higher temperature, a projector with a hidden layer.
+bank's momentum; here are both, and `proximal=0` is the authors' code. The small recipe sees an image ten times, not
+hundreds of times: the projector has a hidden layer and ends in a batch norm, without which all vectors drift together
+and the bank runs after them; the temperature is higher, and momentum alone keeps the vectors steady.
 """
 
 import math
@@ -46,10 +47,11 @@ class NPID(Method):
             int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
         ] = 0
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the bank's vectors")] = 128
+        last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
 
     recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "proximal": 0.0, "hidden": 512}
+    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "proximal": 0.0, "hidden": 512, "last_norm": True}
 
     bank: Tensor
     constant: Tensor
@@ -57,7 +59,7 @@ class NPID(Method):
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         hidden = [config.hidden] if config.hidden else []
-        self.projector = mlp([encoder.dim, *hidden, config.projection])
+        self.projector = mlp([encoder.dim, *hidden, config.projection], last_norm=config.last_norm)
         # One vector an image, at the image's own place: however the images are shared out, each finds its own.
         self.register_buffer("bank", F.normalize(torch.randn(data.samples, config.projection), dim=1))
         self.register_buffer("constant", torch.zeros(()))  # Z of equation 4; 0: not estimated yet

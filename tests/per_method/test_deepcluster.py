@@ -136,6 +136,20 @@ def test_an_epoch_begins_with_new_clusters_and_a_new_classifier():
     assert not torch.equal(method.classifier.weight, before)
 
 
+def test_clusters_are_kept_until_their_epochs_are_over():
+    method = small("deepcluster", "method.every=2").train()
+    assert isinstance(method, DeepCluster)
+    found = []
+    for epoch in range(4):
+        features = blobs(INFO.samples, method.encoder.dim) + torch.randn(method.encoder.dim, generator=generator(epoch))
+        features[epoch::7] *= 2
+        method.before_epoch(lambda f=features: f, Progress(step=epoch * 10, steps=40, epoch=epoch, epochs=4))
+        found.append((method.assignments.clone(), method.classifier.weight.detach().clone()))
+    for (before, old), (after, new), is_kept in zip(found, found[1:], (True, False, True), strict=False):
+        assert torch.equal(before, after) == is_kept
+        assert torch.equal(old, new) == is_kept
+
+
 def test_the_loss_of_all_images_is_that_of_even_sampling_over_clusters():
     method = prepared().eval()
     images = torch.randn(INFO.samples, 3, 8, 8, dtype=torch.float64, generator=generator())
