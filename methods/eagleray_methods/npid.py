@@ -49,7 +49,7 @@ class NPID(Method):
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the bank's vectors")] = 128
         last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
 
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4)
+    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4, drops=(0.6, 0.8))
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
     small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "proximal": 0.0, "hidden": 512, "last_norm": True}
 
