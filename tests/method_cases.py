@@ -1,4 +1,7 @@
-"""Methods made small enough for tests, and batches for them; a method's own test file may add settings as `SMALL`."""
+"""Methods made small enough for tests, and batches for them; a method's own test file may add settings as `SMALL`.
+
+Settings that only fit the digits, on which whole runs are tested, it calls `ON_DIGITS`.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,11 +11,13 @@ from torch import Tensor
 
 from eagleray import distributed
 from eagleray.augment.override import overridden
-from eagleray.build import build_method
+from eagleray.build import blueprint, build_method
+from eagleray.checkpoint import save_checkpoint
 from eagleray.config import load_run
 from eagleray.config.declared import declared, find
 from eagleray.config.sections import Augment
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
+from eagleray.record import Record
 
 METHODS = sorted(declared("method"))
 NOW = Progress(step=3, steps=10, epoch=0, epochs=1)
@@ -24,9 +29,31 @@ def settings(name: str) -> list[str]:
     """Settings that make the method small and its test sharp, those of its own test file among them."""
     values = find("method", name).values
     network = ["encoder.depth=1", "encoder.dim=32"] if values.get("needs_tokens") else ["encoder.width=8"]
-    own = Path(__file__).parent / "per_method" / f"test_{name}.py"
-    small = getattr(import_module(f"per_method.test_{name}"), "SMALL", []) if own.exists() else []
-    return [f"method={name}", *network, *small]
+    small = own(name, "SMALL")
+    return [f"method={name}", *([] if "encoder=pretrained" in small else network), *small]
+
+
+def own(name: str, constant: str) -> list[str]:
+    """Settings that the method's own test file gives under a name."""
+    file = Path(__file__).parent / "per_method" / f"test_{name}.py"
+    return getattr(import_module(f"per_method.test_{name}"), constant, []) if file.exists() else []
+
+
+def needed(name: str) -> list[str]:
+    """The settings it has no default for, as something that no run could use."""
+    fields = find("method", name).Config.model_fields
+    return [f"method.{key}=somewhere" for key, field in fields.items() if field.is_required()]
+
+
+def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
+    """The directory of a run that ended without training: its weights are as they were drawn."""
+    run = load_run(None, list(overrides))
+    method = build_method(run, info)
+    record = Record.create(directory, name=directory.name, experiment="e", params={}, run=run.file())
+    facts = {"step": 1, "blueprint": blueprint(run, method), "method": method.state_dict()}
+    save_checkpoint(directory / "checkpoints", facts, keep=1)
+    record.finish("finished")
+    return directory
 
 
 def small(name: str, *more: str) -> Method:

@@ -32,6 +32,7 @@ from eagleray.method import Progress
 from eagleray.record import Record
 from eagleray.reload import reloaded
 from eagleray.train import Report
+from method_cases import needed
 
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
@@ -145,7 +146,7 @@ def test_the_quick_start_is_at_least_eight_trials():
 
 @pytest.mark.parametrize("method", sorted(declared("method")))
 def test_resolved_runs_fit_the_schema(method: str):
-    assert errors(run_schema(), load_run(None, [f"method={method}"]).file()) == []
+    assert errors(run_schema(), load_run(None, [f"method={method}", *needed(method)]).file()) == []
 
 
 @pytest.mark.parametrize(

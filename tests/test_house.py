@@ -24,7 +24,7 @@ LIGHT = "cli config config.points config.schema dataset errors recipe record rep
 SLOW = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "matplotlib", "optuna"}
 
 # What a method may use: torch, ranges and settings, and the engine's few modules for methods.
-FOR_METHODS = "augment distributed encoder errors losses method networks recipe schedules search"
+FOR_METHODS = "augment distributed encoder errors losses method networks recipe schedules search trained"
 LIBRARIES_FOR_METHODS = {"torch", "pydantic", "timm", *sys.stdlib_module_names}
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eagleray import distributed
+from eagleray.encoder import Encoder
 from method_cases import METHODS, NOW, batch_of, share, small
 from two_processes import two_processes
 
@@ -60,3 +61,17 @@ def test_a_method_keeps_to_its_declaration(name: str):
     assert len({len(z) for z in result.embeddings}) == 1
     images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     assert method.eval().encode(images).shape == (5, method.encoder.dim)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_encoder_that_is_judged_is_kept_for_fine_tuning(name: str):
+    """Alone, or with more of the network behind it."""
+    method = small(name).eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in method.parameters():  # so that a teacher is no copy of its student
+            p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype, generator=draw))
+    images = torch.randn(5, 3, 8, 8, dtype=torch.float64, generator=draw)
+    kept = [part for part in method.backbone.modules() if isinstance(part, Encoder)]
+    assert any(torch.equal(encoder(images), method.encode(images)) for encoder in kept)
+    assert method.backbone(images).ndim == 2

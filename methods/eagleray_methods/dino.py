@@ -84,6 +84,10 @@ class DINO(Method):
         size, config = self.data.image_size, self.config
         return multi_crop(byol_views(size), size, config.local_crops, self.local_size, config.crop_split)
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.teacher[0]
+
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         embedded = self.head.embed(encode_crops(self.encoder, batch.views))  # [V * n, bottleneck]
         logits = self.head.compare(embedded).unflatten(0, (len(batch.views), -1))  # [V, n, prototypes]

@@ -55,6 +55,10 @@ class FixMatch(Method):
         weak = View(flip=0.5, shift=0.125)
         return weak, View(flip=0.5, shift=0.125, randaugment=(2, 10), cutout=0.5)
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.average[0]
+
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None
         targets, (weak, strong) = batch.labelled.targets, batch.views

@@ -117,6 +117,10 @@ class IBOT(Method):
         size, config = self.data.image_size, self.config
         return multi_crop(byol_views(size), size, config.local_crops, self.local_size, config.crop_split)
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.teacher
+
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         config, count = self.config, len(batch.views[0])
         large, small = torch.cat(batch.views[:2]), batch.views[2:]

@@ -1,11 +1,13 @@
 """From a run file to the things it names: the method with its encoder, the device, the precision."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from eagleray.config import Run
+from eagleray.config import Run, validated
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo, Method
 
@@ -42,6 +44,25 @@ def build_method(run: Run, data: DataInfo) -> Method:
     )
     method_class = run.method.declaration.load()
     return method_class(encoder, method_class.Config(**run.method.config.model_dump()), data)
+
+
+def blueprint(run: Run, method: Method) -> dict[str, Any]:
+    """What a method was built from, as plain values that need no file beside them; checkpoints carry it."""
+    return {
+        "method": {"name": run.method.name, **method.config.model_dump(mode="json")},
+        "encoder": {"name": method.encoder.name, **method.encoder.config.model_dump(mode="json")},
+        "data": asdict(method.data),
+    }
+
+
+def from_blueprint(plan: Mapping[str, Any]) -> Method:
+    """The same method once more, its weights freshly initialised.
+
+    Raises:
+        Refusal: its settings are none that it has today.
+    """
+    run = validated(Run, {section: plan[section] for section in ("method", "encoder")})
+    return build_method(run, DataInfo(**plan["data"]))
 
 
 def pick_device(wanted: str) -> torch.device:

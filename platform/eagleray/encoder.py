@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """A network that turns images into features. One file in `encoders/`; one class may serve several `names`."""
+    """A network that turns images into features. One file in `encoders/`; one class may serve several `names`.
+
+    `name` and `config` are kept: with the image size and the channels they are all that it takes to build it again.
+    """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         """The encoder's own settings."""
@@ -18,6 +21,7 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str, config: Any, image_size: int, channels: int):
         super().__init__()
+        self.name, self.config = name, config
 
     def forward(self, images: Tensor) -> Tensor:
         """Features: [N, C, H, W] -> [N, dim]."""

@@ -78,7 +78,7 @@ def export(run: Run, directory: Path) -> bool:
     artifacts.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
     unfinished = artifacts / ".encoder.safetensors"
-    save_file(weights, unfinished, metadata={"encoder": run.encoder.name, "method": run.method.name})
+    save_file(weights, unfinished, metadata={"encoder": encoder.name, "method": run.method.name})
     unfinished.replace(artifacts / "encoder.safetensors")
     (artifacts / "load_encoder.py").write_text(_loader(run, info, encoder), encoding="utf-8")
     return True
@@ -102,8 +102,8 @@ def _loader(run: Run, info: DataInfo, encoder: Encoder) -> str:
     return LOADER.format(
         method=run.method.name,
         data=run.data.name,
-        name=run.encoder.name,
-        settings=run.encoder.config.model_dump(mode="json"),
+        name=encoder.name,
+        settings=encoder.config.model_dump(mode="json"),
         size=info.image_size,
         channels=info.channels,
         mean=tuple(info.mean),

@@ -113,6 +113,14 @@ class Method(nn.Module):
         """The views of a labelled image: by default the first of `views`."""
         return self.views[:1]
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What `encoder=pretrained` keeps of a trained run, images [N, C, H, W] -> features [N, D].
+
+        By default the encoder; a method names another where another is judged, or where more is worth keeping.
+        """
+        return self.encoder
+
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         """The loss of one step. It must be `forward`: DistributedDataParallel synchronises only through it."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eagleray import distributed
-from eagleray.build import build_method, fitted, pick_device, uses_bf16
+from eagleray.build import blueprint, build_method, fitted, pick_device, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run
 from eagleray.data.load import Data, load_data
@@ -127,11 +127,8 @@ def train(
     def save() -> Path:
         if distributed.rank() == 0:
             parts = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(
-                folder,
-                {"step": state.step, "state": vars(state), "run": run.file(), **parts},
-                run.checkpoints.keep,
-            )
+            facts = {"step": state.step, "state": vars(state), "run": run.file(), "blueprint": blueprint(run, method)}
+            save_checkpoint(folder, {**facts, **parts}, run.checkpoints.keep)
         distributed.barrier()
         return checkpoints(folder)[-1]
 

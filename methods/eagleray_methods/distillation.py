@@ -1,0 +1,137 @@
+"""Distillation: a student learns, on all images, to say of each what a trained teacher says of it.
+
+SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2), equations 3 and 4:
+
+    eagleray train method=distillation method.teacher=runs/eagleray/NAME
+
+The teacher is any finished run whose method has a classifier (finetune, supervised, fixmatch, …). The student may be a
+smaller network, or one like the teacher (self-distillation; the paper's temperature is then 0.1).
+Differs from the paper: under the small recipe AdamW trains it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, BeforeValidator, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.errors import Refusal
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.recipe import Recipe
+from eagleray.search import LogUniform, Uniform
+from eagleray.trained import check_images, trained
+
+
+class Distillation(Method):
+    """Semi-supervised: a student learns on all images what a trained classifier says of them."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        teacher: Annotated[
+            Path | dict[str, Any],  # a dictionary says what the network is built from, in what was saved
+            BeforeValidator(
+                lambda given: given if isinstance(given, dict) else Path(str(given)).expanduser().absolute()
+            ),
+            Field(description="directory of a finished run whose method has a classifier"),
+        ]
+        temperature: Annotated[
+            float, LogUniform(0.05, 5.0), Field(gt=0, description="of both networks' answers; below 1: sharper")
+        ] = 1.0
+        labelled: Annotated[
+            float, Uniform(0.0, 0.9), Field(ge=0, lt=1, description="weight of the few labels (equation 4's 1 - alpha)")
+        ] = 0.0
+
+    labels: ClassVar[str] = "partial"
+    metrics: ClassVar[dict[str, str]] = {"agreement": "share of images that both networks take for the same class"}
+    # 0.1 times the root of the batch size; its warm-up is a twentieth of 400 epochs.
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        teacher, plan = trained(config.teacher)
+        super().__init__(encoder, config.model_copy(update={"teacher": plan}), data)
+        check_teacher(teacher, config.teacher, data)
+        self.teacher = teacher.requires_grad_(False)
+        self.classifier = nn.Linear(encoder.dim, teacher.data.classes or 0)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return (View(crop=(0.08, 1.0), flip=0.5),)
+
+    @property
+    def labelled_views(self) -> tuple[View, ...]:
+        return self.views if self.config.labelled else ()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.teacher.eval()  # what it says of an image depends on no other image
+        return self
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        images, weight = batch.views[0], self.config.labelled
+        labelled = batch.labelled.views if batch.labelled and weight else []
+        # One pass: batch norm sees labelled and other images together.
+        features = self.encoder(torch.cat([images, *labelled]))
+        logits, labelled_logits = self.classifier(features).tensor_split([len(images)])
+        with torch.no_grad():
+            taught = self.teacher.classify(renormalised(images, self.data, self.teacher.data))
+        loss = (1 - weight) * distillation_loss(logits, taught, self.config.temperature)
+        if labelled and batch.labelled:
+            loss = loss + weight * F.cross_entropy(precise(labelled_logits), batch.labelled.targets)
+        agreement = (logits.argmax(1) == taught.argmax(1)).float().mean()
+        return StepResult(loss, [features.detach()[: len(images)]], {"agreement": agreement})
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        return self.classifier(self.encoder(images))
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's answers against the teacher's, both at one temperature T (equation 3).
+
+        loss = - sum over classes y of softmax(teacher / T)_y log softmax(student / T)_y, averaged over the images
+
+    Args:
+        student, teacher: [N, classes] logits; no gradient passes through the teacher's.
+        temperature: T above.
+
+    Returns:
+        A scalar, float32 even inside a bf16 autocast (float64 for float64 logits).
+    """
+    answers = (precise(teacher.detach()) / temperature).softmax(1)
+    return F.cross_entropy(precise(student) / temperature, answers)
+
+
+def precise(logits: Tensor) -> Tensor:
+    """In float32 at least: bf16 has three digits, and a low temperature multiplies what it rounds off."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
+    """Images normalised by the mean and standard deviation of some data, as those of other data want them."""
+    mean, std, new_mean, new_std = (
+        images.new_tensor(values).view(-1, 1, 1) for values in (now.mean, now.std, then.mean, then.std)
+    )
+    return images * (std / new_std) + (mean - new_mean) / new_std
+
+
+def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
+    """Whether a method can teach what is in these images.
+
+    Raises:
+        Refusal: it has no classifier, or has learnt other classes or other images.
+    """
+    if type(teacher).classify is Method.classify:
+        raise Refusal(
+            f"method.teacher={source} was trained by {type(teacher).__name__}, which has no classifier: fine-tune it "
+            f"first (method=finetune encoder=pretrained encoder.run={source})"
+        )
+    check_images(f"method.teacher={source}", teacher.data, data.image_size, data.channels)
+    if data.classes not in (None, teacher.data.classes):
+        raise Refusal(
+            f"method.teacher={source} tells {teacher.data.classes} classes apart, and these images have "
+            f"{data.classes}: take a teacher of the same classes"
+        )

@@ -1,0 +1,58 @@
+"""Fine-tuning: a pretrained network and a new classifier on it learn from few labels.
+
+SimCLR v2's second step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2 and appendix B); it goes on from
+any finished run:
+
+    eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/NAME
+
+Differs from the paper: under the small recipe AdamW trains it, gently enough for weights that are good already.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.augment import View
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.recipe import Recipe
+
+
+class Finetune(Method):
+    """Semi-supervised: a pretrained network (encoder=pretrained) and a new classifier learn from few labels."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """Fine-tuning has no hyperparameter of its own."""
+
+    labels: ClassVar[str] = "partial"
+    # 0.005 times the root of the batch size; neither decay nor warm-up.
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.08, lr_scaling="sqrt", weight_decay=0.0)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4)
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.classifier = nn.Linear(encoder.dim, data.classes or 0)
+        nn.init.zeros_(self.classifier.weight)  # as in the paper's code: the first steps then leave the network alone
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return ()
+
+    @property
+    def labelled_views(self) -> tuple[View, ...]:
+        return (View(crop=(0.08, 1.0), flip=0.5),)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        assert batch.labelled is not None
+        features = self.encoder(batch.labelled.views[0])
+        logits = self.classifier(features)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 has three digits
+        loss = F.cross_entropy(logits, batch.labelled.targets)
+        return StepResult(loss, [features.detach()])
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        return self.classifier(self.encoder(images))

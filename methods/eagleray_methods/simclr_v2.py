@@ -1,0 +1,70 @@
+"""SimCLR v2: SimCLR with a deeper head, whose first layer is kept for fine-tuning with few labels.
+
+Chen, Kornblith, Swersky, Norouzi, Hinton 2020, https://arxiv.org/abs/2006.10029
+The whole method is three commands: pretraining without labels, fine-tuning with few, and distillation of the network so
+made to a student (another one, or one like itself) on all images:
+
+    eagleray train method=simclr_v2
+    eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/FIRST labels.per_class=40
+    eagleray train method=distillation method.teacher=runs/eagleray/SECOND labels.per_class=40
+
+Differs from the paper: no memory of further negatives (its appendix D finds one point in it), and the head's width is a
+setting, where the paper's is that of its features. Up to 64 pixels the views are those of SimCLR's CIFAR-10 study.
+Under the small recipe AdamW trains it, with a narrower head and a higher temperature.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+from eagleray.augment import View, simclr_view
+from eagleray.encoder import Encoder
+from eagleray.losses import nt_xent
+from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
+from eagleray.networks import mlp
+from eagleray.recipe import Recipe
+from eagleray.search import IntRange, LogUniform
+
+
+class SimCLRv2(Method):
+    """Contrastive: SimCLR with a head of three layers, the first of which is kept for fine-tuning."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        temperature: Annotated[
+            float,
+            LogUniform(0.05, 1.0),
+            Field(gt=0, description="how sharply near negatives are pushed away"),
+        ] = 0.1
+        hidden: Annotated[
+            int,
+            IntRange(128, 4096),
+            Field(ge=1, description="width of the head's two hidden layers, the first of which is kept"),
+        ] = 2048
+        projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
+
+    # 0.1 times the root of the batch size; its warm-up is a twentieth of 800 epochs.
+    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512}
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.projector = mlp([encoder.dim, config.hidden, config.hidden, config.projection], last_norm=True)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        view = simclr_view(self.data.image_size)
+        return view, view
+
+    @property
+    def backbone(self) -> nn.Module:
+        # The head's first layer with its norm and ReLU (section 2 and figure 5).
+        return nn.Sequential(self.encoder, self.projector[:3])
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        # All views in one pass: batch norm must not be able to tell them apart.
+        embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
+        first, second = embeddings.chunk(2)
+        return StepResult(nt_xent(first, second, self.config.temperature), [first.detach(), second.detach()])

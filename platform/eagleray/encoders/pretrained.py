@@ -1,0 +1,44 @@
+"""The network of a trained run with its weights, to start from."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BaseModel, BeforeValidator, Field
+from torch import Tensor
+
+from eagleray.encoder import Encoder
+from eagleray.trained import check_images, trained
+
+
+class Pretrained(Encoder):
+    """The network of a trained run with its weights: to fine-tune, or to train on by another method.
+
+    It is the run's encoder, or what else its method keeps for this (`Method.backbone`).
+    """
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """Which run."""
+
+        run: Annotated[
+            Path | dict[str, Any],  # a dictionary says what the network is built from, in what was saved
+            BeforeValidator(
+                lambda given: given if isinstance(given, dict) else Path(str(given)).expanduser().absolute()
+            ),
+            Field(description="directory of a finished run"),
+        ]
+
+    names: ClassVar[tuple[str, ...]] = ("pretrained",)
+
+    def __init__(self, name: str, config: Config, image_size: int, channels: int):
+        method, plan = trained(config.run)
+        # From now on the settings say what the network is built from, so an exported encoder needs no run.
+        super().__init__(name, config.model_copy(update={"run": plan}), image_size, channels)
+        check_images(f"encoder.run={config.run}", method.data, image_size, channels)
+        self.network = method.backbone.requires_grad_()
+        with torch.no_grad():
+            self.dim = self.network(torch.zeros(1, channels, image_size, image_size)).shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features: [N, C, H, W] -> [N, dim]."""
+        return self.network(images)
