@@ -46,6 +46,7 @@ class Distillation(Method):
 
     labels: ClassVar[str] = "partial"
     metrics: ClassVar[dict[str, str]] = {"agreement": "share of images that both networks take for the same class"}
+    plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
     # 0.1 times the root of the batch size; its warm-up is a twentieth of 400 epochs.
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)

@@ -28,6 +28,8 @@ class Finetune(Method):
         """Fine-tuning has no hyperparameter of its own."""
 
     labels: ClassVar[str] = "partial"
+    # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out too.
+    plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
     # 0.005 times the root of the batch size; neither decay nor warm-up.
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.08, lr_scaling="sqrt", weight_decay=0.0)
     small_recipe: ClassVar[Recipe] = Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4)

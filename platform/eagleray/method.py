@@ -92,6 +92,7 @@ class Method(nn.Module):
     labels: ClassVar[Literal["none", "partial"]] = "none"
     needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
     constant_lr: ClassVar[tuple[str, ...]] = ()  # its parts whose learning rate stays at the peak after the warm-up
+    plain_lr: ClassVar[tuple[str, ...]] = ()  # its parts trained as biases are: no decay, LARS leaves their rate alone
     metrics: ClassVar[dict[str, str]] = {}  # numbers of its own that a step returns: short name -> meaning
     recipe: ClassVar[Recipe]  # how the paper trains it; Config holds the paper's defaults
     small_recipe: ClassVar[Recipe]  # how it is trained on some 10,000 images of 32 pixels for tens of epochs

@@ -18,14 +18,15 @@ _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer over two groups: weights, which decay, and all the rest, which does not.
 
-    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do). Parts
-    that the method names in `constant_lr` make two more groups.
+    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do), and
+    adapts that of the first whether or not it decays. Parts that the method names in `plain_lr` join the second group,
+    those in `constant_lr` make two more.
     """
     kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            is_constant = name.startswith(tuple(f"{part}." for part in method.constant_lr))
-            kinds.setdefault((is_constant, not decays(name, parameter)), []).append(parameter)
+            is_constant, is_plain = _in(name, method.constant_lr), _in(name, method.plain_lr)
+            kinds.setdefault((is_constant, is_plain or not decays(name, parameter)), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1]}
         for kind in sorted(kinds)
@@ -34,6 +35,8 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    for group in groups:
+        group["always_adapt"] = group["decays"]
     # timm annotates its default 0.9 as an int.
     return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)  # pyright: ignore[reportArgumentType]
 
@@ -41,6 +44,10 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
 def decays(name: str, parameter: torch.Tensor) -> bool:
     """Whether weight decay acts on a parameter: not on biases, norms, position embeddings, class and mask tokens."""
     return parameter.ndim > 1 and not any(part in name for part in _POSITIONS)
+
+
+def _in(name: str, parts: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{part}." for part in parts))
 
 
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:

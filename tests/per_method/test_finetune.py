@@ -3,10 +3,12 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional as F
 
-from eagleray.method import DataInfo
+from eagleray.method import DataInfo, Progress
+from eagleray.optimizers import make_optimizer, set_rates
 from eagleray_methods.finetune import Finetune
 from method_cases import INFO, NOW, batch_of, finished_run, small
 
@@ -43,3 +45,21 @@ def test_fine_tuning_starts_with_no_opinion_and_with_the_heads_first_layer():
     logits = method.eval().classify(torch.randn(5, 3, 8, 8, dtype=torch.float64))
     assert torch.equal(logits, logits[:1].expand(5, -1))
     assert abs(float(loss.detach()) - float(F.cross_entropy(logits[:4], torch.tensor([0, 1, 1, 2])))) < 1e-6
+
+
+def test_under_the_papers_recipe_lars_adapts_the_network_but_not_the_new_classifier():
+    method = small("finetune").train()
+    assert isinstance(method, Finetune)
+    recipe = Finetune.recipe
+    optimizer = make_optimizer(method, recipe)
+    rate = set_rates(optimizer, recipe, 1024, Progress(step=0, steps=10, epoch=0, epochs=1))
+    assert rate == pytest.approx(0.005 * 1024**0.5)
+    torch.nn.init.normal_(method.classifier.weight)
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    method(batch_of(method), NOW).loss.backward()
+    optimizer.step()
+    for name, p in method.named_parameters():
+        assert p.grad is not None
+        adapted = p.ndim > 1 and not name.startswith("classifier")
+        trust = 0.001 * before[name].norm() / p.grad.norm() if adapted else 1.0
+        torch.testing.assert_close(p.detach(), before[name] - rate * trust * p.grad, rtol=1e-6, atol=1e-9)
