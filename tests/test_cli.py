@@ -376,6 +376,18 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
 
 
+def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    for number, shade in enumerate((40, 90, 140, 190) * 8):
+        place = Path(f"images/{'dark' if shade < 100 else 'light'}/{number}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade).save(place)
+    settings = ["data=folder", "data.root=images", "data.limit=16", "batch_size=8", "epochs=2", *TINY[3:]]
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        assert eagleray("train", *settings).code == 130
+    assert eagleray("train", *settings, "--resume").code == 0
+
+
 def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         interrupt_after(1, patched)

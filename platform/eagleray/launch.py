@@ -72,8 +72,9 @@ def resumable_run(directory: Path, given: Mapping[str, Any]) -> Run:
     """
     kept = recorded_file(directory)
     run = validated(Run, kept)
-    now, before = flat(given), flat(run.file())
-    _same(directory, {key: value for key, value in now.items() if key in before}, before)
+    # As they read when they are resolved: a relative path is an absolute one by then.
+    now, before = flat(validated(Run, given).file()), flat(run.file())
+    _same(directory, {key: now[key] for key in flat(given) if key in before and key in now}, before)
     return run
 
 
