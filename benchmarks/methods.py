@@ -1,0 +1,147 @@
+"""What a method's step costs beyond the passes of its encoder: heads, losses, queues, teachers' updates, optimizer.
+
+    python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--out methods.json]
+
+The plain side runs images of the same shapes through the same encoders, forward and backward where the method trains
+them, forward alone where it does not (teachers), and nothing else. Both sides take turns, on one thread; views are made
+beforehand.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from eagleray.augment.override import overridden
+from eagleray.build import build_method
+from eagleray.config import load_run
+from eagleray.config.declared import Declaration, declared
+from eagleray.encoder import Encoder
+from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
+from eagleray.optimizers import make_optimizer, set_rates
+
+NOW = Progress(step=700, steps=1000, epoch=7, epochs=10)  # late enough for every queue
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of an encoder."""
+
+    call: Callable[[Tensor], Tensor]  # its forward, or of a ViT the blocks over its patches
+    shape: torch.Size
+    trains: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--methods", nargs="*", default=[name for name, one in declared("method").items() if _ready(one)]
+    )
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'method':14}{'step':>10}{'passes':>10}{'more':>8}   encoder passes: trained, others")
+    rows = {}
+    for name in arguments.methods:
+        rows[name] = row = compare(name, arguments.batch, arguments.rounds)
+        shown = f"{row['step']:8.0f}ms{row['passes']:8.0f}ms{row['more']:>+8.0%}"
+        print(f"{name:14}{shown}   {row['trained']:g}, {row['others']:g}", flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"batch": arguments.batch, "methods": rows}, indent=1) + "\n")
+
+
+def compare(name: str, size: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of a step and of its encoder passes alone, and images a sample passes through an encoder."""
+    run = load_run(None, [f"method={name}", f"batch_size={size}"])
+    network = ["encoder.depth=4", "encoder.dim=128"] if run.encoder.name == "vit_tiny" else []
+    run = load_run(None, [f"method={name}", f"batch_size={size}", *network])
+    info = DataInfo(32, 3, samples=10_000, classes=10, batch_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
+    method = build_method(run, info).train()
+    if not method.encoder.has_tokens:
+        method.to(memory_format=torch.channels_last)
+    batch = batch_of(method, size)
+    optimizer = make_optimizer(method, run.optimizer)
+
+    def step() -> None:
+        set_rates(optimizer, run.optimizer, size, NOW)
+        loss = method(batch, NOW).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        method.before_step(NOW)
+        optimizer.step()
+        method.after_step(NOW)
+
+    with recorded(method) as passes:
+        step()
+    inputs = [torch.randn(each.shape).requires_grad_(each.trains and len(each.shape) == 3) for each in passes]
+    inputs = [x if x.ndim == 3 else x.to(memory_format=torch.channels_last) for x in inputs]
+
+    def plain() -> None:
+        for each, x in zip(passes, inputs, strict=True):
+            with torch.set_grad_enabled(each.trains):
+                features = each.call(x)
+            if each.trains:
+                features.sum().backward()
+
+    times: dict[Callable[[], None], list[float]] = {step: [], plain: []}
+    for _ in range(rounds):
+        for side, taken in times.items():
+            began = time.perf_counter()
+            side()
+            taken.append(time.perf_counter() - began)
+    more = statistics.median(a / b - 1 for a, b in zip(times[step], times[plain], strict=True))
+    trained, others = (sum(each.shape[0] for each in passes if each.trains == kind) / size for kind in (True, False))
+    medians = {kind: 1000 * statistics.median(times[side]) for kind, side in (("step", step), ("passes", plain))}
+    return {**medians, "more": more, "trained": trained, "others": others}
+
+
+def batch_of(method: Method, size: int) -> Batch:
+    """Random images in the method's views, and labelled ones where it wants them."""
+    layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
+    section = load_run(None, []).augment
+    sides = [view.size or 32 for view in overridden(method.views, section)]
+    views = [torch.randn(size, 3, side, side).contiguous(memory_format=layout) for side in sides]
+    labelled = None
+    if type(method).labels == "partial":
+        labelled = LabelledBatch([torch.randn(size // 7, 3, 32, 32)], torch.randint(10, (size // 7,)))
+    return Batch(views, torch.arange(size), labelled)
+
+
+@contextmanager
+def recorded(method: nn.Module) -> Iterator[list[Pass]]:
+    """Every call of an encoder inside the method, teachers' too, while this lasts."""
+    passes: list[Pass] = []
+    encoders = [part for part in method.modules() if isinstance(part, Encoder)]
+    for encoder in encoders:
+        name = "tokens" if encoder.has_tokens else "forward"  # of a ViT forward calls tokens
+        call = getattr(encoder, name)
+
+        def noted(x: Tensor, call: Callable[[Tensor], Tensor] = call) -> Tensor:
+            features = call(x)
+            passes.append(Pass(call, x.shape, features.requires_grad))
+            return features
+
+        setattr(encoder, name, noted)
+    try:
+        yield passes
+    finally:
+        for encoder in encoders:
+            delattr(encoder, "tokens" if encoder.has_tokens else "forward")
+
+
+def _ready(one: Declaration) -> bool:
+    """Whether it can be built without another run's weights."""
+    return not any(field.is_required() for field in one.Config.model_fields.values())
+
+
+if __name__ == "__main__":
+    main()
