@@ -1,0 +1,255 @@
+"""What the same budget is worth through lightly: its heads, losses and transforms on our encoder, data split and judge.
+
+    python benchmarks/against_lightly.py --images FOLDER [--methods simclr byol] [--epochs 10] [--seeds 2] [--out X.csv]
+
+Encoder, its first weights, images, split, batch, optimizer and schedule are those of `eagleray train method=NAME`,
+widths and temperatures too; what is lightly's is what a method consists of: the views (PIL, an image at a time), the
+heads and the loss. Both are judged by the same code. A row a run: method, seed, kNN and linear probe on validation.
+"""
+
+import argparse
+import copy
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightly import loss as losses
+from lightly import transforms
+from lightly.models.modules import NNMemoryBankModule, heads
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image
+
+from eagleray.build import build_method, fitted
+from eagleray.config import Run, load_run
+from eagleray.data.load import Data, Images, load_data
+from eagleray.evaluate.judge import Judge
+from eagleray.feed import Feed
+from eagleray.method import Method, Progress
+from eagleray.optimizers import make_optimizer, set_rates
+from eagleray.schedules import cosine
+
+
+class Theirs(nn.Module):
+    """A method of lightly's parts, with the settings of ours."""
+
+    def __init__(self, ours: Method):
+        super().__init__()
+        self.encoder, self.settings, self.dim = ours.encoder, ours.config, ours.encoder.dim
+        self.constant_lr, self.plain_lr = ours.constant_lr, ours.plain_lr
+        self.build(ours.config)
+
+    def build(self, c: Any) -> None:
+        """Makes heads and loss."""
+        raise NotImplementedError
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        """The loss of one step."""
+        raise NotImplementedError
+
+    def after_step(self, progress: Progress) -> None:
+        """Moves a teacher, where there is one."""
+
+    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+        """lightly's views, given their size and normalisation; small images are not blurred, as ours are not."""
+        return transforms.SimCLRTransform(cj_strength=0.5, **shared)
+
+
+class SimCLR(Theirs):
+    def build(self, c: Any) -> None:
+        self.projector = heads.SimCLRProjectionHead(self.dim, c.hidden, c.projection)
+        self.criterion = losses.NTXentLoss(temperature=c.temperature)
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        return self.criterion(*self.projector(self.encoder(torch.cat(views))).chunk(2))
+
+
+class DCL(SimCLR):
+    def build(self, c: Any) -> None:
+        super().build(c)
+        self.criterion = losses.DCLLoss(temperature=c.temperature)
+
+
+class BYOLViews(Theirs):
+    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+        views = transforms.BYOLView1Transform, transforms.BYOLView2Transform
+        return transforms.BYOLTransform(*(view(min_scale=0.2, **shared) for view in views))
+
+
+class BYOL(BYOLViews):
+    def build(self, c: Any) -> None:
+        self.projector = heads.BYOLProjectionHead(self.dim, c.hidden, c.projection)
+        if c.last_norm:
+            self.projector.layers.append(nn.BatchNorm1d(c.projection))
+        self.predictor = heads.BYOLPredictionHead(c.projection, c.hidden, c.projection)
+        self.student = nn.Sequential(self.encoder, self.projector)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.criterion = losses.NegativeCosineSimilarity()
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        first, second = (self.predictor(self.student(view)) for view in views)
+        with torch.no_grad():
+            targets = [self.teacher(view) for view in views]
+        return 2 * (self.criterion(first, targets[1]) + self.criterion(second, targets[0]))
+
+    def after_step(self, progress: Progress) -> None:
+        update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, progress.fraction))
+
+
+class SimSiam(Theirs):
+    def build(self, c: Any) -> None:
+        self.projector = heads.SimSiamProjectionHead(self.dim, c.hidden, c.projection)
+        self.predictor = heads.SimSiamPredictionHead(c.projection, c.bottleneck, c.projection)
+        self.criterion = losses.NegativeCosineSimilarity()
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        z = [self.projector(self.encoder(view)) for view in views]
+        p = [self.predictor(each) for each in z]
+        return (self.criterion(p[0], z[1].detach()) + self.criterion(p[1], z[0].detach())) / 2
+
+    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+        return transforms.SimSiamTransform(**shared)
+
+
+class MoCo(Theirs):
+    def build(self, c: Any) -> None:
+        self.student = nn.Sequential(self.encoder, heads.MoCoProjectionHead(self.dim, c.hidden, c.projection))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.criterion = losses.NTXentLoss(temperature=0.2, memory_bank_size=(c.queue, c.projection))
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        # Their example shuffles the keys, which changes nothing within one batch norm.
+        with torch.no_grad():
+            keys = self.teacher(views[1])
+        return self.criterion(self.student(views[0]), keys)
+
+    def after_step(self, progress: Progress) -> None:
+        update_momentum(self.student, self.teacher, m=self.settings.momentum)
+
+    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+        return transforms.MoCoV2Transform(**shared)
+
+
+class NNCLR(BYOLViews):
+    def build(self, c: Any) -> None:
+        self.projector = heads.NNCLRProjectionHead(self.dim, c.hidden, c.projection)
+        self.predictor = heads.NNCLRPredictionHead(c.projection, c.predictor_hidden, c.projection)
+        self.bank = NNMemoryBankModule(size=(c.queue, c.projection))
+        self.criterion = losses.NTXentLoss(temperature=c.temperature)
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        z = [self.projector(self.encoder(view)) for view in views]
+        p = [self.predictor(each) for each in z]
+        near = self.bank(z[0].detach(), update=False), self.bank(z[1].detach(), update=True)
+        return (self.criterion(near[0], p[1]) + self.criterion(near[1], p[0])) / 2
+
+
+class BarlowTwins(BYOLViews):
+    def build(self, c: Any) -> None:
+        self.projector = heads.BarlowTwinsProjectionHead(self.dim, c.hidden, c.projection)
+        self.criterion = losses.BarlowTwinsLoss(lambda_param=c.redundancy)
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        return self.criterion(*(self.projector(self.encoder(view)) for view in views))
+
+
+class VICReg(Theirs):
+    def build(self, c: Any) -> None:
+        self.projector = heads.VICRegProjectionHead(self.dim, c.hidden, c.projection)
+        self.criterion = losses.VICRegLoss(c.invariance, c.variance, c.covariance)
+
+    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+        return self.criterion(*(self.projector(self.encoder(view)) for view in views))
+
+    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+        return transforms.VICRegTransform(min_scale=0.2, **shared)
+
+
+METHODS: dict[str, type[Theirs]] = {
+    "simclr": SimCLR, "dcl": DCL, "byol": BYOL, "simsiam": SimSiam, "moco": MoCo, "nnclr": NNCLR,
+    "barlow_twins": BarlowTwins, "vicreg": VICReg,
+}  # fmt: skip
+
+
+class Viewed(Dataset[list[Tensor]]):
+    """The training images through a transform of lightly's."""
+
+    def __init__(self, images: Images, transform: Callable[..., list[Tensor]]):
+        self.pixels = next(images.batches([torch.arange(len(images))]))  # uint8 [N, C, H, W]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, place: int) -> list[Tensor]:
+        return self.transform(to_pil_image(self.pixels[place]))
+
+
+def train(run: Run, data: Data) -> dict[str, float]:
+    """Trains as the run says, by lightly's parts, and measures as a run of ours is measured."""
+    info = fitted(run, data.info)
+    ours = build_method(run, info)
+    feed = Feed(run, data, info, ours, torch.device("cpu"))
+    ours.encoder.to(memory_format=feed.layout)
+    theirs = METHODS[run.method.name](ours).train()
+    normalise = {"mean": list(info.mean), "std": list(info.std)}
+    transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
+    loader = DataLoader(
+        Viewed(data.train, transform),
+        run.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=1,
+        persistent_workers=True,
+        generator=torch.Generator().manual_seed(run.seed),
+    )
+    optimizer: Any = make_optimizer(theirs, run.optimizer)  # pyright: ignore[reportArgumentType]
+    for step, (epoch, views) in enumerate(_epochs(loader, run.epochs)):
+        now = Progress(step, len(loader) * run.epochs, epoch, run.epochs)
+        set_rates(optimizer, run.optimizer, run.batch_size, now)
+        loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], epoch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        theirs.after_step(now)
+    encoder = theirs.encoder.eval()
+    return Judge(run, data, feed).judge(encoder, nullcontext(), probe=True, test=False)
+
+
+def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:
+    for epoch in range(epochs):
+        for views in loader:
+            yield epoch, views
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="a folder of images with classes")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="train on so many images only")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    written = open(a.out, "w", newline="") if a.out else sys.stdout  # noqa: SIM115
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["method", "seed", "knn", "linear"])
+    for name in a.methods:
+        for seed in range(a.seeds):
+            settings = [f"method={name}", "data=folder", f"data.root={a.images}", f"seed={seed}", f"epochs={a.epochs}",
+                        f"batch_size={a.batch}", *([f"data.limit={a.limit}"] if a.limit else [])]  # fmt: skip
+            run = load_run(None, settings)
+            metrics = train(run, load_data(run.data.name, run.data.config, run.data.settings, run.seed))
+            table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
+            written.flush()
+
+
+if __name__ == "__main__":
+    main()
