@@ -67,6 +67,24 @@ def test_nt_xent_passes_gradcheck():
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3), (first, second))
 
 
+@pytest.mark.usefixtures("block")
+def test_nt_xent_with_a_queue_has_its_rows_as_further_negatives():
+    first, second = embeddings(5, 4)
+    queue = embeddings(14, 4)[1][:7] * 3
+    ours = with_gradients(lambda a, b: nt_xent(a, b, 0.3, queue), first, second)
+    z = torch.nn.functional.normalize(torch.cat([first, second, queue]), dim=1)
+    with torch.no_grad():
+        exponents = (z @ z.T / 0.3).exp()
+        expected = sum(
+            torch.log(exponents[i].sum() - exponents[i, i]) - torch.log(exponents[i, (i + 5) % 10]) for i in range(10)
+        )
+    torch.testing.assert_close(ours[0], expected / 10, rtol=1e-10, atol=1e-10)
+    leaves = [x.clone().requires_grad_() for x in (first, second)]
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3, queue), leaves)
+    nothing = with_gradients(lambda a, b: nt_xent(a, b, 0.3, queue[:0]), first, second)
+    torch.testing.assert_close(nothing, with_gradients(lambda a, b: nt_xent(a, b, 0.3), first, second))
+
+
 def test_nt_xent_does_not_mind_order_of_views_scale_or_order_of_images():
     first, second = embeddings(7, 5)
     loss = nt_xent(first, second, 0.2)

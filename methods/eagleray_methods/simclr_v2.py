@@ -8,9 +8,10 @@ made to a student (another one, or one like itself) on all images:
     eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/FIRST labels.per_class=40
     eagleray train method=distillation method.teacher=runs/eagleray/SECOND labels.per_class=40
 
-Differs from the paper: no memory of further negatives (its appendix D finds one point in it), and the head's width is a
-setting, where the paper's is that of its features. Up to 64 pixels the views are those of SimCLR's CIFAR-10 study.
-Under the small recipe AdamW trains it, with a narrower head and a higher temperature.
+Differs from the paper: the head's width is a setting, where the paper's is that of its features; the memory of further
+negatives takes one view of each image, and is empty at first. Up to 64 pixels the views are those of SimCLR's CIFAR-10
+study. Under the small recipe AdamW trains it, with a narrower head, a higher temperature and no memory, which of few
+images would soon hold the very one that is looked for.
 """
 
 from typing import Annotated, Any, ClassVar
@@ -21,11 +22,11 @@ from torch import nn
 
 from eagleray.augment import View, simclr_view
 from eagleray.encoder import Encoder
-from eagleray.losses import nt_xent
+from eagleray.losses import normalised, nt_xent
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
+from eagleray.networks import Queue, check_queue, ema_update, frozen_copy, mlp
 from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform
+from eagleray.search import IntRange, LogUniform, Uniform
 
 
 class SimCLRv2(Method):
@@ -43,15 +44,25 @@ class SimCLRv2(Method):
             Field(ge=1, description="width of the head's two hidden layers, the first of which is kept"),
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
+        queue: Annotated[
+            int, Field(ge=0, description="embeddings kept as further negatives, whole batches; 0: no memory")
+        ] = 65536
+        momentum: Annotated[
+            float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the averaged network that fills the queue")
+        ] = 0.999
 
     # 0.1 times the root of the batch size; its warm-up is a twentieth of 800 epochs.
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512}
+    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512, "queue": 0}
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         self.projector = mlp([encoder.dim, config.hidden, config.hidden, config.projection], last_norm=True)
+        if config.queue:
+            check_queue(config.queue, data.batch_size)
+            self.teacher = frozen_copy(nn.Sequential(self.encoder, self.projector))
+            self.queue = Queue(config.queue, config.projection)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -67,4 +78,13 @@ class SimCLRv2(Method):
         # All views in one pass: batch norm must not be able to tell them apart.
         embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
         first, second = embeddings.chunk(2)
-        return StepResult(nt_xent(first, second, self.config.temperature), [first.detach(), second.detach()])
+        negatives = self.queue.rows[: self.queue.filled] if self.config.queue else None
+        loss = nt_xent(first, second, self.config.temperature, negatives)
+        if self.config.queue:
+            with torch.no_grad():
+                self.queue.push(normalised(self.teacher(batch.views[1])))
+        return StepResult(loss, [first.detach(), second.detach()])
+
+    def after_step(self, progress: Progress) -> None:
+        if self.config.queue:
+            ema_update(self.teacher, nn.Sequential(self.encoder, self.projector), self.config.momentum)

@@ -9,7 +9,7 @@ from eagleray.distributed import all_reduce_sum, gather, rank, world_size
 BLOCK = 2**21  # similarities formed at a time: 8 MB in float32, about what a core's cache serves
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
     """SimCLR's normalised temperature-scaled cross entropy, over the batches of all workers.
 
     With z the L2-normalised embeddings of both views, and i and j the two views of one image (eq. 1):
@@ -22,6 +22,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Args:
         first, second: [n, D] embeddings of the two views of the same n images, not normalised.
         temperature: T above.
+        negatives: [K, D] rows of a queue, the same on every worker, over which k runs too (SimCLR v2's memory); no
+            gradient passes through them, and the queue may be overwritten before the backward pass.
 
     Returns:
         A scalar, float32 (float64 for float64 embeddings).
@@ -31,15 +33,17 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """
     with torch.autocast(first.device.type, enabled=False):
         anchors = normalised(torch.cat([first, second]))  # [2n, D]
-        return _NTXent.apply(anchors, gather(anchors), temperature)  # type: ignore[return-value]
+        stale = anchors[:0] if negatives is None else normalised(negatives.detach()).to(anchors.dtype)
+        return _NTXent.apply(anchors, gather(anchors), stale, temperature)  # type: ignore[return-value]
 
 
 class _NTXent(torch.autograd.Function):
-    """Loss of anchors [2n, D] among candidates [2N, D], rank by rank; first views, then second."""
+    """Loss of anchors [2n, D] among candidates [2N, D], rank by rank, first views, then second; and stale ones."""
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-        count = len(anchors)
+    def forward(ctx, anchors: Tensor, candidates: Tensor, stale: Tensor, temperature: float) -> Tensor:
+        count, fresh = len(anchors), len(candidates)
+        everyone = torch.cat([candidates, stale]) if len(stale) else candidates
         index = torch.arange(count, device=anchors.device)
         own = index + rank() * count
         positive = (index + count // 2) % count + rank() * count
@@ -47,9 +51,9 @@ class _NTXent(torch.autograd.Function):
         anchor_gradient = torch.empty_like(anchors)
         candidate_gradient = torch.zeros_like(candidates)
         loss = anchors.new_zeros(())
-        for rows in index.split(max(1, BLOCK // len(candidates))):
+        for rows in index.split(max(1, BLOCK // len(everyone))):
             block = anchors[rows] / temperature
-            scores = block @ candidates.T  # [rows, 2N]
+            scores = block @ everyone.T  # [rows, 2N + K]
             scores.scatter_(1, own[rows, None], -torch.inf)
             positive_scores = scores.gather(1, positive[rows, None])
             top = scores.amax(1, keepdim=True)
@@ -58,16 +62,16 @@ class _NTXent(torch.autograd.Function):
             # d loss / d scores = exp(scores - top) / total - one_hot(positive); the rows are divided by their
             # totals where they are shorter, in the gradient and the block.
             scores.scatter_add_(1, positive[rows, None], -total)
-            anchor_gradient[rows] = (scores @ candidates) / total
-            candidate_gradient.addmm_(scores.T, block / total)
+            anchor_gradient[rows] = (scores @ everyone) / total
+            candidate_gradient.addmm_(scores[:, :fresh].T, block / total)
         ctx.save_for_backward(anchor_gradient.div_(temperature * count), candidate_gradient.div_(count))
         return loss / count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         anchor_gradient, candidate_gradient = ctx.saved_tensors
-        return anchor_gradient * gradient, candidate_gradient * gradient, None
+        return anchor_gradient * gradient, candidate_gradient * gradient, None, None
 
 
 def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:

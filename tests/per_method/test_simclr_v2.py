@@ -10,19 +10,21 @@ import torch
 
 from eagleray import cli
 from eagleray.checkpoint import checkpoints, load_checkpoint
+from eagleray.errors import Refusal
 from eagleray.losses import nt_xent
 from eagleray.record import Record
 from eagleray.trained import trained
 from eagleray_methods.simclr_v2 import SimCLRv2
 from method_cases import NOW, batch_of, small
 
-SMALL = ["method.hidden=16"]
+SMALL = ["method.hidden=16", "method.queue=16", "method.momentum=0.9"]
+ON_DIGITS = ["method.queue=112"]
 TINY = ["data.limit=320", "batch_size=64", "threads=1", "evaluate.linear=never", "precision=fp32"]
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 
 
 def test_simclr_v2_is_simclrs_loss_behind_three_layers():
-    method = small("simclr_v2").train()
+    method = small("simclr_v2", "method.queue=0").train()
     assert isinstance(method, SimCLRv2)
     batch = batch_of(method)
     layers = [part for part in method.projector if isinstance(part, torch.nn.Linear)]
@@ -42,6 +44,36 @@ def test_the_first_layer_of_the_head_is_kept_with_its_norm_and_activation():
         x = h @ first.weight.T
         x = (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
         torch.testing.assert_close(method.backbone(images), x.clamp(min=0))
+
+
+def test_the_memory_holds_what_the_averaged_network_says_of_the_last_batches_and_no_invention():
+    method = small("simclr_v2").train()
+    assert isinstance(method, SimCLRv2)
+    batch, temperature = batch_of(method), method.config.temperature
+    before = [p.clone() for p in method.teacher.parameters()]
+    seen = []
+    for step in range(3):
+        embeddings = method.projector(method.encoder(torch.cat(batch.views)))
+        known = torch.cat(seen[-2:]) if seen else None  # 16 rows are two batches; at first there are none
+        expected = nt_xent(*embeddings.chunk(2), temperature, known)
+        with torch.no_grad():
+            seen.append(method.teacher(batch.views[1]))
+        torch.testing.assert_close(method(batch, NOW).loss, expected)
+        with torch.no_grad():
+            for p in method.teacher.parameters():  # so that no two batches of keys are alike
+                p.add_(0.1 * step + 0.05)
+    method.load_state_dict(small("simclr_v2").state_dict())
+    with torch.no_grad():
+        for p in (*method.encoder.parameters(), *method.projector.parameters()):
+            p.add_(1.0)
+    method.after_step(NOW)
+    for old, new in zip(before, method.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+
+
+def test_a_memory_that_cannot_hold_whole_batches_is_refused():
+    with pytest.raises(Refusal, match=r"method\.queue=12 must hold whole batches of batch_size=8: take 16"):
+        small("simclr_v2", "method.queue=12")
 
 
 @pytest.fixture
