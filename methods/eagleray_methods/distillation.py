@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,10 +31,8 @@ class Distillation(Method):
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         teacher: Annotated[
-            Path | dict[str, Any],  # a dictionary says what the network is built from, in what was saved
-            BeforeValidator(
-                lambda given: given if isinstance(given, dict) else Path(str(given)).expanduser().absolute()
-            ),
+            # A dictionary says what the network is built from, in what was saved.
+            Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
             Field(description="directory of a finished run whose method has a classifier"),
         ]
         temperature: Annotated[

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor
 
 from eagleray.encoder import Encoder
@@ -21,10 +21,8 @@ class Pretrained(Encoder):
         """Which run."""
 
         run: Annotated[
-            Path | dict[str, Any],  # a dictionary says what the network is built from, in what was saved
-            BeforeValidator(
-                lambda given: given if isinstance(given, dict) else Path(str(given)).expanduser().absolute()
-            ),
+            # A dictionary says what the network is built from, in what was saved.
+            Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
             Field(description="directory of a finished run"),
         ]
 
