@@ -5,8 +5,9 @@ The defaults are those of the paper's ViT-S/16. One head serves class token and 
 its features pooled as `encoder.pool` says; the paper's are the class token.
 Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; the gradient
 is clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of
-the image at least. Under the small recipe a moving average of hundreds of steps starts nearer to the student, and there
-are two small crops and fewer prototypes.
+the image at least. Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds
+of steps: the teacher moves sooner and the centres sooner still, since a centre that lags behind the teacher lets all
+images fall together; the teacher stays sharp.
 """
 
 import math
@@ -86,8 +87,8 @@ class IBOT(Method):
     )
     small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0)
     small_settings: ClassVar[dict[str, Any]] = {
-        "prototypes": 1024, "teacher_warmup": 3.0, "momentum": 0.95, "frozen_epochs": 0.5, "hidden": 512,
-        "bottleneck": 128, "local_crops": 2,
+        "prototypes": 1024, "teacher_temperature": 0.04, "momentum": 0.99, "centre_momentum": 0.7, "hidden": 512,
+        "bottleneck": 64, "local_crops": 2,
     }  # fmt: skip
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):

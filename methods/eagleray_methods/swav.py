@@ -17,7 +17,7 @@ from eagleray.augment import View, multi_crop, simclr_view
 from eagleray.distributed import all_reduce_sum, rank, world_size
 from eagleray.encoder import Encoder
 from eagleray.errors import Refusal
-from eagleray.losses import cross_view_loss
+from eagleray.losses import cross_view_loss, normalised
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import Queue, check_queue, encode_crops, mlp, small_crop_size
 from eagleray.recipe import Recipe
@@ -88,8 +88,7 @@ class SwAV(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         z = self.projector(encode_crops(self.encoder, batch.views))
         with torch.autocast(z.device.type, enabled=False):  # exp(score / epsilon) needs all the digits of a score
-            z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
-            z = z.unflatten(0, (len(batch.views), -1))  # [V, n, projection]
+            z = normalised(z).unflatten(0, (len(batch.views), -1))  # [V, n, projection]
             scores = self.prototypes(z)  # [V, n, prototypes]
             codes = self._codes(z.detach(), scores.detach(), progress)
             loss = cross_view_loss(codes, scores, self.config.temperature)

@@ -123,11 +123,12 @@ class PrototypeHead(nn.Module):
         widths: of the features, the hidden layers and the bottleneck.
         prototypes: how many.
         norm: batch norm in the hidden layers; the paper's ViTs do without.
+        last_norm: and after the bottleneck.
     """
 
-    def __init__(self, widths: Sequence[int], prototypes: int, *, norm: bool = False):
+    def __init__(self, widths: Sequence[int], prototypes: int, *, norm: bool = False, last_norm: bool = False):
         super().__init__()
-        self.layers = mlp(widths, norm=norm, activation=nn.GELU)
+        self.layers = mlp(widths, norm=norm, last_norm=last_norm, activation=nn.GELU)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -13,11 +13,12 @@ from method_cases import INFO, NOW, batch_of, settings
 
 SMALL = [
     "method.hidden=16", "method.bottleneck=8", "method.prototypes=12", "method.local_size=4",
-    "method.frozen_epochs=0.2",
+    "method.frozen_epochs=0.2", "method.centre_momentum=0.9", "method.teacher_temperature=0.07",
+    "method.teacher_warmup=3",
 ]  # fmt: skip
 
 
-VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "method.norm=false"]
+VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "method.norm=false", "method.last_norm=false"]
 
 
 def made(*more: str, vit: bool = False) -> DINO:

@@ -14,7 +14,8 @@ from method_cases import NOW, batch_of, small
 
 SMALL = [
     "method.hidden=16", "method.bottleneck=8", "method.prototypes=12", "method.local_size=4",
-    "method.frozen_epochs=0.2",
+    "method.frozen_epochs=0.2", "method.centre_momentum=0.9", "method.teacher_temperature=0.07",
+    "method.teacher_warmup=3",
 ]  # fmt: skip
 
 
