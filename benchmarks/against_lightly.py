@@ -20,42 +20,58 @@ import torch
 from lightly import loss as losses
 from lightly import transforms
 from lightly.models.modules import NNMemoryBankModule, heads
-from lightly.models.utils import update_momentum
+from lightly.models.utils import random_block_mask, update_momentum
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from eagleray.build import build_method, fitted
 from eagleray.config import Run, load_run
 from eagleray.data.load import Data, Images, load_data
+from eagleray.encoder import Encoder, TokenEncoder
 from eagleray.evaluate.judge import Judge
 from eagleray.feed import Feed
 from eagleray.method import Method, Progress
+from eagleray.networks import encode_crops
 from eagleray.optimizers import make_optimizer, set_rates
 from eagleray.schedules import cosine
+
+Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
 
 
 class Theirs(nn.Module):
     """A method of lightly's parts, with the settings of ours."""
 
+    encoder: Encoder
+
     def __init__(self, ours: Method):
         super().__init__()
         self.encoder, self.settings, self.dim = ours.encoder, ours.config, ours.encoder.dim
         self.constant_lr, self.plain_lr = ours.constant_lr, ours.plain_lr
+        self.local_size = getattr(ours, "local_size", 0)  # of small crops, where there are some
         self.build(ours.config)
 
     def build(self, c: Any) -> None:
         """Makes heads and loss."""
         raise NotImplementedError
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         """The loss of one step."""
         raise NotImplementedError
 
-    def after_step(self, progress: Progress) -> None:
+    def before_step(self, now: Progress) -> None:
+        """Cancels gradients, where some are."""
+
+    def after_step(self, now: Progress) -> None:
         """Moves a teacher, where there is one."""
 
-    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+    @property
+    def judged(self) -> Encoder:
+        """The encoder that training has been for."""
+        return self.encoder
+
+    def transform(self, **shared: Any) -> Transform:
         """lightly's views, given their size and normalisation; small images are not blurred, as ours are not."""
         return transforms.SimCLRTransform(cj_strength=0.5, **shared)
 
@@ -65,7 +81,7 @@ class SimCLR(Theirs):
         self.projector = heads.SimCLRProjectionHead(self.dim, c.hidden, c.projection)
         self.criterion = losses.NTXentLoss(temperature=c.temperature)
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         return self.criterion(*self.projector(self.encoder(torch.cat(views))).chunk(2))
 
 
@@ -76,9 +92,9 @@ class DCL(SimCLR):
 
 
 class BYOLViews(Theirs):
-    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
-        views = transforms.BYOLView1Transform, transforms.BYOLView2Transform
-        return transforms.BYOLTransform(*(view(min_scale=0.2, **shared) for view in views))
+    def transform(self, **shared: Any) -> Transform:
+        first = transforms.BYOLView1Transform(min_scale=0.2, **shared)
+        return transforms.BYOLTransform(first, transforms.BYOLView2Transform(min_scale=0.2, **shared))
 
 
 class BYOL(BYOLViews):
@@ -91,14 +107,14 @@ class BYOL(BYOLViews):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.criterion = losses.NegativeCosineSimilarity()
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         first, second = (self.predictor(self.student(view)) for view in views)
         with torch.no_grad():
             targets = [self.teacher(view) for view in views]
         return 2 * (self.criterion(first, targets[1]) + self.criterion(second, targets[0]))
 
-    def after_step(self, progress: Progress) -> None:
-        update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, progress.fraction))
+    def after_step(self, now: Progress) -> None:
+        update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, now.fraction))
 
 
 class SimSiam(Theirs):
@@ -107,12 +123,12 @@ class SimSiam(Theirs):
         self.predictor = heads.SimSiamPredictionHead(c.projection, c.bottleneck, c.projection)
         self.criterion = losses.NegativeCosineSimilarity()
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         z = [self.projector(self.encoder(view)) for view in views]
         p = [self.predictor(each) for each in z]
         return (self.criterion(p[0], z[1].detach()) + self.criterion(p[1], z[0].detach())) / 2
 
-    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+    def transform(self, **shared: Any) -> Transform:
         return transforms.SimSiamTransform(**shared)
 
 
@@ -122,16 +138,16 @@ class MoCo(Theirs):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.criterion = losses.NTXentLoss(temperature=0.2, memory_bank_size=(c.queue, c.projection))
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         # Their example shuffles the keys, which changes nothing within one batch norm.
         with torch.no_grad():
             keys = self.teacher(views[1])
         return self.criterion(self.student(views[0]), keys)
 
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, now: Progress) -> None:
         update_momentum(self.student, self.teacher, m=self.settings.momentum)
 
-    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+    def transform(self, **shared: Any) -> Transform:
         return transforms.MoCoV2Transform(**shared)
 
 
@@ -142,7 +158,7 @@ class NNCLR(BYOLViews):
         self.bank = NNMemoryBankModule(size=(c.queue, c.projection))
         self.criterion = losses.NTXentLoss(temperature=c.temperature)
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         z = [self.projector(self.encoder(view)) for view in views]
         p = [self.predictor(each) for each in z]
         near = self.bank(z[0].detach(), update=False), self.bank(z[1].detach(), update=True)
@@ -154,7 +170,7 @@ class BarlowTwins(BYOLViews):
         self.projector = heads.BarlowTwinsProjectionHead(self.dim, c.hidden, c.projection)
         self.criterion = losses.BarlowTwinsLoss(lambda_param=c.redundancy)
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         return self.criterion(*(self.projector(self.encoder(view)) for view in views))
 
 
@@ -163,23 +179,142 @@ class VICReg(Theirs):
         self.projector = heads.VICRegProjectionHead(self.dim, c.hidden, c.projection)
         self.criterion = losses.VICRegLoss(c.invariance, c.variance, c.covariance)
 
-    def loss(self, views: list[Tensor], epoch: int) -> Tensor:
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         return self.criterion(*(self.projector(self.encoder(view)) for view in views))
 
-    def transform(self, **shared: Any) -> Callable[..., list[Tensor]]:
+    def transform(self, **shared: Any) -> Transform:
         return transforms.VICRegTransform(min_scale=0.2, **shared)
+
+
+class WMSE(Theirs):
+    def build(self, c: Any) -> None:
+        layers = [(self.dim, c.hidden, nn.BatchNorm1d(c.hidden), nn.ReLU()), (c.hidden, c.projection, None, None)]
+        self.projector = heads.ProjectionHead(layers)
+        self.criterion = losses.WMSELoss(
+            c.projection, eps=c.shrinkage, w_iter=c.iterations, w_size=c.sub_batch, num_samples=c.views
+        )
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        return self.criterion(self.projector(self.encoder(torch.cat(views))))
+
+    def transform(self, **shared: Any) -> Transform:
+        return transforms.WMSETransform(num_samples=self.settings.views, **shared)
+
+
+class SwAV(Theirs):
+    def build(self, c: Any) -> None:
+        assert not c.queue, "the small recipe has no queue"
+        self.projector = heads.SwaVProjectionHead(self.dim, c.hidden, c.projection)
+        self.prototypes = heads.SwaVPrototypes(c.projection, c.prototypes)
+        self.criterion = losses.SwaVLoss(c.temperature, c.iterations, c.epsilon)
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        self.prototypes.normalize()
+        z = F.normalize(self.projector(encode_crops(self.encoder, views)), dim=1)
+        scores = self.prototypes(z).chunk(len(views))
+        return self.criterion(scores[:2], scores[2:])
+
+    def before_step(self, now: Progress) -> None:
+        if now.epochs_done < self.settings.frozen_epochs:
+            self.prototypes.zero_grad()
+
+    def transform(self, **shared: Any) -> Transform:
+        c, size = self.settings, shared.pop("input_size")
+        return transforms.SwaVTransform(
+            (size, self.local_size), (2, c.local_crops), (c.crop_split, 0.1), (1.0, c.crop_split), cj_strength=0.5,
+            **shared,
+        )  # fmt: skip
+
+
+class DINO(Theirs):
+    student: Any
+    teacher: Any
+
+    def build(self, c: Any) -> None:
+        self.student = nn.Sequential(self.encoder, self.head(c))
+        self.teacher = nn.Sequential(copy.deepcopy(self.encoder), self.head(c))
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.requires_grad_(False)
+        self.criterion = losses.DINOLoss(
+            c.prototypes, c.teacher_temperature, c.teacher_temperature, 1, c.temperature, c.centre_momentum
+        )
+
+    def head(self, c: Any) -> nn.Module:
+        head = heads.DINOProjectionHead(
+            self.dim, c.hidden, c.bottleneck, c.prototypes, batch_norm=c.norm, freeze_last_layer=1
+        )
+        if c.last_norm:
+            head.layers.append(nn.BatchNorm1d(c.bottleneck))
+        return head
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        with torch.no_grad():
+            targets = self.teacher(torch.cat(views[:2]))
+        logits = self.student[1](encode_crops(self.encoder, views))
+        return self.criterion(list(targets.chunk(2)), list(logits.chunk(len(views))), epoch=now.epoch)
+
+    def before_step(self, now: Progress) -> None:
+        self.student[1].cancel_last_layer_gradients(now.epoch)
+
+    def after_step(self, now: Progress) -> None:
+        update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, now.fraction))
+
+    @property
+    def judged(self) -> Encoder:
+        return self.teacher[0]
+
+    def transform(self, **shared: Any) -> Transform:
+        c, size, blur = self.settings, shared.pop("input_size"), (shared.pop("gaussian_blur"),) * 3
+        large, small = (c.crop_split, 1.0), (0.1, c.crop_split)
+        return transforms.DINOTransform(
+            size, large, self.local_size, small, c.local_crops, gaussian_blur=blur, **shared
+        )
+
+
+class IBOT(DINO):
+    """Classes as in DINO, and the patches that blocks hide: lightly's masks, head and losses on our ViT."""
+
+    encoder: TokenEncoder
+
+    def build(self, c: Any) -> None:
+        super().build(c)
+        self.mask_token = nn.Parameter(torch.zeros(self.dim))
+        self.patch_criterion = losses.IBOTPatchLoss(
+            c.prototypes, c.teacher_temperature, c.temperature, center_momentum=c.centre_momentum
+        )
+
+    def head(self, c: Any) -> nn.Module:
+        return heads.DINOProjectionHead(self.dim, c.hidden, c.bottleneck, c.prototypes, freeze_last_layer=1)
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        c, encoder, (teacher, teacher_head), large = self.settings, self.encoder, self.teacher, torch.cat(views[:2])
+        mask = random_block_mask((len(large), encoder.grid, encoder.grid), c.mask_probability, c.mask_min, c.mask_max)
+        hidden = mask.flatten(1)
+        with torch.no_grad():
+            seen = teacher.tokens(teacher.patches(large))
+            targets, patch_targets = teacher_head(seen[:, 0]), teacher_head(seen[:, 1:][hidden])
+        tokens = encoder.tokens(encoder.patches(large, hidden, self.mask_token))
+        small = encoder.tokens(encoder.patches(torch.cat(views[2:])))
+        logits = self.student[1](torch.cat([tokens[:, 0], small[:, 0]]))
+        patch_logits = self.student[1](tokens[:, 1:][hidden])
+        classes = self.criterion(list(targets.chunk(2)), list(logits.chunk(len(views))), epoch=now.epoch)
+        return classes + c.patch_weight * self.patch_criterion(patch_targets, patch_logits, mask)
 
 
 METHODS: dict[str, type[Theirs]] = {
     "simclr": SimCLR, "dcl": DCL, "byol": BYOL, "simsiam": SimSiam, "moco": MoCo, "nnclr": NNCLR,
-    "barlow_twins": BarlowTwins, "vicreg": VICReg,
+    "barlow_twins": BarlowTwins, "vicreg": VICReg, "w_mse": WMSE, "swav": SwAV, "dino": DINO, "ibot": IBOT,
 }  # fmt: skip
+
+
+# Where it is not the default: as in sweeps/methods.yaml.
+ENCODERS = {"ibot": ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128"]}
 
 
 class Viewed(Dataset[list[Tensor]]):
     """The training images through a transform of lightly's."""
 
-    def __init__(self, images: Images, transform: Callable[..., list[Tensor]]):
+    def __init__(self, images: Images, transform: Transform):
         self.pixels = next(images.batches([torch.arange(len(images))]))  # uint8 [N, C, H, W]
         self.transform = transform
 
@@ -212,12 +347,15 @@ def train(run: Run, data: Data) -> dict[str, float]:
     for step, (epoch, views) in enumerate(_epochs(loader, run.epochs)):
         now = Progress(step, len(loader) * run.epochs, epoch, run.epochs)
         set_rates(optimizer, run.optimizer, run.batch_size, now)
-        loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], epoch)
+        loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if run.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(theirs.parameters(), run.optimizer.clip)
+        theirs.before_step(now)
         optimizer.step()
         theirs.after_step(now)
-    encoder = theirs.encoder.eval()
+    encoder = theirs.judged.eval()
     return Judge(run, data, feed).judge(encoder, nullcontext(), probe=True, test=False)
 
 
@@ -244,7 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in a.methods:
         for seed in range(a.seeds):
             settings = [f"method={name}", "data=folder", f"data.root={a.images}", f"seed={seed}", f"epochs={a.epochs}",
-                        f"batch_size={a.batch}", *([f"data.limit={a.limit}"] if a.limit else [])]  # fmt: skip
+                        f"batch_size={a.batch}", *ENCODERS.get(name, [])]  # fmt: skip
+            settings += [f"data.limit={a.limit}"] if a.limit else []
             run = load_run(None, settings)
             metrics = train(run, load_data(run.data.name, run.data.config, run.data.settings, run.seed))
             table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])

@@ -93,12 +93,14 @@ def test_the_numbers_of_a_run_are_known_before_it_starts(more: list[str], tmp_pa
 
 def test_each_encoder_and_data_set_has_its_floors_once():
     masked = load_run(None, [*(setting for setting in TINY if not setting.startswith("encoder")), "method=mae"])
-    runs = [run_of(), run_of("method=byol"), run_of("encoder.width=16"), masked]
+    tuned = load_run(None, [TINY[0], "method=finetune", "encoder=pretrained", "encoder.run=somewhere"])
+    runs = [run_of(), run_of("method=byol"), run_of("encoder.width=16"), masked, tuned]
     assert [(floor.name, floor.raw) for floor in floors([*runs, *runs])] == [
         ("raw pixels digits", True),
         ("random init convnet digits", False),
         ("random init convnet digits 2", False),
         ("random init vit_tiny digits", False),
+        ("source encoder pretrained digits", False),
     ]
 
 

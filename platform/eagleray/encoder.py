@@ -16,6 +16,7 @@ class Encoder(nn.Module):
         """The encoder's own settings."""
 
     names: ClassVar[tuple[str, ...]]  # what a user types
+    start: ClassVar[str] = "random init"  # two words for what it is before any training, under which its floor is shown
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
     dim: int  # width of the features
 

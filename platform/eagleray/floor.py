@@ -1,4 +1,4 @@
-"""The floors under every comparison: the same encoder at random init, and the raw pixels."""
+"""The floors under every comparison: the same encoder before any training, and the raw pixels."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ LARGEST = 32  # side in pixels to which raw images are shrunk: distances between
 class Floor:
     """Something untrained to be measured like a trained run."""
 
-    name: str  # "random init convnet", "raw pixels digits"
+    name: str  # "random init convnet digits", "raw pixels digits"
     run: Run  # whose data and encoder it takes
     raw: bool
 
@@ -30,11 +30,11 @@ class Floor:
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:
-    """The floors of some runs: pixels once for each data and image size, random init for each encoder too."""
+    """The floors of some runs: pixels once for each data and image size, untrained encoders once for each of these."""
     seen: dict[str, set[str]] = {}  # name -> what is measured under it
     for run in runs:
-        file = run.file()
-        for words, keys in (("raw pixels", ("data",)), ("random init", ("encoder", "data"))):
+        file, start = run.file(), run.encoder.declaration.load().start
+        for words, keys in (("raw pixels", ("data",)), (start, ("encoder", "data"))):
             what = json.dumps([file[key] for key in (*keys, "image_size")])
             name = " ".join([words, *(file[key]["name"] for key in keys)])
             kinds = seen.setdefault(name, set())

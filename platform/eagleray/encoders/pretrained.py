@@ -27,6 +27,7 @@ class Pretrained(Encoder):
         ]
 
     names: ClassVar[tuple[str, ...]] = ("pretrained",)
+    start: ClassVar[str] = "source encoder"
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         method, plan = trained(config.run)
