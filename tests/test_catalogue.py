@@ -18,6 +18,7 @@ def test_every_method_names_its_paper_its_settings_and_both_recipes():
     assert [section.partition("\n")[0] for section in sections] == list(declared("method"))
     for section, method in zip(sections, declared("method").values(), strict=True):
         assert all(f"`method.{key}`" in section for key in method.Config.model_fields)
+        assert "Undefined" not in section  # pydantic's word for a setting without default
         assert "`recipe=small`: " in section
         assert "`recipe=paper`: " in section
         assert "http" in section or method.name == "supervised"  # a baseline has no paper
@@ -35,5 +36,7 @@ def test_numbers_are_those_of_the_leaderboard(tmp_path: Path):
     assert reached == {"mae": {"linear": 0.5126, "knn": 0.2}}
     rows = {line.split("](#")[0].removeprefix("| ["): line for line in page(reached).splitlines() if "](#" in line}
     assert rows["mae"].endswith("| a ViT | 0.513 | 0.200 |  |")
-    assert rows["simclr"].endswith("|  |  |  |  |")
+    assert rows["simclr"].endswith("| a large batch |  |  |  |")
+    assert rows["dino"].endswith("|  |  |  |  |")
+    assert rows["distillation"].endswith("| a few labels, a trained run |  |  |  |")
     assert rows["fixmatch"].endswith("| a few labels |  |  |  |")

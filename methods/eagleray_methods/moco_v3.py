@@ -42,6 +42,7 @@ class MoCoV3(Method):
             bool, Field(description="keep a ViT's patch projection as it is drawn: without it training is unstable")
         ] = True
 
+    needs_large_batch: ClassVar[bool] = True
     recipe: ClassVar[Recipe] = Recipe(lr=1.5e-4, weight_decay=0.1, warmup_epochs=40)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
     small_settings: ClassVar[dict[str, Any]] = {"momentum": 0.9, "hidden": 512, "projection": 128}

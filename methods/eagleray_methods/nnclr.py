@@ -38,6 +38,7 @@ class NNCLR(Method):
             int, IntRange(128, 4096), Field(ge=1, description="width of the predictor's hidden layer")
         ] = 4096
 
+    needs_large_batch: ClassVar[bool] = True
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
     small_settings: ClassVar[dict[str, Any]] = {

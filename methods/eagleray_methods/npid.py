@@ -7,7 +7,8 @@ Differs from the paper: the images of a step share their noise, which leaves the
 gather of batch * negatives vectors one matrix product. Where the paper has the proximal term, the authors' code has the
 bank's momentum; here are both, and `proximal=0` is the authors' code. The small recipe sees an image ten times, not
 hundreds of times: the projector has a hidden layer and ends in a batch norm, without which all vectors drift together
-and the bank runs after them; the temperature is higher, and momentum alone keeps the vectors steady.
+and the bank runs after them; the temperature is higher, negatives are fewer as images are, and momentum alone keeps the
+vectors steady.
 """
 
 import math
@@ -51,7 +52,13 @@ class NPID(Method):
 
     recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4, drops=(0.6, 0.8))
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "proximal": 0.0, "hidden": 512, "last_norm": True}
+    small_settings: ClassVar[dict[str, Any]] = {
+        "temperature": 0.2,
+        "negatives": 1024,
+        "proximal": 0.0,
+        "hidden": 512,
+        "last_norm": True,
+    }
 
     bank: Tensor
     constant: Tensor

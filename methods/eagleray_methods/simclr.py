@@ -33,6 +33,7 @@ class SimCLR(Method):
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
+    needs_large_batch: ClassVar[bool] = True
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
     small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512}

@@ -51,6 +51,7 @@ class SimCLRv2(Method):
             float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the averaged network that fills the queue")
         ] = 0.999
 
+    needs_large_batch: ClassVar[bool] = True
     # 0.1 times the root of the batch size; its warm-up is a twentieth of 800 epochs.
     recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40)
     small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)

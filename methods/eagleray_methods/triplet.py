@@ -37,6 +37,7 @@ class Triplet(Method):
         ] = 0
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
+    needs_large_batch: ClassVar[bool] = True
     metrics: ClassVar[dict[str, str]] = {
         "active": "share of triplets that keep less than the margin",
         "semi_hard": "share of triplets whose negative lies beyond the positive, and within the margin",

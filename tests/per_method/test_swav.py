@@ -17,7 +17,7 @@ from two_processes import two_processes
 # 56: whole batches of the 8 and of the 56 images that the tests of all methods take.
 SMALL = [
     "method.hidden=16", "method.projection=8", "method.prototypes=6", "method.queue=56", "method.local_size=4",
-    "method.queue_after=0.2", "method.frozen_epochs=0.2",
+    "method.queue_after=0.2", "method.frozen_epochs=0.2", "method.epsilon=0.05",
 ]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def _section(method: Declaration) -> Iterator[str]:
     rows = [
         [
             f"`method.{key}`",
-            _code(field.default),
+            "required" if field.is_required() else _code(field.default),
             _code(small[key]) if key in small else "",
             _range(field),
             field.description or "",
