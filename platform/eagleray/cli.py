@@ -18,6 +18,7 @@ from eagleray.config import Run, load_run, load_sweep, validated
 from eagleray.config.declared import WORDS, Kind, declared, find
 from eagleray.config.trees import merged, parse_override, read_tree
 from eagleray.errors import Refusal
+from eagleray.signals import as_interrupts
 
 app = typer.Typer(
     help="Find out which self-supervised method, and which settings, give the best representation for your images.",
@@ -42,6 +43,7 @@ def main() -> None:
     """Runs a command; says in one sentence what is wrong."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is looked for here too; our own come first
+    as_interrupts()
     try:
         app()
     except Refusal as refusal:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,11 +42,14 @@ def connected(address: str | None) -> Iterator[None]:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
+    answer = signal.getsignal(signal.SIGTERM)
     try:
         # What goes wrong in a trial stands in its record, and tracebacks would tear a live table apart.
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except ConnectionError as error:
         raise Refusal(f"no Ray answers at address={address}: {error}") from None
+    if callable(answer) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, answer)  # Ray's own prints a stack trace and leaves
     try:
         yield
     finally:

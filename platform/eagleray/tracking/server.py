@@ -6,9 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from types import FrameType
 
 from eagleray.errors import Refusal
+from eagleray.signals import as_interrupts
 from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient, store_uri, without_password
 
 
@@ -52,9 +52,7 @@ def _command(uri: str, host: str, port: int) -> list[str]:
 def _serve(command: list[str]) -> None:
     # Without the second setting the server leaves job processes behind.
     environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
-            signal.signal(number, _interrupt)
+    as_interrupts()
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a group, to be ended as one
     try:
         if code := server.wait():
@@ -73,10 +71,6 @@ def _refuse_taken(host: str, port: int) -> None:
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise Refusal(f"{host}:{port} cannot be used ({why}); choose another port.") from None
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:
