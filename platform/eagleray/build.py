@@ -11,6 +11,8 @@ from eagleray.config import Run, validated
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo, Method
 
+BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from Zen 4 on
+
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
     """What the method gets to know of the images: the data, at the run's image and batch size.
@@ -83,6 +85,6 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # On CPUs without AMX, bfloat16 is slower than float32.
+    # On CPUs without instructions for it, bfloat16 is slower than float32.
     flags = Path("/proc/cpuinfo")
-    return flags.is_file() and "amx_bf16" in flags.read_text()
+    return flags.is_file() and not BF16_FLAGS.isdisjoint(flags.read_text().split())
