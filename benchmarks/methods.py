@@ -111,7 +111,7 @@ def batch_of(method: Method, size: int) -> Batch:
     sides = [view.size or 32 for view in overridden(method.views, section)]
     views = [torch.randn(size, 3, side, side).contiguous(memory_format=layout) for side in sides]
     labelled = None
-    if type(method).labels == "partial":
+    if type(method).labels != "none":
         labelled = LabelledBatch([torch.randn(size // 7, 3, 32, 32)], torch.randint(10, (size // 7,)))
     return Batch(views, torch.arange(size), labelled)
 

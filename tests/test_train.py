@@ -27,7 +27,7 @@ TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.li
 
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
-    few = ["labels.per_class=3"] if find("method", name).values.get("labels") == "partial" else []
+    few = ["labels.per_class=3"] if find("method", name).values.get("labels", "none") != "none" else []
     return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
 
@@ -68,7 +68,7 @@ def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_pa
     assert [(r.metrics, r.done) for r in again] == [(first.metrics, True)]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels") != "partial"])
+@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels", "none") == "none"])
 def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
     run = tiny(name)
     for place, scramble in (("a", False), ("b", True)):

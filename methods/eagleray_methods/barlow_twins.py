@@ -15,7 +15,7 @@ from torch import Tensor
 from eagleray.augment import View, byol_views
 from eagleray.distributed import all_reduce_sum, mean_and_variance, world_size
 from eagleray.encoder import Encoder
-from eagleray.losses import squared_norm_of_product
+from eagleray.losses import precise, squared_norm_of_product
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import mlp
 from eagleray.recipe import Recipe
@@ -85,6 +85,6 @@ def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def standardised(x: Tensor) -> Tensor:
     """Each feature with mean 0 and variance 1 over the batches of all workers, in float32 at least: [n, D]."""
-    x = x if x.dtype == torch.float64 else x.float()
+    x = precise(x)
     mean, variance = mean_and_variance(x)
     return (x - mean) * (variance + 1e-5).rsqrt()

@@ -20,11 +20,12 @@ from eagleray.augment import View, simclr_view
 from eagleray.distributed import broadcast
 from eagleray.encoder import Encoder
 from eagleray.errors import Refusal
+from eagleray.losses import precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
 from eagleray.search import IntRange
 
-BLOCK = 2**22  # similarities formed at a time: 16 MB
+BLOCK = 2**22  # numbers formed at a time: 16 MB, or 32 in float64
 
 
 class DeepCluster(Method):
@@ -78,21 +79,21 @@ class DeepCluster(Method):
         if progress.epoch % self.config.every:
             return
         # Everything random is drawn anew in each epoch, and is the same on all workers.
-        draw = torch.Generator().manual_seed(progress.epoch)
         points = F.normalize(whiten(embed(), self.config.components), dim=1)
-        found = kmeans(points, self.config.clusters, self.config.iterations, draw)
+        found = kmeans(points, self.config.clusters, self.config.iterations, self.draw(progress.epoch))
         # K-means amplifies the last digit, in which workers on unlike machines may differ.
         self.assignments.copy_(broadcast(found))
         self.sizes.copy_(self.assignments.bincount(minlength=self.config.clusters))
         # The new clusters have nothing to do with the old ones of the same number.
-        self.classifier.weight.copy_(torch.randn(self.classifier.weight.shape, generator=draw) * 0.01)
+        # A generator of its own: how often k-means draws hangs on the last digit too.
+        weight = torch.randn(self.classifier.weight.shape, generator=self.draw(progress.epoch, 1))
+        self.classifier.weight.copy_(weight * 0.01)
         self.classifier.bias.zero_()
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         features = self.encoder(batch.views[0])
         targets = self.assignments[batch.indices]
-        logits = self.classifier(features)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = precise(self.classifier(features))
         # No weighted mean of the batch: its divisor would depend on how the batch is shared out.
         weights = evening(self.sizes.to(logits.dtype))[targets]
         loss = (weights * F.cross_entropy(logits, targets, reduction="none")).mean()
@@ -111,17 +112,19 @@ def whiten(features: Tensor, components: int) -> Tensor:
 
     Components without variance become zero; noise would be all that scaling could show of them.
     """
-    centred = features.double() - features.double().mean(0)
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))  # ascending
+    blocks = features.split(max(1, BLOCK // features.shape[1]))  # the whole in float64 would take twice its memory
+    mean = sum(block.double().sum(0) for block in blocks) / len(features)
+    covariance = sum((block - mean).T @ (block - mean) for block in blocks) / len(features)
+    variances, axes = torch.linalg.eigh(covariance)  # ascending
     variances, axes = variances[-components:], axes[:, -components:]
-    scale = torch.where(variances > 1e-9 * variances[-1], variances, torch.inf).rsqrt()
-    return (centred @ (axes * scale)).to(features.dtype)
+    axes = axes * torch.where(variances > 1e-9 * variances[-1], variances, torch.inf).rsqrt()
+    return torch.cat([((block - mean) @ axes).to(features.dtype) for block in blocks])
 
 
 def kmeans(points: Tensor, clusters: int, iterations: int, draw: torch.Generator) -> Tensor:
     """Lloyd's algorithm from random points; an empty cluster gets one side of another: [N, D] -> [N] int64.
 
-    The same points and generator give the same clusters.
+    The same points and generator give the same clusters, but for the last digits that a GPU sums in any order.
     """
     start = torch.randperm(len(points), generator=draw)[:clusters].to(points.device)
     found = split_empty(points, nearest(points, points[start]), clusters, draw)

@@ -6,7 +6,8 @@ SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, sect
 
 The teacher is any finished run whose method has a classifier (finetune, supervised, fixmatch, …). The student may be a
 smaller network, or one like the teacher (self-distillation; the paper's temperature is then 0.1).
-Differs from the paper: under the small recipe AdamW trains it.
+Differs from the paper: the classifier does not decay, where its code adds a decay without LARS; under the small recipe
+AdamW trains it.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from eagleray.augment import View
 from eagleray.encoder import Encoder
 from eagleray.errors import Refusal
+from eagleray.losses import precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
 from eagleray.search import LogUniform, Uniform
@@ -102,11 +104,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     answers = (precise(teacher.detach()) / temperature).softmax(1)
     return F.cross_entropy(precise(student) / temperature, answers)
-
-
-def precise(logits: Tensor) -> Tensor:
-    """In float32 at least: bf16 has three digits, and a low temperature multiplies what it rounds off."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:

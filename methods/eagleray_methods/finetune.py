@@ -5,6 +5,7 @@ any finished run:
 
     eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/NAME
 
+A step has `batch_size` labelled images, each of which comes up many times an epoch where labels are few.
 Differs from the paper: under the small recipe AdamW trains it, gently enough for weights that are good already.
 """
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.encoder import Encoder
+from eagleray.losses import precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
 
@@ -27,7 +29,7 @@ class Finetune(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Fine-tuning has no hyperparameter of its own."""
 
-    labels: ClassVar[str] = "partial"
+    labels: ClassVar[str] = "only"
     # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out too.
     plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
     # 0.005 times the root of the batch size; neither decay nor warm-up.
@@ -50,9 +52,7 @@ class Finetune(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None
         features = self.encoder(batch.labelled.views[0])
-        logits = self.classifier(features)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 has three digits
-        loss = F.cross_entropy(logits, batch.labelled.targets)
+        loss = F.cross_entropy(precise(self.classifier(features)), batch.labelled.targets)
         return StepResult(loss, [features.detach()])
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.encoder import Encoder
+from eagleray.losses import precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import copy_buffers, ema_update, frozen_copy
 from eagleray.recipe import Recipe
@@ -64,7 +65,7 @@ class FixMatch(Method):
         targets, (weak, strong) = batch.labelled.targets, batch.views
         # One pass: batch norm sees labelled, weak and strong images together.
         features = self.encoder(torch.cat([batch.labelled.views[0], weak, strong]))
-        logits = self.classifier(features).float()
+        logits = precise(self.classifier(features))
         labelled, weak_logits, strong_logits = logits.split([len(targets), len(weak), len(strong)])
         unlabelled, confident = consistency(weak_logits, strong_logits, self.config.threshold)
         loss = F.cross_entropy(labelled, targets) + self.config.weight * unlabelled

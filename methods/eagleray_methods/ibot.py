@@ -128,9 +128,12 @@ class IBOT(Method):
         mask = self._masks(progress.step, count)  # [2n, L], on the CPU, where its places are counted
         hidden = mask.flatten().nonzero().squeeze(1)
         share = (mask.double() / mask.sum(1, keepdim=True).clamp(min=1)).flatten()[hidden]  # of its crop's hidden ones
-        share, hidden = share.to(large), hidden.to(large.device)
+        share, hidden, mask = (
+            x.to(large.device, large.dtype if x.is_floating_point() else None, non_blocking=True)
+            for x in (share, hidden, mask)
+        )
 
-        tokens = self.encoder.tokens(self.encoder.patches(large, mask.to(large.device), self.mask_token))
+        tokens = self.encoder.tokens(self.encoder.patches(large, mask, self.mask_token))
         classes = [tokens[:, 0], *([encode_crops(self._class_token, small)] if small else [])]
         embedded = self.head.embed(torch.cat([*classes, tokens[:, 1:].flatten(0, 1)[hidden]]))
         embedded, patches = embedded.split([len(batch.views) * count, len(hidden)])
@@ -166,7 +169,7 @@ class IBOT(Method):
         Drawn from the step alone for the images of all workers, so that it is all one which worker holds which.
         """
         config, places = self.config, self.encoder.grid**2
-        generator = torch.Generator().manual_seed(step)
+        generator = self.draw(step)
         numbers = torch.empty(2 + max(places, 4 * TRIED), 2, world_size(), count).uniform_(generator=generator)
         numbers = numbers[:, :, rank()].flatten(1)  # [numbers, 2n]
         ratio = config.mask_min + (config.mask_max - config.mask_min) * numbers[0]

@@ -57,7 +57,7 @@ class MoCo(Method):
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         check_queue(config.queue, data.batch_size)
-        check_groups(config.groups, data.batch_size)
+        check_groups(config.groups, data.batch_size, data.workers)
         hidden = [config.hidden] if config.version == 2 else []
         self.temperature = config.temperature or {1: 0.07, 2: 0.2}[config.version]
         self.projector = mlp([encoder.dim, *hidden, config.projection], norm=False)
@@ -92,7 +92,7 @@ class MoCo(Method):
         Batch statistics would otherwise tell a query its key, as both would carry those of the same few images.
         """
         everyone = gather(images)  # [N, C, H, W]
-        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(step)).to(images.device)
+        order = torch.randperm(len(everyone), generator=self.draw(step)).to(images.device, non_blocking=True)
         keys = in_groups(self.teacher, everyone[_share(order)], self.config.groups)
         return _share(gather(keys)[order.argsort()])
 
@@ -110,13 +110,13 @@ def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
-def check_groups(groups: int, batch_size: int) -> None:
+def check_groups(groups: int, batch_size: int, workers: int) -> None:
     """Whether each worker's share of the batch falls into equal groups, each of two images at least in all.
 
     Raises:
         Refusal: it does not; names the nearest number of groups that fits.
     """
-    images = batch_size // world_size()
+    images = batch_size // workers
     fitting = [g for g in range(1, images + 1) if images % g == 0 and batch_size >= 2 * g]
     if groups not in fitting:
         near = min(fitting, key=lambda g: abs(g - groups))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from eagleray.augment import View, byol_views
-from eagleray.encoder import Encoder
+from eagleray.encoder import Encoder, TokenEncoder
 from eagleray.losses import info_nce
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import ema_update, frozen_copy, mlp
@@ -49,10 +49,10 @@ class MoCoV3(Method):
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
+        vit = any(isinstance(part, TokenEncoder) for part in encoder.modules())  # a trained run's too
         if config.freeze_patches:
             freeze_patches(encoder)
         # Behind a ViT the projector is a layer deeper, and the predictor ends in a norm too (section 4.2 and its code).
-        vit = encoder.has_tokens
         widths = [encoder.dim, *[config.hidden] * (2 if vit else 1), config.projection]
         self.projector = mlp(widths, last_norm=True, last_affine=False)
         self.predictor = mlp(
@@ -81,10 +81,14 @@ class MoCoV3(Method):
 
 @torch.no_grad()
 def freeze_patches(encoder: Encoder) -> None:
-    """Draws a ViT's patch projection by Xavier's rule, as its code does, and stops its training (section 4.1)."""
+    """Stops the training of a ViT's patch projection (section 4.1).
+
+    A fresh one is first drawn by Xavier's rule, as the paper's code does; that of a trained run stays as it is.
+    """
     for name, layer in encoder.named_modules():
         if name.endswith("patch_embed.proj") and isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight.flatten(1))  # as the linear layer that it is
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            if isinstance(encoder, TokenEncoder):
+                nn.init.xavier_uniform_(layer.weight.flatten(1))  # as the linear layer that it is
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
             layer.requires_grad_(False)

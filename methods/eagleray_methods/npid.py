@@ -1,14 +1,14 @@
 """NPID: each image is a class of its own; what it was told apart by last time is remembered in a bank.
 
 Wu, Xiong, Yu, Lin 2018, https://arxiv.org/abs/1805.01978
-Its classifier, weighted k nearest neighbours (section 3.4), is what every run is judged by anyway: the paper's are
-`evaluate.k=200 evaluate.knn_temperature=0.07`.
+Its classifier, weighted k nearest neighbours (section 3.4), is how every run is judged here, by default with the
+paper's 200 neighbours and its temperature, though on the encoder's features, not on the projector's.
 Differs from the paper: the images of a step share their noise, which leaves the expectation as it is and makes of a
-gather of batch * negatives vectors one matrix product. Where the paper has the proximal term, the authors' code has the
-bank's momentum; here are both, and `proximal=0` is the authors' code. The small recipe sees an image ten times, not
-hundreds of times: the projector has a hidden layer and ends in a batch norm, without which all vectors drift together
-and the bank runs after them; the temperature is higher, negatives are fewer as images are, and momentum alone keeps the
-vectors steady.
+gather of batch * negatives vectors one matrix product; views drop the colour after the colour jitter, not before. Where
+the paper has the proximal term, whose weight it leaves open, the authors' code has the bank's momentum: `proximal=0
+momentum=0.5`. The small recipe sees an image ten times, not hundreds of times: the projector has a hidden layer and
+ends in a batch norm, without which all vectors drift together and the bank runs after them; the temperature is higher,
+negatives are fewer, as images are, and momentum alone keeps the vectors steady.
 """
 
 import math
@@ -43,7 +43,7 @@ class NPID(Method):
         ] = 10.0
         momentum: Annotated[
             float, Uniform(0, 0.9), Field(ge=0, lt=1, description="share of the old in an image's new vector")
-        ] = 0.5
+        ] = 0.0
         hidden: Annotated[
             int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
         ] = 0
@@ -56,12 +56,12 @@ class NPID(Method):
         "temperature": 0.2,
         "negatives": 1024,
         "proximal": 0.0,
+        "momentum": 0.5,
         "hidden": 512,
         "last_norm": True,
     }
 
     bank: Tensor
-    constant: Tensor
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
@@ -69,7 +69,13 @@ class NPID(Method):
         self.projector = mlp([encoder.dim, *hidden, config.projection], last_norm=config.last_norm)
         # One vector an image, at the image's own place: however the images are shared out, each finds its own.
         self.register_buffer("bank", F.normalize(torch.randn(data.samples, config.projection), dim=1))
-        self.register_buffer("constant", torch.zeros(()))  # Z of equation 4; 0: not estimated yet
+        self.constant = 0.0  # Z of equation 4; 0: not estimated yet
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.constant, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.constant = float(state)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -82,11 +88,11 @@ class NPID(Method):
         with torch.autocast(images.device.type, enabled=False):
             vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
             # The same on all workers: of a step, not of a worker.
-            draw = torch.Generator().manual_seed(progress.step)
+            draw = self.draw(progress.step)
             drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=draw)
-            noise, previous = self.bank[drawn.to(images.device)], self.bank[batch.indices]
+            noise, previous = self.bank[drawn.to(images.device, non_blocking=True)], self.bank[batch.indices]
             if not self.constant:
-                self.constant.copy_(all_reduce_mean(self._estimate(vectors.detach(), noise)))
+                self.constant = float(all_reduce_mean(self._estimate(vectors.detach(), noise)))
             loss = nce(vectors, previous, noise, self.constant, self.config.temperature, len(self.bank))
             loss = loss + self.config.proximal * (vectors - previous).square().sum(1).mean()
         self._remember(batch.indices, previous.lerp(vectors.detach(), 1 - self.config.momentum))
@@ -101,7 +107,7 @@ class NPID(Method):
         self.bank[gather(indices)] = gather(F.normalize(vectors, dim=1))
 
 
-def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: Tensor, temperature: float, samples: int) -> Tensor:
+def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: float, temperature: float, samples: int) -> Tensor:
     """Noise-contrastive estimation: is it the image, or noise drawn evenly from all n images? (equations 4 to 7)
 
         h(i, v) = P(i|v) / (P(i|v) + m / n),    P(i|v) = exp(v_i·v / T) / Z
@@ -119,7 +125,7 @@ def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: Tensor, temp
         The mean over the N images.
     """
     # h is the logistic function of v_i·v / T - log(Z m / n).
-    shift = constant.log() + math.log(len(noise) / samples)
+    shift = math.log(constant * len(noise) / samples)
     positive = (vectors * previous).sum(1) / temperature - shift  # [N]
     negative = vectors @ noise.T / temperature - shift  # [N, m]
     return (F.softplus(-positive) + F.softplus(negative).sum(1)).mean()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.encoder import Encoder
+from eagleray.losses import precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.recipe import Recipe
 
@@ -19,7 +20,7 @@ class Supervised(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """The baseline has no hyperparameter of its own."""
 
-    labels: ClassVar[str] = "partial"
+    labels: ClassVar[str] = "only"
     recipe: ClassVar[Recipe] = Recipe(
         name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195
     )
@@ -40,7 +41,7 @@ class Supervised(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None
         features = self.encoder(batch.labelled.views[0])
-        loss = F.cross_entropy(self.classifier(features).float(), batch.labelled.targets)
+        loss = F.cross_entropy(precise(self.classifier(features)), batch.labelled.targets)
         return StepResult(loss, [features.detach()])
 
     @torch.no_grad()

@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from eagleray.augment import View, simclr_view
 from eagleray.distributed import gather, rank
 from eagleray.encoder import Encoder
+from eagleray.losses import normalised
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import mlp
 from eagleray.recipe import Recipe
@@ -79,8 +79,7 @@ def semi_hard(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         Two [2n], from 0 to 4; in float32 at least.
     """
     with torch.autocast(embeddings.device.type, enabled=False):
-        dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        anchors = F.normalize(embeddings.to(dtype), dim=1)
+        anchors = normalised(embeddings)
         distances = 2 - 2 * anchors @ gather(anchors).T  # [2n, 2N], rank by rank
     count = len(anchors)
     own = torch.arange(count, device=anchors.device)

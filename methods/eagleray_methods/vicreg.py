@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from eagleray.augment import View, byol_views
 from eagleray.distributed import mean_and_variance, world_size
 from eagleray.encoder import Encoder
-from eagleray.losses import squared_norm_of_product
+from eagleray.losses import precise, squared_norm_of_product
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import mlp
 from eagleray.recipe import Recipe
@@ -89,7 +89,7 @@ def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]
         Three scalars, float32 at least.
     """
     with torch.autocast(first.device.type, enabled=False):
-        first, second = (z if z.dtype == torch.float64 else z.float() for z in (first, second))
+        first, second = precise(first), precise(second)
         (lack, covariance), (other_lack, other_covariance) = map(variance_and_covariance, (first, second))
         return F.mse_loss(first, second), (lack + other_lack) / 2, covariance + other_covariance
 

@@ -19,7 +19,7 @@ from eagleray.augment import View
 from eagleray.distributed import gather
 from eagleray.encoder import Encoder
 from eagleray.errors import Refusal
-from eagleray.losses import cosine_loss
+from eagleray.losses import cosine_loss, precise
 from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
 from eagleray.networks import mlp
 from eagleray.recipe import Recipe
@@ -69,11 +69,13 @@ class WMSE(Method):
         return (view,) * self.config.views
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        embeddings = self.projector(self.encoder(torch.cat(batch.views))).chunk(len(batch.views))
+        # Each view normalised by itself in the encoder and all together in the projector, as in the paper's code.
+        features = torch.cat([self.encoder(view) for view in batch.views])
+        embeddings = self.projector(features).chunk(len(batch.views))
         everyone = gather(torch.stack(embeddings, 1))  # [N, views, projection] of all workers, on each of them
-        draw = torch.Generator().manual_seed(progress.step)
+        draw = self.draw(progress.step)
         orders = [torch.randperm(len(everyone), generator=draw) for _ in range(self.config.iterations)]
-        order = torch.cat(orders).view(-1, self.config.sub_batch).to(everyone.device)
+        order = torch.cat(orders).view(-1, self.config.sub_batch).to(everyone.device, non_blocking=True)
         loss = w_mse(everyone.transpose(0, 1), order, self.config.shrinkage)
         return StepResult(loss, [z.detach() for z in embeddings])
 
@@ -90,15 +92,19 @@ def w_mse(embeddings: Tensor, order: Tensor, shrinkage: float) -> Tensor:
         A scalar from 0 to 4, float32 even inside a bf16 autocast (float64 for float64 embeddings).
     """
     with torch.autocast(embeddings.device.type, enabled=False):
-        dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        white = whiten(embeddings.to(dtype)[:, order], shrinkage).flatten(1, 2)  # [views, order's images, D]
+        white = whiten(precise(embeddings)[:, order], shrinkage).flatten(1, 2)  # [views, order's images, D]
         return torch.stack([cosine_loss(one, other) for one, other in combinations(white, 2)]).mean()
 
 
 def whiten(x: Tensor, shrinkage: float) -> Tensor:
-    """Mean zero and identity covariance: L⁻¹(x - mean) with L Lᵀ the shrunk covariance, [..., n, D] -> the same."""
+    """Mean zero and identity covariance: L⁻¹(x - mean) with L Lᵀ the shrunk covariance, [..., n, D] -> the same.
+
+    NaN where there is no such L, because a direction has no variance.
+    """
     centred = x - x.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (x.shape[-2] - 1)  # [..., D, D]
     identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    factor = torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * identity)
+    # The plain `cholesky` would make the host wait, and end a run that has collapsed with an error of its own.
+    factor, failed = torch.linalg.cholesky_ex((1 - shrinkage) * covariance + shrinkage * identity)
+    factor = factor.where(failed[..., None, None] == 0, torch.nan)
     return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT

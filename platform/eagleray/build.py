@@ -1,6 +1,7 @@
 """From a run file to the things it names: the method with its encoder, the device, the precision."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from 
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
-    """What the method gets to know of the images: the data, at the run's image and batch size.
+    """What the method gets to know: the data, at the run's image and batch size, and who shares it.
 
     Raises:
         Refusal: the run asks for something these images do not have.
@@ -31,7 +32,8 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
         raise Refusal(
             f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
         )
-    return replace(data, image_size=run.image_size or data.image_size, batch_size=run.batch_size)
+    size = run.image_size or data.image_size
+    return replace(data, image_size=size, batch_size=run.batch_size, workers=run.workers, seed=run.seed)
 
 
 def build_method(run: Run, data: DataInfo) -> Method:
@@ -77,6 +79,20 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not available:
         raise Refusal("device=cuda: torch sees no GPU here; take device=auto or device=cpu")
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def precision(run: Run, device: torch.device) -> AbstractContextManager:
+    """What a run's forward passes are made in: bfloat16 where that pays, else as it is.
+
+    On a CPU it also says how attention is computed: torch's fused kernel goes backward eight times as slow in bfloat16
+    as the matrix products that it fuses.
+    """
+    bf16 = uses_bf16(run.precision, device)
+    if device.type == "cpu":
+        # These settings bear CUDA's name, and are the CPU's too.
+        torch.backends.cuda.enable_flash_sdp(not bf16)
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bf16)
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

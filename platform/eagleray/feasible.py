@@ -31,7 +31,9 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)
         info = fitted(run, images.info)
-        kind = json.dumps([run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size")])
+        kind = json.dumps(
+            [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
+        )
         if kind not in built:
             build_method(run, info)
             built.add(kind)

@@ -1,6 +1,5 @@
 """What a run's network sees, batch by batch: functions of (seed, step, rank), with no state that had to be saved."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -43,8 +42,12 @@ class Feed:
         """The batches of an epoch from its step `start` on."""
         rank, world = distributed.rank(), distributed.world_size()
         order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
-        for offset, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True)):
-            step = epoch * self.steps_per_epoch + start + offset
+        first = epoch * self.steps_per_epoch + start
+        if not self.views:
+            for step, indices in enumerate(order, first):
+                yield Batch([], indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
+            return
+        for step, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True), first):
             views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
@@ -86,9 +89,3 @@ class Feed:
 
     def _laid(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.layout)
-
-
-def seed_all(*parts: int) -> None:
-    """Seeds torch's global generators from a tuple. Called before every step, so that no random state is carried."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -166,12 +166,17 @@ def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tens
         A scalar, float32 even inside a bf16 autocast (float64 for float64 logits).
     """
     with torch.autocast(logits.device.type, enabled=False):
-        log_p = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
+        log_p = (precise(logits) / temperature).log_softmax(-1)
         pairs = -torch.einsum("tnk,vnk->tv", targets.to(log_p.dtype), log_p) / logits.shape[1]
         other = 1 - torch.eye(len(targets), len(logits), dtype=log_p.dtype, device=log_p.device)
         return (pairs * other).sum() / (len(targets) * (len(logits) - 1))
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Rows of length 1, in float32 at least: bf16 has three digits, too few for a difference of cosines."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
+    """Rows of length 1, in float32 at least: [..., D] -> the same."""
+    return F.normalize(precise(x), dim=-1)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least: bf16 has three digits, too few for a difference of cosines, or to be divided by a low T."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eagleray.augment import View
 from eagleray.encoder import Encoder
 from eagleray.recipe import Recipe
+from eagleray.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class DataInfo:
     samples: int  # training images
     classes: int | None  # None: no class is known
     batch_size: int = 256  # images in a step, over all workers together
+    workers: int = 1  # who share a step
+    seed: int = 0  # the run's
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
 
@@ -53,7 +56,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Labelled images beside the unlabelled ones; only a method with `labels = "partial"` ever gets one."""
+    """Labelled images beside the unlabelled ones, or alone; only a method that says so in `labels` ever gets them."""
 
     views: list[Tensor]  # each [M, C, H, W]
     targets: Tensor  # [M] int64
@@ -89,7 +92,7 @@ class Method(nn.Module):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """This method's hyperparameters, each with default, meaning and range on one line."""
 
-    labels: ClassVar[Literal["none", "partial"]] = "none"
+    labels: ClassVar[Literal["none", "partial", "only"]] = "none"  # "only": no view of an unlabelled image either
     needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
     needs_large_batch: ClassVar[bool] = False  # True: an image is told from those of its batch; the more, the better
     constant_lr: ClassVar[tuple[str, ...]] = ()  # its parts whose learning rate stays at the peak after the warm-up
@@ -107,7 +110,7 @@ class Method(nn.Module):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What each training image is turned into, one entry a view."""
+        """What each training image is turned into, one entry a view; none where only labelled images are seen."""
         raise NotImplementedError
 
     @property
@@ -122,6 +125,10 @@ class Method(nn.Module):
         By default the encoder; a method names another where another is judged, or where more is worth keeping.
         """
         return self.encoder
+
+    def draw(self, *when: int) -> torch.Generator:
+        """A generator of the run's seed and a step or an epoch, for what all workers must draw alike; on the CPU."""
+        return generator(self.data.seed, *when)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         """The loss of one step. It must be `forward`: DistributedDataParallel synchronises only through it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eagleray.distributed import all_reduce_mean, gather
 from eagleray.encoder import Encoder, TokenEncoder
 from eagleray.errors import Refusal
+from eagleray.losses import normalised
 from eagleray.method import DataInfo
 
 M = TypeVar("M", bound=nn.Module)
@@ -78,23 +79,28 @@ class Queue(nn.Module):
     """
 
     rows: Tensor
-    count: Tensor
 
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.register_buffer("rows", nn.functional.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.count = 0  # rows ever pushed; no tensor, which would have to be asked of a GPU in every step
 
     @property
     def filled(self) -> int:
         """Rows that have been pushed and not overwritten yet."""
-        return min(int(self.count), len(self.rows))
+        return min(self.count, len(self.rows))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.count = int(state)
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Puts the rows of all workers in, in the order of their ranks: [n, dim] on each."""
         rows = gather(rows.detach()).to(self.rows.dtype)
-        start = int(self.count) % len(self.rows)
+        start = self.count % len(self.rows)
         self.rows[start : start + len(rows)] = rows
         self.count += len(rows)
 
@@ -140,7 +146,7 @@ class PrototypeHead(nn.Module):
         """What is compared with the prototypes, of length 1: [..., dim] -> [..., bottleneck]."""
         x = self.layers(features)
         with torch.autocast(x.device.type, enabled=False):
-            return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+            return normalised(x)
 
     def compare(self, embedded: Tensor) -> Tensor:
         """Cosines with all prototypes: [..., bottleneck] -> [..., prototypes]."""

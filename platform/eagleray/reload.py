@@ -1,12 +1,10 @@
 """A run's weights once more, from its last checkpoint: to measure what was left for the end."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from eagleray.build import build_method, fitted, pick_device, uses_bf16
+from eagleray.build import build_method, fitted, pick_device, precision
 from eagleray.checkpoint import checkpoints, load_checkpoint
 from eagleray.config import Run
 from eagleray.data.load import load_data
@@ -32,10 +30,8 @@ def untrained(run: Run) -> Judged:
     info = fitted(run, data.info)
     method = build_method(run, info).to(device)
     feed = Feed(run, data, info, method, device)
-    method.encoder.to(memory_format=feed.layout)
-    bf16 = uses_bf16(run.precision, device)
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-    return Judged(method, Judge(run, data, feed), autocast)
+    method.to(memory_format=feed.layout)
+    return Judged(method, Judge(run, data, feed), precision(run, device))
 
 
 def reloaded(run: Run, directory: Path) -> Judged:

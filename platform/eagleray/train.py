@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eagleray import distributed
-from eagleray.build import blueprint, build_method, fitted, pick_device, uses_bf16
+from eagleray.build import blueprint, build_method, fitted, pick_device, precision
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run
 from eagleray.data.load import Data, load_data
 from eagleray.evaluate.judge import Judge, batch_health
-from eagleray.feed import Feed, seed_all
+from eagleray.feed import Feed
 from eagleray.memory import keep_freed_memory
 from eagleray.method import Progress, StepResult
 from eagleray.optimizers import make_optimizer, set_rates
+from eagleray.seeds import seed_all
 
 CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
 
@@ -105,10 +106,10 @@ def train(
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
     feed = Feed(run, data, info, method, device)
-    method.encoder.to(memory_format=feed.layout)
+    method.to(memory_format=feed.layout)
     optimizer = make_optimizer(method, run.optimizer)
     judge = Judge(run, data, feed)
-    autocast = torch.autocast(device.type, torch.bfloat16) if uses_bf16(run.precision, device) else nullcontext()
+    autocast = precision(run, device)
     steps_per_epoch, folder = feed.steps_per_epoch, directory / "checkpoints"
     state, saved = State(), resume_from or next(reversed(checkpoints(folder)), None)
     if saved is not None:

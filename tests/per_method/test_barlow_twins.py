@@ -86,6 +86,14 @@ def test_barlow_twins_stays_finite_for_a_feature_that_is_constant():
     assert all(result.isfinite().all() for result in with_gradients(weighted, first, second))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_barlow_twins_is_float32_inside_bf16_autocast(shape: tuple[int, int]):
+    first, second = embeddings(*shape, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = cross_correlation(first, second)
+    torch.testing.assert_close(terms, cross_correlation(first.float(), second.float()), rtol=1e-6, atol=1e-6)
+
+
 def of_the_own_part(count: int, width: int) -> list[Tensor]:
     """Mean over workers of the loss, and its gradient for this worker's embeddings."""
     pair = (x.chunk(world_size())[rank()] for x in embeddings(count, width))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eagleray.distributed import all_reduce_mean, rank, world_size
 from eagleray.losses import nt_xent
-from eagleray_methods.dcl import decoupled_loss
+from eagleray_methods.dcl import DCL, decoupled_loss
 from method_cases import NOW, batch_of, small
 from two_processes import two_processes
 
@@ -101,10 +101,18 @@ def test_decoupled_loss_is_float32_inside_bf16_autocast(sigma: float | None):
     torch.testing.assert_close(loss, decoupled_loss(first.float(), second.float(), 0.1, sigma))
 
 
-def test_the_weights_are_a_setting():
-    plain, weighted = (small("dcl", f"method.weighted={on}").train() for on in ("false", "true"))
-    batch = batch_of(plain)
-    one, two = plain(batch, NOW), weighted(batch, NOW)
-    torch.testing.assert_close(one.loss, decoupled_loss(*one.embeddings, plain.config.temperature))
-    torch.testing.assert_close(two.loss, decoupled_loss(*two.embeddings, plain.config.temperature, 0.5))
-    assert not torch.allclose(one.loss, two.loss)
+@pytest.mark.parametrize(("temperature", "sigma"), [(0.1, None), (0.3, 0.7)], ids=["dcl", "dclw"])
+def test_the_step_is_equation_six_of_both_views_in_one_pass(temperature: float, sigma: float | None):
+    weights = ["method.weighted=true", f"method.sigma={sigma}"] if sigma else []
+    method = small("dcl", f"method.temperature={temperature}", *weights).train()
+    assert isinstance(method, DCL)
+    linear, norm = torch.nn.Linear, torch.nn.BatchNorm1d
+    assert [type(layer) for layer in method.projector] == [linear, norm, torch.nn.ReLU, linear, norm]  # SimCLR's
+    batch = batch_of(method)
+    first, second = method.projector(method.encoder(torch.cat(batch.views))).chunk(2)
+    expected = equation_six(first, second, temperature, sigma)
+    result = method(batch, NOW)
+    torch.testing.assert_close(result.loss, expected)
+    torch.testing.assert_close(result.embeddings, [first.detach(), second.detach()])
+    gradients = (torch.autograd.grad(loss, list(method.parameters())) for loss in (result.loss, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)

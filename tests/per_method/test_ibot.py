@@ -9,7 +9,8 @@ from torch import Tensor
 
 from eagleray.errors import Refusal
 from eagleray.method import Progress
-from eagleray_methods.ibot import IBOT, TRIED, block_masks
+from eagleray_methods import ibot
+from eagleray_methods.ibot import IBOT, TRIED, block_masks, masked_loss
 from method_cases import NOW, batch_of, small
 
 SMALL = [
@@ -70,6 +71,22 @@ def test_the_step_is_lightlys_loss_of_classes_and_of_hidden_patches(shape: str, 
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     torch.testing.assert_close(method.centre.mean, of_classes.center.squeeze(), rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(method.patch_centre.mean, centre, rtol=1e-10, atol=1e-12)
+
+
+def test_the_loss_of_hidden_patches_is_float32_inside_bf16_autocast(monkeypatch: pytest.MonkeyPatch):
+    """It takes what the head compares, in float32; autocast may lower neither that nor what follows."""
+    given: list[Tensor] = []
+    monkeypatch.setattr(ibot, "masked_loss", lambda *all_: given.extend(all_) or masked_loss(*all_))
+    method = made("method.local_crops=0").float()
+    batch = batch_of(method)
+    batch.views[:] = [view.float() for view in batch.views]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        patch_loss = method(batch, NOW).metrics["patch_loss"]
+    targets, logits, share, temperature = given
+    assert (targets.dtype, logits.dtype, share.dtype) == (torch.float32,) * 3
+    each = -(targets.double() * (logits.double() / temperature).log_softmax(1)).sum(1)
+    expected = (each * share.double()).sum() / 16  # of two large crops of eight images
+    torch.testing.assert_close(patch_loss, expected.detach().float(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_student_sees_no_hidden_patch_and_the_teacher_sees_all():

@@ -31,7 +31,7 @@ def test_moco_is_equation_one_and_its_keys_come_from_random_groups(version: int,
     before, batch = copy.deepcopy(method), batch_of(method)
     result = method(batch, NOW)
     queries, keys = result.embeddings
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(NOW.step)).tolist()
+    order = torch.randperm(8, generator=method.draw(NOW.step)).tolist()
     for place, image in enumerate(order):
         group = [other for at, other in enumerate(order) if at % 2 == place % 2]
         made = before.teacher(batch.views[1][group])[group.index(image)]
@@ -96,8 +96,14 @@ def test_head_temperature_and_views_follow_the_version():
 @pytest.mark.parametrize(("groups", "batch_size", "near"), [(5, 8, 4), (8, 8, 4), (3, 128, 2), (200, 256, 128)])
 def test_groups_that_are_unequal_or_of_one_image_are_refused(groups: int, batch_size: int, near: int):
     with pytest.raises(Refusal, match=rf"method\.groups={groups} .* batch_size={batch_size} .*: take {near}$"):
-        check_groups(groups, batch_size)
-    check_groups(near, batch_size)
+        check_groups(groups, batch_size, workers=1)
+    check_groups(near, batch_size, workers=1)
+
+
+def test_groups_are_of_what_each_worker_has():
+    check_groups(8, 64, workers=8)
+    with pytest.raises(Refusal, match=r"method\.groups=8 must divide the 4 images that a worker has .*: take 4$"):
+        check_groups(8, 64, workers=16)
 
 
 def test_a_queue_of_broken_batches_is_refused():

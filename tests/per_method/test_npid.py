@@ -18,18 +18,18 @@ def unit(count: int, seed: int) -> torch.Tensor:
     return F.normalize(rows, dim=1)
 
 
-def drawn(step: int) -> torch.Tensor:
-    return torch.randint(INFO.samples, (6,), generator=torch.Generator().manual_seed(step))
+def drawn(method: NPID, step: int) -> torch.Tensor:
+    return torch.randint(INFO.samples, (6,), generator=method.draw(step))
 
 
 def test_nce_is_the_papers_formula():
     vectors, previous, noise = unit(3, 0), unit(3, 1), unit(5, 2)
-    constant, temperature, samples = torch.tensor(60.0, dtype=torch.float64), 0.3, 20
+    constant, temperature, samples = 60.0, 0.3, 20
     expected = 0.0
     for now, before in zip(vectors, previous, strict=True):
         posterior = []
         for other in (before, *noise):
-            probability = math.exp(float(other @ now) / temperature) / float(constant)  # equation 4
+            probability = math.exp(float(other @ now) / temperature) / constant  # equation 4
             posterior.append(probability / (probability + len(noise) / samples))  # equation 5
         expected -= (math.log(posterior[0]) + sum(math.log(1 - h) for h in posterior[1:])) / 3  # equation 7
     assert float(nce(vectors, previous, noise, constant, temperature, samples)) == pytest.approx(expected, rel=1e-10)
@@ -54,17 +54,17 @@ def test_the_constant_is_estimated_from_the_first_batch_and_then_kept():
     method = small("npid").train()
     assert isinstance(method, NPID)
     batch = batch_of(method)
-    noise = method.bank[drawn(NOW.step)].clone()
+    noise = method.bank[drawn(method, NOW.step)].clone()
     vectors = F.normalize(method.projector(method.encoder(batch.views[0])), dim=1).detach()
     method(batch, NOW)
     similarities = vectors @ noise.T / method.config.temperature
     expected = INFO.samples * sum(math.exp(s) for s in similarities.flatten().tolist()) / similarities.numel()
-    assert float(method.constant) == pytest.approx(expected, rel=1e-10)
+    assert method.constant == pytest.approx(expected, rel=1e-10)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.mul_(1.5)
     method(batch, Progress(step=4, steps=10, epoch=0, epochs=1))
-    assert float(method.constant) == pytest.approx(expected, rel=1e-10)
+    assert method.constant == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_loss_is_nce_and_the_pull_to_the_previous_vector_and_the_bank_learns_what_was_seen():
@@ -75,7 +75,7 @@ def test_the_loss_is_nce_and_the_pull_to_the_previous_vector_and_the_bank_learns
     vectors = F.normalize(method.projector(method.encoder(batch.views[0])), dim=1).detach()
     loss = method(batch, NOW).loss.detach()
     previous = before[batch.indices]
-    contrast = nce(vectors, previous, before[drawn(NOW.step)], method.constant, 0.2, INFO.samples)
+    contrast = nce(vectors, previous, before[drawn(method, NOW.step)], method.constant, 0.2, INFO.samples)
     pull = sum(float((v - p).norm()) ** 2 for v, p in zip(vectors, previous, strict=True)) / len(vectors)
     assert float(loss) == pytest.approx(float(contrast) + 3 * pull)
     mixed = 0.5 * previous + 0.5 * vectors

@@ -106,7 +106,7 @@ def exported(run: Path, images: torch.Tensor) -> torch.Tensor:
 
 def test_the_three_commands(typed: Any):
     """Pretraining, fine-tuning with five labels a class, distillation; what each leaves loads without the others."""
-    few = ["labels.per_class=5", "labels.ratio=2", "augment.crop_min=0.6", "augment.flip=0", "optimizer.lr=5e-3"]
+    few = ["labels.per_class=5", "augment.crop_min=0.6", "augment.flip=0", "optimizer.lr=5e-3"]
     first = typed("method=simclr_v2", "method.hidden=24", "encoder.width=8", "epochs=4", *TINY)
     second = typed("method=finetune", "encoder=pretrained", f"encoder.run={first}", "epochs=6", *few, *TINY)
     third = typed("method=distillation", f"method.teacher={second}", "encoder.width=8", "epochs=12", *few, *TINY)

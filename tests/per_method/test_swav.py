@@ -92,7 +92,7 @@ def step_with_a_full_queue() -> list[Tensor]:
     method, stepper = made("method.queue=16"), None
     for queue in method.queues:
         queue.rows.copy_(F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(5)).double(), dim=1))
-        queue.count.fill_(16)
+        queue.count = 16
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
         stepper = DistributedDataParallel(method, broadcast_buffers=False)

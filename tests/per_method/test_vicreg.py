@@ -90,6 +90,14 @@ def test_vicreg_of_collapsed_embeddings_has_a_finite_gradient():
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_vicreg_is_float32_inside_bf16_autocast(shape: tuple[int, int]):
+    first, second = embeddings(*shape, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = vicreg_terms(first, second)
+    torch.testing.assert_close(terms, vicreg_terms(first.float(), second.float()), rtol=1e-6, atol=1e-6)
+
+
 def of_the_own_part(count: int, width: int) -> list[Tensor]:
     """Mean over workers of the loss, and its gradient for this worker's embeddings."""
     pair = (x.chunk(world_size())[rank()] for x in embeddings(count, width))

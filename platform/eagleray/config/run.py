@@ -73,8 +73,10 @@ class Run(Strict, frozen=True):
         if isinstance(given.setdefault("optimizer", {}), Mapping):
             recipe = method["small_recipe" if small else "recipe"].model_dump()
             given["optimizer"] = {**recipe, **_used(given["optimizer"], recipe)}
-        if method.get("labels") == "partial" and given.get("labels") is None:
-            given["labels"] = {}
+        if method.get("labels", "none") != "none":
+            ratio = {"ratio": 1} if method["labels"] == "only" else {}
+            labels = given.get("labels")
+            given["labels"] = {**ratio, **labels} if isinstance(labels, Mapping) else (labels or ratio)
         return given
 
     @model_validator(mode="after")
@@ -84,8 +86,13 @@ class Run(Strict, frozen=True):
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny"
             )
-        if self.labels is not None and method.get("labels") != "partial":
+        if self.labels is not None and method.get("labels", "none") == "none":
             raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
+        if self.labels is not None and method["labels"] == "only" and self.labels.ratio != 1:
+            raise wrong(
+                f"labels.ratio={self.labels.ratio}: {self.method.name} sees no unlabelled images, a step has "
+                f"batch_size={self.batch_size} labelled ones; leave it out"
+            )
         if self.batch_size % self.workers:
             near = max(1, round(self.batch_size / self.workers)) * self.workers
             raise wrong(

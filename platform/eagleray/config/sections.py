@@ -161,7 +161,9 @@ class Labels(Strict, frozen=True):
     """The few labels of a semi-supervised method."""
 
     per_class: Annotated[int, Field(ge=1, description="labelled images of each class, chosen by the seed")] = 40
-    ratio: Annotated[int, Field(ge=1, description="unlabelled images in a step for each labelled one")] = 7
+    ratio: Annotated[
+        int, Field(ge=1, description="images in a step for each labelled one; 1 without unlabelled ones")
+    ] = 7
 
 
 class Evaluate(Strict, frozen=True):
