@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from eagleray.augment import plain
-from eagleray.build import build_method, uses_bf16
+from eagleray.build import build_method, fitted, uses_bf16
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import Run, load_run
 from eagleray.config.declared import declared, find
 from eagleray.data.load import Data, load_data
 from eagleray.errors import Refusal
+from eagleray.feed import Feed
 from eagleray.method import DataInfo, Progress
 from eagleray.optimizers import decays, make_optimizer, set_rates
 from eagleray.recipe import Recipe
+from eagleray.reload import untrained
 from eagleray.schedules import cosine, warmup_cosine
 from eagleray.train import Diverged, Report, train
 from eagleray_methods.simclr import SimCLR
@@ -197,6 +199,55 @@ def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPa
             assert group["lr"] == pytest.approx(fixed if is_constant == {True} else rate)
             assert len(is_constant) == 1
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(method.parameters()))
+
+
+def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_other_image(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    run = tiny("supervised")
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    info = fitted(run, data.info)
+    feed = Feed(run, data, info, build_method(run, info), torch.device("cpu"))
+    monkeypatch.setattr(data.train, "batches", None)
+    batches = list(feed.epoch(0, 0))
+    assert len(batches) == feed.steps_per_epoch == 2
+    for batch in batches:
+        assert batch.views == []
+        assert batch.labelled is not None
+        assert len(batch.labelled.targets) == run.batch_size  # which the learning rate is scaled by
+    with pytest.raises(
+        Refusal, match=r"labels\.ratio=2: supervised sees no unlabelled images, a step has batch_size=56"
+    ):
+        tiny("supervised", "labels.ratio=2")
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "moco"])
+def test_a_teacher_lies_in_memory_as_its_student_does(name: str):
+    method = untrained(tiny(name)).method
+    kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert len(kernels) >= 4
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+
+
+def test_draws_of_a_step_are_of_the_runs_seed_and_that_step():
+    def drawn(step: int, *more: str) -> torch.Tensor:
+        run = tiny("simclr", *more)
+        return torch.rand(3, generator=build_method(run, fitted(run, INFO)).draw(step))
+
+    assert torch.equal(drawn(5), drawn(5))
+    assert not torch.equal(drawn(5), drawn(6))
+    assert not torch.equal(drawn(5), drawn(5, "seed=1"))
+
+
+def test_attention_in_bf16_on_a_cpu_leaves_out_the_kernel_that_is_slow_there(tmp_path: Path):
+    def kernels(precision: str, directory: str) -> set[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            finish(tiny("mae", f"precision={precision}", "epochs=1"), tmp_path / directory)
+        return {event.key for event in seen.key_averages() if "dot_product" in event.key}
+
+    assert any("flash" in name for name in kernels("fp32", "first"))
+    assert not any("flash" in name for name in kernels("bf16", "second"))
+    assert any("flash" in name for name in kernels("fp32", "third"))  # a process may train many runs
 
 
 def test_precision_is_what_is_asked_for():

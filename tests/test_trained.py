@@ -10,12 +10,13 @@ import torch
 from eagleray.build import build_method
 from eagleray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.config import load_run
+from eagleray.config.declared import find
 from eagleray.encoders.pretrained import Pretrained
 from eagleray.errors import Refusal
 from eagleray.method import Method
 from eagleray.record import Record
 from eagleray.trained import trained
-from method_cases import INFO, finished_run
+from method_cases import INFO, METHODS, finished_run, own
 
 SIMCLR = ["method=simclr", "method.hidden=8", "encoder.width=4"]
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -130,3 +131,19 @@ def test_images_of_another_kind_are_refused_in_a_sentence(tmp_path: Path):
 def test_the_run_must_be_named():
     with pytest.raises(Refusal, match=r"^encoder\.run is missing \(directory of a finished run"):
         load_run(None, ["encoder=pretrained"])
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).values.get("needs_tokens")])
+def test_no_method_changes_a_trained_network_before_its_first_step(name: str, tmp_path: Path):
+    place = finished_run(
+        tmp_path / "run", INFO, "method=moco_v3", "method.hidden=8", "encoder=vit_tiny", "encoder.depth=1",
+        "encoder.dim=32", "seed=3",
+    )  # fmt: skip
+    source, _ = trained(place)
+    own_settings = [each for each in own(name, "SMALL") if not each.startswith("encoder")]
+    overrides = [f"method={name}", *own_settings, "encoder=pretrained", f"encoder.run={place}"]
+    encoder = build_method(load_run(None, overrides), INFO).encoder
+    assert isinstance(encoder, Pretrained)
+    found = encoder.network.state_dict()
+    for key, value in source.backbone.state_dict().items():
+        assert torch.equal(found[key], value), key

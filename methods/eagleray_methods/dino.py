@@ -3,11 +3,13 @@
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin 2021, https://arxiv.org/abs/2104.14294
 The defaults are those of the authors' best ViT-S/16. A ViT's features are pooled as `encoder.pool` says; the paper's
 are the class token. The teacher is what is judged, as in the paper.
-Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the paper has it for ViT-B; the gradient is
-clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of the
-image at least. Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds of
-steps: the teacher moves sooner and the centre sooner still, since a centre that lags behind the teacher lets all images
-fall together; the teacher stays sharp; batch norm ends the head (`last_norm`), so that its targets spread.
+Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the paper has it for ViT-B; weight decay
+spares position embeddings and class tokens too, where the authors' spares biases and vectors alone; the gradient is
+clipped as a whole, not parameter by parameter, at 3.0, the default of their script; up to 64 pixels there is no blur,
+and small crops cover a tenth of the image at least. Under the small recipe there are two small crops and fewer
+prototypes, and all is made for hundreds of steps: the teacher moves sooner and the centre sooner still, since a centre
+that lags behind the teacher lets all images fall together; the teacher stays sharp; batch norm ends the head
+(`last_norm`), so that its targets spread.
 """
 
 from typing import Annotated, Any, ClassVar

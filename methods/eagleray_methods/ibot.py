@@ -3,7 +3,8 @@
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2021, https://arxiv.org/abs/2111.07832
 The defaults are those of the paper's ViT-S/16. One head serves class token and patches; the teacher is what is judged,
 its features pooled as `encoder.pool` says; the paper's are the class token.
-Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; the gradient
+Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; weight decay
+spares position embeddings, class and mask tokens too, where the authors' spares biases and vectors alone; the gradient
 is clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of
 the image at least. Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds
 of steps: the teacher moves sooner and the centres sooner still, since a centre that lags behind the teacher lets all

@@ -1,10 +1,13 @@
 """SwAV: each view predicts to which clusters another one is assigned, where all clusters are made equally full.
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, https://arxiv.org/abs/2006.09882
-The defaults are those of the paper's runs with 256 images a step, which need the queue; its runs with 4,096 have none.
-Differs from the paper: up to 64 pixels there is no blur and half the jitter, and small crops cover a tenth of the image
-at least. Under the small recipe there are two small crops, and so few prototypes that a batch fills them and no queue
-is needed; codes are sharper, as hundreds of steps want them.
+The defaults are those of the paper's runs with 256 images a step, which need the queue; its runs with 4,096 have none:
+`recipe=paper batch_size=4096 method.queue=0 optimizer.lr=0.3 optimizer.warmup_epochs=10`, which scales to the authors'
+rate of 4.8 (theirs warms up from 0.3, ours from 0).
+Differs from the paper: LARS leaves biases and norms their plain rate and no decay, where the authors' LARC adapts and
+decays them too; up to 64 pixels there is no blur and half the jitter, and small crops cover a tenth of the image at
+least. Under the small recipe there are two small crops, and so few prototypes that a batch fills them and no queue is
+needed; codes are sharper, as hundreds of steps want them.
 """
 
 from typing import Annotated, Any, ClassVar

@@ -2,9 +2,9 @@
 
 Schroff, Kalenichenko, Philbin 2015 (FaceNet), https://arxiv.org/abs/1503.03832
 Differs from the paper: the positive is another view of the same image, not another photo of the same person, and the
-views are SimCLR's; momentum replaces AdaGrad. Where no image of the batch is farther than the positive, the farthest
-serves as the negative: the triplet keeps a gradient, and one that cannot collapse. The small recipe compares after a
-projector with a hidden layer.
+views are SimCLR's; momentum replaces AdaGrad, and the rate falls by cosine, where the paper's is lowered to finish.
+Where no image of the batch is farther than the positive, the farthest serves as the negative: the triplet keeps a
+gradient, and one that cannot collapse. The small recipe compares after a projector with a hidden layer.
 """
 
 from typing import Annotated, Any, ClassVar

@@ -1,5 +1,7 @@
 """MoCo v3 against its algorithm, and what it does to a ViT."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from eagleray.config import load_run
 from eagleray.encoders.vit import ViT
 from eagleray.method import Progress
 from eagleray_methods.moco_v3 import MoCoV3
-from method_cases import INFO, NOW, batch_of, small
+from method_cases import INFO, NOW, batch_of, finished_run, small
 
 SMALL = ["method.hidden=16"]
 ON_A_VIT = ["method=moco_v3", *SMALL, "encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]
@@ -87,3 +89,13 @@ def test_moco_v3_trains_other_encoders(encoder: str):
     result = method(batch_of(method), NOW)
     result.loss.backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+def test_behind_a_trained_vit_stand_the_heads_of_a_vit(tmp_path: Path):
+    run = finished_run(tmp_path / "run", INFO, *ON_A_VIT)
+    goes_on = build_method(load_run(None, ["method=moco_v3", *SMALL, "encoder=pretrained", f"encoder.run={run}"]), INFO)
+    assert isinstance(goes_on, MoCoV3)
+    assert str(goes_on.projector) == str(on_a_vit().projector)
+    assert str(goes_on.predictor) == str(on_a_vit().predictor)
+    frozen = [name for name, p in goes_on.encoder.named_parameters() if not p.requires_grad]
+    assert [name.rpartition("patch_embed.")[2] for name in frozen] == ["proj.weight", "proj.bias"]

@@ -107,3 +107,13 @@ def test_four_views_are_compared_in_six_pairs():
 def test_sub_batches_that_cannot_be_whitened_are_refused(setting: str, words: str):
     with pytest.raises(Refusal, match=words):
         small("w_mse", setting)
+
+
+@pytest.mark.parametrize("broken", ["a direction without variance", "NaN"])
+def test_what_cannot_be_whitened_is_nan_which_ends_a_run_in_a_sentence(broken: str):
+    z = embeddings(2, 8, 2)
+    z[0, :, 1] = 0.0 if broken != "NaN" else float("nan")
+    z.requires_grad_()
+    loss = w_mse(z, torch.arange(8).view(2, 4), 0.0)
+    loss.backward()
+    assert loss.isnan()
