@@ -48,7 +48,9 @@ class SimCLRv2(Method):
             int, Field(ge=0, description="embeddings kept as further negatives, whole batches; 0: no memory")
         ] = 65536
         momentum: Annotated[
-            float, Uniform(0.9, 0.9999), Field(ge=0, le=1, description="of the averaged network that fills the queue")
+            float,
+            Uniform(0.9, 0.9999),
+            Field(ge=0, le=1, description="of the averaged network that fills the queue, if there is one"),
         ] = 0.999
 
     needs_large_batch: ClassVar[bool] = True

@@ -32,7 +32,7 @@ def mlp(
     Args:
         widths: of the input, the hidden layers and the output.
         norm: False leaves the batch norms between the layers out.
-        last_norm: adds a batch norm after the last layer (SimCLR's head; 2002.05709, appendix B.9).
+        last_norm: adds a batch norm after the last layer (SimCLR's head, in its authors' code).
         last_affine: whether that norm scales and shifts (SimSiam's and MoCo v3's does not).
         last_bias: of the last layer, where no norm follows it.
         activation: between the layers.
