@@ -2,9 +2,10 @@
 
     python benchmarks/against_lightly.py --images FOLDER [--methods simclr byol] [--epochs 10] [--seeds 2] [--out X.csv]
 
-Encoder, its first weights, images, split, batch, optimizer and schedule are those of `eagleray train method=NAME`,
-widths and temperatures too; what is lightly's is what a method consists of: the views (PIL, an image at a time), the
-heads and the loss. Both are judged by the same code. A row a run: method, seed, kNN and linear probe on validation.
+Encoder, its first weights, images, split, batch, optimizer, schedule and precision are those of `eagleray train
+method=NAME`, widths and temperatures too; what is lightly's is what a method consists of: the views (PIL, an image at a
+time), the heads and the loss. Both are judged by the same code. A row a run: method, seed, kNN and linear probe on
+validation.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import copy
 import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ from lightly.models.modules import NNMemoryBankModule, heads
 from lightly.models.utils import random_block_mask, update_momentum
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from eagleray.build import build_method, fitted
+from eagleray.build import build_method, fitted, precision
 from eagleray.config import Run, load_run
 from eagleray.data.load import Data, Images, load_data
 from eagleray.encoder import Encoder, TokenEncoder
 from eagleray.evaluate.judge import Judge
 from eagleray.feed import Feed
+from eagleray.losses import precise
 from eagleray.method import Method, Progress
 from eagleray.networks import encode_crops
 from eagleray.optimizers import make_optimizer, set_rates
@@ -311,6 +313,22 @@ METHODS: dict[str, type[Theirs]] = {
 ENCODERS = {"ibot": ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128"]}
 
 
+class InFloat(nn.Module):
+    """A loss or a bank of lightly's, out of reach of a bf16 autocast, which ours keep out themselves."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+
+    def forward(self, *arguments: Any, **others: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return self.part(*tree_map_only(Tensor, _in_float, arguments), **others)
+
+
+def _in_float(x: Tensor) -> Tensor:
+    return precise(x) if x.is_floating_point() else x
+
+
 class Viewed(Dataset[list[Tensor]]):
     """The training images through a transform of lightly's."""
 
@@ -332,6 +350,10 @@ def train(run: Run, data: Data) -> dict[str, float]:
     feed = Feed(run, data, info, ours, torch.device("cpu"))
     ours.encoder.to(memory_format=feed.layout)
     theirs = METHODS[run.method.name](ours).train()
+    for name, part in list(theirs.named_children()):
+        if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
+            setattr(theirs, name, InFloat(part))
+    autocast = precision(run, torch.device("cpu"))
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
     loader = DataLoader(
@@ -347,7 +369,8 @@ def train(run: Run, data: Data) -> dict[str, float]:
     for step, (epoch, views) in enumerate(_epochs(loader, run.epochs)):
         now = Progress(step, len(loader) * run.epochs, epoch, run.epochs)
         set_rates(optimizer, run.optimizer, run.batch_size, now)
-        loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], now)
+        with autocast:
+            loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if run.optimizer.clip is not None:
@@ -356,7 +379,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.judged.eval()
-    return Judge(run, data, feed).judge(encoder, nullcontext(), probe=True, test=False)
+    return Judge(run, data, feed).judge(encoder, autocast, probe=True, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:

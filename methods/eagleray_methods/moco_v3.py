@@ -6,8 +6,8 @@ Defaults and recipe are the paper's for a ViT. Its ResNet-50 of 1,000 epochs, by
 method.momentum=0.996 augment.crop_min=0.2 optimizer.name=lars optimizer.lr=0.3 optimizer.weight_decay=1.5e-6
 optimizer.warmup_epochs=10`.
 Differs from the paper: a ViT's positions are learnt, and its features are what `encoder.pool` says; up to 64 pixels the
-views have no blur, and crops keep a fifth of the image at least; weight decay spares biases, norms and tokens, where the
-authors' AdamW spares none. Under the small recipe the teacher moves as fast as hundreds of steps need.
+views have no blur, and crops keep a fifth of the image at least; weight decay spares biases, norms and tokens, where
+the authors' AdamW spares none. Under the small recipe the teacher moves as fast as hundreds of steps need.
 """
 
 from typing import Annotated, Any, ClassVar
