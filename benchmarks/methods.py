@@ -3,8 +3,8 @@
     python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--out methods.json]
 
 The plain side runs images of the same shapes through the same encoders, forward and backward where the method trains
-them, forward alone where it does not (teachers), and nothing else. Both sides take turns, on one thread; views are made
-beforehand.
+them, forward alone where it does not (teachers), and nothing else, in the precision that a run would have. Both sides
+take turns, on one thread; views are made beforehand.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.augment.override import overridden
-from eagleray.build import build_method
+from eagleray.build import build_method, precision
 from eagleray.config import load_run
 from eagleray.config.declared import Declaration, declared
 from eagleray.encoder import Encoder
+from eagleray.memory import keep_freed_memory
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
 from eagleray.optimizers import make_optimizer, set_rates
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     print(f"{'method':14}{'step':>10}{'passes':>10}{'more':>8}   encoder passes: trained, others")
     rows = {}
     for name in arguments.methods:
@@ -70,10 +72,12 @@ def compare(name: str, size: int, rounds: int) -> dict[str, float]:
         method.to(memory_format=torch.channels_last)
     batch = batch_of(method, size)
     optimizer = make_optimizer(method, run.optimizer)
+    autocast = precision(run, torch.device("cpu"))
 
     def step() -> None:
         set_rates(optimizer, run.optimizer, size, NOW)
-        loss = method(batch, NOW).loss
+        with autocast:
+            loss = method(batch, NOW).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         method.before_step(NOW)
@@ -87,7 +91,7 @@ def compare(name: str, size: int, rounds: int) -> dict[str, float]:
 
     def plain() -> None:
         for each, x in zip(passes, inputs, strict=True):
-            with torch.set_grad_enabled(each.trains):
+            with torch.set_grad_enabled(each.trains), autocast:
                 features = each.call(x)
             if each.trains:
                 features.sum().backward()
@@ -112,7 +116,8 @@ def batch_of(method: Method, size: int) -> Batch:
     views = [torch.randn(size, 3, side, side).contiguous(memory_format=layout) for side in sides]
     labelled = None
     if type(method).labels != "none":
-        labelled = LabelledBatch([torch.randn(size // 7, 3, 32, 32)], torch.randint(10, (size // 7,)))
+        few = size if type(method).labels == "only" else size // 7
+        labelled = LabelledBatch([torch.randn(few, 3, 32, 32)], torch.randint(10, (few,)))
     return Batch(views, torch.arange(size), labelled)
 
 
