@@ -1,6 +1,6 @@
 """What a method's step costs beyond the passes of its encoder: heads, losses, queues, teachers' updates, optimizer.
 
-    python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--out methods.json]
+    python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--precision fp32]
 
 The plain side runs images of the same shapes through the same encoders, forward and backward where the method trains
 them, forward alone where it does not (teachers), and nothing else, in the precision that a run would have. Both sides
@@ -46,6 +46,7 @@ def main() -> None:
         "--methods", nargs="*", default=[name for name, one in declared("method").items() if _ready(one)]
     )
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -54,18 +55,18 @@ def main() -> None:
     print(f"{'method':14}{'step':>10}{'passes':>10}{'more':>8}   encoder passes: trained, others")
     rows = {}
     for name in arguments.methods:
-        rows[name] = row = compare(name, arguments.batch, arguments.rounds)
+        rows[name] = row = compare(name, arguments.batch, arguments.rounds, arguments.precision)
         shown = f"{row['step']:8.0f}ms{row['passes']:8.0f}ms{row['more']:>+8.0%}"
         print(f"{name:14}{shown}   {row['trained']:g}, {row['others']:g}", flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps({"batch": arguments.batch, "methods": rows}, indent=1) + "\n")
 
 
-def compare(name: str, size: int, rounds: int) -> dict[str, float]:
+def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
     """Milliseconds of a step and of its encoder passes alone, and images a sample passes through an encoder."""
     run = load_run(None, [f"method={name}", f"batch_size={size}"])
     network = ["encoder.depth=4", "encoder.dim=128"] if run.encoder.name == "vit_tiny" else []
-    run = load_run(None, [f"method={name}", f"batch_size={size}", *network])
+    run = load_run(None, [f"method={name}", f"batch_size={size}", f"precision={wanted}", *network])
     info = DataInfo(32, 3, samples=10_000, classes=10, batch_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
     method = build_method(run, info).train()
     if not method.encoder.has_tokens:

@@ -85,7 +85,7 @@ def precision(run: Run, device: torch.device) -> AbstractContextManager:
     """What a run's forward passes are made in: bfloat16 where that pays, else as it is.
 
     On a CPU it also says how attention is computed: torch's fused kernel goes backward eight times as slow in bfloat16
-    as the matrix products that it fuses.
+    as in float32, the matrix products that it fuses do not.
     """
     bf16 = uses_bf16(run.precision, device)
     if device.type == "cpu":
