@@ -78,14 +78,13 @@ class DeepCluster(Method):
     def before_epoch(self, embed: Callable[[], Tensor], progress: Progress) -> None:
         if progress.epoch % self.config.every:
             return
-        # Everything random is drawn anew in each epoch, and is the same on all workers.
         points = F.normalize(whiten(embed(), self.config.components), dim=1)
         found = kmeans(points, self.config.clusters, self.config.iterations, self.draw(progress.epoch))
         # K-means amplifies the last digit, in which workers on unlike machines may differ.
         self.assignments.copy_(broadcast(found))
         self.sizes.copy_(self.assignments.bincount(minlength=self.config.clusters))
-        # The new clusters have nothing to do with the old ones of the same number.
-        # A generator of its own: how often k-means draws hangs on the last digit too.
+        # The new clusters have nothing to do with the old ones of the same number. Their classifier has a generator of
+        # its own, as how often k-means draws hangs on the last digit too.
         weight = torch.randn(self.classifier.weight.shape, generator=self.draw(progress.epoch, 1))
         self.classifier.weight.copy_(weight * 0.01)
         self.classifier.bias.zero_()

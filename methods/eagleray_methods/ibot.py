@@ -129,10 +129,8 @@ class IBOT(Method):
         mask = self._masks(progress.step, count)  # [2n, L], on the CPU, where its places are counted
         hidden = mask.flatten().nonzero().squeeze(1)
         share = (mask.double() / mask.sum(1, keepdim=True).clamp(min=1)).flatten()[hidden]  # of its crop's hidden ones
-        share, hidden, mask = (
-            x.to(large.device, large.dtype if x.is_floating_point() else None, non_blocking=True)
-            for x in (share, hidden, mask)
-        )
+        share = share.to(large, non_blocking=True)
+        hidden, mask = (x.to(large.device, non_blocking=True) for x in (hidden, mask))
 
         tokens = self.encoder.tokens(self.encoder.patches(large, mask, self.mask_token))
         classes = [tokens[:, 0], *([encode_crops(self._class_token, small)] if small else [])]

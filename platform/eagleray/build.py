@@ -84,8 +84,8 @@ def pick_device(wanted: str) -> torch.device:
 def precision(run: Run, device: torch.device) -> AbstractContextManager:
     """What a run's forward passes are made in: bfloat16 where that pays, else as it is.
 
-    On a CPU it also says how attention is computed: torch's fused kernel goes backward eight times as slow in bfloat16
-    as in float32, the matrix products that it fuses do not.
+    On a CPU it also says how attention is computed: torch's fused kernel goes backward far more slowly in bfloat16 than
+    in float32, the matrix products that it fuses do not.
     """
     bf16 = uses_bf16(run.precision, device)
     if device.type == "cpu":
