@@ -41,8 +41,11 @@ def own(name: str, constant: str) -> list[str]:
 
 def needed(name: str) -> list[str]:
     """The settings it has no default for, as something that no run could use."""
-    fields = find("method", name).Config.model_fields
-    return [f"method.{key}=somewhere" for key, field in fields.items() if field.is_required()]
+    declaration = find("method", name)
+    required = [
+        f"method.{key}=somewhere" for key, field in declaration.Config.model_fields.items() if field.is_required()
+    ]
+    return [*required, *(["encoder.run=somewhere"] if declaration.values.get("needs_trained") else [])]
 
 
 def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:

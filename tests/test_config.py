@@ -139,6 +139,11 @@ MISTAKES = [
     (["augment.only=[crop, jitterr]"], "augment.only=jitterr is not one of crop, "),
     (["augment.only=crop"], "augment.only=crop is not a list"),
     (["augment=3"], "augment=3 is not a section of keys"),
+    (
+        ["method=finetune", "encoder=resnet18"],
+        "encoder=resnet18: finetune goes on from a trained run; take encoder=pretrained encoder.run=DIRECTORY",
+    ),
+    (["method=finetune"], "encoder.run is missing (directory of a finished run)"),
     (["method=mae", "encoder=resnet18"], "encoder=resnet18: mae works on a ViT's patches; take encoder=vit_tiny"),
     (["workers=3"], "batch_size=256 cannot be shared by workers=3; the nearest that can is 255"),
     (["labels.per_class=4"], "labels: simclr sees no labels"),

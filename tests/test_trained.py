@@ -128,6 +128,14 @@ def test_images_of_another_kind_are_refused_in_a_sentence(tmp_path: Path):
     assert "of 1 channels, and these have 3" in refused(grey)
 
 
+def test_small_crops_are_of_whole_patches_of_the_trained_network(tmp_path: Path):
+    vit = ["method=mae", "encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "encoder.patch_size=2"]
+    place = finished_run(tmp_path / "run", INFO, *vit)
+    dino = ["method=dino", "encoder=pretrained", f"encoder.run={place}", "method.prototypes=8"]
+    with pytest.raises(Refusal, match=r"^method\.local_size=5 must be a multiple of the patches' 2 pixels: take 4$"):
+        build_method(load_run(None, [*dino, "method.local_size=5"]), INFO)
+
+
 def test_the_run_must_be_named():
     with pytest.raises(Refusal, match=r"^encoder\.run is missing \(directory of a finished run"):
         load_run(None, ["encoder=pretrained"])

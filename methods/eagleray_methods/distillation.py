@@ -123,7 +123,7 @@ def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
     if type(teacher).classify is Method.classify:
         raise Refusal(
             f"method.teacher={source} was trained by {type(teacher).__name__}, which has no classifier: fine-tune it "
-            f"first (method=finetune encoder=pretrained encoder.run={source})"
+            f"first (method=finetune encoder.run={source})"
         )
     check_images(f"method.teacher={source}", teacher.data, data.image_size, data.channels)
     if data.classes not in (None, teacher.data.classes):

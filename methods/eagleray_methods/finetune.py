@@ -3,7 +3,7 @@
 SimCLR v2's second step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2 and appendix B); it goes on from
 any finished run:
 
-    eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/NAME
+    eagleray train method=finetune encoder.run=runs/eagleray/NAME
 
 A step has `batch_size` labelled images, each of which comes up many times an epoch where labels are few.
 Differs from the paper: under the small recipe AdamW trains it, gently enough for weights that are good already.
@@ -24,12 +24,13 @@ from eagleray.recipe import Recipe
 
 
 class Finetune(Method):
-    """Semi-supervised: a pretrained network (encoder=pretrained) and a new classifier learn from few labels."""
+    """Semi-supervised: a pretrained network (encoder.run) and a new classifier learn from few labels."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Fine-tuning has no hyperparameter of its own."""
 
     labels: ClassVar[str] = "only"
+    needs_trained: ClassVar[bool] = True
     # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out too.
     plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
     # 0.005 times the root of the batch size; neither decay nor warm-up.

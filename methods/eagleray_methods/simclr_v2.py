@@ -5,7 +5,7 @@ The whole method is three commands: pretraining without labels, fine-tuning with
 made to a student (another one, or one like itself) on all images:
 
     eagleray train method=simclr_v2
-    eagleray train method=finetune encoder=pretrained encoder.run=runs/eagleray/FIRST labels.per_class=40
+    eagleray train method=finetune encoder.run=runs/eagleray/FIRST labels.per_class=40
     eagleray train method=distillation method.teacher=runs/eagleray/SECOND labels.per_class=40
 
 Differs from the paper: the head's width is a setting, where the paper's is that of its features; the memory of further

@@ -19,6 +19,7 @@ class Encoder(nn.Module):
     start: ClassVar[str] = "random init"  # two words for what it is before any training, under which its floor is shown
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
     dim: int  # width of the features
+    patch_size: int = 1  # side in pixels of the patches that an image is cut into; 1: it is not cut
 
     def __init__(self, name: str, config: Any, image_size: int, channels: int):
         super().__init__()
@@ -33,7 +34,6 @@ class TokenEncoder(Encoder):
     """An encoder whose inner steps are open, for methods that mask patches."""
 
     has_tokens: ClassVar[bool] = True
-    patch_size: int
     grid: int  # patches along a side; L = grid * grid
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:

@@ -94,6 +94,7 @@ class Method(nn.Module):
 
     labels: ClassVar[Literal["none", "partial", "only"]] = "none"  # "only": no view of an unlabelled image either
     needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
+    needs_trained: ClassVar[bool] = False  # True: goes on from a trained run's network (encoder=pretrained)
     needs_large_batch: ClassVar[bool] = False  # True: an image is told from those of its batch; the more, the better
     constant_lr: ClassVar[tuple[str, ...]] = ()  # its parts whose learning rate stays at the peak after the warm-up
     plain_lr: ClassVar[tuple[str, ...]] = ()  # its parts trained as biases are: no decay, LARS leaves their rate alone

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eagleray.distributed import all_reduce_mean, gather
-from eagleray.encoder import Encoder, TokenEncoder
+from eagleray.encoder import Encoder
 from eagleray.errors import Refusal
 from eagleray.losses import normalised
 from eagleray.method import DataInfo
@@ -192,20 +192,19 @@ def encode_crops(encode: Callable[[Tensor], Tensor], views: Sequence[Tensor]) ->
 def small_crop_size(asked: int | None, encoder: Encoder, data: DataInfo) -> int:
     """Side of multi-crop's small crops: `method.local_size`, or by default 3/7 of the image, as 96 of 224 pixels.
 
-    The default is rounded up to whole patches, or to a multiple of 4 pixels where the encoder has none.
+    The default is rounded up to whole patches, or to a multiple of 4 pixels where the encoder cuts none.
 
     Raises:
         Refusal: crops larger than the image, of broken patches, or too small for the encoder.
     """
-    patch = encoder.patch_size if isinstance(encoder, TokenEncoder) else 1
-    unit = patch if encoder.has_tokens else 4
+    patch = encoder.patch_size
+    unit = patch if patch > 1 else 4
     default = min(data.image_size, -(-data.image_size * 3 // (7 * unit)) * unit)
     size = default if asked is None else asked
-    if size > data.image_size or size % patch:
-        raise Refusal(
-            f"method.local_size={size} must be a multiple of the patch size of {patch} pixels and no larger than the "
-            f"image of {data.image_size}: take {default}"
-        )
+    if size > data.image_size:
+        raise Refusal(f"method.local_size={size} is larger than the images of {data.image_size} pixels: take {default}")
+    if size % patch:
+        raise Refusal(f"method.local_size={size} must be a multiple of the patches' {patch} pixels: take {default}")
     if not _takes(encoder, torch.zeros(1, data.channels, size, size)):
         raise Refusal(
             f"method.local_size={size} is too small for this encoder, which leaves nothing of such an image: "

@@ -108,7 +108,7 @@ def test_the_three_commands(typed: Any):
     """Pretraining, fine-tuning with five labels a class, distillation; what each leaves loads without the others."""
     few = ["labels.per_class=5", "augment.crop_min=0.6", "augment.flip=0", "optimizer.lr=5e-3"]
     first = typed("method=simclr_v2", "method.hidden=24", "encoder.width=8", "epochs=4", *TINY)
-    second = typed("method=finetune", "encoder=pretrained", f"encoder.run={first}", "epochs=6", *few, *TINY)
+    second = typed("method=finetune", f"encoder.run={first}", "epochs=6", *few, *TINY)
     third = typed("method=distillation", f"method.teacher={second}", "encoder.width=8", "epochs=12", *few, *TINY)
 
     pretrained, finetuned, student = (trained(run)[0] for run in (first, second, third))
@@ -138,7 +138,7 @@ def test_the_three_commands(typed: Any):
 
 
 def test_a_chain_that_cannot_work_is_refused_before_anything_starts(typed: Any):
-    said = typed("method=finetune", "encoder=pretrained", "encoder.run=runs/eagleray/none", *TINY)
+    said = typed("method=finetune", "encoder.run=runs/eagleray/none", *TINY)
     assert said.endswith("none is no run directory (no record.json); runs lie in runs/<experiment>/<name>.\n")
     first = typed("method=simclr_v2", "method.hidden=8", "encoder.width=4", "epochs=1", *TINY)
     said = typed("method=distillation", f"method.teacher={first}", *TINY)

@@ -86,6 +86,11 @@ class Run(Strict, frozen=True):
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny"
             )
+        if method.get("needs_trained") and self.encoder.name != "pretrained":
+            raise wrong(
+                f"encoder={self.encoder.name}: {self.method.name} goes on from a trained run; take encoder=pretrained "
+                f"encoder.run=DIRECTORY"
+            )
         if self.labels is not None and method.get("labels", "none") == "none":
             raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
         if self.labels is not None and method["labels"] == "only" and self.labels.ratio != 1:
@@ -160,9 +165,13 @@ def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Method, encoder and data of a tree, each a mapping with a name: the default one where none is given."""
     method = _with_name(tree.get("method"), "simclr")
     known = _known("method", method["name"])
-    tokens = known is not None and known.values.get("needs_tokens")
-    encoder = _with_name(tree.get("encoder"), "vit_tiny" if tokens else "convnet")
-    return {"method": method, "encoder": encoder, "data": _with_name(tree.get("data"), "digits")}
+    needs = known.values if known else {}
+    encoder = "pretrained" if needs.get("needs_trained") else "vit_tiny" if needs.get("needs_tokens") else "convnet"
+    return {
+        "method": method,
+        "encoder": _with_name(tree.get("encoder"), encoder),
+        "data": _with_name(tree.get("data"), "digits"),
+    }
 
 
 def _known(kind: Kind, name: Any) -> Declaration | None:

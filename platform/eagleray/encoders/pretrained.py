@@ -34,7 +34,7 @@ class Pretrained(Encoder):
         # From now on the settings say what the network is built from, so an exported encoder needs no run.
         super().__init__(name, config.model_copy(update={"run": plan}), image_size, channels)
         check_images(f"encoder.run={config.run}", method.data, image_size, channels)
-        self.network = method.backbone.requires_grad_()
+        self.network, self.patch_size = method.backbone.requires_grad_(), method.encoder.patch_size
         with torch.no_grad():
             self.dim = self.network(torch.zeros(1, channels, image_size, image_size)).shape[1]
 
