@@ -11,6 +11,7 @@ validation.
 import argparse
 import copy
 import csv
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -345,6 +346,7 @@ class Viewed(Dataset[list[Tensor]]):
 
 def train(run: Run, data: Data) -> dict[str, float]:
     """Trains as the run says, by lightly's parts, and measures as a run of ours is measured."""
+    random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
     ours = build_method(run, info)
     feed = Feed(run, data, info, ours, torch.device("cpu"))
