@@ -10,7 +10,7 @@ from eagleray.method import Progress
 from eagleray_methods.npid import NPID, nce
 from method_cases import INFO, NOW, batch_of, small
 
-SMALL = ["method.hidden=0", "method.projection=4", "method.negatives=6", "method.proximal=3"]
+SMALL = ["method.hidden=0", "method.projection=4", "method.negatives=6", "method.proximal=3", "method.momentum=0.3"]
 
 
 def unit(count: int, seed: int) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_the_loss_is_nce_and_the_pull_to_the_previous_vector_and_the_bank_learns
     contrast = nce(vectors, previous, before[drawn(method, NOW.step)], method.constant, 0.2, INFO.samples)
     pull = sum(float((v - p).norm()) ** 2 for v, p in zip(vectors, previous, strict=True)) / len(vectors)
     assert float(loss) == pytest.approx(float(contrast) + 3 * pull)
-    mixed = 0.5 * previous + 0.5 * vectors
+    mixed = 0.3 * previous + 0.7 * vectors
     torch.testing.assert_close(method.bank[batch.indices], mixed / mixed.norm(dim=1, keepdim=True))
     unseen = torch.ones(INFO.samples, dtype=torch.bool)
     unseen[batch.indices] = False
