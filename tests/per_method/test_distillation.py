@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eagleray.build import build_method
 from eagleray.config import load_run
 from eagleray.errors import Refusal
 from eagleray.method import DataInfo, LabelledBatch
 from eagleray_methods.distillation import Distillation, distillation_loss, renormalised
-from method_cases import INFO, NOW, batch_of, finished_run, small
+from method_cases import INFO, NOW, batch_of, finished_run, settings, small
 
 DIGITS = DataInfo(image_size=8, channels=1, samples=100, classes=10)
 FOLDER = tempfile.TemporaryDirectory()  # holds the teachers until this process ends
@@ -108,6 +109,12 @@ def test_the_teacher_sees_images_normalised_as_when_it_learnt():
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (now.mean, now.std))
     torch.testing.assert_close(renormalised((pixels - mean) / std, now, INFO), (pixels - 0.5) / 0.25)
     assert torch.equal(renormalised(pixels, INFO, INFO), pixels)
+    method = build_method(load_run(None, settings("distillation")), now).double().eval()
+    assert isinstance(method, Distillation)
+    images = batch_of(method).views[0]
+    taught = method.teacher.classify((images * std + mean - 0.5) / 0.25)
+    expected = distillation_loss(method.classifier(method.encoder(images)), taught, method.config.temperature)
+    torch.testing.assert_close(method(batch_of(method), NOW).loss, expected)
 
 
 @pytest.mark.parametrize(

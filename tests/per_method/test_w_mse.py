@@ -1,5 +1,6 @@
 """W-MSE against lightly, and against what whitening is."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -79,6 +80,13 @@ def test_a_dead_axis_does_not_end_a_run_with_shrinkage():
     x = embeddings(2, 16, 4, torch.float32)
     x[..., 2] = 0
     assert w_mse(x, torch.arange(16).view(1, -1), 1e-3).isfinite()
+
+
+def test_every_step_cuts_the_batch_anew():
+    method = small("w_mse", "method.sub_batch=4", "method.iterations=1").train()
+    batch = batch_of(method)
+    loss, again, other = (float(method(batch, replace(NOW, step=step)).loss.detach()) for step in (3, 3, 4))
+    assert loss == again != other
 
 
 def test_four_views_are_compared_in_six_pairs():
