@@ -5,7 +5,7 @@ Defaults are those of its CIFAR-10 runs with two views, at 512 images a step; `v
 Differs from the paper: the learning rate falls by a cosine, where the paper's falls to a fifth 50 epochs before the end
 and once more 25 before it; weight decay is AdamW's. Under the small recipe four images a dimension are whitened, and
 the learning rate is low: at four times that rate all images fall on one curve, along which whitening still finds as
-many directions as it wants (the embeddings' rank is then 1.5). A little shrinkage keeps the first steps stable.
+many directions as it wants (the embeddings' rank is then below 2). A little shrinkage keeps the first steps stable.
 """
 
 from itertools import combinations
