@@ -16,30 +16,33 @@ from eagleray.config import load_run
 from method_cases import INFO
 
 PHOTOS = replace(INFO, image_size=224, samples=100_000, batch_size=256)
-THEIRS = {
-    "simclr": lightly.SimCLRTransform,
-    "dcl": lightly.SimCLRTransform,
-    "triplet": lightly.SimCLRTransform,
-    "simclr_v2": lightly.SimCLRTransform,
-    "moco": lightly.MoCoV2Transform,
-    "moco_v3": lightly.BYOLTransform,
-    "nnclr": lightly.BYOLTransform,
-    "byol": lightly.BYOLTransform,
-    "barlow_twins": lightly.BYOLTransform,
-    "simsiam": lightly.SimSiamTransform,
-    "vicreg": lightly.VICRegTransform,
-    "swav": lightly.SwaVTransform,
-    "dino": lightly.DINOTransform,
-    "ibot": lightly.IBOTTransform,
+SIMCLR, BYOL = lightly.SimCLRTransform().transforms, lightly.BYOLTransform().transforms
+FIRST = lightly.MoCoV1Transform(cj_prob=1.0).transforms  # the authors jitter every image
+PAPERS = {
+    "simclr": SIMCLR,
+    "dcl": SIMCLR,
+    "triplet": SIMCLR,
+    "simclr_v2": SIMCLR,
+    "npid": FIRST[:1],
+    "moco method.version=1": FIRST,
+    "moco": lightly.MoCoV2Transform().transforms,
+    "moco_v3": BYOL,
+    "nnclr": BYOL,
+    "swav": lightly.SwaVTransform().transforms,
+    "byol": BYOL,
+    "simsiam": lightly.SimSiamTransform().transforms,
+    "dino method.local_crops=6 method.crop_split=0.4": lightly.DINOTransform().transforms,  # ours are of a longer run
+    "ibot": lightly.IBOTTransform().transforms,
+    "barlow_twins": BYOL,
+    "vicreg": lightly.VICRegTransform().transforms,
+    "w_mse": lightly.WMSETransform(gaussian_blur=0.0).transforms,  # of CIFAR-10
 }
 
 
-@pytest.mark.parametrize("name", THEIRS)
-def test_views_of_photos_are_those_of_the_paper(name: str):
-    crops = ["method.local_crops=6", "method.crop_split=0.4"] if name == "dino" else []  # ours are of a longer run
-    ours = build_method(load_run(None, [f"method={name}", "recipe=paper", *crops]), PHOTOS).views
-    theirs = [seen(view) for view in THEIRS[name]().transforms]
-    assert [described(view) for view in ours] == theirs
+@pytest.mark.parametrize("method", PAPERS)
+def test_views_of_photos_are_those_of_the_paper(method: str):
+    ours = build_method(load_run(None, [*f"method={method}".split(), "recipe=paper"]), PHOTOS).views
+    assert [described(view) for view in ours] == [seen(view) for view in PAPERS[method]]
 
 
 def described(view: View) -> dict[str, Any]:
