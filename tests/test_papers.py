@@ -1,4 +1,4 @@
-"""The views that methods declare for photos, against those of lightly's transforms for the same papers."""
+"""What methods take over from their papers, views of photos and heads, against lightly's of the same papers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from lightly import transforms as lightly
+from lightly.models.modules import heads
 from lightly.transforms.gaussian_blur import GaussianBlur
 from lightly.transforms.solarize import RandomSolarization
+from torch import nn
 from torchvision.transforms import v2 as T
 
 from eagleray.augment import View
@@ -43,6 +45,50 @@ PAPERS = {
 def test_views_of_photos_are_those_of_the_paper(method: str):
     ours = build_method(load_run(None, [*f"method={method}".split(), "recipe=paper"]), PHOTOS).views
     assert [described(view) for view in ours] == [seen(view) for view in PAPERS[method]]
+
+
+def without_last_bias(head: nn.Module) -> nn.Module:
+    list(head.modules())[-1].bias = None  # the authors' code has none
+    return head
+
+
+HEADS = {  # of an encoder with 256 features
+    ("simclr", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
+    ("dcl", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
+    ("simclr_v2", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128, num_layers=3),
+    ("moco", "projector"): lambda: heads.MoCoProjectionHead(256, 2048, 128),
+    ("nnclr", "projector"): lambda: heads.NNCLRProjectionHead(256, 2048, 256),
+    ("nnclr", "predictor"): lambda: heads.NNCLRPredictionHead(256, 4096, 256),
+    ("swav", "projector"): lambda: heads.SwaVProjectionHead(256, 2048, 128),
+    ("byol", "projector"): lambda: heads.BYOLProjectionHead(256, 4096, 256),
+    ("byol", "predictor"): lambda: heads.BYOLPredictionHead(256, 4096, 256),
+    ("simsiam", "projector"): lambda: heads.SimSiamProjectionHead(256, 2048, 2048),
+    ("simsiam", "predictor"): lambda: heads.SimSiamPredictionHead(2048, 512, 2048),
+    ("dino", "head"): lambda: heads.DINOProjectionHead(256, 2048, 256, 65536),
+    ("barlow_twins", "projector"): lambda: without_last_bias(heads.BarlowTwinsProjectionHead(256, 8192, 8192)),
+    ("vicreg", "projector"): lambda: without_last_bias(heads.VICRegProjectionHead(256, 8192, 8192, num_layers=3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")  # in lightly's DINO
+@pytest.mark.parametrize(("method", "part"), HEADS)
+def test_heads_are_those_of_the_paper(method: str, part: str):
+    ours = build_method(load_run(None, [f"method={method}", "recipe=paper"]), PHOTOS)
+    assert layers(getattr(ours, part)) == layers(HEADS[method, part]())
+
+
+def layers(head: nn.Module) -> list[tuple[Any, ...]]:
+    """Kinds and sizes of a head's layers."""
+    found: list[tuple[Any, ...]] = []
+    for layer in head.modules():
+        match layer:
+            case nn.Linear():
+                found.append(("linear", layer.in_features, layer.out_features, layer.bias is not None))
+            case nn.BatchNorm1d():
+                found.append(("norm", layer.num_features, layer.affine))
+            case nn.ReLU() | nn.GELU():
+                found.append((type(layer).__name__,))
+    return found
 
 
 def described(view: View) -> dict[str, Any]:
