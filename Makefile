@@ -32,7 +32,7 @@ docs: $(INSTALLED)  ## docs/methods.md, from the methods' own files and the lead
 	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
-	@for benchmark in augment linear_probe losses methods tune simclr; do \
+	@for benchmark in augment linear_probe losses methods memory tune simclr; do \
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi

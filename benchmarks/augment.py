@@ -120,7 +120,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, str | int | float]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Views a second a core, against lightly.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to measure")
     parser.add_argument("--size", type=int, default=32, help="side of the images and of the views, in pixels")
     parser.add_argument("--batch", type=int, default=256, help="images in a batch")

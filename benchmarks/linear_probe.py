@@ -114,7 +114,7 @@ def _clusters(count: int, seed: int, width: int = 512, classes: int = 10) -> Fea
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The linear probe, against SGD on cached features.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--features", type=Path, help="cached features, a .pt file")
     source.add_argument("--idx", type=Path, help="folder of the four .gz files of MNIST or Fashion-MNIST")

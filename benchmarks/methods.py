@@ -146,7 +146,8 @@ def recorded(method: nn.Module) -> Iterator[list[Pass]]:
 
 def _ready(one: Declaration) -> bool:
     """Whether it can be built without another run's weights."""
-    return not any(field.is_required() for field in one.Config.model_fields.values())
+    required = any(field.is_required() for field in one.Config.model_fields.values())
+    return not (required or one.values.get("needs_trained"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""That the benchmarks still fit the code they measure; what they measure is no test's business."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from eagleray.config import load_run
+from method_cases import METHODS
+
+FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+
+
+def loaded(file: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = spec_from_file_location(f"benchmark_{file.stem}", file)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_benchmark_says_what_it_compares(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    module = loaded(file, monkeypatch)
+    assert module.__doc__
+    monkeypatch.setattr(sys, "argv", [str(file), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert module.__doc__.strip().partition("\n")[0] in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_step_of_every_method_that_needs_no_other_run_can_be_measured(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    benchmark = loaded(next(file for file in FILES if file.stem == "methods"), monkeypatch)
+
+    def compare(name: str, size: int, rounds: int, precision: str) -> dict[str, float]:
+        load_run(None, [f"method={name}", f"batch_size={size}", f"precision={precision}"])
+        return {"step": 1.0, "passes": 1.0, "more": 0.0, "trained": 1.0, "others": 0.0}
+
+    monkeypatch.setattr(benchmark, "compare", compare)
+    monkeypatch.setattr(sys, "argv", ["methods.py"])
+    benchmark.main()
+    measured = {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert set(METHODS) - measured == {"distillation", "finetune"}
