@@ -10,7 +10,7 @@ _LARGEST = 2**30  # bytes
 def keep_freed_memory() -> None:
     """Lets this process keep what its tensors free, for the tensors of the next step.
 
-    glibc gives large blocks back to the system, which then clears every page anew: tens of thousands of page faults in
+    glibc gives large blocks back to the system, which then clears every page anew: thousands of page faults in
     a step of a small network (docs/performance.md has what they cost). Where there is no glibc nothing is changed. What
     a process has once used it keeps until it ends.
     """
