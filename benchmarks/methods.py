@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from eagleray.augment.override import overridden
 from eagleray.build import build_method, precision
 from eagleray.config import load_run
-from eagleray.config.declared import Declaration, declared
+from eagleray.config.declared import declared
 from eagleray.encoder import Encoder
 from eagleray.memory import keep_freed_memory
 from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
@@ -43,7 +43,7 @@ class Pass:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--methods", nargs="*", default=[name for name, one in declared("method").items() if _ready(one)]
+        "--methods", nargs="*", default=[name for name, one in declared("method").items() if not one.needs_run]
     )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -142,12 +142,6 @@ def recorded(method: nn.Module) -> Iterator[list[Pass]]:
     finally:
         for encoder in encoders:
             delattr(encoder, "tokens" if encoder.has_tokens else "forward")
-
-
-def _ready(one: Declaration) -> bool:
-    """Whether it can be built without another run's weights."""
-    required = any(field.is_required() for field in one.Config.model_fields.values())
-    return not (required or one.values.get("needs_trained"))
 
 
 if __name__ == "__main__":

@@ -42,10 +42,8 @@ def own(name: str, constant: str) -> list[str]:
 def needed(name: str) -> list[str]:
     """The settings it has no default for, as something that no run could use."""
     declaration = find("method", name)
-    required = [
-        f"method.{key}=somewhere" for key, field in declaration.Config.model_fields.items() if field.is_required()
-    ]
-    return [*required, *(["encoder.run=somewhere"] if declaration.values.get("needs_trained") else [])]
+    trained = ["encoder.run=somewhere"] if declaration.values.get("needs_trained") else []
+    return [*(f"method.{key}=somewhere" for key in declaration.required), *trained]
 
 
 def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:

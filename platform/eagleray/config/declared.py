@@ -55,6 +55,16 @@ class Declaration:
         """The first line of its docstring."""
         return self.doc.strip().partition("\n")[0]
 
+    @property
+    def required(self) -> list[str]:
+        """The settings that have no default."""
+        return [name for name, field in self.Config.model_fields.items() if field.is_required()]
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether it works on what another run has trained, which is all that is ever required of a method."""
+        return bool(self.required or self.values.get("needs_trained"))
+
     def load(self) -> type:
         """The class itself; imports its file, and with it torch."""
         return _the_class(importlib.import_module(self.module), self.kind)

@@ -90,8 +90,7 @@ def _needs(method: Declaration) -> str:
     tokens = ["a ViT"] if method.values.get("needs_tokens") else []
     labels = ["a few labels"] if method.values.get("labels", "none") != "none" else []
     batch = ["a large batch"] if method.values.get("needs_large_batch") else []
-    required = any(field.is_required() for field in method.Config.model_fields.values())
-    run = ["a trained run"] if required or method.values.get("needs_trained") else []
+    run = ["a trained run"] if method.needs_run else []
     return ", ".join(tokens + labels + batch + run)
 
 
