@@ -162,8 +162,20 @@ def compare(
 
 @app.command()
 def methods(name: Name = None) -> None:
-    """List the methods, or the settings of one."""
-    _list("method", name)
+    """List the methods, or the settings of one, their ranges and its recipes."""
+    from eagleray.display import table
+    from eagleray.report.catalogue import SETTINGS, recipes, settings
+
+    if name is None:
+        _list("method", None)
+        return
+    one = find("method", name)
+    _say(f"{one.name}: {one.doc.strip()}\n")
+    if one.Config.model_fields:
+        console.print(table(SETTINGS, settings(one)))
+        _say("")
+    for recipe, training in recipes(one).items():
+        _say(f"{recipe}: {training}")
 
 
 @app.command()

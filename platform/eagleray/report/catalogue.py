@@ -7,7 +7,7 @@ import csv
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from eagleray.recipe import Recipe
 from eagleray.search import Choice, LogUniform, Range
 
 NUMBERS = ("linear", "knn", "accuracy")
+SETTINGS = ("setting", "recipe=paper", "recipe=small", "range", "meaning")
 Reached = Mapping[str, Mapping[str, float]]  # method -> metric -> mean over seeds
 
 
@@ -40,6 +41,28 @@ def page(reached: Reached) -> str:
     ])  # fmt: skip
 
 
+def settings(method: Declaration) -> list[list[str]]:
+    """The lines under `SETTINGS`: the small recipe's value where it is another, and the range that a sweep may take."""
+    small = method.values.get("small_settings", {})
+    return [
+        [
+            f"method.{key}",
+            "needed" if field.is_required() else _shown(field.default),
+            _shown(small[key]) if key in small else "",
+            _range(field),
+            field.description or "",
+        ]
+        for key, field in method.Config.model_fields.items()
+    ]
+
+
+def recipes(method: Declaration) -> dict[str, str]:
+    """How it is trained under either recipe: the optimizer and what differs from its defaults."""
+    return {
+        f"recipe={name}": _recipe(method.values[key]) for name, key in (("small", "small_recipe"), ("paper", "recipe"))
+    }
+
+
 def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
     """The numbers of each method: of its best row, in leaderboards of sweeps that vary `run` or `method.name`."""
     reached: dict[str, dict[str, float]] = {}
@@ -55,25 +78,12 @@ def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
 def _section(method: Declaration) -> Iterator[str]:
     about = inspect.cleandoc(method.about).partition("\n")[2].strip()
     yield from ("", f"## {method.name}", "", method.doc.strip().partition("\n")[0], "", about)
-    small = method.values.get("small_settings", {})
-    rows = [
-        [
-            f"`method.{key}`",
-            "required" if field.is_required() else _code(field.default),
-            _code(small[key]) if key in small else "",
-            _range(field),
-            field.description or "",
-        ]
-        for key, field in method.Config.model_fields.items()
-    ]
-    if rows:
-        yield from ("", *_table(["setting", "paper", "recipe=small", "declared range", "meaning"], rows))
-    yield ""
-    for choice, name in (("small", "small_recipe"), ("paper", "recipe")):
-        yield f"- `recipe={choice}`: {_recipe(method.values[name])}"
+    if rows := [[*map(_code, line[:3]), *line[3:]] for line in settings(method)]:
+        yield from ("", *_table(SETTINGS, rows))
+    yield from ("", *(f"- `{name}`: {recipe}" for name, recipe in recipes(method).items()))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: list[list[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "&#124;") for cell in line) + " |" for line in lines]
 
@@ -103,18 +113,23 @@ def _range(field: FieldInfo) -> str:
     if span is None:
         return ""
     if isinstance(span, Choice):
-        return ", ".join(map(_code, span.values))
+        return ", ".join(map(_shown, span.values))
     return f"{span.low:g} to {span.high:g}{', by factors' if isinstance(span, LogUniform) else ''}"
 
 
-def _code(value: Any) -> str:
-    return f"`{str(value).lower() if isinstance(value, bool) or value is None else value}`"
+def _shown(value: Any) -> str:
+    """A value as it is typed."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 def _recipe(recipe: Recipe) -> str:
     given = recipe.model_dump(exclude_defaults=True)
     return ", ".join(
-        [recipe.name, f"lr {recipe.lr:g}", *(f"{k} {v}" for k, v in given.items() if k not in ("name", "lr"))]
+        [recipe.name, f"lr {recipe.lr:g}", *(f"{k} {_shown(v)}" for k, v in given.items() if k not in ("name", "lr"))]
     )
 
 
