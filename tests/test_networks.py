@@ -68,6 +68,16 @@ def test_mlp_layers_are_what_is_asked_for():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_the_heads_first_weights_are_spread_as_lightlys():
+    from lightly.models.modules.heads import DINOProjectionHead
+
+    torch.manual_seed(0)
+    ours, theirs = PrototypeHead([64, 256, 256, 64], 6).layers, DINOProjectionHead(64, 256, 64, 6).layers
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert float(own.detach().std()) == pytest.approx(float(other.detach().std()), rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_head_with_prototypes_is_lightlys(norm: bool):
     from lightly.models.modules.heads import DINOProjectionHead
