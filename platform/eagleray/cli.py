@@ -163,18 +163,10 @@ def compare(
 @app.command()
 def methods(name: Name = None) -> None:
     """List the methods, or the settings of one, their ranges and its recipes."""
-    from eagleray.display import table
-    from eagleray.report.catalogue import SETTINGS, recipes, settings
+    from eagleray.report.catalogue import recipes
 
-    if name is None:
-        _list("method", None)
-        return
-    one = find("method", name)
-    _say(f"{one.name}: {one.doc.strip()}\n")
-    if one.Config.model_fields:
-        console.print(table(SETTINGS, settings(one)))
-        _say("")
-    for recipe, training in recipes(one).items():
+    _list("method", name)
+    for recipe, training in recipes(find("method", name)).items() if name else ():
         _say(f"{recipe}: {training}")
 
 
@@ -292,11 +284,16 @@ def _given(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
 
 def _list(kind: Kind, name: str | None) -> None:
     from eagleray.display import table
+    from eagleray.report.catalogue import SETTINGS, settings
 
     if name is not None:
         one = find(kind, name)
         _say(f"{one.name}: {one.doc.strip()}\n")
-        console.print(table(["setting", "default", "meaning"], _settings(kind, one.Config.model_fields)))
+        if lines := settings(one):
+            # Only methods have recipes and ranges.
+            heads = SETTINGS if kind == "method" else ("setting", "default", "meaning")
+            console.print(table(heads, lines if kind == "method" else [[*line[:2], line[-1]] for line in lines]))
+            _say("")
         return
     key = kind if kind == "data" else WORDS[kind]
     lines = [
@@ -304,13 +301,6 @@ def _list(kind: Kind, name: str | None) -> None:
         for one in declared(kind).values()
     ]
     console.print(table([WORDS[kind], "what it is", "settings"], lines))
-
-
-def _settings(kind: Kind, fields: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [f"{kind}.{key}", "needed" if field.is_required() else str(field.default), field.description or ""]
-        for key, field in fields.items()
-    ]
 
 
 def _farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:

@@ -5,6 +5,7 @@ python -m eagleray.report.catalogue LEADERBOARD.csv ... > docs/methods.md
 
 import csv
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,18 +42,18 @@ def page(reached: Reached) -> str:
     ])  # fmt: skip
 
 
-def settings(method: Declaration) -> list[list[str]]:
+def settings(one: Declaration) -> list[list[str]]:
     """The lines under `SETTINGS`: the small recipe's value where it is another, and the range that a sweep may take."""
-    small = method.values.get("small_settings", {})
+    small = one.values.get("small_settings", {})
     return [
         [
-            f"method.{key}",
+            f"{one.kind}.{key}",
             "needed" if field.is_required() else _shown(field.default),
             _shown(small[key]) if key in small else "",
             _range(field),
             field.description or "",
         ]
-        for key, field in method.Config.model_fields.items()
+        for key, field in one.Config.model_fields.items()
     ]
 
 
@@ -119,7 +120,7 @@ def _range(field: FieldInfo) -> str:
 
 def _shown(value: Any) -> str:
     """A value as it is typed."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _code(text: str) -> str:
