@@ -28,17 +28,18 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from eagleray.build import build_method, fitted, precision
+from eagleray.blocks.losses import precise
+from eagleray.blocks.networks import encode_crops
+from eagleray.blocks.optimizers import make_optimizer, set_rates
+from eagleray.blocks.schedules import cosine
 from eagleray.config import Run, load_run
-from eagleray.data.load import Data, Images, load_data
-from eagleray.encoder import Encoder, TokenEncoder
-from eagleray.evaluate.judge import Judge
-from eagleray.feed import Feed
-from eagleray.losses import precise
-from eagleray.method import Method, Progress
-from eagleray.networks import encode_crops
-from eagleray.optimizers import make_optimizer, set_rates
-from eagleray.schedules import cosine
+from eagleray.contracts.batch import Progress
+from eagleray.contracts.encoder import Encoder, TokenEncoder
+from eagleray.contracts.method import Method
+from eagleray.data.images import Data, Images, load_data
+from eagleray.data.loader import DataLoader
+from eagleray.runs.assemble import build_method, fitted, precision
+from eagleray.runs.evaluation import Evaluation
 
 Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
 
@@ -349,7 +350,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
     ours = build_method(run, info)
-    feed = Feed(run, data, info, ours, torch.device("cpu"))
+    feed = DataLoader(run, data, info, ours, torch.device("cpu"))
     ours.encoder.to(memory_format=feed.layout)
     theirs = METHODS[run.method.name](ours).train()
     for name, part in list(theirs.named_children()):
@@ -381,7 +382,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.judged.eval()
-    return Judge(run, data, feed).judge(encoder, autocast, probe=True, test=False)
+    return Evaluation(run, data, feed).judge(encoder, autocast, probe=True, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:

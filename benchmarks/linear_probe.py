@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eagleray.evaluate import Features, accuracy, linear
+from eagleray.contracts.features import Features, accuracy
+from eagleray.evaluators.linear import linear
 
 EPOCHS, BATCH = 100, 256
 

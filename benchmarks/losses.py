@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 from torch import Tensor
 
-from eagleray.losses import nt_xent
+from eagleray.blocks.losses import nt_xent
 from eagleray_methods.barlow_twins import cross_correlation
 from eagleray_methods.vicreg import vicreg_terms
 

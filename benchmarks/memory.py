@@ -16,11 +16,11 @@ import time
 
 import torch
 
-from eagleray.build import build_method, precision
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
-from eagleray.memory import keep_freed_memory
-from eagleray.method import Batch, DataInfo, Progress
-from eagleray.optimizers import make_optimizer
+from eagleray.contracts.batch import Batch, DataInfo, Progress
+from eagleray.runs.allocator import keep_freed_memory
+from eagleray.runs.assemble import build_method, precision
 
 NOW = Progress(step=0, steps=1000, epoch=0, epochs=1)
 

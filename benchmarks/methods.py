@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.augment.override import overridden
-from eagleray.build import build_method, precision
+from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import load_run
-from eagleray.config.declared import declared
-from eagleray.encoder import Encoder
-from eagleray.memory import keep_freed_memory
-from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
-from eagleray.optimizers import make_optimizer, set_rates
+from eagleray.config.registry import declared
+from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch, Progress
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.runs.allocator import keep_freed_memory
+from eagleray.runs.assemble import build_method, precision
 
 NOW = Progress(step=700, steps=1000, epoch=7, epochs=10)  # late enough for every queue
 

@@ -29,10 +29,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader
 
-from eagleray.build import build_method, uses_bf16
 from eagleray.config import load_run
-from eagleray.data.load import Data, load_data
-from eagleray.train import train
+from eagleray.data.images import Data, load_data
+from eagleray.loop import train
+from eagleray.runs.assemble import build_method, uses_bf16
 
 TEMPERATURE, HIDDEN, PROJECTION = 0.2, 512, 128
 

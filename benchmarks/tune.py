@@ -24,9 +24,9 @@ import torch
 from ray import tune
 
 from eagleray.config import Run, Sweep, validated
-from eagleray.ray_session import connected
-from eagleray.ray_tune import sweep
-from eagleray.train import train
+from eagleray.loop import train
+from eagleray.ray_backend.cluster import connected
+from eagleray.ray_backend.sweep import sweep
 
 SHORT = {"data": {"limit": 64}, "batch_size": 32, "epochs": 1, "encoder": {"name": "convnet", "width": 8},
          "evaluate": {"linear": "never"}, "device": "cpu", "threads": 1}  # fmt: skip

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eagleray import distributed
 from eagleray.augment.override import overridden
-from eagleray.build import blueprint, build_method
-from eagleray.checkpoint import save_checkpoint
+from eagleray.blocks import distributed
 from eagleray.config import load_run
-from eagleray.config.declared import declared, find
+from eagleray.config.registry import declared, find
 from eagleray.config.sections import Augment
-from eagleray.method import Batch, DataInfo, LabelledBatch, Method, Progress
-from eagleray.record import Record
+from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch, Progress
+from eagleray.contracts.method import Method
+from eagleray.runs.assemble import blueprint, build_method
+from eagleray.runs.checkpoint import save_checkpoint
+from eagleray.runs.record import Record
 
 METHODS = sorted(declared("method"))
 NOW = Progress(step=3, steps=10, epoch=0, epochs=1)
@@ -35,8 +36,8 @@ def settings(name: str) -> list[str]:
 
 def own(name: str, constant: str) -> list[str]:
     """Settings that the method's own test file gives under a name."""
-    file = Path(__file__).parent / "per_method" / f"test_{name}.py"
-    return getattr(import_module(f"per_method.test_{name}"), constant, []) if file.exists() else []
+    file = Path(__file__).parent / "methods" / f"test_{name}.py"
+    return getattr(import_module(f"methods.test_{name}"), constant, []) if file.exists() else []
 
 
 def needed(name: str) -> list[str]:

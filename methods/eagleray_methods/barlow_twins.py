@@ -14,13 +14,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View, byol_views
-from eagleray.distributed import all_reduce_sum, mean_and_variance, world_size
-from eagleray.encoder import Encoder
-from eagleray.losses import precise, squared_norm_of_product
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform
+from eagleray.blocks.distributed import all_reduce_sum, mean_and_variance, world_size
+from eagleray.blocks.losses import precise, squared_norm_of_product
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform
+from eagleray.contracts.recipe import Recipe
 
 
 class BarlowTwins(Method):

@@ -11,13 +11,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View, simclr_view
-from eagleray.distributed import all_reduce_mean, gather, rank
-from eagleray.encoder import Encoder
-from eagleray.losses import normalised
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform
+from eagleray.blocks.distributed import all_reduce_mean, gather, rank
+from eagleray.blocks.losses import normalised
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform
+from eagleray.contracts.recipe import Recipe
 
 
 class DCL(Method):

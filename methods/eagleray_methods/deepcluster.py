@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View, simclr_view
-from eagleray.distributed import broadcast
-from eagleray.encoder import Encoder
-from eagleray.errors import Refusal
-from eagleray.losses import precise
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange
+from eagleray.blocks.distributed import broadcast
+from eagleray.blocks.losses import precise
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange
+from eagleray.contracts.recipe import Recipe
 
 BLOCK = 2**22  # numbers formed at a time: 16 MB, or 32 in float64
 
@@ -57,12 +58,12 @@ class DeepCluster(Method):
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         if config.clusters > data.samples:
-            raise Refusal(
+            raise ConfigError(
                 f"method.clusters={config.clusters} is more than the {data.samples} training images: "
                 f"take {max(2, data.samples // 10)}, which leaves each about ten"
             )
         if config.components > encoder.dim:
-            raise Refusal(
+            raise ConfigError(
                 f"method.components={config.components} is more than the encoder's {encoder.dim} features: "
                 f"take {encoder.dim} or fewer"
             )

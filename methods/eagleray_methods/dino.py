@@ -19,13 +19,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View, byol_views, multi_crop
-from eagleray.encoder import Encoder
-from eagleray.losses import cross_view_loss
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
-from eagleray.recipe import Recipe
-from eagleray.schedules import cosine, ramp
-from eagleray.search import Choice, IntRange, LogUniform, Uniform
+from eagleray.blocks.losses import cross_view_loss
+from eagleray.blocks.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
+from eagleray.blocks.schedules import cosine, ramp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class DINO(Method):

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.encoder import Encoder
-from eagleray.errors import Refusal
-from eagleray.losses import precise
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.recipe import Recipe
-from eagleray.search import LogUniform, Uniform
-from eagleray.trained import check_images, trained
+from eagleray.blocks.losses import precise
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
+from eagleray.runs.trained import check_images, trained
 
 
 class Distillation(Method):
@@ -118,16 +119,16 @@ def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
     """Whether a method can teach what is in these images.
 
     Raises:
-        Refusal: it has no classifier, or has learnt other classes or other images.
+        ConfigError: it has no classifier, or has learnt other classes or other images.
     """
     if type(teacher).classify is Method.classify:
-        raise Refusal(
+        raise ConfigError(
             f"method.teacher={source} was trained by {type(teacher).__name__}, which has no classifier: fine-tune it "
             f"first (method=finetune encoder.run={source})"
         )
     check_images(f"method.teacher={source}", teacher.data, data.image_size, data.channels)
     if data.classes not in (None, teacher.data.classes):
-        raise Refusal(
+        raise ConfigError(
             f"method.teacher={source} tells {teacher.data.classes} classes apart, and these images have "
             f"{data.classes}: take a teacher of the same classes"
         )

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.encoder import Encoder
-from eagleray.losses import precise
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.recipe import Recipe
+from eagleray.blocks.losses import precise
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.recipe import Recipe
 
 
 class Finetune(Method):

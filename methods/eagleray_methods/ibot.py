@@ -19,15 +19,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View, byol_views, multi_crop
-from eagleray.distributed import rank, world_size
-from eagleray.encoder import TokenEncoder
-from eagleray.errors import Refusal
-from eagleray.losses import cross_view_loss
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
-from eagleray.recipe import Recipe
-from eagleray.schedules import cosine, ramp
-from eagleray.search import Choice, IntRange, LogUniform, Uniform
+from eagleray.blocks.distributed import rank, world_size
+from eagleray.blocks.losses import cross_view_loss
+from eagleray.blocks.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
+from eagleray.blocks.schedules import cosine, ramp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import TokenEncoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 TRIED = 50  # blocks tried on a mask at most; 8 x 8 patches see the last one that fits long before
 
@@ -107,9 +108,9 @@ class IBOT(Method):
     @staticmethod
     def _check_masks(config: Config, patches: int) -> None:
         if config.mask_min > config.mask_max:
-            raise Refusal(f"method.mask_min={config.mask_min} must not exceed method.mask_max={config.mask_max}")
+            raise ConfigError(f"method.mask_min={config.mask_min} must not exceed method.mask_max={config.mask_max}")
         if config.mask_max * patches < 1:
-            raise Refusal(
+            raise ConfigError(
                 f"method.mask_max={config.mask_max} hides none of {patches} patches: take a larger one, or smaller "
                 "patches with encoder.patch_size"
             )

@@ -13,11 +13,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eagleray.augment import View
-from eagleray.encoder import TokenEncoder
-from eagleray.errors import Refusal
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.recipe import Recipe
-from eagleray.search import Choice, IntRange, Uniform
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import TokenEncoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class MAE(Method):
@@ -45,7 +46,9 @@ class MAE(Method):
         self.encoder: TokenEncoder = encoder
         width, pixels = config.decoder_dim, encoder.patch_size**2 * data.channels
         if config.normalise and pixels == 1:
-            raise Refusal("method.normalise needs patches of more than one number: take encoder.patch_size=2 or more")
+            raise ConfigError(
+                "method.normalise needs patches of more than one number: take encoder.patch_size=2 or more"
+            )
         self.kept = max(1, round(encoder.grid**2 * (1 - config.mask_ratio)))
         self.embed = nn.Linear(encoder.dim, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)

@@ -16,14 +16,15 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View, moco_view
-from eagleray.distributed import gather, rank, world_size
-from eagleray.encoder import Encoder
-from eagleray.errors import Refusal
-from eagleray.losses import info_nce, normalised
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Queue, check_queue, ema_update, frozen_copy, mlp
-from eagleray.recipe import Recipe
-from eagleray.search import Choice, IntRange, LogUniform, Uniform
+from eagleray.blocks.distributed import gather, rank, world_size
+from eagleray.blocks.losses import info_nce, normalised
+from eagleray.blocks.networks import Queue, check_queue, ema_update, frozen_copy, mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class MoCo(Method):
@@ -114,13 +115,13 @@ def check_groups(groups: int, batch_size: int, workers: int) -> None:
     """Whether each worker's share of the batch falls into equal groups, each of two images at least in all.
 
     Raises:
-        Refusal: it does not; names the nearest number of groups that fits.
+        ConfigError: it does not; names the nearest number of groups that fits.
     """
     images = batch_size // workers
     fitting = [g for g in range(1, images + 1) if images % g == 0 and batch_size >= 2 * g]
     if groups not in fitting:
         near = min(fitting, key=lambda g: abs(g - groups))
-        raise Refusal(
+        raise ConfigError(
             f"method.groups={groups} must divide the {images} images that a worker has of batch_size={batch_size} "
             f"into equal groups of two or more: take {near}"
         )

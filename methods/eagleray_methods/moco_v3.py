@@ -17,13 +17,14 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from eagleray.augment import View, byol_views
-from eagleray.encoder import Encoder, TokenEncoder
-from eagleray.losses import info_nce
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import ema_update, frozen_copy, mlp
-from eagleray.recipe import Recipe
-from eagleray.schedules import cosine
-from eagleray.search import IntRange, LogUniform, Uniform
+from eagleray.blocks.losses import info_nce
+from eagleray.blocks.networks import ema_update, frozen_copy, mlp
+from eagleray.blocks.schedules import cosine
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder, TokenEncoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class MoCoV3(Method):

@@ -12,12 +12,13 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View, byol_views
-from eagleray.encoder import Encoder
-from eagleray.losses import info_nce, normalised
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Queue, check_queue, mlp
-from eagleray.recipe import Recipe
-from eagleray.search import Choice, IntRange, LogUniform
+from eagleray.blocks.losses import info_nce, normalised
+from eagleray.blocks.networks import Queue, check_queue, mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform
+from eagleray.contracts.recipe import Recipe
 
 
 class NNCLR(Method):

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.distributed import all_reduce_mean, gather
-from eagleray.encoder import Encoder
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform, Uniform
+from eagleray.blocks.distributed import all_reduce_mean, gather
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class NPID(Method):

@@ -11,12 +11,13 @@ import torch
 from pydantic import BaseModel, Field
 
 from eagleray.augment import View, simclr_view
-from eagleray.encoder import Encoder
-from eagleray.losses import nt_xent
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform
+from eagleray.blocks.losses import nt_xent
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform
+from eagleray.contracts.recipe import Recipe
 
 
 class SimCLR(Method):

@@ -21,12 +21,13 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from eagleray.augment import View, simclr_view
-from eagleray.encoder import Encoder
-from eagleray.losses import normalised, nt_xent
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Queue, check_queue, ema_update, frozen_copy, mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform, Uniform
+from eagleray.blocks.losses import normalised, nt_xent
+from eagleray.blocks.networks import Queue, check_queue, ema_update, frozen_copy, mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class SimCLRv2(Method):

@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, Field
 
 from eagleray.augment import View, moco_view
-from eagleray.encoder import Encoder
-from eagleray.losses import cosine_loss
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange
+from eagleray.blocks.losses import cosine_loss
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange
+from eagleray.contracts.recipe import Recipe
 
 
 class SimSiam(Method):

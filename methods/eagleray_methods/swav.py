@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View, multi_crop, simclr_view
-from eagleray.distributed import all_reduce_sum, rank, world_size
-from eagleray.encoder import Encoder
-from eagleray.errors import Refusal
-from eagleray.losses import cross_view_loss, normalised
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import Queue, check_queue, encode_crops, mlp, small_crop_size
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, LogUniform, Uniform
+from eagleray.blocks.distributed import all_reduce_sum, rank, world_size
+from eagleray.blocks.losses import cross_view_loss, normalised
+from eagleray.blocks.networks import Queue, check_queue, encode_crops, mlp, small_crop_size
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
+from eagleray.contracts.recipe import Recipe
 
 
 class SwAV(Method):
@@ -73,7 +74,7 @@ class SwAV(Method):
         if config.queue:
             check_queue(config.queue, data.batch_size)
         if config.prototypes > data.batch_size + config.queue:
-            raise Refusal(
+            raise ConfigError(
                 f"method.prototypes={config.prototypes} cannot be filled equally by the batch and the queue: take "
                 f"{data.batch_size + config.queue} at most, or a longer method.queue"
             )

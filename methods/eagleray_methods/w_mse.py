@@ -16,14 +16,15 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View
-from eagleray.distributed import gather
-from eagleray.encoder import Encoder
-from eagleray.errors import Refusal
-from eagleray.losses import cosine_loss, precise
-from eagleray.method import Batch, DataInfo, Method, Progress, StepResult
-from eagleray.networks import mlp
-from eagleray.recipe import Recipe
-from eagleray.search import Choice, IntRange, LogUniform
+from eagleray.blocks.distributed import gather
+from eagleray.blocks.losses import cosine_loss, precise
+from eagleray.blocks.networks import mlp
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform
+from eagleray.contracts.recipe import Recipe
 
 
 class WMSE(Method):
@@ -52,12 +53,12 @@ class WMSE(Method):
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         if data.batch_size % config.sub_batch:
-            raise Refusal(
+            raise ConfigError(
                 f"method.sub_batch={config.sub_batch} does not divide batch_size={data.batch_size}: take a divisor of "
                 f"it, or batch_size={config.sub_batch * max(1, round(data.batch_size / config.sub_batch))}"
             )
         if config.projection >= config.sub_batch:
-            raise Refusal(
+            raise ConfigError(
                 f"method.projection={config.projection} is too wide to be whitened by "
                 f"method.sub_batch={config.sub_batch} images: take {config.sub_batch // 2} or less"
             )

@@ -9,7 +9,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from eagleray.augment.view import View
+from eagleray.contracts.view import View
 
 ATTEMPTS = 10  # torchvision's RandomResizedCrop too tries ten boxes before it takes the central one
 OPERATIONS = 14  # RandAugment's

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from eagleray.augment.draw import Parameters
-from eagleray.augment.view import View
+from eagleray.contracts.view import View
 
 Matrices = tuple[Tensor, Tensor] | None  # rows [N, S, H] and columns [N, S, W]; None: every pixel stays where it is
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eagleray.augment.view import View
-from eagleray.config.sections import Augment
+from eagleray.contracts.view import View
+
+if TYPE_CHECKING:
+    from eagleray.config.sections import Augment
 
 # What switches each operation off.
 _OFF: dict[str, Any] = {
@@ -14,12 +16,12 @@ _OFF: dict[str, Any] = {
 }  # fmt: skip
 
 
-def overridden(views: Sequence[View], augment: Augment) -> tuple[View, ...]:
+def overridden(views: Sequence[View], augment: "Augment") -> tuple[View, ...]:
     """Each view with the run's settings in place of the method's; what is null stays."""
     return tuple(_overridden(view, augment) for view in views)
 
 
-def _overridden(view: View, augment: Augment) -> View:
+def _overridden(view: View, augment: "Augment") -> View:
     given = augment.model_dump(exclude={"crop_min", "only", "exact"}, exclude_none=True)
     view = replace(view, **given)
     if augment.crop_min is not None:

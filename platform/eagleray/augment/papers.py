@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from eagleray.augment.view import View
+from eagleray.contracts.view import View
 
 SMALL = 64  # pixels up to which an image counts as small
 

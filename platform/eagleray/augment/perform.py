@@ -9,8 +9,8 @@ from torch import Tensor
 from eagleray.augment import colour, geometry
 from eagleray.augment.draw import Parameters, draw, joined
 from eagleray.augment.randaugment import randaugment
-from eagleray.augment.view import View
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.view import View
 
 CACHED_FLOATS = 200_000  # a piece of a batch on a CPU: 65 images of 32 x 32 in colour, 1 of 224 x 224
 
@@ -46,7 +46,7 @@ def make_view(
         float32 [N, C, size, size], normalised, contiguous, on the images' device.
 
     Raises:
-        Refusal: images of another kind, or a mean or std that does not fit their channels.
+        ConfigError: images of another kind, or a mean or std that does not fit their channels.
     """
     return _made(view, images, [seed], size=size, mean=mean, std=std, exact=exact)[0]
 
@@ -116,12 +116,12 @@ def _made(
 
 def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-        raise Refusal(
+        raise ConfigError(
             "views are made of uint8 images [N, C, H, W] with 1 or 3 channels and at least one pixel, not of "
             f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         )
     if not len(mean) == len(std) == images.shape[1]:
-        raise Refusal(f"images of {images.shape[1]} channels need as many means and stds, not {mean} and {std}")
+        raise ConfigError(f"images of {images.shape[1]} channels need as many means and stds, not {mean} and {std}")
 
 
 def _pieces(images: Tensor, size: int) -> list[slice]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.augment.colour import adjust_brightness, adjust_contrast, adjust_saturation
-from eagleray.augment.view import MAGNITUDES
+from eagleray.contracts.view import MAGNITUDES
 
 # images [n, C, H, W] in 0..1, sign [n, 1, 1, 1] of +1 or -1, strength from 0 to 1 -> images
 Operation = Callable[[Tensor, Tensor, float], Tensor]

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from eagleray.config.declared import Declaration, Kind, find
 from eagleray.config.mistakes import booleans, sentences, wrong
+from eagleray.config.nested import merged, parse_override, read_tree
+from eagleray.config.registry import Declaration, Kind, find
 from eagleray.config.sections import (
     Augment,
     Checkpoints,
@@ -22,10 +23,9 @@ from eagleray.config.sections import (
     Strict,
     Tracking,
 )
-from eagleray.config.trees import merged, parse_override, read_tree
-from eagleray.errors import Refusal
-from eagleray.recipe import Recipe
-from eagleray.search import IntRange, is_range
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ranges import IntRange, is_range
+from eagleray.contracts.recipe import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -120,14 +120,14 @@ def load_run(file: Path | None, overrides: list[str]) -> Run:
     """A run from a file and `key=value` overrides, both optional.
 
     Raises:
-        Refusal: names every wrong key with the nearest right one, every wrong value with what is allowed.
+        ConfigError: names every wrong key with the nearest right one, every wrong value with what is allowed.
     """
     # First among themselves, so that their order is all one: `method.momentum=0.9 method=byol` is one wish.
     return validated(Run, merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides))))
 
 
 def validated(model: type[Model], tree: Mapping[str, Any]) -> Model:
-    """The model, or a Refusal in which each mistake is a line of its own."""
+    """The model, or a ConfigError in which each mistake is a line of its own."""
     try:
         found, mistakes = model.model_validate(tree), []
     except ValidationError as error:
@@ -135,7 +135,7 @@ def validated(model: type[Model], tree: Mapping[str, Any]) -> Model:
     known = run_keys(tree) if model is Run else model.model_fields
     said = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
     if found is None or said:
-        raise Refusal("\n".join(dict.fromkeys(said)))
+        raise ConfigError("\n".join(dict.fromkeys(said)))
     return found
 
 
@@ -177,7 +177,7 @@ def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _known(kind: Kind, name: Any) -> Declaration | None:
     try:
         return find(kind, str(name))
-    except Refusal:
+    except ConfigError:
         return None  # said where the section is validated
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from eagleray.config.declared import Kind, declared
+from eagleray.config.registry import Kind, declared
 from eagleray.config.run import Run, run_keys
 from eagleray.config.sections import Chosen, DataChoice, DataSettings, EncoderChoice, MethodChoice
 from eagleray.config.sweep import Sweep

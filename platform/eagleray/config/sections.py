@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.config.declared import Declaration, Kind, declared, find
 from eagleray.config.mistakes import nested
-from eagleray.search import Uniform
+from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.contracts.ranges import Uniform
 
 Model = TypeVar("Model", bound=BaseModel)
 

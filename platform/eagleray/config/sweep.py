@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from eagleray.config.mistakes import wrong
+from eagleray.config.nested import branch, merged, parse_override, read_tree
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
-from eagleray.config.trees import branch, merged, parse_override, read_tree
-from eagleray.errors import Refusal
-from eagleray.search import Choice, Range, probes, read_range
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ranges import Choice, Range, probes, read_range
 
 
 class Sweep(Strict, frozen=True):
@@ -84,7 +84,7 @@ class Sweep(Strict, frozen=True):
         """Runs that the search may try: of a grid all (at most 500), else one for every end of every range.
 
         Raises:
-            Refusal: one of them is no valid run.
+            ConfigError: one of them is no valid run.
         """
         spans = {key: probes(span) for key, span in self.ranges().items()}
         if self.search == "grid":
@@ -106,7 +106,7 @@ class Sweep(Strict, frozen=True):
             return self._declared_range(key)
         try:
             span = read_range(value)
-        except Refusal as refusal:
+        except ConfigError as refusal:
             raise wrong(f"vary.{key}: {refusal}") from None
         if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
             raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
@@ -125,7 +125,7 @@ def load_sweep(file: Path, overrides: list[str]) -> Sweep:
     """A sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
 
     Raises:
-        Refusal: as `load_run`.
+        ConfigError: as `load_run`.
     """
     wishes = map(parse_override, overrides)
     given = merged(*(wish if next(iter(wish)) in Sweep.model_fields else {"run": wish} for wish in wishes))

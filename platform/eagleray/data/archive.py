@@ -18,12 +18,12 @@ import PIL
 from pydantic import BaseModel
 
 from eagleray.config.sections import DataSettings
+from eagleray.contracts.dataset import Dataset, Part, PartName
+from eagleray.contracts.errors import ConfigError
 from eagleray.data.cache import cache_folder, digest, locked, read_array, write_array, written_whole
 from eagleray.data.decode import Bad, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import TEST, held_out
-from eagleray.dataset import Dataset, Part, PartName
-from eagleray.errors import Refusal
 
 FORMAT = 1  # of the cache: to be raised by whoever changes what it holds or how images are decoded
 TEST_SHARE = 0.2  # held out of a source that brings no test part; the same images for every seed
@@ -63,7 +63,7 @@ def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
     Several processes may ask at once: one looks the images through, the others wait for it.
 
     Raises:
-        Refusal: files are missing or damaged, or the cache cannot be written.
+        ConfigError: files are missing or damaged, or the cache cannot be written.
     """
     folder = cache_folder(settings.cache)
     source = f"{dataset.name}-{digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__])}"
@@ -169,9 +169,9 @@ def _readable(
             fine[row] = False
         yield np.zeros(shape[1:], np.uint8) if isinstance(image, Bad) else image
     if bad and not dataset.decoding.skip_bad:
-        raise Refusal(_listed(bad, shape[0]))
+        raise ConfigError(_listed(bad, shape[0]))
     if not fine.any():
-        raise Refusal(f"{dataset.name} has {shape[0]} files and no image that can be read")
+        raise ConfigError(f"{dataset.name} has {shape[0]} files and no image that can be read")
 
 
 def _listed(bad: Sequence[Bad], total: int) -> str:
@@ -195,7 +195,7 @@ def _arranged(parts: dict[PartName, Part], fine: np.ndarray, dataset: Dataset) -
             labels[name] = None if part.labels is None else np.asarray(part.labels, np.int64)[places]
         start += len(part)
     if "train" not in rows:
-        raise Refusal(f"{dataset.name} holds no image to train on")
+        raise ConfigError(f"{dataset.name} holds no image to train on")
     if "test" not in rows:
         held = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (TEST,))
         _move(rows, labels, held)

@@ -12,14 +12,14 @@ from typing import IO
 
 import numpy as np
 
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
 
 
 def cache_folder(chosen: Path | None) -> Path:
     """The folder of the cache, made if it is not there: `chosen`, or `eagleray` in the user's cache folder.
 
     Raises:
-        Refusal: it cannot be made.
+        ConfigError: it cannot be made.
     """
     folder = chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
     with _refusing(folder):
@@ -50,7 +50,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that appears under its name when the block has ended well.
 
     Raises:
-        Refusal: the disk is full, or the folder cannot be written.
+        ConfigError: the disk is full, or the folder cannot be written.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -100,4 +100,6 @@ def _refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache") from error
+        raise ConfigError(
+            f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache"
+        ) from error

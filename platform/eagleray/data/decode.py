@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from eagleray.dataset import Decoding
-from eagleray.errors import Refusal
+from eagleray.contracts.dataset import Decoding
+from eagleray.contracts.errors import ConfigError
 
 CHUNK = 64  # files a thread takes at a time
 LARGEST_SIZE = 64  # of images whose size nobody said
@@ -74,13 +74,13 @@ def decode_batch(paths: Sequence[str], size: int, channels: int) -> np.ndarray:
     """Image files as uint8 [N, channels, size, size].
 
     Raises:
-        Refusal: one of them cannot be read.
+        ConfigError: one of them cannot be read.
     """
     batch = np.empty((len(paths), channels, size, size), np.uint8)
     for place, path in zip(batch, paths, strict=True):
         image = decode(path, size, channels)
         if isinstance(image, Bad):
-            raise Refusal(f"{path} could be read when the images were looked through, but now: {image.reason}")
+            raise ConfigError(f"{path} could be read when the images were looked through, but now: {image.reason}")
         place[:] = image
     return batch
 

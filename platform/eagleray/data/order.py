@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
 
 # Keeps the streams of a seed apart: it must not shuffle, split and pick labels by the same numbers.
 _EPOCH, _LABELLED = 1, 2
@@ -27,10 +27,10 @@ def epoch_order(samples: int, batch_size: int, seed: int, epoch: int, rank: int 
         int64 [batch_size / world] for each of the samples // batch_size steps.
 
     Raises:
-        Refusal: there are fewer samples than a batch takes, or the workers cannot share it.
+        ConfigError: there are fewer samples than a batch takes, or the workers cannot share it.
     """
     if batch_size > samples:
-        raise Refusal(f"batch_size={batch_size} is larger than the {samples} training images")
+        raise ConfigError(f"batch_size={batch_size} is larger than the {samples} training images")
     steps = samples // batch_size
     order = np.random.default_rng((_EPOCH, seed, epoch)).permutation(samples)
     batches = torch.from_numpy(order[: steps * batch_size]).view(steps, batch_size)
@@ -52,11 +52,11 @@ def labelled_order(indices: Tensor, batch_size: int, seed: int, step: int, rank:
         int64 [batch_size / world], elements of `indices`.
 
     Raises:
-        Refusal: there is no labelled image, or the workers cannot share the batch.
+        ConfigError: there is no labelled image, or the workers cannot share the batch.
     """
     samples = len(indices)
     if samples == 0:
-        raise Refusal("there is no labelled image to train on")
+        raise ConfigError("there is no labelled image to train on")
     # The rounds that this batch is in.
     first, last = step * batch_size // samples, ((step + 1) * batch_size - 1) // samples
     rounds = [np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)]
@@ -68,5 +68,5 @@ def labelled_order(indices: Tensor, batch_size: int, seed: int, step: int, rank:
 def _share(batch_size: int, rank: int, world: int) -> slice:
     size, rest = divmod(batch_size, world)
     if rest or size == 0:
-        raise Refusal(f"a batch of {batch_size} images cannot be shared by {world} workers")
+        raise ConfigError(f"a batch of {batch_size} images cannot be shared by {world} workers")
     return slice(rank * size, (rank + 1) * size)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
 
 # Keeps the streams of one seed apart, from each other and from those of `order.py`.
 TEST, VALIDATION, LIMIT, PICK = 11, 12, 13, 14
@@ -41,12 +41,14 @@ def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[s
     """Positions of `per_class` images of every class, sorted; the draw depends on the seed alone.
 
     Raises:
-        Refusal: a class has fewer.
+        ConfigError: a class has fewer.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     short = int(np.argmin(counts))
     if counts[short] < per_class:
-        raise Refusal(f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}")
+        raise ConfigError(
+            f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}"
+        )
     chosen = [
         np.random.default_rng((PICK, seed, label)).permutation(np.flatnonzero(labels == label))[:per_class]
         for label in range(len(class_names))

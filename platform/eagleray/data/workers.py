@@ -18,8 +18,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from eagleray.contracts.errors import ConfigError
 from eagleray.data.decode import decode_batch
-from eagleray.errors import Refusal
 
 
 class Decoders:
@@ -41,7 +41,7 @@ class Decoders:
         """Asks for image files as uint8 [N, channels, size, size]; first asked, first begun.
 
         The future raises:
-            Refusal: a file cannot be read.
+            ConfigError: a file cannot be read.
             RuntimeError: the process was killed.
         """
         return self._waiters.submit(_ask, self._idle, paths, size, channels)
@@ -60,7 +60,7 @@ def _ask(idle: "SimpleQueue[Connection]", paths: Sequence[str], size: int, chann
     finally:
         idle.put(connection)
     if refused is not None:
-        raise Refusal(refused)
+        raise ConfigError(refused)
     return batch
 
 
@@ -94,7 +94,7 @@ def _serve(connection: Connection) -> None:
             batch = decode_batch(*connection.recv())
         except (EOFError, ConnectionError):
             return
-        except Refusal as refusal:
+        except ConfigError as refusal:
             connection.send(str(refusal))
         else:
             connection.send(None)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
-from eagleray.dataset import Dataset, Part, PartName, PublishedFiles, download
-from eagleray.errors import Refusal
+from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.contracts.errors import ConfigError
 
 
 class Layout(NamedTuple):
@@ -90,7 +90,7 @@ class Cifar(Dataset):
             labels = np.asarray(batch[self.layout.labels], np.int64)
             return np.asarray(batch["data"], np.uint8).reshape(len(labels), 3, 32, 32), labels
         except (KeyError, ValueError, TypeError) as error:
-            raise Refusal(f"{path} is no batch of {self.name}: {error!r}; fetch it anew") from error
+            raise ConfigError(f"{path} is no batch of {self.name}: {error!r}; fetch it anew") from error
 
 
 class _Plain(pickle.Unpickler):
@@ -117,13 +117,13 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """What a pickle of plain values and numpy arrays holds; strings of Python 2 are read as latin-1.
 
     Raises:
-        Refusal: it is damaged, or asks for anything else.
+        ConfigError: it is damaged, or asks for anything else.
     """
     try:
         with path.open("rb") as file:
             held = _Plain(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise Refusal(f"{path} cannot be read: {error}; fetch it anew") from error
+        raise ConfigError(f"{path} cannot be read: {error}; fetch it anew") from error
     if not isinstance(held, dict):
-        raise Refusal(f"{path} holds no batch; fetch it anew")
+        raise ConfigError(f"{path} holds no batch; fetch it anew")
     return held

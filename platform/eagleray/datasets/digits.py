@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from eagleray.dataset import Dataset, Part, PartName
+from eagleray.contracts.dataset import Dataset, Part, PartName
 
 
 class Digits(Dataset):

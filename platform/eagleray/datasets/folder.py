@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field
 
-from eagleray.dataset import Dataset, Decoding, Part, PartName
-from eagleray.errors import Refusal
+from eagleray.contracts.dataset import Dataset, Decoding, Part, PartName
+from eagleray.contracts.errors import ConfigError
 
 SPLITS: dict[str, PartName] = {
     "train": "train",
@@ -98,10 +98,10 @@ class Folder(Dataset):
         where = self._folders["train"]
         if self.config.labels == "folders":
             if len(classes) < 2:
-                raise Refusal(f"{where} has fewer than two sub-folders of images: set data.labels=none")
+                raise ConfigError(f"{where} has fewer than two sub-folders of images: set data.labels=none")
             return classes
         if 1 in depths and len(depths) > 1 and len(classes) > 1:
-            raise Refusal(
+            raise ConfigError(
                 f"{where} holds images at different depths: set data.labels=folders if its sub-folders are "
                 "classes (an image beside them then counts as unlabelled), else data.labels=none"
             )
@@ -117,7 +117,7 @@ class Folder(Dataset):
         labels = np.array([number.get(path.split(os.sep)[0], -1) for path in self._listed[part]], np.int64)
         if part in ("validation", "test") and (labels < 0).any():
             stray = self._listed[part][int(np.argmin(labels))]
-            raise Refusal(
+            raise ConfigError(
                 f"{self._folders[part] / stray} is in none of the class folders of {self._folders['train']}: "
                 "move it into one, or set data.labels=none"
             )
@@ -128,10 +128,10 @@ def part_folders(root: Path) -> dict[PartName, Path]:
     """The folder of each part: sub-folders called so, or `root` itself as the one of training.
 
     Raises:
-        Refusal: there is no such folder.
+        ConfigError: there is no such folder.
     """
     if not root.is_dir():
-        raise Refusal(f"data.root={root} is {'no folder' if root.exists() else 'not there'}")
+        raise ConfigError(f"data.root={root} is {'no folder' if root.exists() else 'not there'}")
     below = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     parts: dict[PartName, Path] = {
         SPLITS[folder.name.lower()]: folder for folder in below if folder.name.lower() in SPLITS
@@ -147,18 +147,18 @@ def files_below(folder: Path) -> list[str]:
     """Every file below a folder that is not hidden, in an order that no file system changes.
 
     Raises:
-        Refusal: there is none, or a folder cannot be read.
+        ConfigError: there is none, or a folder cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
-        raise Refusal(f"{error.filename} cannot be read: {error.strerror}")
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}")
 
     found: list[str] = []
     for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.relpath(os.path.join(where, f), folder) for f in files if not f.startswith(".")]
     if not found:
-        raise Refusal(f"{folder} holds no images")
+        raise ConfigError(f"{folder} holds no images")
     return sorted(found)
 
 

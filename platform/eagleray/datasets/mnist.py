@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
-from eagleray.dataset import Dataset, Part, PartName, PublishedFiles, download
-from eagleray.errors import Refusal
+from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.contracts.errors import ConfigError
 
 CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(CLOTHES.split(","))}
@@ -67,7 +67,7 @@ class Mnist(Dataset):
     def _part(self, name: str) -> Part:
         images, labels = (read_idx(self.published[file]) for file in FILES[name])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise Refusal(
+            raise ConfigError(
                 f"the {name} files of {self.name} do not belong together: "
                 f"images of shape {images.shape}, labels of shape {labels.shape}"
             )
@@ -78,14 +78,14 @@ def read_idx(path: Path) -> np.ndarray:
     """The array of an idx file of bytes, gzipped or not (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        Refusal: it is damaged, or no such file.
+        ConfigError: it is damaged, or no such file.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, rank = struct.unpack_from(">HBB", raw)
         shape = struct.unpack_from(f">{rank}I", raw, 4)
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise Refusal(f"{path} cannot be read as an idx file: {error}; fetch it anew") from error
+        raise ConfigError(f"{path} cannot be read as an idx file: {error}; fetch it anew") from error
     if zeros != 0 or kind != 8 or len(raw) != 4 + 4 * rank + math.prod(shape):
-        raise Refusal(f"{path} is not a whole idx file of bytes; fetch it anew")
+        raise ConfigError(f"{path} is not a whole idx file of bytes; fetch it anew")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
-from eagleray.dataset import Dataset, Part, PartName, PublishedFiles, download
-from eagleray.errors import Refusal
+from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.contracts.errors import ConfigError
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 LABELLED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
@@ -61,7 +61,7 @@ class Stl10(Dataset):
         images = read_images(self.published[f"{part}_X.bin"])
         labels = np.fromfile(self.published[f"{part}_y.bin"], np.uint8).astype(np.int64) - 1  # counted from 1
         if len(labels) != len(images) or not np.isin(labels, range(len(CLASSES))).all():
-            raise Refusal(f"{part}_X.bin and {part}_y.bin of stl10 do not belong together; fetch them anew")
+            raise ConfigError(f"{part}_X.bin and {part}_y.bin of stl10 do not belong together; fetch them anew")
         return Part(images, labels)
 
 
@@ -69,11 +69,11 @@ def read_images(path: Path) -> np.ndarray:
     """Images of an STL-10 file, uint8 [N, 3, 96, 96], mapped and not read: the unlabelled ones are 2.8 GB.
 
     Raises:
-        Refusal: the file is cut off.
+        ConfigError: the file is cut off.
     """
     image = 3 * 96 * 96
     count, rest = divmod(path.stat().st_size, image)
     if rest or not count:
-        raise Refusal(f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew")
+        raise ConfigError(f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew")
     columns_first = np.memmap(path, np.uint8, "r", shape=(count, 3, 96, 96))
     return columns_first.transpose(0, 1, 3, 2)

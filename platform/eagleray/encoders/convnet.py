@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from eagleray.encoder import Encoder
+from eagleray.contracts.encoder import Encoder
 
 
 class ConvNet(Encoder):

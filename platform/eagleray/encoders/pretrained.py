@@ -7,8 +7,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor
 
-from eagleray.encoder import Encoder
-from eagleray.trained import check_images, trained
+from eagleray.contracts.encoder import Encoder
+from eagleray.runs.trained import check_images, trained
 
 
 class Pretrained(Encoder):

@@ -6,7 +6,7 @@ import torchvision
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from eagleray.encoder import Encoder
+from eagleray.contracts.encoder import Encoder
 
 SMALL_UP_TO = 64  # pixels; the ImageNet stem would leave 2 x 2 positions of a 64-pixel image
 

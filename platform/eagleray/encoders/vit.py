@@ -11,8 +11,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eagleray.encoder import TokenEncoder
-from eagleray.errors import Refusal
+from eagleray.contracts.encoder import TokenEncoder
+from eagleray.contracts.errors import ConfigError
 
 ARCHITECTURES = {
     "vit": "vit_tiny_patch16_224",
@@ -121,12 +121,12 @@ def _architecture(name: str, architecture: str | None) -> str:
     if architecture is None:
         return ARCHITECTURES[name]
     if name != "vit":
-        raise Refusal(f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out")
+        raise ConfigError(f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out")
     known = timm.list_models(module="vision_transformer")
     known += timm.list_models(module="deit", exclude_filters="*distilled*")
     if architecture not in known:
         nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3, cutoff=0.3))
-        raise Refusal(
+        raise ConfigError(
             f"encoder.architecture={architecture} is no VisionTransformer of timm; "
             f"{f'the nearest are {nearest}' if nearest else 'timm.list_models() lists them'}"
         )
@@ -139,14 +139,14 @@ def _patch_size(patch_size: int | None, image_size: int) -> int:
     if patch_size in divisors:
         return patch_size
     if patch_size is not None:
-        raise Refusal(
+        raise ConfigError(
             f"encoder.patch_size={patch_size} does not divide the image size of {image_size} pixels; "
             f"these do: {', '.join(map(str, divisors))}"
         )
     wanted = max(2, image_size / 8) if image_size <= 64 else 16
     nearest = min(divisors, key=lambda size: abs(math.log(size / wanted)))
     if not wanted / 2 <= nearest <= wanted * 2:
-        raise Refusal(
+        raise ConfigError(
             f"an image of {image_size} pixels cannot be cut into patches of about {wanted:.0f} pixels; "
             f"set image_size to a multiple of 8, or encoder.patch_size to {' or '.join(map(str, divisors))}"
         )

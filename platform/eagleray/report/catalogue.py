@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from eagleray.config.declared import Declaration, declared
-from eagleray.recipe import Recipe
-from eagleray.search import Choice, LogUniform, Range
+from eagleray.config.registry import Declaration, declared
+from eagleray.contracts.ranges import Choice, LogUniform, Range
+from eagleray.contracts.recipe import Recipe
 
 NUMBERS = ("linear", "knn", "accuracy")
 SETTINGS = ("setting", "recipe=paper", "recipe=small", "range", "meaning")

@@ -6,7 +6,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from eagleray.report.answer import Answer, Row, number, shown
+from eagleray.report.analysis import Answer, Row, number, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,12 +7,12 @@ process and again after every failure, so a crash anywhere sends nothing twice (
 mlflow itself is imported at the first call that needs it: it takes two seconds.
 """
 
-from eagleray.tracking.note import is_sent
 from eagleray.tracking.read import compare_url, experiment_url, rows
 from eagleray.tracking.send import Sent, Unsent, sync
 from eagleray.tracking.sender import Sender, Synced, sync_all
 from eagleray.tracking.server import ui, ui_base, ui_command
 from eagleray.tracking.store import store_uri
+from eagleray.tracking.sync_state import is_sent
 
 __all__ = [
     "Sender",

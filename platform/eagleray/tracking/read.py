@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
 from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri, without_password
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
     values), "experiment_id"}.
 
     Raises:
-        Refusal: no such store, no such experiment (naming the nearest), or a server that does not answer.
+        ConfigError: no such store, no such experiment (naming the nearest), or a server that does not answer.
     """
     uri = store_uri(uri)
     path = sqlite_path(uri)
     if path and not path.exists():
-        raise Refusal(f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories.")
+        raise ConfigError(f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories.")
     try:
         with patient():
             client = connect(uri)
@@ -35,15 +35,15 @@ def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
             if found is None:
                 raise _unknown(experiment, [each.name for each in client.search_experiments()])
             return [_row(run) for run in _runs(client, found.experiment_id)]
-    except Refusal:
+    except ConfigError:
         raise
     except Exception as error:
-        raise Refusal(f"MLflow at {without_password(uri)} cannot be read: {reason(error)}.") from error
+        raise ConfigError(f"MLflow at {without_password(uri)} cannot be read: {reason(error)}.") from error
 
 
-def _unknown(name: str, names: list[str]) -> Refusal:
+def _unknown(name: str, names: list[str]) -> ConfigError:
     near = difflib.get_close_matches(name, names, cutoff=0.5) or names
-    return Refusal(f"MLflow has no experiment {name!r}; it has {', '.join(map(repr, near[:5]))}.")
+    return ConfigError(f"MLflow has no experiment {name!r}; it has {', '.join(map(repr, near[:5]))}.")
 
 
 def _runs(client: "MlflowClient", experiment_id: str) -> Iterator[Any]:

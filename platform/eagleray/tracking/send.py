@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from eagleray.errors import Refusal
-from eagleray.record import Record
-from eagleray.tracking.note import Note, files, fingerprint, read_note, write_note
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import Record
 from eagleray.tracking.store import (
     answered,
     artifacts_beside,
@@ -28,6 +27,7 @@ from eagleray.tracking.store import (
     store_uri,
     without_password,
 )
+from eagleray.tracking.sync_state import Note, files, fingerprint, read_note, write_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,7 +178,7 @@ class Destination:
         if name not in self._experiments:
             found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
             if found.lifecycle_stage == "deleted":
-                raise Refusal(f"experiment {name!r} is in MLflow's trash: restore it or take another name")
+                raise ConfigError(f"experiment {name!r} is in MLflow's trash: restore it or take another name")
             self._experiments[name] = found.experiment_id
         return self._experiments[name]
 

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from eagleray.errors import Refusal
-from eagleray.record import Record, find_records
-from eagleray.tracking.note import is_sent
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import Record, find_records
 from eagleray.tracking.send import Destination, Unsent
 from eagleray.tracking.store import store_uri, without_password
+from eagleray.tracking.sync_state import is_sent
 
 
 class Sender:
@@ -71,7 +71,7 @@ class Sender:
                 record = Record.open(directory)
                 family += [record, *record.children()]
                 self.troubles.pop(str(directory), None)
-            except (Refusal, OSError) as error:  # deleted or damaged meanwhile; the others go on
+            except (ConfigError, OSError) as error:  # deleted or damaged meanwhile; the others go on
                 self.troubles[str(directory)] = str(error)
         return family
 

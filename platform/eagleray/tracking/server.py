@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 
-from eagleray.errors import Refusal
-from eagleray.signals import as_interrupts
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient, store_uri, without_password
 
 
@@ -28,7 +28,7 @@ def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> Non
     """Serves MLflow's pages on a store until Ctrl-C. Of a store that is a server, says where its pages are.
 
     Raises:
-        Refusal: the port is taken, or the server does not start.
+        ConfigError: the port is taken, or the server does not start.
     """
     uri = store_uri(uri)
     base = ui_base(uri, host, port)
@@ -56,7 +56,7 @@ def _serve(command: list[str]) -> None:
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a group, to be ended as one
     try:
         if code := server.wait():
-            raise Refusal(f"MLflow's server ended with exit code {code}; what it printed says why.")
+            raise ConfigError(f"MLflow's server ended with exit code {code}; what it printed says why.")
     except KeyboardInterrupt:
         print("\nMLflow's server ends.")
     finally:
@@ -70,7 +70,7 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            raise Refusal(f"{host}:{port} cannot be used ({why}); choose another port.") from None
+            raise ConfigError(f"{host}:{port} cannot be used ({why}); choose another port.") from None
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eagleray.errors import Refusal
+from eagleray.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,11 +32,11 @@ def store_uri(given: str | None = None) -> str:
     """The store to use: the one given, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
 
     Raises:
-        Refusal: a plain folder or an unknown scheme (MLflow 3 keeps no runs in plain files).
+        ConfigError: a plain folder or an unknown scheme (MLflow 3 keeps no runs in plain files).
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if re.split(r"\+|:", uri)[0] not in SCHEMES:
-        raise Refusal(
+        raise ConfigError(
             f"{uri!r} (tracking.uri or MLFLOW_TRACKING_URI) is no MLflow store; "
             "write sqlite:///FILE.db, or a server's http://HOST:PORT."
         )

@@ -1,0 +1,1 @@
+"""The command line, what a terminal shows, and how runs and sweeps are started."""

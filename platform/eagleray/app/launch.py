@@ -1,0 +1,277 @@
+"""Starts runs and sweeps for the command line: where they lie, what is kept of them, and what is sent to MLflow."""
+
+import fcntl
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from eagleray.config import Run, Sweep, validated
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ranges import Choice
+from eagleray.contracts.report import Report
+from eagleray.loop import train
+from eagleray.report.analysis import Answer, answer, trials_of
+from eagleray.report.heatmap import draw
+from eagleray.report.text import csv_text, finding, markdown
+from eagleray.runs.checkpoint import checkpoints
+from eagleray.runs.export import export
+from eagleray.runs.preview import preview
+from eagleray.runs.record import Record
+from eagleray.runs.restore import untrained
+from eagleray.runs.writer import recorded
+from eagleray.tracking import Sender, store_uri
+
+if TYPE_CHECKING:
+    from eagleray.ray_backend.callbacks import Watch
+
+Shown = Callable[[Iterator[Report], str], Iterator[Report]]
+APART = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections that are no params
+MAY_CHANGE = ("trials", "concurrent", "question")  # of a sweep that is taken up again
+
+
+def folder_of(runs: str, experiment: str) -> Path:
+    """Where the runs of an experiment lie."""
+    return Path(runs) / re.sub(r"[^\w.-]+", "-", experiment)
+
+
+def new_directory(folder: Path, *words: str) -> Path:
+    """A name for a run or a sweep that starts now; nothing is made yet."""
+    name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
+    names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
+    return next(folder / each for each in names if not (folder / each).exists())
+
+
+def newest_unfinished(folder: Path) -> Path:
+    """The directory of the newest run or sweep that was interrupted.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for directory in sorted(folder.glob("*/record.json"), reverse=True):
+        if Record.open(directory.parent).state in ("running", "stopped"):
+            return directory.parent
+    raise ConfigError(f"nothing unfinished lies in {folder}, so there is nothing to resume; leave --resume out")
+
+
+def recorded_file(directory: Path) -> dict[str, Any]:
+    """The run or sweep file that was kept when it started."""
+    return yaml.safe_load((directory / "run.yaml").read_text(encoding="utf-8"))
+
+
+def resumable_run(directory: Path, given: Mapping[str, Any]) -> Run:
+    """The run that was started there.
+
+    Raises:
+        ConfigError: a setting given now is another one.
+    """
+    kept = recorded_file(directory)
+    run = validated(Run, kept)
+    # As they read when they are resolved: a relative path is an absolute one by then.
+    now, before = flat(validated(Run, given).file()), flat(run.file())
+    _same(directory, {key: now[key] for key in flat(given) if key in before and key in now}, before)
+    return run
+
+
+def check_same_sweep(sweep: Sweep, directory: Path) -> None:
+    """Whether the sweep that was started there is this one.
+
+    Raises:
+        ConfigError: a setting differs.
+    """
+    now, before = (
+        flat({key: value for key, value in file.items() if key not in MAY_CHANGE})
+        for file in (sweep.model_dump(mode="json"), recorded_file(directory))
+    )
+    _same(directory, {key: now.get(key) for key in {**before, **now}}, before)
+
+
+def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None = None) -> str | None:
+    """Trains a run in its directory, or goes on with it, and keeps its encoder.
+
+    Args:
+        run: everything that defines it.
+        directory: made if it is not there.
+        shown: passes the reports on, showing them.
+        address: of a Ray cluster, for several workers.
+
+    Returns:
+        What could not be sent to MLflow yet.
+
+    Raises:
+        ConfigError: something does not fit; no directory is left.
+        Diverged: the loss is no number any more.
+    """
+    store_uri(run.tracking.uri)
+    data = untrained(run).judge.data  # whatever can be refused is refused here
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    with _directory(directory):
+        record = Record.create(
+            directory,
+            name=directory.name,
+            experiment=run.tracking.experiment,
+            params=params(run),
+            run=run.file(),
+            uri=run.tracking.uri,
+        )
+        preview(run, record.artifacts / "views.png", data)
+        with Sender(run.tracking.uri) as sender:
+            sender.add(record)
+            _train(run, record, lambda: train(run, directory, data=data), shown, address)
+            _keep(run, record)
+    return sender.message
+
+
+def launch_sweep(
+    sweep: Sweep, directory: Path, watch: "Watch", *, resume: bool, address: str | None
+) -> tuple[Answer, str | None]:
+    """Runs a sweep, or goes on with it; writes its report.
+
+    Returns:
+        What it found, and what could not be sent to MLflow yet.
+
+    Raises:
+        ConfigError: something does not fit; no directory is left.
+        KeyboardInterrupt: somebody stopped it.
+    """
+    from eagleray.ray_backend.sweep import sweep as on_ray
+
+    uri = sweep.run.get("tracking", {}).get("uri")
+    store_uri(uri)
+    with _directory(directory), Sender(uri) as sender:
+        try:
+            on_ray(sweep, directory, resume=resume, address=address, watch=Announcing(watch, directory, sender))
+        except KeyboardInterrupt:
+            if (directory / "record.json").exists():
+                Record.open(directory).finish("stopped", "by a person")
+            raise
+        parent = Record.open(directory)
+        sender.add(parent)
+        for child in parent.children():
+            if child.tags.get("kind") != "floor":
+                _keep(validated(Run, recorded_file(child.directory)), child)
+        found = conclude(sweep, parent)
+    return found, sender.message
+
+
+class Announcing:
+    """Tells the sender of a sweep as soon as the sweep has a record, and passes on the rest."""
+
+    def __init__(self, watch: "Watch", directory: Path, sender: Sender):
+        self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
+
+    def trial(
+        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+    ) -> None:
+        """See `ray_watch.Watch`."""
+        if not self.is_known and (self.directory / "record.json").exists():
+            self.sender.add(Record.open(self.directory))
+            self.is_known = True
+        self.watch.trial(label, params, state, epoch, epochs, metrics)
+
+
+def conclude(sweep: Sweep, parent: Record) -> Answer:
+    """Writes what a sweep found into its artifacts, and ends its record."""
+    trials = trials_of(parent, list(sweep.vary))
+    binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
+    found = answer(trials, sweep.vary, sweep.metric, sweep.mode, binned)
+    has_picture = draw(found, parent.artifacts / "heatmap.png", sweep.question)
+    early = [each for each in trials if each.state != "finished"]
+    notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in early]
+    page = markdown(
+        found,
+        name=sweep.name,
+        question=sweep.question,
+        picture="heatmap.png" if has_picture else None,
+        notes=notes,
+    )
+    (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
+    (parent.artifacts / "leaderboard.csv").write_text(csv_text(found), encoding="utf-8")
+    parent = parent.tag({"finding": finding(found)})
+    best = found.winner
+    numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
+    parent.finish("finished", summary=numbers)
+    return found
+
+
+def params(run: Run) -> dict[str, Any]:
+    """What a run is compared by: its settings with dotted keys, those that are unset left out."""
+    file = {key: value for key, value in run.file().items() if key not in APART}
+    return {key: value for key, value in flat(file).items() if value is not None}
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A tree with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return leaves
+
+
+def _same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise ConfigError(
+                f"{directory} was started with {key}={before.get(key)}, and now it is {key}={value}; "
+                "say it as it was, or leave --resume out"
+            )
+
+
+def _train(run: Run, record: Record, local: Callable[[], Iterator[Report]], shown: Shown, address: str | None) -> None:
+    if run.workers > 1:
+        from eagleray.ray_backend.workers import train_on_workers
+
+        reports = train_on_workers(run, record.directory, address=address)
+    else:
+        reports = recorded(local(), record)
+    metrics: dict[str, float] = {}
+    try:
+        for report in shown(reports, f"{run.method.name} on {run.data.name}"):
+            metrics = report.metrics if report.epoch_ended else metrics
+    except KeyboardInterrupt:
+        record.finish("stopped", "by a person", summary=metrics)
+        raise
+
+
+def _keep(run: Run, record: Record) -> None:
+    """What outlives a run: a picture of its views, its encoder, and where its checkpoint lies."""
+    if not (record.artifacts / "views.png").exists():
+        preview(run, record.artifacts / "views.png")
+    saved = checkpoints(record.directory / "checkpoints")
+    if saved:
+        record.tag({"checkpoint": str(saved[-1].absolute())})
+    if saved and record.state == "finished":
+        export(run, record.directory)
+
+
+@contextmanager
+def _directory(directory: Path) -> Iterator[None]:
+    """Holds a directory for one process; where a refusal comes before any number, it goes away again."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{directory} is being trained by another process; wait for it, or end it") from None
+        try:
+            yield
+        except ConfigError:
+            if directory in missing and not any(directory.rglob("metrics.jsonl")):
+                shutil.rmtree(directory)
+                _remove_empty(missing[1:])
+            raise
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    for path in directories:
+        if any(path.iterdir()):
+            return
+        path.rmdir()

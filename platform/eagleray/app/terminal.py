@@ -1,0 +1,222 @@
+"""What a terminal shows while something runs and when it is done; plain lines where there is no terminal."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from eagleray.report.analysis import Answer, number, shown
+from eagleray.report.text import leaderboard_table
+
+if TYPE_CHECKING:
+    from eagleray.contracts.report import Report
+
+ENDED = ("finished", "stopped", "collapsed", "failed")
+COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
+WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
+FIRST = ("knn", "linear", "accuracy", "test_knn", "test_linear", "test_accuracy", "loss")  # of a run's numbers
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
+    """A table for the terminal; numbers stand to the right."""
+    lines = list(lines)
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for place, head in enumerate(heads):
+        numeric = all(_is_number(line[place]) for line in lines)
+        made.add_column(escape(head), justify="right" if numeric else "left", no_wrap=head in WHOLE)
+    for line in lines:
+        made.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in line))
+    return made
+
+
+def leaderboard(found: Answer) -> Table:
+    """The leaderboard of a sweep: floors in italics, what ended early in colour."""
+    heads, lines = leaderboard_table(found)
+    made = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
+    for row, line in zip(made.rows, lines, strict=True):
+        row.style = "italic dim" if line[-1] == "floor" else None
+    return made
+
+
+def metrics_table(metrics: Mapping[str, float]) -> Table:
+    """The final numbers of a run, those that matter most first."""
+    names = [*(name for name in FIRST if name in metrics), *sorted(set(metrics) - set(FIRST))]
+    return table(["metric", "value"], [[name, number(metrics[name])] for name in names])
+
+
+def short(keys: Sequence[str]) -> list[str]:
+    """Dotted keys by their last part, where that is enough to tell them apart."""
+    lasts = Counter(key.rpartition(".")[2] for key in keys)
+    return [last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+# --- one run ---------------------------------------------------------------------------------------------------
+
+
+def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Iterator[Report]":
+    """The same reports, shown as they pass: a progress bar in a terminal, a line an epoch elsewhere.
+
+    Args:
+        reports: of the loop.
+        name: of the run.
+        console: where to.
+    """
+    pace = Pace()
+    if not console.is_terminal:
+        for report in reports:
+            if report.epoch_ended:
+                console.print(f"{name}  {_said(report, pace)}", soft_wrap=True, highlight=False)
+            yield report
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(escape(name), total=1.0, said="starting")
+        for report in reports:
+            bar.update(task, completed=report.progress.fraction, said=_said(report, pace))
+            yield report
+
+
+@dataclass
+class Pace:
+    """How long the rest of a run takes, judged by all that it did since it was started."""
+
+    began: float = field(default_factory=time.monotonic)
+    first: float | None = None  # fraction at the first report
+
+    def left(self, fraction: float) -> str:
+        """Time left as m:ss or h:mm:ss; nothing before it can be told."""
+        if self.first is None:
+            self.began, self.first = time.monotonic(), fraction
+        if fraction <= self.first:
+            return ""
+        seconds = (time.monotonic() - self.began) / (fraction - self.first) * (1 - fraction)
+        return duration(seconds)
+
+
+def _said(report: "Report", pace: Pace) -> str:
+    progress, metrics = report.progress, report.metrics
+    left = pace.left(progress.fraction)
+    parts = [f"epoch {min(progress.epochs, progress.epoch + (not report.epoch_ended))}/{progress.epochs}"]
+    parts += [f"{name} {number(metrics[name])}" for name in ("loss", "knn", "accuracy") if name in metrics]
+    parts += [f"{report.images_per_second:,.0f} images/s"] if report.images_per_second else []
+    return "  ".join([*parts, f"{left} left"] if left and not report.done else parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+# --- a sweep ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Line:
+    """How one trial stands."""
+
+    params: Mapping[str, Any]
+    state: str
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+
+    @property
+    def is_floor(self) -> bool:
+        return self.epochs == 0
+
+
+class SweepDisplay:
+    """The live table of a sweep's trials; without a terminal, a line for each that ends.
+
+        with SweepDisplay(...) as watch:
+            sweep(..., watch=watch)
+
+    Args:
+        title: above the table.
+        metric: which number is shown.
+        count: how many trials there will be.
+        console: where to.
+    """
+
+    def __init__(self, title: str, metric: str, count: int, console: Console):
+        self.title, self.metric, self.count, self.console = title, metric, count, console
+        self.lines: dict[str, Line] = {}
+        self.began = time.monotonic()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "SweepDisplay":
+        self._print(f"{self.title} ({self.count} trials)")
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def trial(
+        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+    ) -> None:
+        """What `ray_watch.Watch` says of a trial or a floor."""
+        before = self.lines.get(label)
+        self.lines[label] = Line(params, state, epoch, epochs, metrics or (before.metrics if before else {}))
+        if not self.console.is_terminal and state in ENDED and (before is None or before.state != state):
+            self._print(self._ending(label))
+
+    def _ending(self, label: str) -> str:
+        line = self.lines[label]
+        params = " ".join(f"{key}={shown(value)}" for key, value in line.params.items())
+        what = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
+        if line.is_floor:
+            return f"floor {label}: {what}"
+        ended = sum(each.state in ENDED and not each.is_floor for each in self.lines.values())
+        return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {what}"
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _render(self) -> RenderableType:
+        lines = {label: line for label, line in list(self.lines.items()) if not line.is_floor}
+        room = max(5, self.console.height - 7)
+        chosen = list(lines) if len(lines) <= room else sorted(lines, key=lambda label: self._rank(lines[label]))[:room]
+        keys = list(dict.fromkeys(key for line in lines.values() for key in line.params))
+        body = [self._cells(label, lines[label], keys) for label in lines if label in chosen]
+        made = table(["trial", *short(keys), "epoch", self.metric, "state"], body)
+        return Group(made, Text(self._summary(len(lines) - len(chosen)), style="dim"))
+
+    def _rank(self, line: Line) -> int:
+        """What is shown where the terminal is low: first what runs, then what has ended."""
+        return ("running", *ENDED, "waiting").index(line.state)
+
+    def _cells(self, label: str, line: Line, keys: Sequence[str]) -> list[RenderableType]:
+        params = [shown(line.params[key]) if key in line.params else "" for key in keys]
+        value = number(line.metrics[self.metric]) if self.metric in line.metrics else ""
+        return [label, *params, f"{line.epoch}/{line.epochs}", value, _state(line.state)]
+
+    def _summary(self, hidden: int) -> str:
+        states = Counter(line.state for line in self.lines.values() if not line.is_floor)
+        parts = [f"{count} {state}" for state, count in sorted(states.items())]
+        floors = [
+            f"{label} {number(line.metrics[self.metric])}"
+            for label, line in self.lines.items()
+            if line.is_floor and self.metric in line.metrics
+        ]
+        more = [f"{hidden} more trials not shown"] if hidden else []
+        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began)])
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=next((color for word, color in COLORS.items() if word in state), "dim"))
+
+
+def _is_number(cell: RenderableType) -> bool:
+    text = str(cell).partition(" ±")[0].partition("/")[0]
+    return text in ("", "–") or text.replace(".", "", 1).replace("-", "").replace("e", "").isdigit()

@@ -1,0 +1,68 @@
+"""Optimizers as the methods' papers use them: what decays and what does not, and how rates follow the progress."""
+
+from typing import Any
+
+import torch
+from timm.optim.lars import Lars
+from torch import nn
+from torch.optim import Optimizer
+
+from eagleray.blocks.schedules import cosine, warmup_cosine, warmup_steps
+from eagleray.contracts.batch import Progress
+from eagleray.contracts.method import Method
+from eagleray.contracts.recipe import Recipe
+
+# Embeddings that are matrices, yet are places to start from and no weights to shrink.
+_POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
+
+
+def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
+    """The recipe's optimizer over two groups: weights, which decay, and all the rest, which does not.
+
+    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do), and
+    adapts that of the first whether or not it decays. Parts that the method names in `plain_lr` join the second group,
+    those in `constant_lr` make two more.
+    """
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            is_constant, is_plain = _in(name, method.constant_lr), _in(name, method.plain_lr)
+            kinds.setdefault((is_constant, is_plain or not decays(name, parameter)), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1]}
+        for kind in sorted(kinds)
+    ]
+    if recipe.name == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
+    if recipe.name == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    for group in groups:
+        group["always_adapt"] = group["decays"]
+    # timm annotates its default 0.9 as an int.
+    return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)  # pyright: ignore[reportArgumentType]
+
+
+def decays(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay acts on a parameter: not on biases, norms, position embeddings, class and mask tokens."""
+    return parameter.ndim > 1 and not any(part in name for part in _POSITIONS)
+
+
+def _in(name: str, parts: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{part}." for part in parts))
+
+
+def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
+    """Puts the learning rate and weight decay of this step into the optimizer; returns the learning rate."""
+    peak = recipe.peak_lr(batch_size)
+    constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
+    lr = (
+        warmup_steps(peak, recipe.drops, recipe.warmup_epochs, progress)
+        if recipe.drops
+        else warmup_cosine(peak, peak * recipe.final_lr, recipe.warmup_epochs, progress)
+    )
+    final = recipe.weight_decay if recipe.final_weight_decay is None else recipe.final_weight_decay
+    decay = cosine(recipe.weight_decay, final, progress.fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = constant if group["constant"] else lr
+        group["weight_decay"] = decay if group["decays"] else 0.0
+    return lr

@@ -1,0 +1,31 @@
+"""Schedules: functions of how much of the training is done, never of a step counter."""
+
+import math
+from collections.abc import Sequence
+
+from eagleray.contracts.batch import Progress
+
+
+def cosine(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from `start` to `end` as `fraction` goes from 0 to 1 (Loshchilov & Hutter, 1608.03983)."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2
+
+
+def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Progress) -> float:
+    """Linear from 0 to `peak` during the warm-up, then half a cosine to `final`."""
+    warmup = min(1.0, warmup_epochs / max(1, progress.epochs))
+    if progress.fraction < warmup:
+        # The first step already moves: step 0 of a warm-up of S steps has 1/S of the peak.
+        return peak * min(1.0, (progress.step + 1) / (warmup * progress.steps))
+    return cosine(peak, final, (progress.fraction - warmup) / max(1e-12, 1 - warmup))
+
+
+def warmup_steps(peak: float, drops: Sequence[float], warmup_epochs: float, progress: Progress) -> float:
+    """Linear from 0 to `peak` during the warm-up, then a tenth of before at each of `drops`, parts of the training."""
+    passed = sum(progress.fraction >= drop for drop in drops)
+    return warmup_cosine(peak, peak, warmup_epochs, progress) * 0.1**passed
+
+
+def ramp(start: float, end: float, over: float, progress: Progress) -> float:
+    """Linear from `start` to `end` during the first `over` epochs, then `end`."""
+    return end if over <= 0 else start + (end - start) * min(1.0, progress.epochs_done / over)

@@ -1,0 +1,78 @@
+"""Run and sweep files as trees of plain values: read, overridden, laid over each other; not judged yet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eagleray.contracts.errors import ConfigError
+
+CHOSEN = ("method", "encoder", "data")  # sections whose name decides what else may stand in them
+
+
+def read_tree(file: Path) -> dict[str, Any]:
+    """The tree in a YAML file; an empty file is an empty tree.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping.
+    """
+    if not file.is_file():
+        raise ConfigError(f"there is no file {file}")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
+    if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
+        raise ConfigError(f"{file} holds no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
+    return merged(tree or {})
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`method.temperature=0.1` as a tree; the value is read as YAML.
+
+    Raises:
+        ConfigError: it is no `key=value`.
+    """
+    key, sign, value = text.partition("=")
+    if not sign or not all(part.strip() for part in key.split(".")):
+        raise ConfigError(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
+    try:
+        return branch(key.strip(), yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {value!r} is not YAML: {_place(error)}") from None
+
+
+def branch(key: str, value: Any) -> dict[str, Any]:
+    """A tree with one leaf: `a.b`, 1 -> {a: {b: 1}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Trees laid over each other, the later the stronger; `method: x` is short for `method: {name: x}`.
+
+    Another name drops the settings of the one before, which belong to that one alone.
+    """
+    result: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            value = {"name": value} if key in CHOSEN and isinstance(value, str) else value
+            below = result.get(key)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                value = merged(value) if key in CHOSEN and _renamed(below, value) else merged(below, value)
+            elif isinstance(value, Mapping):
+                value = merged(value)
+            result[key] = value
+    return result
+
+
+def _renamed(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return "name" in below and "name" in above and below["name"] != above["name"]
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or error}{where}"

@@ -1,0 +1,131 @@
+"""The points of a sweep: which runs answer its question. Known before anything starts, the same on every machine."""
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eagleray.config.nested import branch, merged
+from eagleray.config.run import Run, validated
+from eagleray.config.sweep import Sweep
+from eagleray.contracts.ranges import Choice, Range, sample
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep."""
+
+    number: int  # runs of one number differ in their seed alone
+    values: Mapping[str, Any]  # what is varied, by key
+    seed: int
+    label: str  # names the run's directory
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What is varied, as tables show it."""
+        return {key: shown(value) for key, value in self.values.items()} | {"seed": self.seed}
+
+    def run(self, sweep: Sweep) -> Run:
+        """The run it stands for."""
+        return as_trial(sweep, changed(sweep.variant(self.values), {"seed": self.seed}))
+
+
+def as_trial(sweep: Sweep, run: Run) -> Run:
+    """A run of a sweep as its trial: it chooses on validation, so it leaves the test part alone."""
+    own: dict[str, Any] = {"evaluate.test": False}
+    if run.threads is None:
+        own["threads"] = max(1, int(sweep.cpus_per_trial))
+    if not sweep.gpus_per_trial:
+        own["device"] = "cpu"
+    if sweep.scheduler == "pbt":
+        # Every change starts from a checkpoint, which must still be there when a slower trial takes it.
+        own["checkpoints.every_epochs"] = 1
+        own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
+    return changed(run, own)
+
+
+def changed(run: Run, values: Mapping[str, Any]) -> Run:
+    """The same run but for some of its dotted keys."""
+    return validated(Run, merged(run.file(), *(branch(key, value) for key, value in values.items())))
+
+
+def points(sweep: Sweep) -> list[Point]:
+    """All runs of a sweep whose points are known from the start: each assignment with each seed."""
+    numbered = enumerate(assignments(sweep))
+    return [point for number, values in numbered for point in seeded(sweep, number, values)]
+
+
+def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Point]:
+    """The runs of one point, one a seed, counted up from the seed of its run."""
+    first = sweep.variant(values).seed
+    for seed in range(first, first + sweep.seeds):
+        words = [f"{number:03d}", *_variant(values), *([f"seed{seed}"] if sweep.seeds > 1 else [])]
+        yield Point(number, values, seed, "-".join(words))
+
+
+def assignments(sweep: Sweep) -> list[dict[str, Any]]:
+    """What is varied, point by point; a draw is a function of the sweep file alone.
+
+    Where there are lists only, no combination comes twice, and `random` tries all if `trials` allows. (A population
+    that learns may well start with twins.)
+    """
+    ranges, seed = sweep.ranges(), int(sweep.run.get("seed", 0))
+    lists = {key: span.values for key, span in ranges.items() if isinstance(span, Choice)}
+    if len(lists) == len(ranges) and (sweep.search == "grid" or sweep.scheduler != "pbt"):
+        count = math.prod(map(len, lists.values()))
+        return _combinations(lists, range(count) if sweep.trials is None else _drawn(count, sweep.trials, seed))
+    rng = np.random.default_rng(seed)
+    return [{key: sample(span, rng) for key, span in ranges.items()} for _ in range(sweep.trials or 0)]
+
+
+def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values behind the params of a point: the inverse of `Point.params`."""
+    return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
+
+
+def shown(value: Any) -> Any:
+    """A value as a table and MLflow show it: plain numbers and words stay, lists and whole variants become words.
+
+    >>> shown(["crop", "jitter"]), shown({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
+    ('crop+jitter', 'mae mask=0.5 epochs=5')
+    """
+    if isinstance(value, Mapping):
+        return " ".join(_words(value))
+    return "+".join(map(str, value)) or "nothing" if isinstance(value, list | tuple) else value
+
+
+def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in variant.items():
+        if isinstance(value, Mapping):
+            yield from _words(value, key)
+        elif key == "name" or key in ("method", "encoder", "data"):
+            yield str(value)
+        else:
+            yield f"{key}={shown(value)}"
+
+
+def _variant(values: Mapping[str, Any]) -> list[str]:
+    """A whole variant, short enough for the name of a directory."""
+    return ["".join(c if c.isalnum() else "_" for c in shown(values["run"]))[:40]] if "run" in values else []
+
+
+def _combinations(lists: Mapping[str, tuple[Any, ...]], numbers: Iterable[int]) -> list[dict[str, Any]]:
+    """Combinations of listed values by their number, the last list changing fastest."""
+    sizes = [len(values) for values in lists.values()]
+    places = (np.unravel_index(number, sizes) for number in numbers)
+    return [{key: lists[key][i] for key, i in zip(lists, place, strict=True)} for place in places]
+
+
+def _drawn(count: int, wanted: int, seed: int) -> list[int]:
+    """So many different numbers below `count`; more of them begin with the same, so that a sweep can be extended."""
+    rng, numbers = random.Random(seed), dict[int, None]()
+    while len(numbers) < min(wanted, count):
+        numbers[rng.randrange(count)] = None
+    return list(numbers)
+
+
+def _value(span: Range, text: Any) -> Any:
+    return next(v for v in span.values if shown(v) == text) if isinstance(span, Choice) else text

@@ -1,0 +1,66 @@
+"""What passes between the loop and a method: facts about the data, batches, progress, and the result of a step."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method may know about the images and how they come: never a label."""
+
+    image_size: int  # side of the square images, in pixels
+    channels: int  # 1 (grey) or 3 (colour)
+    samples: int  # training images
+    classes: int | None  # None: no class is known
+    batch_size: int = 256  # images in a step, over all workers together
+    workers: int = 1  # who share a step
+    seed: int = 0  # the run's
+    mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
+    std: tuple[float, ...] = (0.25,)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training is. Schedules hang on `fraction`, which no world size or batch size changes."""
+
+    step: int  # optimizer steps done
+    steps: int  # optimizer steps in all
+    epoch: int  # epochs completed
+    epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training done, from 0 to 1."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs done, with the part of the current one."""
+        return self.fraction * self.epochs
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Labelled images beside the unlabelled ones, or alone; only a method that says so in `labels` ever gets them."""
+
+    views: list[Tensor]  # each [M, C, H, W]
+    targets: Tensor  # [M] int64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees in one step."""
+
+    views: list[Tensor]  # one [N, C, H, W] for each declared view, all of the same N images
+    indices: Tensor  # [N] int64: each image's place in the training set, the same under any sharding
+    labelled: LabelledBatch | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of a method returns."""
+
+    loss: Tensor  # scalar, carries the gradient
+    embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them
+    metrics: dict[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares

@@ -1,0 +1,58 @@
+"""Features: what an encoder makes of a split of the images, computed once and then judged by every evaluator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eagleray.contracts.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded images.
+
+    Raises:
+        ConfigError: shapes that do not fit, or features that are NaN or infinite.
+    """
+
+    features: Tensor  # [N, D] float32
+    labels: Tensor | None = None  # [N] int64, on the features' device; None: not known
+
+    def __post_init__(self) -> None:
+        shapes = [list(x.shape) for x in (self.features, self.labels) if x is not None]
+        if self.features.dim() != 2 or shapes[1:] not in ([], [shapes[0][:1]]):
+            raise ConfigError(f"features and labels must have the shapes [N, D] and [N], not {shapes}")
+        broken = int((~self.features.isfinite().all(1)).sum())
+        if broken:
+            raise ConfigError(
+                f"the encoder gives NaN or infinite features for {broken} of {len(self)} images: its training "
+                "has diverged, so lower the learning rate or evaluate an earlier checkpoint"
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def at(self, index: Tensor) -> "Features":
+        """The images at [n] indices (or where a [N] mask is true)."""
+        return Features(self.features[index], None if self.labels is None else self.labels[index])
+
+    def targets(self) -> Tensor:
+        """The labels, [N]; a ConfigError where there is no image or no label."""
+        if self.labels is None:
+            raise ConfigError("these images have no labels: kNN and the linear probe cannot judge them")
+        if len(self) == 0:
+            raise ConfigError("this split has no images: kNN and the linear probe need some")
+        return self.labels
+
+
+def evenly(x: Tensor, most: int) -> Tensor:
+    """At most so many entries of the first dimension, evenly spaced: the same ones each time."""
+    if len(x) <= most:
+        return x
+    return x[torch.arange(most, device=x.device) * len(x) // most]
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of the [N] predictions that are right, from 0 to 1."""
+    return (predicted == labels).double().mean().item()

@@ -1,0 +1,50 @@
+"""How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Knows no torch."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from eagleray.contracts.ranges import LogUniform
+
+
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Each method brings two, `paper` and `small`; the `optimizer` section of a run file overrides single keys."""
+
+    name: Annotated[Literal["adamw", "sgd", "lars"], Field(description="optimizer; LARS is timm's")] = "adamw"
+    lr: Annotated[
+        float,
+        LogUniform(1e-4, 1e-1),
+        Field(gt=0, description="peak learning rate for a batch of 256 images, before lr_scaling"),
+    ] = 1e-3
+    lr_scaling: Annotated[
+        Literal["linear", "sqrt", "none"], Field(description="how lr grows with batch_size / 256")
+    ] = "linear"
+    weight_decay: Annotated[
+        float,
+        LogUniform(1e-6, 1e-1),
+        Field(ge=0, description="decay of weights; never of biases, norms, position embeddings, class tokens"),
+    ] = 1e-4
+    final_weight_decay: Annotated[
+        float | None, Field(ge=0, description="decay at the end, reached by cosine; null: constant")
+    ] = None
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars")] = 0.9
+    nesterov: Annotated[bool, Field(description="Nesterov's form of momentum; sgd only")] = False
+    beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw")] = 0.999
+    warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
+    final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
+    drops: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(description="parts of the training after which lr falls tenfold, each time; empty: cosine decay"),
+    ] = ()
+    clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")] = None
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.drops and self.final_lr:
+            raise ValueError("drops and final_lr exclude each other: one ends in steps, the other in a cosine")
+        return self
+
+    def peak_lr(self, batch_size: int) -> float:
+        """Learning rate after warm-up, for a global batch (Goyal et al. 2017, arXiv 1706.02677, for linear)."""
+        ratio = batch_size / 256
+        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling]

@@ -1,0 +1,28 @@
+"""What the loop says while it trains, and how it ends where the loss is no number any more. Knows no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eagleray.contracts.batch import Progress
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more. Nothing was saved since the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop says after every epoch, at every checkpoint, and about once a second in between."""
+
+    progress: "Progress"
+    metrics: dict[str, float]  # of the whole epoch when it ended; before that the means so far
+    images_per_second: float
+    epoch_ended: bool = False
+    checkpoint: Path | None = None  # holds everything up to this report
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is complete."""
+        return self.epoch_ended and self.progress.step == self.progress.steps

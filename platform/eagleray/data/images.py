@@ -1,0 +1,125 @@
+"""A source by name to images that are split, counted and ready to be batched."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from eagleray.config.registry import find
+from eagleray.config.sections import DataSettings
+from eagleray.contracts.batch import DataInfo
+from eagleray.contracts.dataset import Dataset, PartName
+from eagleray.contracts.errors import ConfigError
+from eagleray.data.archive import Archive, open_archive
+from eagleray.data.pixels import Pixels, Stored
+from eagleray.data.splits import LIMIT, VALIDATION, balanced, drawn, held_out
+
+
+class Images:
+    """Images of one split. Their pixels come in batches, their labels stay with the engine."""
+
+    labels: np.ndarray | None  # int64 [N], -1: not known; None: there are no classes
+
+    def __init__(self, pixels: Pixels, rows: np.ndarray, labels: np.ndarray | None):
+        self._pixels = pixels
+        self._rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For every tensor of positions, int64 [n], their images, uint8 [n, C, H, W], free to be changed."""
+        rows = (self._rows[indices.numpy()] for indices in order)
+        return map(torch.from_numpy, self._pixels.batches(rows))
+
+    def in_memory(self) -> "Images":
+        """The same images, decoded once and kept: for the few labelled ones that every step asks for."""
+        pixels = np.concatenate(list(self._pixels.batches(np.array_split(self._rows, -(-len(self) // 64)))))
+        return Images(Stored(pixels), np.arange(len(self)), self.labels)
+
+    def only(self, positions: np.ndarray) -> "Images":
+        """Those at the given positions."""
+        labels = None if self.labels is None else self.labels[positions]
+        return Images(self._pixels, self._rows[positions], labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run."""
+
+    train: Images
+    validation: Images | None  # held out of train by the run's seed
+    test: Images | None  # the same for every seed
+    info: DataInfo
+    class_names: tuple[str, ...] | None
+    skipped: int  # files left out because they could not be read
+
+    def labelled(self, per_class: int, seed: int) -> Tensor:
+        """Positions in train of `per_class` images of every class, int64 [classes * per_class], sorted.
+
+        They depend on the data and the seed alone: not on the number of workers, not on the step.
+
+        Raises:
+            ConfigError: no class is known, or one has fewer images.
+        """
+        if self.train.labels is None or self.class_names is None:
+            raise ConfigError("these images have no labels, and the method needs a few")
+        return torch.from_numpy(balanced(self.train.labels, per_class, seed, self.class_names))
+
+
+def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -> Data:
+    """The images of a source, split.
+
+    Args:
+        name: the source's name, as in `eagleray datasets`.
+        config: the source's own settings.
+        settings: those that every source shares.
+        seed: of the run; it draws the validation part.
+
+    Raises:
+        ConfigError: images are missing, damaged, or too few.
+    """
+    dataset: Dataset = find("data", name).load()(name, config)
+    archive = open_archive(dataset, settings)
+    everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
+    assert everything is not None, "an archive has a training part"
+    train, validation = _held_out(everything, validation, settings, seed)
+    if len(train) < 2:
+        raise ConfigError(f"{name} leaves {len(train)} image to train on, and learning takes two at least")
+    return Data(train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped)
+
+
+def _part(archive: Archive, name: PartName) -> Images | None:
+    if name not in archive.rows:
+        return None
+    return Images(archive.pixels, archive.rows[name], archive.labels[name])
+
+
+def _held_out(
+    train: Images, validation: Images | None, settings: DataSettings, seed: int
+) -> tuple[Images, Images | None]:
+    """Train and validation. A source that brings its own validation part keeps it."""
+    if validation is None:
+        held = held_out(len(train), train.labels, settings.validation, (VALIDATION, seed))
+        validation = train.only(held) if len(held) else None
+        train = train.only(np.delete(np.arange(len(train)), held))
+    if settings.limit is not None:
+        train = train.only(drawn(len(train), settings.limit, (LIMIT, seed)))
+    return train, validation
+
+
+def _info(archive: Archive, samples: int) -> DataInfo:
+    about = archive.about
+    _, channels, size, _ = about.shape
+    return DataInfo(
+        image_size=size,
+        channels=channels,
+        samples=samples,
+        classes=len(about.class_names) if about.class_names else None,
+        mean=about.mean,
+        std=about.std,
+    )

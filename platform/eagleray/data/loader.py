@@ -1,0 +1,92 @@
+"""What a run's network sees, batch by batch: functions of (seed, step, rank), with no state that had to be saved."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from eagleray.augment import View, make_views, plain
+from eagleray.augment.override import overridden
+from eagleray.blocks import distributed
+from eagleray.config import Run
+from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
+from eagleray.contracts.method import Method
+from eagleray.data.images import Data
+from eagleray.data.order import epoch_order, labelled_order
+
+_UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
+
+
+class DataLoader:
+    """Batches of a run, for this worker.
+
+    Args:
+        run: which views, sizes and seeds.
+        data: the images.
+        info: the data as the method knows it (`fitted`).
+        method: declares the views.
+        device: where the views are made.
+    """
+
+    def __init__(self, run: Run, data: Data, info: DataInfo, method: Method, device: torch.device):
+        self.run, self.data, self.info, self.device = run, data, info, device
+        self.views = overridden(method.views, run.augment)
+        self.labelled_views = overridden(method.labelled_views, run.augment)
+        # Convolutions are faster on images whose channels lie together; a ViT cuts patches and does not care.
+        self.layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
+        # The few labelled images are decoded once: every step asks for some of them.
+        chosen = data.labelled(run.labels.per_class, run.seed) if run.labels else None
+        self.labelled = None if chosen is None else data.train.only(chosen.numpy()).in_memory()
+        self.steps_per_epoch = len(data.train) // run.batch_size
+
+    def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from its step `start` on."""
+        rank, world = distributed.rank(), distributed.world_size()
+        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
+        first = epoch * self.steps_per_epoch + start
+        if not self.views:
+            for step, indices in enumerate(order, first):
+                yield Batch([], indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
+            return
+        for step, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True), first):
+            views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
+            yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
+        return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
+
+    def pairs(self, images: Tensor) -> list[Tensor]:
+        """The first two views of given images, the same at every call: for alignment and positive pairs."""
+        views = (self.views * 2)[:2]
+        return self._views(images, views, (self.run.seed, 0, 0, _FIXED))
+
+    def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
+        if self.labelled is None or self.labelled.labels is None or self.run.labels is None:
+            return None
+        size = self.run.batch_size // self.run.labels.ratio // world * world
+        places = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+        images = next(self.labelled.batches([places]))
+        views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
+        return LabelledBatch(views, torch.from_numpy(self.labelled.labels)[places].to(self.device))
+
+    def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
+        images = images.to(self.device, non_blocking=True)
+        mean, std = self._norm
+        made = make_views(
+            views,
+            images,
+            size=self.info.image_size,
+            seed=seed,
+            mean=mean,
+            std=std,
+            exact=self.run.augment.exact,
+        )
+        return [self._laid(view) for view in made]
+
+    @property
+    def _norm(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.info.mean, self.info.std
+
+    def _laid(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self.layout)

@@ -1,0 +1,1 @@
+"""The evaluators, one a file: what a representation is worth."""

@@ -1,0 +1,80 @@
+"""What Ray Tune says of a sweep's trials, passed on to who watches; a trial that Tune ended is recorded as ended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from eagleray.ray_backend.trial import started
+from eagleray.ray_backend.workers import free
+from eagleray.runs.record import Record
+
+
+class Watch(Protocol):
+    """Who wants to see a sweep run."""
+
+    def trial(
+        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+    ) -> None:
+        """A trial or a floor waits, runs (its last epoch and metrics), or has ended (as its record says)."""
+
+
+class Course(tune.Callback):
+    """Follows the trials of one sweep."""
+
+    def __init__(self, watch: Watch | None):
+        self.watch = watch
+        self.ended: set[str] = set()  # labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"watch": None, "ended": set()}  # Tune pickles its callbacks, and a live table cannot be
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It has got its share of the machines."""
+        self._tell(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch has ended."""
+        if not result["done"]:
+            self._tell(trial, "running", result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It is done, or the scheduler has ended it."""
+        record = Record.open(trial.config["trial"]["directory"])
+        if record.state == "running":
+            record.finish("stopped", "by the scheduler", summary=_metrics(trial.last_result))
+        self._end(trial, record)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It has failed once too often."""
+        _, record = started(trial.config["trial"])  # it may have failed before there was one
+        free(record.directory)
+        error = trial.get_error()
+        text = str(getattr(error, "cause", None) or error).strip()
+        (record.artifacts / "error.txt").write_text(text, encoding="utf-8")
+        # Before its last line stand the stacks of all processes in between.
+        record.finish("failed", text.rpartition("\n")[2], summary=_metrics(trial.last_result))
+        self._end(trial, record)
+
+    def _end(self, trial: Trial, record: Record) -> None:
+        self.ended.add(record.name)
+        self._tell(trial, record.state, trial.last_result)
+
+    def _tell(self, trial: Trial, state: str, result: dict[str, Any] | None = None) -> None:
+        self.tell(trial.config["trial"], state, result)
+
+    def tell(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
+        """Passes on how a trial (its configuration) stands."""
+        if self.watch:
+            label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
+            epoch = (result or {}).get("epoch", 0)
+            self.watch.trial(label, trial["params"], state, epoch, epochs, _metrics(result))
+
+
+def _metrics(result: dict[str, Any] | None) -> dict[str, float]:
+    """The loop's numbers among what Tune adds; none before the first epoch."""
+    return (result or {}).get("metrics", {})

@@ -1,0 +1,69 @@
+"""Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst take up the weights of the best."""
+
+import random
+from typing import Any
+
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import PopulationBasedTraining
+
+from eagleray.config import Sweep
+from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Range, rounded
+
+
+class Population(PopulationBasedTraining):
+    """Ray's scheduler, all trials in step with each other: compared at one epoch, and the same on every machine.
+
+    Args:
+        sweep: what is varied, and every how many epochs (`grace`) the last quarter copies the first and changes it.
+        begun: epochs, a multiple of `grace`, that all trials of a resumed sweep have behind them.
+    """
+
+    def __init__(self, sweep: Sweep, begun: int):
+        self.ranges, self.begun = sweep.ranges(), begun
+        random.seed(int(sweep.run.get("seed", 0)))  # Ray draws from Python's global generator
+        super().__init__(
+            time_attr="epoch",
+            perturbation_interval=sweep.grace,
+            hyperparam_mutations={"trial": {"values": {key: _domain(span) for key, span in self.ranges.items()}}},
+            log_config=False,
+            require_attrs=False,
+            synch=True,
+        )
+        self._next_perturbation_sync = begun + sweep.grace
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """As Ray's, from where the sweep was."""
+        super().on_trial_add(tune_controller, trial)
+        self._trial_state[trial].last_perturbation_time = self.begun
+
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
+        """Another's values, changed; all else of a trial's configuration (its directory!) stays its own."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        # Ray multiplies by 0.8 or 1.2 and knows no ends.
+        values = {key: _clipped(self.ranges[key], value) for key, value in config["trial"]["values"].items()}
+        return {"trial": {**trial.config["trial"], "values": values}}, operations
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """As Ray's, except that trials never wait for one that has ended before its turn."""
+        chosen = super().choose_trial_to_run(tune_controller)
+        states = {trial.status for trial in tune_controller.get_live_trials()}
+        if chosen is None and states == {Trial.PAUSED}:
+            self._next_perturbation_sync += self._perturbation_interval
+            chosen = super().choose_trial_to_run(tune_controller)
+        return chosen
+
+
+def _domain(span: Range) -> Any:
+    if isinstance(span, Choice):
+        return list(span.values)
+    if isinstance(span, IntRange):
+        return tune.randint(span.low, span.high + 1)
+    return (tune.loguniform if isinstance(span, LogUniform) else tune.uniform)(span.low, span.high)
+
+
+def _clipped(span: Range, value: Any) -> Any:
+    if isinstance(span, Choice):
+        return value
+    return min(max(value, span.low), span.high) if isinstance(span, IntRange) else rounded(value, span)

@@ -1,0 +1,159 @@
+"""A trial of a sweep, as Ray Tune runs it: the loop, one epoch at a time."""
+
+import platform
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from eagleray.config import Run, validated
+from eagleray.config.search_points import changed
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Diverged, Report
+from eagleray.loop import train
+from eagleray.ray_backend.workers import group
+from eagleray.runs.checkpoint import checkpoints
+from eagleray.runs.evaluation import collapsed
+from eagleray.runs.record import PLACES, Record
+from eagleray.runs.writer import recorded
+
+Result = dict[str, Any]
+
+
+class Trial(tune.Trainable):
+    """One run at a time, in an actor that serves many runs one after the other: a step is the loop's next epoch.
+
+    An actor that has imported torch and warmed it up is worth seconds, so it is kept. The generator does nothing until
+    its first `next`, so neither `setup` nor `reset_config` loads anything that `load_checkpoint` would drop again.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config["trial"])
+        return True
+
+    def step(self) -> Result:
+        return next(self.results)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Points at the loop's own checkpoint: weights are not copied."""
+        saved = checkpoints(Path(self.trial["directory"]) / "checkpoints")
+        return {"checkpoint": str(saved[-1])} if saved else {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Takes up another trial's weights; its own the loop finds by itself."""
+        place = Path(checkpoint["checkpoint"]) if checkpoint else None
+        if place and place.parents[1] != Path(self.trial["directory"]):
+            self._begin(self.trial, place)
+
+    def cleanup(self) -> None:
+        self.results.close()
+
+    def _begin(self, trial: dict[str, Any], resume_from: Path | None = None) -> None:
+        if hasattr(self, "results"):
+            self.results.close()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a neighbour may need what the last trial left
+        self.trial, self.results = trial, results(trial, resume_from)
+
+
+def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator[Result]:
+    """What a trial reports to Tune after each of its epochs: first those of its record, then those of the loop.
+
+    A resumed sweep is the same sweep run again, except that nothing recorded is computed anew; so the scheduler and
+    the search learn again what they knew.
+    """
+    past = Past.of(Path(trial["directory"]))
+    if resume_from is None:
+        # A population compares where all are now; what it compared before led to the settings it has.
+        yield from list(past.results())[0 if trial["replay"] else -1 :]
+    if past.ended:
+        return
+    run, record = started(trial)
+    if resume_from is not None:
+        changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
+        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
+    torch.set_num_threads(run.threads or 1)
+    told = past.epoch
+    changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
+    try:
+        with closing(_reports(run, record, trial, resume_from)) as reports:
+            for report in filter(attrgetter("epoch_ended"), reports):
+                over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
+                if over:
+                    record.finish("collapsed", summary=report.metrics)
+                if report.done or report.progress.epoch > told:
+                    told = report.progress.epoch
+                    if changing:
+                        record.append(report.progress.step, changing, told)
+                    yield result(report.metrics, told, done=report.done or over)
+                if over:
+                    return
+    except Diverged:
+        yield result({}, told, done=True)  # the record says why
+
+
+def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
+    if run.workers > 1:
+        return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
+    return recorded(train(run, record.directory, resume_from=resume_from), record)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the record of a trial holds already."""
+
+    rows: list[dict[str, Any]]
+    ended: bool
+
+    @classmethod
+    def of(cls, directory: Path) -> "Past":
+        """Nothing, if it never began."""
+        if not (directory / "record.json").exists():
+            return cls([], ended=False)
+        record = Record.open(directory)
+        # A failed run is tried again: a machine may have been at fault.
+        return cls(record.metrics(), ended=record.state in ("finished", "stopped", "collapsed"))
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+    def results(self) -> Iterator[Result]:
+        """Its epochs as Tune was told them."""
+        for left, row in zip(range(len(self.rows) - 1, -1, -1), self.rows, strict=True):
+            metrics = {name: value for name, value in row.items() if name not in PLACES}
+            yield result(metrics, int(row["epoch"]), done=self.ended and not left)
+
+
+def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
+    """What Tune is told: it adds numbers of its own, so ours have a place of theirs (`metrics/knn`)."""
+    return {"metrics": metrics, "epoch": epoch, "done": done}
+
+
+def started(trial: dict[str, Any]) -> tuple[Run, Record]:
+    """The run of a trial, with what a population has changed in it, and its record, open for more."""
+    run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    if not directory.parents[1].exists():
+        raise ConfigError(
+            f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "
+            "a folder that all machines share"
+        )
+    record = Record.create(
+        directory,
+        name=directory.name,
+        experiment=run.tracking.experiment,
+        params=trial["params"],
+        run=run.file(),
+        parent=Record.open(directory.parents[1]),
+        uri=run.tracking.uri,
+    )
+    return run, record

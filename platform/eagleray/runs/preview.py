@@ -1,0 +1,87 @@
+"""A picture of the views that training sees: one image a row, first as it is, then as its views."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from eagleray.augment import make_views
+from eagleray.augment.override import overridden
+from eagleray.config import Run
+from eagleray.data.images import Data, load_data
+from eagleray.runs.assemble import build_method, fitted
+
+ROWS = 8
+COLUMNS = 4  # of views, at least: a method with fewer shows each of them several times
+CELL = 72  # pixels of a cell's side, at least
+GAP, HEAD = 4, 16
+GREY = (90, 90, 90)
+
+
+def preview(run: Run, path: Path, data: Data | None = None) -> None:
+    """Writes a PNG grid of the views that a run's method makes of its first training images, as its seed draws them.
+
+    Args:
+        run: names the method, the images and the changes to the views.
+        path: of the PNG.
+        data: the images, if they are loaded already.
+
+    Raises:
+        ConfigError: the run does not fit its data.
+    """
+    data = data or load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    columns = _columns(run, data)
+    largest = max(images.shape[-1] for images in columns.values())
+    cell = largest * max(1, -(-CELL // largest))
+    count = len(next(iter(columns.values())))
+    grid = Image.new("RGB", (len(columns) * (cell + GAP) + GAP, HEAD + count * (cell + GAP)), "white")
+    pen = ImageDraw.Draw(grid)
+    for column, (name, images) in enumerate(columns.items()):
+        left = GAP + column * (cell + GAP)
+        pen.text((left, 2), name, fill=GREY)
+        for row, image in enumerate(images):
+            grid.paste(_enlarged(image, cell), (left, HEAD + row * (cell + GAP)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    grid.save(unfinished, format="PNG")
+    unfinished.replace(path)
+
+
+def _columns(run: Run, data: Data) -> dict[str, Tensor]:
+    """Name of each column -> its images, uint8 [N, C, H, W]; sizes differ where views do."""
+    method = build_method(run, fitted(run, data.info))
+    images = next(iter(data.train.batches([torch.arange(min(ROWS, len(data.train)))])))
+    kinds = {"view": overridden(method.views, run.augment)}
+    if run.labels is not None:
+        kinds["labelled"] = overridden(method.labelled_views, run.augment)
+    columns = {"image": images}
+    for number, (kind, views) in enumerate(kinds.items()):
+        repeats = -(-COLUMNS // len(views)) if views else 0
+        made = make_views(
+            views * repeats,
+            images,
+            size=run.image_size or data.info.image_size,
+            seed=(run.seed, number),
+            mean=data.info.mean,
+            std=data.info.std,
+            exact=run.augment.exact,
+        )
+        for place, view in enumerate(made):
+            again = " " * (place // len(views))  # the same name, and a key of its own
+            columns[f"{kind} {place % len(views) + 1}{again}"] = _bytes(view, data)
+    return columns
+
+
+def _bytes(view: Tensor, data: Data) -> Tensor:
+    """The inverse of normalising: float -> uint8."""
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (data.info.mean, data.info.std))
+    return ((view.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _enlarged(image: Tensor, side: int) -> Image.Image:
+    """By whole pixels, so that small images stay what they are: uint8 [C, H, W] -> a picture."""
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    factor = side // picture.width
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

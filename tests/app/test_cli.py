@@ -1,0 +1,618 @@
+"""The command line as a person meets it."""
+
+import fcntl
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from eagleray.app import cli, launch
+from eagleray.app.terminal import Pace, SweepDisplay, followed, short
+from eagleray.config import Sweep, load_run
+from eagleray.config.registry import declared
+from eagleray.config.schema import run_schema, sweep_schema
+from eagleray.config.search_points import points
+from eagleray.contracts.batch import Progress
+from eagleray.contracts.report import Report
+from eagleray.runs.record import Record
+from eagleray.runs.restore import reloaded
+from method_cases import needed
+
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
+TINY = [
+    "data.limit=64", "batch_size=16", "epochs=2", "encoder.width=4", "encoder.depth=2", "threads=1",
+    "evaluate.linear=never", "precision=fp32",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Types a command, in an empty directory."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+
+    def typed(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["eagleray", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return typed
+
+
+def written(path: Path) -> list[str]:
+    return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
+
+
+# --- what answers at once --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["methods", "simclr"],
+        ["schema", "run"], ["schema", "sweep"], ["check", str(SWEEPS[0])], ["train", "epochz=3"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
+    code = (
+        f"import sys; sys.argv = ['eagleray', *{arguments!r}]\n"
+        "from eagleray.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'timm'} & set(sys.modules)\n"
+        "print('slow:', sorted(slow), file=sys.stderr)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.splitlines()[-1] == "slow: []"
+    assert time.monotonic() - began < 20  # about a second, on a machine that has nothing else to do
+
+
+def test_the_lists_name_all_there_is(eagleray: Any):
+    for command, kind in (("methods", "method"), ("encoders", "encoder"), ("datasets", "data")):
+        outcome = eagleray(command)
+        assert outcome.code == 0
+        firsts = {line.split()[0] for line in outcome.out.splitlines() if line.strip()}
+        assert set(declared(kind)) <= firsts
+
+
+def test_one_of_a_list_is_shown_with_its_settings(eagleray: Any):
+    outcome = eagleray("datasets", "folder")
+    assert re.search(r"data\.root +needed +the folder", outcome.out)
+    assert re.search(r"data\.channels +auto", outcome.out)
+
+
+def test_a_method_is_shown_with_both_recipes_values_and_the_ranges_of_a_sweep(eagleray: Any):
+    outcome = eagleray("methods", "simclr")
+    lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert "method.temperature 0.1 0.2 0.05 to 1, by factors how sharply near negatives are pushed away" in lines
+    assert "recipe=small: adamw, lr 0.002, lr_scaling sqrt, warmup_epochs 0.5" in lines
+    assert lines[-1].startswith("recipe=paper: lars, lr 0.3")
+    assert "recipe=small: adamw" in eagleray("methods", "rotnet").out  # has no setting
+
+
+# --- schema and check ------------------------------------------------------------------------------------------
+
+
+def errors(schema: dict[str, Any], tree: Any) -> list[str]:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(tree)]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
+def test_shipped_sweeps_are_valid(eagleray: Any, file: Path):
+    outcome = eagleray("check", str(file))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "is a valid sweep" in outcome.out
+    assert errors(sweep_schema(), yaml.safe_load(file.read_text())) == []
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
+def test_a_shipped_sweep_says_its_question_its_cost_and_its_finding(file: Path):
+    comments = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    assert comments.startswith("# Question: ")
+    assert "\n# Cost: " in comments
+    assert "\n# Finding: " in comments
+    assert yaml.safe_load(file.read_text())["name"] == file.stem
+
+
+def test_the_quick_start_is_at_least_eight_trials():
+    file = next(file for file in SWEEPS if file.stem == "quickstart")
+    assert len(points(Sweep.model_validate(yaml.safe_load(file.read_text())))) >= 8
+
+
+@pytest.mark.parametrize("method", sorted(declared("method")))
+def test_resolved_runs_fit_the_schema(method: str):
+    assert errors(run_schema(), load_run(None, [f"method={method}", *needed(method)]).file()) == []
+
+
+@pytest.mark.parametrize(
+    ("tree", "is_valid"),
+    [
+        ({}, True),
+        ({"method": "byol", "encoder": "resnet18"}, True),
+        ({"method": {"temperature": 0.1}}, True),
+        ({"method": "mae", "encoder": {"patch_size": 4}}, True),
+        ({"method": {"name": "my_lab.fancy", "anything": 1}}, True),
+        ({"data": {"name": "folder", "root": "images", "memory_limit": "1 GiB"}}, True),
+        ({"data": {"name": "folder"}}, False),
+        ({"method": "simclrr"}, False),
+        ({"method": {"name": "byol", "temperature": 0.1}}, False),
+        ({"method": {"temperature": -1}}, False),
+        ({"epochz": 1}, False),
+        ({"augment": {"flip": 2}}, False),
+    ],
+)
+def test_the_schema_knows_right_from_wrong(tree: Any, is_valid: bool):
+    assert (errors(run_schema(), tree) == []) is is_valid
+    assert (errors(sweep_schema(), {"name": "s", "run": tree, "vary": {"seed": [0]}}) == []) is is_valid
+
+
+@pytest.mark.parametrize("vary", [{"seed": 3}, {"optimizer.lr": {"uniform": [1]}}, {"optimizer.lr": "declard"}, {}])
+def test_the_schema_knows_what_a_range_is(vary: Any):
+    assert errors(sweep_schema(), {"name": "s", "vary": vary})
+
+
+def test_schema_prints_json(eagleray: Any):
+    assert json.loads(eagleray("schema", "sweep").out)["properties"].keys() >= {"run", "vary"}
+
+
+def test_check_tells_runs_from_sweeps(eagleray: Any):
+    Path("run.yaml").write_text("method: byol\n")
+    assert "is a valid run: byol with convnet on digits" in eagleray("check", "run.yaml").out
+    assert eagleray("check", "run.yaml", "method.temperature=1").code == 2
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------
+
+FILES = {
+    "bad.yaml": "epochs: [1\n",
+    "list.yaml": "- 1\n",
+    "typo.yaml": "method: {name: simclr, temprature: 0.1}\n",
+    "sweep.yaml": "name: s\nsearch: grid\nrun: {epochs: 1}\nvary: {batch_size: [64, 5000]}\n",
+    "many.yaml": "name: s\nsearch: grid\nvary: {augment.flip: {uniform: [0, 1]}}\n",
+    "metric.yaml": "name: s\nsearch: grid\nmetric: knnn\nvary: {augment.flip: [0, 1]}\n",
+    "novary.yaml": "name: s\n",
+    "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
+}
+MISTAKES = [
+    ("train epochz=3", "unknown key epochz; did you mean epochs?"),
+    ("train epochs=ten", "epochs=ten is not a whole number"),
+    ("train epochs=0", "epochs=0 is out of range (allowed: >= 1)"),
+    ("train method=simclrr", "did you mean simclr?"),
+    ("train simclr", "there is no file simclr; settings are written key=value, for example method=simclr"),
+    ("train gone.yaml", "there is no file gone.yaml"),
+    ("train bad.yaml", "bad.yaml is not YAML"),
+    ("train list.yaml", "list.yaml holds no settings"),
+    ("train typo.yaml", "unknown key method.temprature; did you mean method.temperature?"),
+    ("train typo.yaml list.yaml", "one run file at a time"),
+    ("train method=mae encoder=resnet18", "take encoder=vit_tiny"),
+    ("train encoder.stem=small", "convnet has no such setting"),
+    ("train batch_size=5000", "batch_size=5000 is larger than the data: "),
+    ("train workers=3", "the nearest that can is 255"),
+    ("train method=mae encoder.patch_size=3", "encoder.patch_size=3 does not divide the image size of 8 pixels"),
+    ("train method=fixmatch labels.per_class=500", "labels.per_class=500: train has "),
+    ("train augment.grayscale=0.5", "these images are grey already"),
+    ("train data=folder data.root=nowhere", "is not there"),
+    ("train data=mnist", "set data.root to the folder that holds it, or data.download=true"),
+    ("train device=cuda", "torch sees no GPU here"),
+    ("train tracking.uri=some/folder", "is no MLflow store"),
+    ("train --resume", "nothing unfinished lies in runs/eagleray"),
+    ("sweep gone.yaml", "there is no file gone.yaml"),
+    ("sweep many.yaml", "search=grid needs a list of values"),
+    ("sweep novary.yaml", "vary is missing"),
+    ("sweep pbt.yaml", "vary.batch_size cannot change in flight"),
+    ("sweep sweep.yaml", "batch_size=5000 is larger than the data"),
+    ("sweep metric.yaml", "metric=knnn: simclr reports no such number; did you mean knn?"),
+    ("sweep sweep.yaml --resume", "nothing unfinished lies in runs/s"),
+    ("sweep sweep.yaml simclr", "'simclr' is not a setting"),
+    ("check gone.yaml", "there is no file gone.yaml"),
+    ("schema runs", "there is a schema of run and one of sweep files"),
+    ("evaluate nowhere", "nowhere is no run directory"),
+    ("preview --out views.jpg", "give it a name that ends in .png"),
+    ("methods simclrr", "did you mean simclr?"),
+    ("compare s --mode up", "--mode up is neither max nor min"),
+    ("compare s tracking.uri=sqlite:///none.db", "There is no MLflow store at"),
+    ("sync nowhere", "there is no directory nowhere"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_ends_in_one_sentence_and_nothing_started(eagleray: Any, line: str, said: str):
+    if "device=cuda" in line and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    before = written(Path.cwd())
+    outcome = eagleray(*line.split())
+    assert outcome.code == 2
+    assert outcome.err.startswith("eagleray: ")
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert "Traceback" not in outcome.err + outcome.out
+    assert written(Path.cwd()) == before
+
+
+def test_an_unknown_command_or_option_is_said_without_a_traceback(eagleray: Any):
+    for arguments in (["trian"], ["train", "--epochs", "3"], ["ui", "--port", "0"]):
+        outcome = eagleray(*arguments)
+        assert outcome.code == 2
+        assert "Traceback" not in outcome.err
+
+
+# --- preview ---------------------------------------------------------------------------------------------------
+
+
+def test_preview_draws_a_row_an_image_and_a_column_a_view(eagleray: Any):
+    outcome = eagleray("preview", "augment.only=[]", "--out", "pictures/views.png")
+    assert outcome.out.strip() == "pictures/views.png"
+    with Image.open("pictures/views.png") as grid:
+        assert grid.size == (5 * 76 + 4, 16 + 8 * 76)  # the image and four views of 72 pixels, gaps of 4, a head of 16
+        cells = [grid.crop((4 + 76 * column, 16, 76 + 76 * column, 88)).tobytes() for column in range(5)]
+    assert len(set(cells)) == 1  # nothing is switched on, so every view is the image itself
+
+
+def test_previews_of_one_seed_are_equal_and_of_two_are_not(eagleray: Any):
+    pictures = []
+    for name, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
+        eagleray("preview", f"seed={seed}", "--out", name)
+        pictures.append(Path(name).read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+# --- train -----------------------------------------------------------------------------------------------------
+
+
+def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
+    outcome = eagleray("train", *TINY, "tracking.experiment=lab")
+    assert outcome.code == 0, outcome.err
+    first, second, *rest = outcome.out.splitlines()
+    assert re.fullmatch(r"simclr on digits  epoch 1/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", first)
+    assert re.fullmatch(r"simclr on digits  epoch 2/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", second)
+    assert any(re.fullmatch(r"test_knn +[\d.]+", line) for line in rest)
+    assert "1 run is not completely in MLflow at http://127.0.0.1:1 yet" in outcome.out
+    assert outcome.out.rstrip().endswith("eagleray ui")
+    (directory,) = Path("runs/lab").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-simclr", directory.name)
+    assert f"run  {directory}" in outcome.out
+    assert set(written(directory)) >= {
+        "artifacts/encoder.safetensors", "artifacts/load_encoder.py", "artifacts/views.png", "run.yaml"
+    }  # fmt: skip
+    record = Record.open(directory)
+    assert record.state == "finished"
+    assert record.params["method.temperature"] == 0.2
+    assert Path(record.tags["checkpoint"]).is_file()
+    shown = {line.split()[0]: line.split()[1] for line in rest if len(line.split()) == 2}
+    assert shown["knn"] == f"{record.summary['knn']:.3f}"
+
+    again = eagleray("evaluate", str(directory))
+    for name in ("knn", "test_knn", "rankme"):
+        assert re.search(rf"^{name} +{shown[name]}$", again.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", ["simclr", "fixmatch", "mae"])
+def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagleray: Any, method: str):
+    small = ["labels.per_class=2"] if method == "fixmatch" else []
+    encoder = ["encoder.depth=1", "encoder.dim=16"] if method == "mae" else []
+    tiny = [text for text in TINY if method != "mae" or not text.startswith("encoder")]
+    assert eagleray("train", f"method={method}", *tiny, *small, *encoder, "epochs=1").code == 0
+    (directory,) = Path("runs/eagleray").iterdir()
+    loader = runpy.run_path(str(directory / "artifacts/load_encoder.py"))
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    judged = reloaded(load_run(directory / "run.yaml", []), directory)
+    with torch.no_grad():
+        wanted = judged.method.eval().encode(judged.judge.feed.plain(images))
+        found = loader["load_encoder"]()(loader["prepare"](images))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
+    assert eagleray("train", *TINY, "epochs=1").code == 0
+    (directory,) = Path("runs/eagleray").iterdir()
+    Image.new("RGB", (20, 12), "red").save("red.png")
+    script = [sys.executable, str(directory / "artifacts/load_encoder.py"), "red.png"]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
+    name, *features = done.stdout.split()
+    assert name == "red.png"
+    assert len([float(each) for each in features]) == 8  # width 4, doubled once
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person presses Ctrl-C when so many epochs are done."""
+
+    def pressed(reports: Iterator[Report], name: str, console: Console) -> Iterator[Report]:
+        for report in reports:
+            yield report
+            if report.epoch_ended and report.progress.epoch == epochs:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.app.terminal.followed", pressed)
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_been(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch
+):
+    settings = [*TINY, "epochs=3"]
+    eagleray("train", *settings, "tracking.experiment=whole")
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        outcome = eagleray("train", *settings)
+    assert outcome.code == 130
+    assert "Traceback" not in outcome.err
+    hint = outcome.err.strip().rpartition("To go on: ")[2]
+    assert hint.startswith("eagleray train data.limit=64 ")
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert Record.open(directory).state == "stopped"
+
+    resumed = eagleray(*hint.split()[1:])
+    assert resumed.code == 0, resumed.err
+    assert list(Path("runs/eagleray").iterdir()) == [directory]
+    (whole,) = Path("runs/whole").iterdir()
+    assert Record.open(directory).summary == Record.open(whole).summary
+    assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
+    assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
+
+
+def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    for number, shade in enumerate((40, 90, 140, 190) * 8):
+        place = Path(f"images/{'dark' if shade < 100 else 'light'}/{number}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade).save(place)
+    settings = ["data=folder", "data.root=images", "data.limit=16", "batch_size=8", "epochs=2", *TINY[3:]]
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        assert eagleray("train", *settings).code == 130
+    assert eagleray("train", *settings, "--resume").code == 0
+
+
+def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        eagleray("train", *TINY)
+    outcome = eagleray("train", "epochs=7", "--resume")
+    assert outcome.code == 2
+    assert "was started with epochs=2, and now it is epochs=7" in outcome.err
+
+
+def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        eagleray("train", *TINY)
+    (directory,) = Path("runs/eagleray").iterdir()
+    with open(directory / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        outcome = eagleray("train", *TINY, "--resume")
+    assert outcome.code == 2
+    assert "is being trained by another process" in outcome.err
+    assert directory.is_dir()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(eagleray: Any):
+    outcome = eagleray("train", *TINY, "optimizer.lr=1e30", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
+    assert outcome.code == 1
+    assert re.match(r"eagleray: the loss is nan at step \d+; ", outcome.err)
+    assert len(outcome.err.splitlines()) == 1
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert Record.open(directory).state == "failed"
+
+
+# --- sweep -----------------------------------------------------------------------------------------------------
+
+SWEEP = (
+    "name: s\nquestion: Which?\nsearch: grid\nrun: {epochs: 1}\nvary: {batch_size: [16, 32], augment.flip: [0, 1]}\n"
+)
+
+
+def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | None, watch: Any) -> list[Record]:
+    """Stands in for Ray: flips do harm, one trial fails."""
+    parent = Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
+    for point in points(sweep):
+        run = point.run(sweep)
+        record = Record.create(
+            directory / "trials" / point.label,
+            name=point.label, experiment="s", params=point.params, run=run.file(), parent=parent,
+        )  # fmt: skip
+        knn = 0.9 - 0.1 * (run.augment.flip or 0)
+        record.append(1, {"knn": knn}, 1)
+        if point.number == 3:
+            record.finish("failed", "no room")
+        else:
+            record.finish("finished", summary={"knn": knn, **({"test_knn": 0.85} if point.number == 0 else {})})
+        watch.trial(point.label, point.params, record.state, 1, 1, {"knn": knn})
+    floor = Record.create(
+        directory / "trials" / "raw-pixels", name="raw pixels digits", experiment="s", params={}, run={},
+        parent=parent, tags={"kind": "floor"},
+    )  # fmt: skip
+    floor.finish("finished", summary={"knn": 0.95, "test_knn": 0.94})
+    watch.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
+    return parent.children()
+
+
+def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", quick_sweep)
+    Path("s.yaml").write_text(SWEEP)
+    outcome = eagleray("sweep", "s.yaml", "run.data.limit=200")
+    assert outcome.code == 0, outcome.err
+    (directory,) = Path("runs/s").iterdir()
+    assert "s: Which? (4 trials)" in outcome.out
+    assert "[4/4] 003 batch_size=32 augment.flip=1 seed=0: failed after epoch 1, knn 0.800" in outcome.out
+    assert "floor raw pixels digits: knn 0.950" in outcome.out
+    board = outcome.out[outcome.out.index("trial") :]
+    assert re.search(r"1 +raw pixels +0\.950 +floor", board)
+    assert re.search(r"2 +000 +16 +0 +0\.900 +finished", board)
+    assert "raw pixels (0.950) did better than every trial (best 0.900)." in outcome.out
+    assert "The winner (000) on the test part: test_knn 0.850 (raw pixels 0.940)." in outcome.out
+    for name in ("report.md", "heatmap.png"):
+        assert str(directory / "artifacts" / name) in outcome.out
+        assert (directory / "artifacts" / name).stat().st_size > 100
+    assert "- 003 failed: no room" in (directory / "artifacts/report.md").read_text()
+    assert (directory / "artifacts/leaderboard.csv").read_text().count("\n") == 6
+    assert (directory / "trials/000/artifacts/views.png").is_file()
+    parent = Record.open(directory)
+    assert (parent.state, parent.summary["knn"]) == ("finished", 0.9)
+    assert parent.tags["finding"].startswith("augment.flip")
+
+
+def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    def stopped(*arguments: Any, **settings: Any) -> list[Record]:
+        quick_sweep(*arguments, **settings)
+        raise KeyboardInterrupt
+
+    Path("s.yaml").write_text(SWEEP)
+    with monkeypatch.context() as patched:
+        patched.setattr("eagleray.ray_backend.sweep.sweep", stopped)
+        outcome = eagleray("sweep", "s.yaml", "seeds=2")
+    assert outcome.code == 130
+    assert outcome.err.strip().endswith("To go on: eagleray sweep s.yaml seeds=2 --resume")
+    (directory,) = Path("runs/s").iterdir()
+    assert Record.open(directory).state == "stopped"
+
+    monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", quick_sweep)
+    other = eagleray("sweep", "s.yaml", "seeds=3", "--resume")
+    assert other.code == 2
+    assert "was started with seeds=2, and now it is seeds=3" in other.err
+    assert eagleray("sweep", "s.yaml", "seeds=2", "--resume").code == 0
+    assert list(Path("runs/s").iterdir()) == [directory]
+    assert Record.open(directory).state == "finished"
+
+
+def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    """Everything together once: Ray, the loop, the report, a fresh MLflow store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    Path("s.yaml").write_text("name: s\nsearch: grid\nvary: {augment.flip: [0, 1]}\n")
+    outcome = eagleray("sweep", "s.yaml", *TINY, "floor=false")
+    assert outcome.code == 0, outcome.err
+    assert "not completely in MLflow" not in outcome.out
+    (directory,) = Path("runs/s").iterdir()
+    for trial in directory.glob("trials/*"):
+        assert (trial / "artifacts/encoder.safetensors").is_file()
+    compared = eagleray("compare", "s")
+    assert compared.code == 0, compared.err
+    assert len(re.findall(r"^\d +00[01] +[01] +0\.\d+ +finished", compared.out, re.MULTILINE)) == 2
+    assert re.search(r"http://127\.0\.0\.1:5000/#/compare-runs\?runs=", compared.out)
+    assert "sync" not in compared.out
+    assert "0 runs sent, 3 were there already, 0 could not be sent" in eagleray("sync").out
+    wrong = eagleray("compare", "s", "--metric", "knnn")
+    assert (wrong.code, "no trial measured knnn; they measured " in wrong.err) == (2, True)
+
+
+# --- what a terminal shows -------------------------------------------------------------------------------------
+
+
+def terminal(height: int = 20) -> Console:
+    return Console(file=StringIO(), force_terminal=True, width=100, height=height)
+
+
+def shown_on(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+
+
+def test_a_run_has_a_bar_in_a_terminal():
+    console = terminal()
+    reports = [
+        Report(Progress(5, 10, 0, 1), {"loss": 2.0}, 1234.0),
+        Report(Progress(10, 10, 1, 1), {"loss": 1.0, "knn": 0.9}, 1234.0, epoch_ended=True),
+    ]
+    assert list(followed(iter(reports), "simclr on digits", console)) == reports
+    last = shown_on(console).replace("\r", "\n").strip().splitlines()[-1]
+    assert re.search(r"simclr on digits ━+ epoch 1/1  loss 1\.000  knn 0\.900  1,234 images/s", last)
+
+
+def test_time_left_is_judged_by_what_was_done_since_the_start(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
+    pace = Pace()
+    assert pace.left(0.5) == ""  # a resumed run: its first half cost nothing today
+    clock.now = 110.0
+    assert pace.left(0.6) == "0:40"
+    clock.now = 4110.0
+    assert pace.left(0.75) == "1:06:50"
+
+
+def test_a_live_table_shows_every_trial_and_fits_the_terminal():
+    console = terminal(height=20)
+    display = SweepDisplay("s: Which?", "knn", 100, console)
+    for number in range(100):
+        display.trial(f"{number:03d}", {"augment.flip": 0.5, "seed": 0}, "waiting", 0, 5, {})
+    display.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
+    display.trial("007", {"augment.flip": 0.5, "seed": 0}, "running", 2, 5, {"knn": 0.8123})
+    display.trial("050", {"augment.flip": 0.5, "seed": 0}, "collapsed", 3, 5, {"knn": 0.1})
+    with console.capture() as captured:
+        console.print(display._render())
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", captured.get()).splitlines()
+    assert len(lines) < 20
+    assert any(re.match(r" *007 +0\.5 +0 +2/5 +0\.812 +running", line) for line in lines)
+    assert any(re.match(r" *050 +0\.5 +0 +3/5 +0\.100 +collapsed", line) for line in lines)
+    assert "1 collapsed, 1 running, 98 waiting, raw pixels digits 0.950, 87 more trials not shown" in lines[-1]
+
+
+def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
+    console = terminal()
+    with SweepDisplay("s: Which?", "knn", 1, console) as display:
+        display.trial("000", {"augment.flip": 0.5}, "running", 2, 5, {"knn": 0.8123})
+        display._live.refresh()
+    assert "s: Which? (1 trials)" in shown_on(console)
+    assert re.search(r"000 +0\.5 +2/5 +0\.812 +running", shown_on(console))
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
+
+
+def test_without_a_terminal_a_trial_is_told_once():
+    console = Console(file=StringIO(), width=200)
+    with SweepDisplay("s", "knn", 2, console) as display:
+        for state in ("waiting", "running", "finished", "finished"):
+            display.trial("000", {"x": [1, 2]}, state, 3, 3, {"knn": 0.5} if state == "finished" else {})
+    assert shown_on(console).splitlines() == [
+        "s (2 trials)",
+        "[1/2] 000 x=1+2: finished after epoch 3, knn 0.500",
+    ]
+
+
+def test_keys_are_short_where_that_tells_them_apart():
+    assert short(["augment.flip", "method.momentum", "optimizer.momentum"]) == [
+        "flip",
+        "method.momentum",
+        "optimizer.momentum",
+    ]
+
+
+def test_directories_of_one_second_differ(tmp_path: Path):
+    first = launch.new_directory(tmp_path, "simclr")
+    first.mkdir()
+    assert launch.new_directory(tmp_path, "simclr") != first

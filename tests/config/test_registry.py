@@ -1,0 +1,133 @@
+"""What files declare is read from their source, and is what importing them gives."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from eagleray.config import load_run
+from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.contracts.errors import ConfigError
+
+ALL = [one for kind in get_args(Kind) for one in declared(kind).values()]
+
+FANCY = '''
+"""A method of a user's own."""
+
+import torch
+from typing import Annotated, ClassVar
+from pydantic import BaseModel, Field
+from eagleray.method import Method
+from eagleray.recipe import Recipe
+from eagleray.search import Uniform
+
+
+class Fancy(Method):
+    """One sentence.
+
+    And more.
+    """
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        strength: Annotated[float, Uniform(0, 2), Field(ge=0, description="how fancy")] = 1.0
+
+    undecided: ClassVar[int]
+    recipe: ClassVar[Recipe] = Recipe(lr=0.3)
+    small_recipe: ClassVar[Recipe] = Recipe(lr=0.1)
+
+    def forward(self, batch, progress):
+        return torch.zeros(())
+'''
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of a user's own, importable under a name that no other test uses."""
+    package = tmp_path / f"lab_{tmp_path.name.replace('-', '_')}"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    return package
+
+
+def read(lab: Path, source: str) -> Declaration:
+    (lab / "fancy.py").write_text(source)
+    return find("method", f"{lab.name}.fancy")
+
+
+@pytest.mark.parametrize("one", ALL, ids=[f"{one.kind}-{one.name}" for one in ALL])
+def test_a_declaration_is_what_importing_gives(one: Declaration):
+    real = one.load()
+    assert one.Config.model_json_schema() == real.Config.model_json_schema()
+    assert repr(one.Config.model_fields) == repr(real.Config.model_fields)  # with the ranges, which schemas leave out
+    assert one.doc == real.__doc__
+    for name, value in one.values.items():
+        assert getattr(real, name) == value
+
+
+@pytest.mark.parametrize("one", ALL, ids=[f"{one.kind}-{one.name}" for one in ALL])
+def test_every_setting_says_what_it_means(one: Declaration):
+    assert one.summary.endswith(".")
+    assert [key for key, field in one.Config.model_fields.items() if not field.description] == []
+
+
+def test_reading_declarations_imports_nothing_slow():
+    code = (
+        "import sys; from eagleray.config.declared import declared; "
+        "[declared(kind) for kind in ('method', 'encoder', 'data')]; "
+        "print({'torch', 'timm', 'torchvision', 'sklearn', 'ray', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_dotted_name_reaches_a_file_of_the_users_own(lab: Path):
+    one = read(lab, FANCY)
+    assert (one.name, one.summary) == (f"{lab.name}.fancy", "One sentence.")
+    run = load_run(None, [f"method={one.name}", "method.strength=2"])
+    assert (run.method.name, run.optimizer.lr) == (one.name, 0.1)
+    assert run.method.declaration.load().__name__ == "Fancy"
+
+
+def test_a_mistake_in_the_settings_of_a_users_own_method_is_said(lab: Path):
+    one = read(lab, FANCY)
+    with pytest.raises(ConfigError, match=r"unknown key method\.strenth; did you mean method\.strength\?"):
+        load_run(None, [f"method={one.name}", "method.strenth=2"])
+
+
+def test_a_users_own_method_gets_the_vit_it_needs(lab: Path):
+    one = read(lab, FANCY.replace("    undecided: ClassVar[int]", "    needs_tokens: ClassVar[bool] = True"))
+    assert load_run(None, [f"method={one.name}"]).encoder.name == "vit_tiny"
+
+
+def test_a_class_may_do_without_settings(lab: Path):
+    start, end = FANCY.index("    class Config"), FANCY.index("    undecided")
+    assert read(lab, FANCY[:start] + FANCY[end:]).Config.model_fields == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("x = 1", "must define exactly one Method, and defines 0"),
+        (FANCY + FANCY.replace("class Fancy", "class Fancier"), "must define exactly one Method, and defines 2"),
+        (FANCY.replace("class Fancy(Method):", "class Fancy(Method:"), "line 12: "),
+        (FANCY.replace("Recipe(lr=0.3)", "PAPER"), "the declaration of Fancy uses 'PAPER'"),
+        (FANCY.replace("Recipe(lr=0.3)", "torch.tensor(1)"), "the declaration of Fancy uses 'torch'"),
+        (FANCY.replace("Uniform(0, 2)", "Uniform(2, 0)"), "a range goes from a lower to a higher number"),
+        (FANCY.replace("    small_recipe: ClassVar[Recipe] = Recipe(lr=0.1)\n", ""), "Fancy declares no small_recipe"),
+    ],
+)
+def test_a_file_that_declares_nothing_usable_is_named(lab: Path, source: str, said: str):
+    with pytest.raises(ConfigError) as caught:
+        read(lab, source)
+    assert str(caught.value).startswith(str(lab / "fancy.py"))
+    assert said in str(caught.value)
+
+
+def test_a_name_that_is_not_there_is_answered_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"there is no encoder 'resnet81'; did you mean resnet18\? \(there are: convnet, "
+    ):
+        find("encoder", "resnet81")

@@ -1,0 +1,268 @@
+"""Encoders: any image size, refusals, and torchvision's and timm's features from the same weights."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from eagleray.config.registry import declared, find
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
+from eagleray.encoders.convnet import ConvNet
+from eagleray.encoders.resnet import ResNet
+from eagleray.encoders.vit import ViT
+
+
+def make(name: str, image_size: int = 32, channels: int = 3, **settings) -> Encoder:
+    torch.manual_seed(0)
+    kind = find("encoder", name).load()
+    return kind(name, kind.Config(**settings), image_size=image_size, channels=channels).eval()
+
+
+def images(image_size: int = 32, channels: int = 3, samples: int = 2) -> Tensor:
+    return torch.randn(samples, channels, image_size, image_size, generator=torch.Generator().manual_seed(1))
+
+
+def test_what_a_file_declares_is_read_without_its_contract():
+    assert set(declared("encoder")) == {
+        "convnet", "resnet18", "resnet34", "resnet50", "vit", "vit_tiny", "vit_small", "vit_base", "pretrained"
+    }  # fmt: skip
+    tokens = {name for name, file in declared("encoder").items() if file.values.get("has_tokens")}
+    assert tokens == {"vit", "vit_tiny", "vit_small", "vit_base"}
+    for file in declared("encoder").values():
+        assert file.summary.endswith(".")
+        for field in file.Config.model_fields.values():
+            assert field.description
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, 64, 96])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
+def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_size: int, channels: int):
+    settings = {"depth": 1, "dim": 32} if name == "vit_tiny" else {}
+    encoder = make(name, image_size, channels, **settings)
+    features = encoder(images(image_size, channels))
+    assert features.shape == (2, encoder.dim)
+    assert features.isfinite().all()
+    assert not torch.equal(features[0], features[1])
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small"])
+def test_every_weight_gets_a_gradient(name: str):
+    encoder = make(name, **({"depth": 2} if name.startswith("vit") else {})).train()
+    encoder(images(samples=4)).square().sum().backward()
+    without = [key for key, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []  # a weight without one would stop DistributedDataParallel
+
+
+@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
+def test_resnet_widths(name: str, dim: int):
+    assert make(name).dim == dim
+
+
+def test_convnet_stays_small():
+    encoder = make("convnet")
+    assert encoder.dim == 256
+    assert sum(weight.numel() for weight in encoder.parameters()) == 388_896
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(4, 2), (8, 2), (28, 3), (32, 4), (64, 8), (224, 28)])
+def test_convnet_halves_only_what_is_large_enough(image_size: int, side: int):
+    encoder = make("convnet", image_size)
+    assert isinstance(encoder, ConvNet)
+    assert encoder.blocks(images(image_size)).shape == (2, 256, side, side)
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
+def test_channels_last_changes_nothing_but_the_speed(name: str):
+    encoder, batch = make(name), images()
+    contiguous = encoder(batch)
+    encoder.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(encoder(batch.to(memory_format=torch.channels_last)), contiguous, rtol=1e-4, atol=1e-5)
+
+
+# --- residual networks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_imagenet_stem_gives_torchvisions_features(name: str):
+    encoder = make(name, 64, stem="imagenet")
+    assert isinstance(encoder, ResNet)
+    reference = torchvision.models.get_model(name, weights=None).eval()
+    missing = reference.load_state_dict(encoder.network.state_dict(), strict=False)
+    assert set(missing.missing_keys) == {"fc.weight", "fc.bias"}
+    reference.fc = torch.nn.Identity()
+    torch.testing.assert_close(encoder(images(64)), reference(images(64)))
+
+
+@pytest.mark.parametrize(
+    ("stem", "image_size", "side"),
+    [
+        ("auto", 64, 8),
+        ("small", 96, 12),
+        ("auto", 96, 3),
+        ("imagenet", 64, 2),
+        ("auto", 32, 4),
+        ("auto", 65, 3),
+    ],
+)
+def test_small_stem_keeps_eight_times_finer_positions_up_to_64_pixels(stem: str, image_size: int, side: int):
+    encoder = make("resnet18", image_size, stem=stem)
+    assert isinstance(encoder, ResNet)
+    seen = []
+    encoder.network.layer4.register_forward_hook(lambda module, given, output: seen.append(output.shape[2:]))
+    encoder(images(image_size))
+    assert seen == [(side, side)]
+
+
+def test_grey_stems_are_initialised_as_torchvision_initialises():
+    """Kaiming over the outputs: variance 2 / (64 * 49), whatever the number of input channels."""
+    encoder = make("resnet18", 96, channels=1)
+    assert isinstance(encoder, ResNet)
+    assert encoder.network.conv1.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)
+
+
+def test_zero_init_residual_starts_every_block_as_the_identity():
+    for zero, expected in [(True, 0.0), (False, 1.0)]:
+        encoder = make("resnet18", zero_init_residual=zero)
+        assert isinstance(encoder, ResNet)
+        assert all(block.bn2.weight.eq(expected).all() for layer in (1, 2, 3, 4) for block in _layer(encoder, layer))
+
+
+def _layer(encoder: ResNet, number: int) -> torch.nn.Sequential:
+    return getattr(encoder.network, f"layer{number}")
+
+
+# --- vision transformers ---------------------------------------------------------------------------------
+
+
+def vit(name: str = "vit_tiny", image_size: int = 32, channels: int = 3, **settings) -> ViT:
+    encoder = make(name, image_size, channels, **{"depth": 2, **settings})
+    assert isinstance(encoder, ViT)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit_tiny_patch16_224",
+        "deit3_small_patch16_224",  # no position for the class token, layer scale
+        "vit_small_patch14_reg4_dinov2",  # registers
+        "vit_base_patch16_clip_224",  # a norm before the blocks
+    ],
+)
+def test_unmasked_tokens_are_timms_forward_features(architecture: str):
+    encoder, batch = vit("vit", architecture=architecture, patch_size=8), images()
+    reference = timm.create_model(architecture, img_size=32, patch_size=8, num_classes=0, depth=2).eval()
+    reference.load_state_dict(encoder.vit.state_dict())
+    features = reference.forward_features(batch)
+    expected = torch.cat([features[:, :1], features[:, reference.num_prefix_tokens :]], dim=1)
+    torch.testing.assert_close(encoder.tokens(encoder.patches(batch)), expected)
+
+
+@pytest.mark.parametrize("architecture", ["vit_base_patch16_siglip_224", "vit_base_patch16_reg4_gap_256"])
+def test_architectures_without_a_class_token_get_one(architecture: str):
+    encoder = vit("vit", architecture=architecture, patch_size=8, depth=1)
+    assert encoder.tokens(encoder.patches(images())).shape == (2, 17, 768)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "heads"),
+    [("vit_tiny", 192, 3), ("vit_small", 384, 6), ("vit_base", 768, 12), ("vit", 192, 3)],
+)
+def test_widths_and_depths(name: str, dim: int, heads: int):
+    encoder = vit(name, depth=1)
+    assert (encoder.dim, encoder.vit.blocks[0].attn.num_heads) == (dim, heads)
+    assert len(make("vit_tiny").get_submodule("vit.blocks")._modules) == 12
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(16, 1), (48, 3), (96, 3), (128, 2), (160, 5), (256, 4)])
+def test_any_width_divides_into_heads(dim: int, heads: int):
+    encoder = vit(depth=1, dim=dim)
+    assert encoder.vit.blocks[0].attn.num_heads == heads
+    assert encoder(images()).shape == (2, dim)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size"),
+    [(8, 2), (10, 2), (28, 4), (32, 4), (33, 3), (64, 8), (96, 16), (100, 20), (224, 16)],
+)
+def test_patches_cut_the_image_into_about_eight_or_are_about_sixteen_pixels(image_size: int, patch_size: int):
+    encoder = vit(image_size=image_size, depth=1, dim=16)
+    assert (encoder.patch_size, encoder.grid) == (patch_size, image_size // patch_size)
+    assert encoder.patches(images(image_size)).shape == (2, encoder.grid**2, 16)
+
+
+def test_patches_lie_row_by_row():
+    """Patch i of the image is the patch embedding of the square at (i // grid, i % grid)."""
+    encoder, batch = vit(patch_size=8), images()
+    found = encoder.patches(batch) - encoder.vit.pos_embed[:, 1:]
+    weight, bias = encoder.vit.patch_embed.proj.weight, encoder.vit.patch_embed.proj.bias
+    for index in range(16):
+        row, column = 8 * (index // 4), 8 * (index % 4)
+        square = batch[:, :, row : row + 8, column : column + 8]
+        expected = torch.einsum("nchw,dchw->nd", square, weight) + bias
+        torch.testing.assert_close(found[:, index], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_patches_are_the_mask_token_at_their_position():
+    encoder, token = vit(patch_size=8), torch.randn(192)
+    mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(2)) < 0.5
+    plain, masked = encoder.patches(images()), encoder.patches(images(), mask, token)
+    positions = encoder.vit.pos_embed[:, 1:].expand(2, -1, -1)
+    torch.testing.assert_close(masked[mask], token + positions[mask])
+    assert torch.equal(masked[~mask], plain[~mask])
+
+
+def test_a_subset_of_patches_is_all_the_blocks_see():
+    """Dropping patches is the same as never having had them: their order does not matter either."""
+    encoder = vit()
+    patches = encoder.patches(images())
+    kept = torch.tensor([5, 2, 60])
+    before = encoder.tokens(patches[:, kept])
+    assert before.shape == (2, 4, 192)
+    after = encoder.tokens(patches[:, kept.flip(0)])
+    torch.testing.assert_close(before[:, 1:], after[:, 1:].flip(1), rtol=1e-4, atol=1e-5)
+
+
+def test_crops_of_another_size_take_positions_between_those_learnt():
+    """Multi-crop; the reference is timm's own handling of other sizes."""
+    ours = find("encoder", "vit_tiny").load()
+    encoder = ours("vit_tiny", ours.Config(depth=1, dim=32, patch_size=4), image_size=32, channels=3).eval()
+    reference = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=1, embed_dim=32, num_heads=1, num_classes=0,
+        dynamic_img_size=True,
+    ).eval()  # fmt: skip
+    reference.load_state_dict(encoder.vit.state_dict(), strict=False)
+    crops = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(encoder.tokens(encoder.patches(crops)), reference.forward_features(crops))
+
+
+def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
+    mean, first = vit(), vit(pool="class")
+    tokens = mean.tokens(mean.patches(images()))
+    torch.testing.assert_close(mean(images()), tokens[:, 1:].mean(dim=1))
+    torch.testing.assert_close(first(images()), tokens[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "settings", "says"),
+    [
+        (
+            "vit_tiny",
+            32,
+            {"patch_size": 5},
+            r"encoder\.patch_size=5 .* 32 pixels; these do: 1, 2, 4, 8, 16, 32$",
+        ),
+        ("vit_tiny", 37, {}, "an image of 37 pixels cannot be cut"),
+        ("vit", 32, {"architecture": "vit_tiny_patch16_225"}, "nearest are vit_tiny_patch16_224"),
+        ("vit", 32, {"architecture": "resnet18"}, "resnet18 is no VisionTransformer of timm"),
+        ("vit", 32, {"architecture": "§"}, r"timm\.list_models\(\) lists them"),
+        ("vit_small", 32, {"architecture": "vit_tiny_patch16_224"}, "belongs to encoder.name=vit"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_sentence(name: str, image_size: int, settings: dict, says: str):
+    with pytest.raises(ConfigError, match=says) as refusal:
+        make(name, image_size, **settings)
+    assert "\n" not in str(refusal.value)

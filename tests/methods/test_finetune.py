@@ -1,0 +1,65 @@
+"""Fine-tuning: its loss is that of the labels, and its first answers are none."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eagleray.blocks.optimizers import make_optimizer, set_rates
+from eagleray.contracts.batch import DataInfo, Progress
+from eagleray_methods.finetune import Finetune
+from method_cases import INFO, NOW, batch_of, finished_run, small
+
+DIGITS = DataInfo(image_size=8, channels=1, samples=100, classes=10)
+FOLDER = tempfile.TemporaryDirectory()  # holds the pretrained runs until this process ends
+
+
+def pretrained(name: str, info: DataInfo) -> list[str]:
+    place = finished_run(Path(FOLDER.name, name), info, "method=simclr_v2", "method.hidden=12", "encoder.width=4")
+    return ["encoder=pretrained", f"encoder.run={place}"]
+
+
+SMALL = pretrained("of three channels", INFO)
+ON_DIGITS = pretrained("of digits", DIGITS)
+
+
+def test_fine_tuning_is_the_cross_entropy_of_the_labels_alone():
+    method = small("finetune").train()
+    assert isinstance(method, Finetune)
+    batch = batch_of(method)
+    assert batch.labelled is not None
+    assert batch.views == []
+    torch.nn.init.normal_(method.classifier.weight)
+    images, targets = batch.labelled.views[0], batch.labelled.targets
+    scores = method.classifier(method.encoder(images)).log_softmax(1)
+    expected = -sum(scores[i, y] for i, y in enumerate(targets.tolist())) / len(targets)
+    torch.testing.assert_close(method(batch, NOW).loss, expected)
+
+
+def test_fine_tuning_starts_with_no_opinion_and_with_the_heads_first_layer():
+    method = small("finetune").train()
+    assert method.encoder.dim == 12  # of the head's first layer; the encoder behind it gives 32 features
+    loss = method(batch_of(method), NOW).loss
+    logits = method.eval().classify(torch.randn(5, 3, 8, 8, dtype=torch.float64))
+    assert torch.equal(logits, logits[:1].expand(5, -1))
+    assert abs(float(loss.detach()) - float(F.cross_entropy(logits[:4], torch.tensor([0, 1, 1, 2])))) < 1e-6
+
+
+def test_under_the_papers_recipe_lars_adapts_the_network_but_not_the_new_classifier():
+    method = small("finetune").train()
+    assert isinstance(method, Finetune)
+    recipe = Finetune.recipe
+    optimizer = make_optimizer(method, recipe)
+    rate = set_rates(optimizer, recipe, 1024, Progress(step=0, steps=10, epoch=0, epochs=1))
+    assert rate == pytest.approx(0.005 * 1024**0.5)
+    torch.nn.init.normal_(method.classifier.weight)
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    method(batch_of(method), NOW).loss.backward()
+    optimizer.step()
+    for name, p in method.named_parameters():
+        assert p.grad is not None
+        adapted = p.ndim > 1 and not name.startswith("classifier")
+        trust = 0.001 * before[name].norm() / p.grad.norm() if adapted else 1.0
+        torch.testing.assert_close(p.detach(), before[name] - rate * trust * p.grad, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,139 @@
+"""What methods take over from their papers, views of photos and heads, against lightly's of the same papers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from lightly import transforms as lightly
+from lightly.models.modules import heads
+from lightly.transforms.gaussian_blur import GaussianBlur
+from lightly.transforms.solarize import RandomSolarization
+from torch import nn
+from torchvision.transforms import v2 as T
+
+from eagleray.augment import View
+from eagleray.config import load_run
+from eagleray.runs.assemble import build_method
+from method_cases import INFO
+
+PHOTOS = replace(INFO, image_size=224, samples=100_000, batch_size=256)
+SIMCLR, BYOL = lightly.SimCLRTransform().transforms, lightly.BYOLTransform().transforms
+FIRST = lightly.MoCoV1Transform(cj_prob=1.0).transforms  # the authors jitter every image
+PAPERS = {
+    "simclr": SIMCLR,
+    "dcl": SIMCLR,
+    "triplet": SIMCLR,
+    "simclr_v2": SIMCLR,
+    "npid": FIRST[:1],
+    "moco method.version=1": FIRST,
+    "moco": lightly.MoCoV2Transform().transforms,
+    "moco_v3": BYOL,
+    "nnclr": BYOL,
+    "swav": lightly.SwaVTransform().transforms,
+    "byol": BYOL,
+    "simsiam": lightly.SimSiamTransform().transforms,
+    "dino method.local_crops=6 method.crop_split=0.4": lightly.DINOTransform().transforms,  # ours are of a longer run
+    "ibot": lightly.IBOTTransform().transforms,
+    "barlow_twins": BYOL,
+    "vicreg": lightly.VICRegTransform().transforms,
+    "w_mse": lightly.WMSETransform(gaussian_blur=0.0).transforms,  # of CIFAR-10
+}
+
+
+@pytest.mark.parametrize("method", PAPERS)
+def test_views_of_photos_are_those_of_the_paper(method: str):
+    ours = build_method(load_run(None, [*f"method={method}".split(), "recipe=paper"]), PHOTOS).views
+    assert [described(view) for view in ours] == [seen(view) for view in PAPERS[method]]
+
+
+def without_last_bias(head: nn.Module) -> nn.Module:
+    list(head.modules())[-1].bias = None  # the authors' code has none
+    return head
+
+
+HEADS = {  # of an encoder with 256 features
+    ("simclr", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
+    ("dcl", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
+    ("simclr_v2", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128, num_layers=3),
+    ("moco", "projector"): lambda: heads.MoCoProjectionHead(256, 2048, 128),
+    ("nnclr", "projector"): lambda: heads.NNCLRProjectionHead(256, 2048, 256),
+    ("nnclr", "predictor"): lambda: heads.NNCLRPredictionHead(256, 4096, 256),
+    ("swav", "projector"): lambda: heads.SwaVProjectionHead(256, 2048, 128),
+    ("byol", "projector"): lambda: heads.BYOLProjectionHead(256, 4096, 256),
+    ("byol", "predictor"): lambda: heads.BYOLPredictionHead(256, 4096, 256),
+    ("simsiam", "projector"): lambda: heads.SimSiamProjectionHead(256, 2048, 2048),
+    ("simsiam", "predictor"): lambda: heads.SimSiamPredictionHead(2048, 512, 2048),
+    ("dino", "head"): lambda: heads.DINOProjectionHead(256, 2048, 256, 65536),
+    ("barlow_twins", "projector"): lambda: without_last_bias(heads.BarlowTwinsProjectionHead(256, 8192, 8192)),
+    ("vicreg", "projector"): lambda: without_last_bias(heads.VICRegProjectionHead(256, 8192, 8192, num_layers=3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")  # in lightly's DINO
+@pytest.mark.parametrize(("method", "part"), HEADS)
+def test_heads_are_those_of_the_paper(method: str, part: str):
+    ours = build_method(load_run(None, [f"method={method}", "recipe=paper"]), PHOTOS)
+    assert layers(getattr(ours, part)) == layers(HEADS[method, part]())
+
+
+def layers(head: nn.Module) -> list[tuple[Any, ...]]:
+    """Kinds and sizes of a head's layers."""
+    found: list[tuple[Any, ...]] = []
+    for layer in head.modules():
+        match layer:
+            case nn.Linear():
+                found.append(("linear", layer.in_features, layer.out_features, layer.bias is not None))
+            case nn.BatchNorm1d():
+                found.append(("norm", layer.num_features, layer.affine))
+            case nn.ReLU() | nn.GELU():
+                found.append((type(layer).__name__,))
+    return found
+
+
+def described(view: View) -> dict[str, Any]:
+    """A view of ours in the words of `seen`."""
+    assert not any([view.shift, view.rotate, view.randaugment, view.cutout])
+    return {
+        "size": view.size or PHOTOS.image_size,
+        "crop": view.crop,
+        "flip": view.flip,
+        "jitter": pytest.approx([view.jitter * scale for scale in view.jitter_scale]),
+        "jitter_probability": view.jitter_probability,
+        "grayscale": view.grayscale,
+        "blur": view.blur,
+        "solarize": view.solarize,
+    }
+
+
+def seen(transform: Any) -> dict[str, Any]:
+    """What lightly's transform of one view does to an image."""
+    found: dict[str, Any] = {"blur": 0.0, "solarize": 0.0}
+    for probability, part in leaves(transform):
+        match part:
+            case T.RandomResizedCrop():
+                found |= {"size": part.size[0], "crop": tuple(part.scale)}
+            case T.RandomHorizontalFlip():
+                found["flip"] = part.p
+            case T.ColorJitter() if part.brightness:  # its SwAV has an empty one too
+                shades = [part.brightness, part.contrast, part.saturation]
+                found["jitter"] = [*(high - 1 for _, high in shades), part.hue[1]]
+                found["jitter_probability"] = probability
+            case T.RandomGrayscale():
+                found["grayscale"] = part.p
+            case GaussianBlur():
+                found["blur"] = part.prob
+            case RandomSolarization():
+                found["solarize"] = part.prob
+    return found
+
+
+def leaves(transform: Any, probability: float = 1.0) -> Iterator[tuple[float, Any]]:
+    """The operations of a transform, each with the probability that what holds it is applied."""
+    if isinstance(transform, T.Compose | T.RandomApply):
+        for part in transform.transforms:
+            yield from leaves(part, transform.p if isinstance(transform, T.RandomApply) else probability)
+    elif not isinstance(transform, T.Transform) and hasattr(transform, "transform"):  # lightly's, around torchvision's
+        yield from leaves(transform.transform, probability)
+    else:
+        yield probability, transform

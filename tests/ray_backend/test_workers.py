@@ -1,0 +1,152 @@
+"""Several workers train as one process does, survive it when one of them is killed, and leave nothing behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group
+
+from eagleray.config import Run, load_run
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Report
+from eagleray.loop import train
+from eagleray.ray_backend import workers as ray_train
+from eagleray.ray_backend.cluster import connected
+from eagleray.ray_backend.workers import free, group, train_on_workers
+from eagleray.runs.checkpoint import checkpoints, load_checkpoint
+from eagleray.runs.record import Record
+from eagleray.runs.writer import recorded
+
+# Views draw from (seed, step, rank), so two workers see other views than one; without them all see the same.
+PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "encoder.width=8", "precision=fp32",
+         "device=cpu", "threads=1", "evaluate.linear=never"]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),  # Ray's own
+]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with connected(None):
+        yield
+
+
+def run_of(workers: int, *more: str) -> Run:
+    return load_run(None, [*PLAIN, f"workers={workers}", *more])
+
+
+def started(run: Run, directory: Path) -> Path:
+    Record.create(directory, name="run", experiment="test", params={}, run=run.file())
+    return directory
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+
+
+def rows(directory: Path) -> list[dict[str, float]]:
+    """The metrics as they were written: one line for each step, or the test fails here."""
+    lines = Record.open(directory).read()[0]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps)), "a step was counted twice"
+    return [{k: v for k, v in line["metrics"].items() if k != "images_per_second"} for line in lines]
+
+
+def workers_of_this_process() -> list[int]:
+    """The training processes that descend from this one."""
+    parents, named = {}, []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"RayTrainWorker" in (place / "cmdline").read_bytes():
+                named.append(int(place.name))
+        except FileNotFoundError:
+            continue
+
+    def descends(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and descends(parents[pid]))
+
+    return [pid for pid in named if descends(pid)]
+
+
+def test_what_cannot_work_is_refused_before_ray_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def connects(*_: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray_train, "connected", connects)
+    with pytest.raises(ConfigError, match="batch_size=400 is larger than the data"):
+        next(train_on_workers(run_of(2, "batch_size=400"), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_workers_train_as_one_process_does(session: None, tmp_path: Path):
+    alone = started(run_of(1), tmp_path / "alone")
+    expected = list(recorded(train(run_of(1), alone), Record.open(alone)))
+    together = started(run_of(2), tmp_path / "together")
+    reports = list(train_on_workers(run_of(2), together))
+    assert all(isinstance(report, Report) for report in reports)
+    ends = [report for report in reports if report.epoch_ended]
+    assert [r.progress for r in ends] == [r.progress for r in expected if r.epoch_ended]
+    for one, two in zip(rows(alone), rows(together), strict=True):
+        for name in ("loss", "std", "rank", "alignment"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3), name
+        assert two["knn"] == pytest.approx(one["knn"], abs=0.02)  # a vote of neighbours may tip
+    one, two = weights(alone), weights(together)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=2e-3, msg=name)
+    record = Record.open(together)
+    assert record.state == "finished"
+    assert record.summary == pytest.approx(reports[-1].metrics)
+
+
+def test_a_killed_worker_is_survived_and_no_step_counted_twice(session: None, tmp_path: Path):
+    run = run_of(2, "epochs=3")
+    alone = [r for r in train(run_of(1, "epochs=3"), tmp_path / "alone") if r.epoch_ended]
+    directory, epochs = started(run, tmp_path / "killed"), []
+    for report in group(run, directory, cpus=1, gpus=0):
+        if report.epoch_ended:
+            epochs.append(report.progress.epoch)
+        if epochs == [1]:
+            os.kill(min(workers_of_this_process()), signal.SIGKILL)
+    assert epochs == [1, 1, 2, 3], "the new group says where it goes on, and goes on"
+    assert [row["loss"] for row in rows(directory)] == pytest.approx([r.metrics["loss"] for r in alone], rel=1e-3)
+    assert Record.open(directory).state == "finished"
+
+
+def test_workers_whose_driver_was_killed_are_ended(session: None, tmp_path: Path):
+    """Ray keeps their share of the machine while the job lives; `free` gives it back."""
+
+    @ray.remote(num_cpus=0)
+    class Driver:
+        def start(self) -> tuple[str, int]:
+            group = placement_group([{"CPU": 2}])
+            ray.get(group.ready())
+            return group.id.hex(), os.getpid()
+
+    driver = Driver.remote()
+    note, pid = ray.get(driver.start.remote())  # pyright: ignore
+    (tmp_path / ".workers").write_text(note)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    assert ray.available_resources().get("CPU", 0) == 0
+    free(tmp_path)
+    wait_for_cpus(2)
+    assert list(tmp_path.iterdir()) == []
+    free(tmp_path)  # nothing to do
+    (tmp_path / ".workers").write_text("0" * len(note))  # of a Ray that is no more
+    free(tmp_path)
+
+
+def wait_for_cpus(count: int) -> None:
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < count:
+        assert time.monotonic() < until, "the workers still hold their share"
+        time.sleep(0.2)

@@ -1,0 +1,709 @@
+"""Against a real SQLite store, and a real MLflow server on it; what arrived is read from the database itself."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from eagleray import tracking
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import Record
+from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
+from eagleray.tracking.send import Destination
+
+
+@dataclass(frozen=True)
+class Database:
+    path: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def query(self, sql: str, *values) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def run(self, record: Record) -> str:
+        """The one active run of this record."""
+        found = self.query(
+            "select r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'eagleray.key' and t.value = ? and r.lifecycle_stage = 'active'",
+            record.key,
+        )
+        assert len(found) == 1
+        return found[0][0]
+
+    def pairs(self, table: str, record: Record) -> dict[str, str]:
+        return dict(self.query(f"select key, value from {table} where run_uuid = ?", self.run(record)))
+
+    def points(self, record: Record) -> list[tuple]:
+        """(metric, step, value), every one that is stored, twice where it is stored twice."""
+        return self.query(
+            "select key, step, value from metrics where run_uuid = ? order by key, step", self.run(record)
+        )
+
+    def status(self, record: Record) -> str:
+        return self.query("select status from runs where run_uuid = ?", self.run(record))[0][0]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Database:
+    """A store in a folder with a space in its name, made by the first record sent to it."""
+    found = Database(tmp_path_factory.mktemp("a store") / "mlflow.db")
+    result = sync(make(tmp_path_factory.mktemp("first")), found.uri)
+    assert isinstance(result, Sent), result
+    return found
+
+
+def make(directory: Path, **changes) -> Record:
+    facts = {"name": "run", "experiment": directory.name, "params": {}, "run": {"seed": 1}}
+    return Record.create(directory, **{**facts, **changes})
+
+
+def report(record: Record, steps: range, offset: float = 0.0) -> None:
+    for step in steps:
+        record.append(step, {"loss": 1 / step + offset, "knn": step / 1000 + offset})
+
+
+def expected(steps: range) -> list[tuple]:
+    return [("knn", s, s / 1000) for s in steps] + [("loss", s, 1 / s) for s in steps]
+
+
+def eventually(true: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+# What arrives --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_arrives_with_all_it_is(tmp_path, database):
+    sweep = make(tmp_path, name="the sweep", tags={"mlflow.note.content": "Which temperature?"})
+    for index, state in enumerate(["finished", "stopped", "collapsed", "failed"]):
+        params = {"temperature": 0.1 * (index + 1), "batch": 64, "flip": True, "only": ["crop", "jitter"], "x": None}
+        trial = make(
+            tmp_path / f"trials/{index}", name=f"t{index}", experiment=sweep.experiment, params=params, parent=sweep
+        )
+        report(trial, range(1, 4))
+        (trial.artifacts / "encoder").mkdir()
+        (trial.artifacts / "encoder/weights.safetensors").write_bytes(b"1234")
+        (trial.artifacts / "views.png").write_bytes(b"png")
+        (trial.artifacts / ".half.png").write_bytes(b"p")
+        trial.finish(state, f"it {state}", {"knn": 0.003, "linear": 0.9})
+    going = make(tmp_path / "trials/4", experiment=sweep.experiment, parent=sweep)
+    sweep.finish("finished")
+
+    result = sync_all(tmp_path, database.uri)
+    assert (result.sent, result.already, result.unsent) == (6, 0, {})
+
+    children = sweep.children()
+    statuses = ["FINISHED", "KILLED", "KILLED", "FAILED", "RUNNING"]
+    assert [database.status(child) for child in children] == statuses
+    for child in children:
+        assert database.pairs("tags", child)["mlflow.parentRunId"] == database.run(sweep)
+    assert "mlflow.parentRunId" not in database.pairs("tags", sweep)
+    assert database.pairs("tags", sweep)["mlflow.note.content"] == "Which temperature?"
+
+    trial = children[2]
+    assert database.pairs("params", trial) == {
+        "temperature": "0.3",  # and not 0.30000000000000004
+        "batch": "64",
+        "flip": "true",
+        "only": "[crop, jitter]",
+        "x": "none",
+    }
+    assert database.points(trial) == sorted([*expected(range(1, 4)), ("linear", 3, 0.9)])
+    tags = database.pairs("tags", trial)
+    assert tags["eagleray.state"] == "collapsed"
+    assert tags["eagleray.message"] == "it collapsed"
+    assert tags["environment.torch"] == trial.environment["torch"]
+    assert tags["environment.cores"] == str(trial.environment["cores"])
+    assert tags.get("mlflow.source.git.commit") == trial.environment["commit"]
+
+    sql = "select name, start_time, end_time, artifact_uri, experiment_id from runs where run_uuid = ?"
+    ((name, start, end, place, experiment),) = database.query(sql, database.run(trial))
+    assert (name, start, end) == ("t2", trial.created, trial.status["time"])
+    folder = Path(unquote(urlsplit(place).path))
+    assert folder.is_relative_to(database.path.parent / "mlartifacts")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"run.yaml", "views.png", "encoder/weights.safetensors"}
+    assert (folder / "run.yaml").read_text() == (trial.directory / "run.yaml").read_text()
+    assert database.query("select name from experiments where experiment_id = ?", experiment) == [(tmp_path.name,)]
+    assert going.state == "running"
+
+
+def test_points_come_with_their_own_times(tmp_path, database):
+    record = make(tmp_path)
+    report(record, range(1, 3))
+    sync(record, database.uri)
+    sql = "select step, timestamp from metrics where run_uuid = ? and key = 'loss' order by step"
+    assert database.query(sql, database.run(record)) == [(row["step"], row["time"]) for row in record.metrics()]
+
+
+def test_numbers_that_break_charts_are_left_out_and_counted(tmp_path, database):
+    record = make(tmp_path)
+    record.append(1, {"loss": 1.0, "knn": math.nan})
+    record.append(2, {"loss": math.inf, "knn": -math.inf})
+    record.append(3, {"loss": 0.5})
+    sync(record, database.uri)
+    assert database.points(record) == [("loss", 1, 1.0), ("loss", 3, 0.5), ("nonfinite", 1, 1.0), ("nonfinite", 2, 3.0)]
+
+
+def test_the_numbers_a_run_ends_with_are_the_last_of_their_metrics(tmp_path, database):
+    record = make(tmp_path)
+    report(record, range(1, 3))
+    record.finish("finished", summary={"knn": 0.002, "loss": 0.25, "linear": 0.5, "bad": math.nan})
+    for _ in range(2):
+        sync(record, database.uri)
+        assert database.points(record) == sorted([*expected(range(1, 3)), ("linear", 2, 0.5), ("loss", 3, 0.25)])
+
+
+def test_names_that_mlflow_refuses_do_not_cost_the_others(tmp_path, database):
+    record = make(tmp_path, params={"a(b)": "x" * 9000, "": 1}, tags={"t,": "y" * 9000})
+    record.append(1, {"loss (α)": 1.0, "knn@20": 0.5})
+    assert isinstance(sync(record, database.uri), Unsent)  # an empty name stays refused
+    record = make(tmp_path, params={"a(b)": "x" * 9000}, tags={"t,": "y" * 9000})
+    assert isinstance(sync(record, database.uri), Sent)
+    assert isinstance(sync(record.tag({"more": "1"}), database.uri), Sent)  # nor do cut texts seem changed
+    assert database.points(record) == [("knn_20", 1, 0.5), ("loss _α_", 1, 1.0)]
+    assert not [name for name in database.pairs("tags", record) if name.startswith("resumed")]
+
+
+# Nothing twice -------------------------------------------------------------------------------------------------
+
+
+def test_sending_again_sends_what_has_come_since(tmp_path, database):
+    record = make(tmp_path)
+    report(record, range(1, 4))
+    destination = Destination(database.uri)
+    assert destination.send(record) == Sent(points=6, files=1, new=True)
+    assert destination.send(record) == sync(record, database.uri) == Sent()
+    assert is_sent(record, database.uri)
+
+    report(record, range(4, 6))
+    assert not is_sent(record, database.uri)
+    assert sync(record, database.uri) == Sent(points=4, files=0, new=True)  # as another process
+    report(record, range(6, 7))
+    assert destination.send(record) == Sent(points=2, files=0, new=True)
+    (record.directory / "sent.json").unlink()
+    report(record, range(7, 8))
+    assert destination.send(record) == Sent(points=2, files=1, new=True)
+    assert database.points(record) == expected(range(1, 8))
+
+
+def test_a_step_reported_again_is_not_counted_twice(tmp_path, database):
+    record = make(tmp_path)
+    report(record, range(1, 5))
+    destination = Destination(database.uri)
+    destination.send(record)
+    report(record, range(3, 7), offset=0.5)  # workers restarted from the checkpoint of step 2
+    destination.send(record)
+    arrived = {(name, step): value for name, step, value in database.points(record)}
+    assert len(arrived) == len(database.points(record)) == 12
+    assert arrived["knn", 4] == 0.004  # it was there, and MLflow's points cannot be replaced
+    assert arrived["knn", 5] == 0.505
+
+    unsent = make(tmp_path / "b", experiment=record.experiment)
+    report(unsent, range(1, 5))
+    report(unsent, range(3, 5), offset=0.5)
+    sync(unsent, database.uri)
+    assert [value for name, _, value in database.points(unsent) if name == "knn"] == [0.001, 0.002, 0.503, 0.504]
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["carried out", "not carried out"])
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_artifact", "set_terminated"])
+@pytest.mark.parametrize("lost", [True, False], ids=["sent.json lost", "sent.json kept"])
+def test_a_crash_at_any_call_leaves_nothing_twice_and_nothing_out(tmp_path, database, monkeypatch, method, done, lost):
+    from mlflow import MlflowClient
+
+    record = make(tmp_path, params={"seed": 1})
+    if method != "create_run":
+        sync(record, database.uri)
+    report(record, range(1, 601))  # two batches
+    record.finish("finished")
+    call, batches = getattr(MlflowClient, method), []
+
+    def crash(self, *arguments, **names):
+        batches.extend(names.get("metrics", []))
+        if method == "log_batch" and len(batches) <= 1000:
+            return call(self, *arguments, **names)
+        if done:
+            call(self, *arguments, **names)
+        raise SystemExit  # not even an error that could be caught: the process is gone
+
+    (record.artifacts / "a.txt").write_text("a")
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, method, crash)
+        with pytest.raises(SystemExit):
+            sync(record, database.uri)
+    if lost:
+        (record.directory / "sent.json").unlink(missing_ok=True)
+    report(record, range(550, 603), offset=0.5)  # meanwhile the workers started again
+
+    assert isinstance(sync(record, database.uri), Sent)
+    points = database.points(record)
+    assert [(name, step) for name, step, _ in points] == [(name, step) for name, step, _ in expected(range(1, 603))]
+    assert database.status(record) == "FINISHED"
+    assert database.pairs("params", record) == {"seed": "1"}
+
+
+def test_a_crash_before_the_note_leaves_nothing_twice(tmp_path, database, monkeypatch):
+    def crash(*_):
+        raise SystemExit
+
+    record = make(tmp_path)
+    for end in (4, 7):
+        report(record, range(end - 3, end))
+        with monkeypatch.context() as patched:
+            patched.setattr("eagleray.tracking.send.write_note", crash)
+            with pytest.raises(SystemExit):
+                sync(record, database.uri)
+    assert not is_sent(record, database.uri)
+    assert sync(record, database.uri) == Sent(points=0, files=1, new=True)
+    assert database.points(record) == expected(range(1, 7))
+
+
+def test_a_resumed_run_goes_on_in_its_own_run(tmp_path, database):
+    record = make(tmp_path, params={"epochs": 10, "seed": 1})
+    report(record, range(1, 3))
+    record.finish("failed", "out of memory")
+    sync(record, database.uri)
+    assert database.status(record) == "FAILED"
+
+    again = make(tmp_path, params={"epochs": 20, "seed": 1, "added": 1})
+    sync(again, database.uri)
+    assert database.status(again) == "RUNNING"
+    tags = database.pairs("tags", again)
+    assert (tags["eagleray.state"], tags["eagleray.message"]) == ("running", "")
+    assert tags["resumed.epochs"] == "20"
+    assert "resumed.seed" not in tags
+    assert database.pairs("params", again) == {"epochs": "10", "seed": "1", "added": "1"}  # MLflow's are for ever
+    assert rows(tmp_path.name, database.uri)[0]["params"] == {"epochs": "20", "seed": "1", "added": "1"}
+
+    back = make(tmp_path, params={"epochs": 10, "seed": 1, "added": 1})
+    report(back, range(3, 4))
+    back.finish("finished")
+    sync(back, database.uri)
+    assert rows(tmp_path.name, database.uri)[0]["params"] == {"epochs": "10", "seed": "1", "added": "1"}
+    assert (database.status(back), database.points(back)) == ("FINISHED", expected(range(1, 4)))
+
+
+def test_a_request_carried_out_late_leaves_no_twin(tmp_path, database):
+    from mlflow import MlflowClient
+
+    record = make(tmp_path)
+    report(record, range(1, 3))
+    sync(record, database.uri)
+    ours = database.run(record)
+    client = MlflowClient(database.uri)
+    experiment = client.get_experiment_by_name(record.experiment)
+    assert experiment is not None
+    client.create_run(experiment.experiment_id, tags={"eagleray.key": record.key})
+    record.finish("finished")
+    sync(record, database.uri)
+    assert database.run(record) == ours  # the only active one
+    assert database.points(record) == expected(range(1, 3))
+
+
+def test_what_a_person_put_into_the_trash_stays_there(tmp_path, database):
+    from mlflow import MlflowClient
+
+    record = make(tmp_path)
+    sync(record, database.uri)
+    run = database.run(record)
+    MlflowClient(database.uri).delete_run(run)
+    report(record, range(1, 3))
+    assert sync(record, database.uri) == Sent()
+    assert is_sent(record, database.uri)
+    assert database.query("select count(*) from metrics where run_uuid = ?", run) == [(0,)]
+
+    experiment = MlflowClient(database.uri).get_experiment_by_name(record.experiment)
+    assert experiment is not None
+    MlflowClient(database.uri).delete_experiment(experiment.experiment_id)
+    other = sync(make(tmp_path / "b", experiment=record.experiment), database.uri)
+    assert isinstance(other, Unsent)
+    assert "trash" in other.reason
+
+
+def test_two_drivers_may_make_one_fresh_store(tmp_path):
+    program = (
+        "import sys\nfrom eagleray.record import Record\nfrom eagleray.tracking import sync\n"
+        "record = Record.create(sys.argv[1], name='x', experiment='e', params={}, run={})\n"
+        "print(sync(record, sys.argv[2]))"
+    )
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    command = [sys.executable, "-c", program]
+    drivers = [
+        subprocess.Popen([*command, str(tmp_path / name), uri], stdout=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    for driver in drivers:
+        assert driver.communicate(timeout=120)[0] == "Sent(points=0, files=1, new=True)\n"
+    assert len(rows("e", uri)) == 2
+    assert len(Database(tmp_path / "new/mlflow.db").query("select * from experiments where name = 'e'")) == 1
+
+
+# The sender ----------------------------------------------------------------------------------------------------
+
+
+def test_the_sender_sends_while_runs_train_and_says_nothing_at_the_end(tmp_path, database):
+    sweep = make(tmp_path, name="sweep")
+    with Sender(database.uri, every=0.05) as sender:
+        sender.add(sweep)
+        eventually(lambda: is_sent(sweep, database.uri))
+        trial = make(tmp_path / "trials/0", experiment=sweep.experiment, parent=sweep)
+        report(trial, range(1, 3))
+        eventually(lambda: is_sent(trial, database.uri))
+        assert database.points(trial) == expected(range(1, 3))
+        assert database.status(trial) == "RUNNING"
+        trial.finish("stopped")  # said by the driver: the trial itself was killed
+    assert sender.message is None
+    assert database.status(trial) == "KILLED"
+    assert not [thread for thread in threading.enumerate() if thread.name == "eagleray-sender"]
+
+
+def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, database):
+    refused = make(tmp_path / "a", params={"": 1}, experiment=tmp_path.name)
+    gone = make(tmp_path / "b", experiment=tmp_path.name)
+    good = make(tmp_path / "c", experiment=tmp_path.name)
+    sender = Sender(database.uri, every=0.05)
+    for record in (refused, gone, good):
+        sender.add(record)
+    (gone.directory / "record.json").unlink()
+    message = sender.close()
+    assert is_sent(good, database.uri)
+    assert message is not None
+    assert message.startswith("1 run is not completely in MLflow")
+    assert "eagleray sync" in message
+
+
+def test_a_run_at_which_the_store_falls_silent_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    records = [make(tmp_path / name) for name in "abc"]
+    tried = []
+
+    def send(_, record):
+        tried.append(record.directory.name)
+        return Unsent("500", answered=False) if record.directory.name == "a" else Sent()
+
+    monkeypatch.setattr(Destination, "send", send)
+    with Sender("http://nowhere", every=0.01) as sender:
+        for record in records:
+            sender.add(record)
+        eventually(lambda: {"b", "c"} <= set(tried))
+        assert set(sender.troubles) == {records[0].key}
+
+
+def test_closing_waits_for_no_pause_between_attempts(tmp_path, database):
+    with Sender(database.uri, every=50) as sender:
+        time.sleep(0.2)  # by now the thread waits for its next turn
+        record = make(tmp_path)
+        sender.add(record)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    assert is_sent(record, database.uri)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Line:
+    """A TCP line to a server: "hangs" (takes requests, says nothing), "deaf" (drops the answers) or "through"."""
+
+    def __init__(self, port: int, server: int | None = None, mode: str = "through") -> None:
+        self.mode, self.server, self.sockets = mode, server, list[socket.socket]()
+        self.listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                self.sockets.append(near)
+                if self.mode != "hangs" and self.server:
+                    far = socket.create_connection(("127.0.0.1", self.server))
+                    self.sockets.append(far)
+                    threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
+                    threading.Thread(target=self._carry, args=(far, near, self.mode == "deaf"), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, drop: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not drop:
+                    target.sendall(data)
+            if not drop:
+                target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        for each in (self.listener, *self.sockets):
+            each.close()
+
+
+def test_a_server_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path, free_port, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with contextlib.closing(Line(free_port, mode="hangs")) as line:
+        record = make(tmp_path)
+        sender = Sender(f"http://127.0.0.1:{free_port}", every=0.05)
+        sender.add(record)
+        eventually(lambda: line.sockets)
+        start = time.monotonic()
+        report(record, range(1, 101))
+        appending = time.monotonic() - start
+        message = sender.close(timeout=0.5)
+        closing = time.monotonic() - start - appending
+        assert appending < 0.5
+        assert closing < 1.0
+        assert message is not None
+        assert message.startswith("1 run is not completely in MLflow")
+        eventually(lambda: not [each for each in threading.enumerate() if each.name == "eagleray-sender"])
+        assert sender.troubles == {record.key: "it does not answer in time"}
+    assert len(record.metrics()) == 100
+
+
+def test_a_server_that_is_gone_is_named_with_the_remedy(tmp_path, free_port):
+    sweep = make(tmp_path)
+    for name in "abc":
+        make(tmp_path / f"trials/{name}", parent=sweep, experiment=sweep.experiment)
+    uri = f"http://me:secret@127.0.0.1:{free_port}"
+    with Sender(uri, every=0.05) as sender:
+        sender.add(sweep)
+    assert sender.message == (
+        f"4 runs are not completely in MLflow at http://127.0.0.1:{free_port} yet: connection refused. "
+        "Nothing is lost; `eagleray sync` sends the rest."
+    )
+    result = sync_all(tmp_path, uri)
+    assert (result.sent, result.already, set(result.unsent.values())) == (0, 0, {"connection refused"})
+    assert len(result.unsent) == 4
+    with pytest.raises(ConfigError, match="connection refused"):
+        rows("any", uri)
+
+
+# MLflow's server and pages -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pages(database) -> Iterator[tuple[int, subprocess.Popen]]:
+    """`eagleray.tracking.ui` in a process of its own: its port, and the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = f"from eagleray.tracking import ui; ui({database.uri!r}, port={port})"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        eventually(lambda: answers(port) or process.poll() is not None, 120)
+        yield port, process
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+        return True
+    return False
+
+
+def test_a_server_that_comes_back_gets_all_of_it_once(tmp_path, database, pages, free_port, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    record = make(tmp_path, params={"seed": 1})
+    report(record, range(1, 4))
+    sender = Sender(f"http://127.0.0.1:{free_port}", every=0.1)
+    sender.add(record)
+    eventually(lambda: sender.troubles.get(record.key) == "connection refused")
+
+    line = Line(free_port, pages[0], mode="hangs")
+    eventually(lambda: sender.troubles.get(record.key) == "it does not answer in time")
+    count = "select count(*) from experiments where name = ?"
+    line.mode = "deaf"  # from here on requests are carried out, and nobody hears of it
+    eventually(lambda: line.sockets and database.query(count, record.experiment) == [(0,)])
+    report(record, range(4, 6))
+    time.sleep(1.5)
+    line.mode = "through"
+    report(record, range(6, 8))
+    record.finish("finished", summary={"linear": 0.75})
+    (record.artifacts / "a.txt").write_text("text")
+
+    assert sender.close(timeout=60) is None
+    line.close()
+    assert database.points(record) == sorted([*expected(range(1, 8)), ("linear", 7, 0.75)])
+    assert database.status(record) == "FINISHED"
+    url = f"http://127.0.0.1:{pages[0]}/get-artifact?path=a.txt&run_uuid={database.run(record)}"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        assert answer.read() == b"text"
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch"])
+def test_answers_lost_on_the_way_leave_nothing_twice(tmp_path, database, pages, free_port, monkeypatch, method):
+    """The server carries a request out, its answer is lost, and the workers start again before the next attempt."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with contextlib.closing(Line(free_port, pages[0])) as line:
+        destination = Destination(f"http://127.0.0.1:{free_port}")
+        record = make(tmp_path)
+        if method != "create_run":
+            destination.send(record)
+        report(record, range(1, 4))
+        call = getattr(MlflowClient, method)
+
+        def deaf(self, *arguments, **names):
+            line.mode = "deaf"
+            return call(self, *arguments, **names)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MlflowClient, method, deaf)
+            # Connections are kept open between requests; a new one goes through the line as it is by then.
+            patched.setattr("mlflow.utils.request_utils._cached_get_request_session", fresh_session())
+            result = destination.send(record)
+        assert result == Unsent("it does not answer in time", answered=False)
+        line.mode = "through"
+        report(record, range(2, 5), offset=0.5)
+        with monkeypatch.context() as patched:
+            patched.setattr("mlflow.utils.request_utils._cached_get_request_session", fresh_session())
+            assert isinstance(destination.send(record), Sent)
+    points = database.points(record)
+    assert [(name, step) for name, step, _ in points] == [(name, step) for name, step, _ in expected(range(1, 5))]
+
+
+def fresh_session() -> Callable:
+    from mlflow.utils import request_utils
+
+    return request_utils._cached_get_request_session.__wrapped__
+
+
+def test_an_experiment_is_read_back(tmp_path, database, pages):
+    sweep = make(tmp_path, name="sweep")
+    for index in range(3):
+        trial = make(
+            tmp_path / f"trials/{index}", name=f"t{index}", parent=sweep, experiment=sweep.experiment,
+            params={"seed": index},
+        )  # fmt: skip
+        report(trial, range(1, 3))
+        trial.finish("stopped" if index else "finished")
+    sync_all(tmp_path, database.uri)
+
+    for uri in (database.uri, f"http://127.0.0.1:{pages[0]}"):
+        first, *trials = rows(sweep.experiment, uri)
+        assert (first["name"], first["state"], first["parent"]) == ("sweep", "running", None)
+        assert [trial["name"] for trial in trials] == ["t0", "t1", "t2"]
+        assert [trial["params"] for trial in trials] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
+        assert [trial["state"] for trial in trials] == ["finished", "stopped", "stopped"]
+        assert {trial["parent"] for trial in trials} == {first["run_id"]}
+        assert trials[0]["metrics"] == {"knn": 0.002, "loss": 0.5}
+        with pytest.raises(ConfigError, match=f"no experiment 'x{sweep.experiment}'; it has '{sweep.experiment}'"):
+            rows(f"x{sweep.experiment}", uri)
+
+
+def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, capsys):
+    port, process = pages
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used"):
+        tracking.ui(port=port)
+    tracking.ui("http://me:secret@host:5000/")
+    assert capsys.readouterr().out == "MLflow's pages are at http://host:5000\n"
+
+    served = children(process.pid)
+    assert len(served) >= 2  # MLflow's command, and the server that it starts
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert process.stdout is not None
+    assert f"http://127.0.0.1:{port}" in process.stdout.read()
+    eventually(lambda: not [pid for pid in served if Path(f"/proc/{pid}").exists()])
+    assert not answers(port)
+
+
+def children(pid: int) -> list[int]:
+    found = [
+        int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
+    ]
+    return found + [below for child in found for below in children(child)]
+
+
+def test_the_comparing_page_is_linked_as_its_own_button_links_it():
+    url = tracking.compare_url("7", ["a1", "b2"], "http://host:5000/")
+    base, _, fragment = url.partition("#")
+    assert base == "http://host:5000/"
+    path, _, query = fragment.partition("?")
+    values = {name: value for name, (value,) in parse_qs(query, strict_parsing=True).items()}
+    assert path == "/compare-runs"
+    assert json.loads(values["runs"]) == ["a1", "b2"]
+    assert json.loads(values["experiments"]) == ["7"]
+    assert not set(url) & set(' "[]')
+    assert tracking.experiment_url("7", "http://host").startswith("http://host/#/experiments/7/runs")
+
+
+# Stores --------------------------------------------------------------------------------------------------------
+
+
+def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    here = f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.store_uri() == tracking.store_uri("sqlite:///mlflow.db") == tracking.store_uri(here) == here
+    assert tracking.ui_command() == tracking.ui_command(here) == "eagleray ui"
+    assert tracking.ui_command("sqlite:///other.db") == f"eagleray ui tracking.uri=sqlite:///{tmp_path}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking.store_uri() == "http://host:5000"
+    assert tracking.store_uri("postgresql+psycopg2://u@h/d") == "postgresql+psycopg2://u@h/d"
+    assert tracking.ui_base() == "http://host:5000"
+    assert tracking.ui_base("sqlite:///x.db", port=5001) == "http://127.0.0.1:5001"
+    for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
+        with pytest.raises(ConfigError, match="is no MLflow store"):
+            tracking.store_uri(wrong)
+    with pytest.raises(ConfigError, match="There is no MLflow store"):
+        rows("any", "sqlite:///nothing.db")
+    assert not (tmp_path / "nothing.db").exists()
+
+
+def test_runs_are_sent_to_the_store_each_was_made_for(tmp_path, database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/never.db")
+    record = make(tmp_path / "runs/e/a", experiment=tmp_path.name, uri=database.uri)
+    assert sync_all(tmp_path / "runs").sent == 1
+    assert sync_all(tmp_path / "runs").already == 1
+    assert database.status(record) == "RUNNING"
+    assert not (tmp_path / "never.db").exists()
+
+
+def test_our_patience_is_lent_and_the_users_kept(tmp_path, database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    before = dict(os.environ)
+    seen = {}
+
+    def look(*_):
+        seen.update(os.environ)
+        raise OSError("enough")
+
+    monkeypatch.setattr("eagleray.tracking.send.connect", look)
+    assert sync(make(tmp_path), database.uri) == Unsent("enough", answered=True)
+    assert (seen["MLFLOW_HTTP_REQUEST_TIMEOUT"], seen["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == ("77", "0")
+    assert dict(os.environ) == before
+
+
+def test_another_process_that_sends_the_same_run_is_left_to_it(tmp_path, database):
+    import fcntl
+
+    record = make(tmp_path)
+    with open(record.directory / "sync.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert sync(record, database.uri) == Unsent("another process is sending it", answered=True)
+    assert isinstance(sync(record, database.uri), Sent)
