@@ -37,7 +37,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.encoder import Encoder, TokenEncoder
 from eagleray.contracts.method import Method
 from eagleray.data.images import Data, Images, load_data
-from eagleray.data.loader import DataLoader
+from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import build_method, fitted, precision
 from eagleray.runs.evaluation import Evaluation
 
@@ -350,7 +350,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
     ours = build_method(run, info)
-    feed = DataLoader(run, data, info, ours, torch.device("cpu"))
+    feed = BatchLoader(run, data, info, ours, torch.device("cpu"))
     ours.encoder.to(memory_format=feed.layout)
     theirs = METHODS[run.method.name](ours).train()
     for name, part in list(theirs.named_children()):

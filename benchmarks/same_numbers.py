@@ -1,9 +1,9 @@
-"""Compare what every method computes in two checkouts: ten steps of each, every number to its last digit.
+"""Compare what every method computes in two checkouts: twenty steps of each, every number to its last digit.
 
     git worktree add OLD COMMIT
     python benchmarks/same_numbers.py OLD . --images FOLDER
 
-A refactoring must not change a number. Each method trains for ten epochs of one step on the first images of a folder
+A refactoring must not change a number. Each method trains for ten epochs of two steps on 128 images of a folder
 with class sub-folders; the loss, the method's own metrics, kNN and linear probe of both checkouts are then compared as
 floats. Prints one line a method: `same`, or the numbers that differ.
 """
@@ -23,7 +23,7 @@ SETTINGS = [
 ]  # fmt: skip
 PLAN = {  # settings that a method needs at 128 images; RUN stands for the newest run of a method
     "deepcluster": ["method.clusters=16"],
-    "distillation": ["method.teacher=RUN:finetune"],
+    "distillation": ["method.teacher=RUN:finetune", "labels.per_class=4"],
     "fixmatch": ["labels.per_class=4"],
     "finetune": ["encoder.run=RUN:simclr_v2", "labels.per_class=4"],
     "supervised": ["labels.per_class=4"],
@@ -32,6 +32,7 @@ PLAN = {  # settings that a method needs at 128 images; RUN stands for the newes
     "nnclr": ["method.queue=256"],
     "ibot": ["encoder.depth=2", "encoder.dim=64"],
     "mae": ["encoder.depth=2", "encoder.dim=64"],
+    "w_mse": ["method.sub_batch=64", "method.projection=32"],
 }
 LAST = ("finetune", "distillation")  # they go on from runs of others
 CHILD = """

@@ -17,7 +17,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe
 from eagleray.contracts.report import Diverged, Report
 from eagleray.data.images import Data, load_data
-from eagleray.data.loader import DataLoader
+from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
 from eagleray.runs.assemble import build_method, fitted, uses_bf16
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -208,7 +208,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
     run = tiny("supervised")
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     info = fitted(run, data.info)
-    feed = DataLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     monkeypatch.setattr(data.train, "batches", None)
     batches = list(feed.epoch(0, 0))
     assert len(batches) == feed.steps_per_epoch == 2

@@ -17,7 +17,7 @@ from eagleray.contracts.batch import Progress, StepResult
 from eagleray.contracts.report import Diverged, Report
 from eagleray.contracts.seeds import seed_all
 from eagleray.data.images import Data, load_data
-from eagleray.data.loader import DataLoader
+from eagleray.data.loader import BatchLoader
 from eagleray.runs.allocator import keep_freed_memory
 from eagleray.runs.assemble import blueprint, build_method, fitted, pick_device, precision
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -86,7 +86,7 @@ def train(
     method = build_method(run, info).to(device)
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
-    feed = DataLoader(run, data, info, method, device)
+    feed = BatchLoader(run, data, info, method, device)
     method.to(memory_format=feed.layout)
     optimizer = make_optimizer(method, run.optimizer)
     judge = Evaluation(run, data, feed)

@@ -17,7 +17,7 @@ from eagleray.data.order import epoch_order, labelled_order
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
 
 
-class DataLoader:
+class BatchLoader:
     """Batches of a run, for this worker.
 
     Args:

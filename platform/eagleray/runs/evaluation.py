@@ -11,7 +11,7 @@ from eagleray.config import Run
 from eagleray.contracts.features import Features, accuracy
 from eagleray.contracts.method import Method
 from eagleray.data.images import Data, Images
-from eagleray.data.loader import DataLoader
+from eagleray.data.loader import BatchLoader
 from eagleray.evaluators.collapse import collapse
 from eagleray.evaluators.knn import knn
 from eagleray.evaluators.linear import linear
@@ -29,7 +29,7 @@ class Evaluation:
         feed: how images are shown.
     """
 
-    def __init__(self, run: Run, data: Data, feed: DataLoader):
+    def __init__(self, run: Run, data: Data, feed: BatchLoader):
         self.settings, self.seed, self.data, self.feed = run.evaluate, run.seed, data, feed
         self.has_classifier = run.labels is not None
 

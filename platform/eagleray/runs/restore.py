@@ -8,7 +8,7 @@ from eagleray.config import Run
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.data.images import load_data
-from eagleray.data.loader import DataLoader
+from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import build_method, fitted, pick_device, precision
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from eagleray.runs.evaluation import Evaluation
@@ -29,7 +29,7 @@ def untrained(run: Run) -> Judged:
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     info = fitted(run, data.info)
     method = build_method(run, info).to(device)
-    feed = DataLoader(run, data, info, method, device)
+    feed = BatchLoader(run, data, info, method, device)
     method.to(memory_format=feed.layout)
     return Judged(method, Evaluation(run, data, feed), precision(run, device))
 
