@@ -12,6 +12,7 @@ from eagleray.config import Run, validated
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.seeds import seed_weights
 from eagleray.data.images import Data, load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.device import autocast_for, pick_device
@@ -85,7 +86,7 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
 
 def build_method(run: Run, data: DataInfo) -> Method:
     """Build the method of a run with new weights, drawn from its seed; torch's global generator stays seeded."""
-    torch.manual_seed(run.seed)
+    seed_weights(run.seed)
     encoder_class = run.encoder.declaration.load()
     encoder = encoder_class(
         run.encoder.name,
