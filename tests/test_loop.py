@@ -11,9 +11,11 @@ from eagleray.augment import plain
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
 from eagleray.config import Run, load_run
-from eagleray.config.registry import declared, find
+from eagleray.config.registry import find
+from eagleray.config.run import LABELS
 from eagleray.contracts.batch import DataInfo, Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import ParameterGroup
 from eagleray.contracts.recipe import Recipe
 from eagleray.contracts.report import Diverged, Report
 from eagleray.data.images import Data, load_data
@@ -30,7 +32,7 @@ TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.li
 
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
-    few = ["labels.per_class=3"] if find("method", name).values.get("labels", "none") != "none" else []
+    few = ["labels.per_class=3"] if find("method", name).needs & LABELS else []
     return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
 
@@ -71,7 +73,7 @@ def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_pa
     assert [(r.metrics, r.done) for r in again] == [(first.metrics, True)]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels", "none") == "none"])
+@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).needs & LABELS])
 def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
     run = tiny(name)
     for place, scramble in (("a", False), ("b", True)):
@@ -188,7 +190,10 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
 
 
 def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(SimCLR, "constant_lr", ("projector",))
+    def groups(self: SimCLR) -> list[ParameterGroup]:
+        return [ParameterGroup(self.projector, schedule="constant")]
+
+    monkeypatch.setattr(SimCLR, "parameter_groups", groups)
     method = build_method(load_run(None, settings("simclr")), INFO)
     recipe = Recipe(lr=1, lr_scaling="none", weight_decay=0.1, warmup_epochs=2)
     optimizer = make_optimizer(method, recipe)
@@ -272,15 +277,16 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     seen = []
 
-    def before_epoch(self, embed, progress):
-        features = embed()
+    def before_epoch(self, epoch):
+        features = epoch.embed()
+        assert epoch.labelled is None
         assert self.training
         one = data.train.batches([torch.tensor([3])])
         shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
         self.eval()
         torch.testing.assert_close(features[3:4], self.encode(shown))
         self.train()
-        seen.append((progress.epoch, features.shape))
+        seen.append((epoch.progress.epoch, features.shape))
 
     monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
     finish(run, tmp_path, data)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import Run
-from eagleray.contracts.batch import Progress, StepResult
+from eagleray.contracts.batch import EpochView, Progress, StepResult
 from eagleray.contracts.report import Diverged, Report
 from eagleray.contracts.seeds import seed_all
 from eagleray.data.images import Data, load_data
@@ -123,7 +123,7 @@ def train(
         epoch, start = divmod(state.step, steps_per_epoch)
         if start == 0:
             seed_all(run.seed, epoch)
-            method.before_epoch(lambda: judge.embed(method, autocast), progress())
+            method.before_epoch(EpochView(lambda: judge.embed(method, autocast), feed.labelled_set, progress()))
         pending: list[dict[str, Tensor]] = []
         embeddings: list[Tensor] = []
         for batch in feed.epoch(epoch, start):

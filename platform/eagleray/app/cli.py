@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from eagleray.config import Run, load_run, load_sweep, validated
+from eagleray.config import load_run, load_sweep, read_run
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
@@ -125,7 +125,7 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.app.terminal import metrics_table
     from eagleray.runs.restore import measured
 
-    console.print(metrics_table(measured(validated(Run, recorded_file(record.directory)), record.directory)))
+    console.print(metrics_table(measured(read_run(recorded_file(record.directory)), record.directory)))
 
 
 @app.command()

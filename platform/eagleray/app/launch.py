@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep, read_run, validated
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
@@ -72,7 +72,7 @@ def resumable_run(directory: Path, given: Mapping[str, Any]) -> Run:
         ConfigError: a setting given now is another one.
     """
     kept = recorded_file(directory)
-    run = validated(Run, kept)
+    run = read_run(kept)
     # As they read when they are resolved: a relative path is an absolute one by then.
     now, before = flat(validated(Run, given).file()), flat(run.file())
     _same(directory, {key: now[key] for key in flat(given) if key in before and key in now}, before)
@@ -156,7 +156,7 @@ def launch_sweep(
         sender.add(parent)
         for child in parent.children():
             if child.tags.get("kind") != "floor":
-                _keep(validated(Run, recorded_file(child.directory)), child)
+                _keep(read_run(recorded_file(child.directory)), child)
         found = conclude(sweep, parent)
     return found, sender.message
 

@@ -1,5 +1,6 @@
 """What passes between the loop and a method: facts about the data, batches, progress, and the result of a step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -42,10 +43,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Labelled images beside the unlabelled ones, or alone; only a method that says so in `labels` ever gets them."""
+    """Labelled images beside the unlabelled ones, or alone; only a method that needs labels ever gets them."""
 
     views: list[Tensor]  # each [M, C, H, W]
     targets: Tensor  # [M] int64
+    indices: Tensor  # [M] int64: each image's place in the training set, the same under any sharding
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Batch:
     views: list[Tensor]  # one [N, C, H, W] for each declared view, all of the same N images
     indices: Tensor  # [N] int64: each image's place in the training set, the same under any sharding
     labelled: LabelledBatch | None = None
+
+
+@dataclass(frozen=True)
+class EpochView:
+    """What a method may know of the whole training set before an epoch."""
+
+    embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order that `indices` count in
+    labelled: tuple[Tensor, Tensor] | None  # indices [L] and targets [L] of the labelled images; None: it needs none
+    progress: Progress
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ray
 import torch
 import yaml
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep, read_run
 from eagleray.ray_backend.callbacks import Watch
 from eagleray.runs.floors import Floor, floors
 from eagleray.runs.record import Record
@@ -108,7 +108,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
 
 def measure_floor(file: dict[str, Any], raw: bool, directory: str) -> None:
     """Measures a floor and records it."""
-    run, record = validated(Run, file), Record.open(directory)
+    run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
     metrics = Floor(record.name, run, raw).measure()
     record.append(0, metrics, 0)
@@ -120,7 +120,7 @@ def measure_test(directory: str) -> None:
     record = Record.open(directory)
     if any(name.startswith("test_") for name in record.summary):
         return
-    run = validated(Run, yaml.safe_load((record.directory / "run.yaml").read_text(encoding="utf-8")))
+    run = read_run(yaml.safe_load((record.directory / "run.yaml").read_text(encoding="utf-8")))
     torch.set_num_threads(run.threads or 1)
     if metrics := on_test(run, record.directory):
         last = record.metrics()[-1]
