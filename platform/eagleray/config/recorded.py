@@ -1,6 +1,6 @@
 """Settings that were validated once and are read again: their types are parsed, their own validators do not run.
 
-A Config may hold `Annotated[float, AfterValidator(lambda v: v / 100)]`, typed in percent. Its file then records the
+A Config may hold `Annotated[float, AfterValidator(lambda v: v / 100)]`, typed in percent. A run file then records the
 result, and whoever reads the file must not divide once more.
 """
 
@@ -44,34 +44,55 @@ def lost(config: BaseModel) -> list[str]:
 
 @cache
 def _validator(model: type[BaseModel], recorded: frozenset[str]) -> SchemaValidator:
-    return SchemaValidator(_model(model.__pydantic_core_schema__, recorded))
+    return SchemaValidator(_whole(model.__pydantic_core_schema__, recorded))
 
 
-def _model(schema: Any, recorded: frozenset[str]) -> Any:
-    """The schema of a model, without the functions in recorded fields; those that check the whole stay."""
-    if not isinstance(schema, Mapping):
-        return schema
-    if schema.get("type") == "definitions":  # types that occur more than once
-        definitions = [_typed(each) for each in schema["definitions"]]
-        return {**schema, "schema": _model(schema["schema"], recorded), "definitions": definitions}
-    if schema.get("type") != "model-fields":
-        return {**schema, "schema": _model(schema["schema"], recorded)} if "schema" in schema else schema
-    fields = {name: _typed(field) if name in recorded else field for name, field in schema["fields"].items()}
-    return {**schema, "fields": fields}
+def _whole(schema: Any, recorded: frozenset[str]) -> Any:
+    """The schema of a Config; functions leave its recorded fields, those that check the Config as a whole stay."""
+    if schema["type"] == "model-fields":
+        fields = {name: _parsing(field) if name in recorded else field for name, field in schema["fields"].items()}
+        return {**schema, "fields": fields}
+    inner = {**schema, "schema": _whole(schema["schema"], recorded)}
+    if schema["type"] == "definitions":  # types that occur more than once
+        inner["definitions"] = [_parsing(each) for each in schema["definitions"]]
+    return _instantiated(inner) if schema["type"] == "model" else inner
 
 
-def _typed(schema: Any) -> Any:
+def _parsing(schema: Any) -> Any:
     """A schema without functions, but for those by which pydantic parses a type such as a path."""
     if isinstance(schema, list | tuple):
-        return type(schema)(map(_typed, schema))
+        return type(schema)(map(_parsing, schema))
     if not isinstance(schema, dict):
         return schema
-    if schema.get("type") in _FUNCTIONS and not _parses(schema["function"]["function"]):
-        return _typed(schema.get("schema", {"type": "any"}))
-    return {key: value if key == "serialization" else _typed(value) for key, value in schema.items()}
+    if schema.get("type") in _FUNCTIONS and not _is_parser(schema["function"]["function"]):
+        return _parsing(schema.get("schema", {"type": "any"}))
+    parsing = {key: value if key == "serialization" else _parsing(value) for key, value in schema.items()}
+    return _instantiated(parsing) if schema.get("type") == "model" else parsing
 
 
-def _parses(function: Any) -> bool:
+def _instantiated(schema: Any) -> Any:
+    """A model's schema in other words: pydantic replaces a `model` by the validator that its class has already."""
+    return {
+        "type": "function-after",
+        "function": {"type": "no-info", "function": partial(_instance, schema["cls"])},
+        "schema": _strict(schema["schema"], schema.get("config", {}).get("extra_fields_behavior", "ignore")),
+        **({"ref": schema["ref"]} if "ref" in schema else {}),
+    }
+
+
+def _strict(schema: Any, extra: str) -> Any:
+    """The fields of a model, with what its config says of unknown keys."""
+    if schema["type"] == "model-fields":
+        return {**schema, "extra_behavior": extra}
+    return {**schema, "schema": _strict(schema["schema"], extra)}
+
+
+def _instance(model: type[BaseModel], parts: tuple[dict[str, Any], dict[str, Any] | None, set[str]]) -> BaseModel:
+    values, extra, given = parts
+    return model.model_construct(given, **values, **(extra or {}))
+
+
+def _is_parser(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     return isinstance(function, type) or str(getattr(function, "__module__", "")).startswith("pydantic")

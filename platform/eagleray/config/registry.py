@@ -181,12 +181,11 @@ def _contract(kind: Kind) -> Contract:
 def _the_class(source: Source, kind: Kind) -> Outline:
     """Return the one class of a file that fulfils the contract; those that it builds on do not count."""
     contract, found, missing = _contract(kind).outline, list[Outline](), list[str]()
-    for node in source.tree.body:
-        for base in source.names.bases(node) if isinstance(node, ast.ClassDef) else ():
-            if isinstance(base, Unreadable):
-                missing.append(f"; {node.name} builds on {base}")
-            elif isinstance(base, Outline) and issubclass(base, contract):
-                found.append(source.names.value(node.name))
+    for node in [each for each in source.tree.body if isinstance(each, ast.ClassDef)]:
+        bases = source.names.bases(node)
+        missing += [f"; {node.name} builds on {base}" for base in bases if isinstance(base, Unreadable)]
+        if any(isinstance(base, Outline) and issubclass(base, contract) for base in bases):
+            found.append(source.names.value(node.name))
     last = [one for one in found if not any(issubclass(other, one) for other in found if other is not one)]
     if len(last) == 1:
         return last[0]
@@ -207,8 +206,9 @@ def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
         try:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
-            wanted = next((each["ctx"]["class_name"] for each in error.errors() if each["type"] == "model_type"), None)
-            said = [f"{name} must be {wanted}(…), not {value!r}"] if wanted else sentences(error.errors(), {}, name)
+            is_model = any(each["type"] == "model_type" for each in error.errors())
+            wanted = f"{name} must be {name.title()}(…), not {value!r}"
+            said = [wanted] if is_model else sentences(error.errors(), {}, name)
             raise ConfigError(f"{outline.__name__}: {'; '.join(said)}") from error
         yield name, value
 

@@ -1,6 +1,6 @@
 """What passes between the loop and a method: facts about the data, batches, progress, and the result of a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -74,4 +74,4 @@ class StepResult:
 
     loss: Tensor  # scalar, carries the gradient
     embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them
-    metrics: dict[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares
