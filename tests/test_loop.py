@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from eagleray.augment import plain
+from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
 from eagleray.config import Run, load_run
 from eagleray.config.registry import find
 from eagleray.config.run import LABELS
-from eagleray.contracts.batch import DataInfo, Progress
+from eagleray.contracts.batch import DataInfo, EpochView, LabelledBatch, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import ParameterGroup
 from eagleray.contracts.recipe import Recipe
@@ -24,6 +25,7 @@ from eagleray.loop import train
 from eagleray.runs.assemble import build_method, fitted, uses_bf16
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.runs.restore import untrained
+from eagleray_methods.fixmatch import FixMatch
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
@@ -291,3 +293,55 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
     monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
     finish(run, tmp_path, data)
     assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]
+
+
+def test_before_epoch_is_told_which_images_are_labelled_and_no_label_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tiny("fixmatch", "precision=fp32")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    steps: list[LabelledBatch] = []
+    forward = FixMatch.forward
+
+    def before_epoch(self, epoch: EpochView):
+        assert epoch.labelled is not None
+        assert len(epoch.embed()) == self.data.samples
+        seen.append(epoch.labelled)
+
+    def watched(self, batch, progress):
+        steps.append(batch.labelled)
+        return forward(self, batch, progress)
+
+    monkeypatch.setattr(FixMatch, "before_epoch", before_epoch)
+    monkeypatch.setattr(FixMatch, "forward", watched)
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    assert data.train.labels is not None
+    finish(run, tmp_path, data)
+    (places, classes), again = seen
+    assert torch.equal(places, again[0])
+    assert places.shape == classes.shape == (30,)  # three of each class
+    assert np.array_equal(data.train.labels[places], classes)
+    assert classes.bincount().tolist() == [3] * 10
+    for few in steps:
+        assert set(few.indices.tolist()) <= set(places.tolist())
+        assert np.array_equal(data.train.labels[few.indices], few.targets)
+
+
+def test_labelled_images_have_the_same_places_whoever_holds_them(monkeypatch: pytest.MonkeyPatch):
+    run = tiny("fixmatch", "workers=2")
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    info = fitted(run, data.info)
+    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        shares.append([batch.labelled for batch in feed.epoch(1, 0)])
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    for batch, first, second in zip(feed.epoch(1, 0), *shares, strict=True):
+        assert batch.labelled is not None
+        assert first is not None
+        assert second is not None
+        assert torch.equal(batch.labelled.indices, torch.cat([first.indices, second.indices]))
+        assert torch.equal(batch.labelled.targets, torch.cat([first.targets, second.targets]))

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from eagleray.config import Run, Sweep, changed, load_run, read_run, validated
 from eagleray.config.recorded import lost, settings_of
@@ -93,9 +101,7 @@ def test_a_value_that_is_given_beside_recorded_ones_is_validated_as_a_typed_one(
 
 def test_the_trials_of_a_sweep_train_with_what_was_typed(method: str):
     vary = {"method.percent": [10, 20], "method.temperature": [0.1]}
-    sweep = validated(
-        Sweep, {"name": "s", "run": {"method": method.partition("=")[2]}, "vary": vary, "search": "grid"}
-    )
+    sweep = validated(Sweep, {"name": "s", "run": {"method": method.partition("=")[2]}, "vary": vary, "search": "grid"})
     runs = [read_run(recorded(point.run(sweep))) for point in points(sweep)]
     assert [run.file()["method"]["percent"] for run in runs] == [0.1, 0.2]
 
@@ -124,7 +130,7 @@ def test_validators_run_for_what_is_typed_alone():
     mixed = settings_of(Shouted, values, recorded={"word", "both"})
     assert mixed == Shouted.model_construct(word="oh", both=[1, 2], half=4.0)
     for wrong in ({"word": 3}, {"both": [1, 2, 3]}, {"half": "x"}, {"hafl": 1, "half": 2}, {"word": "abcdefghij"}):
-        with pytest.raises(ValueError, match="Shouted|word|both|half|hafl"):
+        with pytest.raises(ValidationError):
             settings_of(Shouted, wrong)
     assert lost(Shouted(word="oh", both=[1], half=3)) == []
 
