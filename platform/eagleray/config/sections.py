@@ -1,6 +1,6 @@
 """The sections of a run file, and how a method, an encoder or a source of images is chosen by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -11,11 +11,13 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
 
-from eagleray.config.mistakes import nested
+from eagleray.config.mistakes import nested, wrong
+from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
 from eagleray.contracts.ranges import Uniform
 
@@ -43,14 +45,15 @@ class Chosen(BaseModel, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_flat(cls, value: Any) -> Any:
+    def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
         declaration = find(cls.kind, str(flat.pop("name")))
-        return {"name": declaration.name, **cls._parts(declaration, flat)}
+        recorded = (info.context or {}).get(cls.kind, ())
+        return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
-        return {"config": _settings(declaration.Config, flat, declaration)}
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
+        return {"config": _own(declaration, flat, recorded)}
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
@@ -109,9 +112,9 @@ class DataChoice(Chosen, frozen=True):
     settings: DataSettings
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
         shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
-        config = _settings(declaration.Config, flat, declaration)
+        config = _own(declaration, flat, recorded)
         return {"config": config, "settings": _settings(DataSettings, shared, declaration)}
 
     @model_serializer(mode="plain")
@@ -196,9 +199,22 @@ class Tracking(Strict, frozen=True):
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
 
 
-def _settings(model: type[Model], given: Mapping[str, Any], owner: Declaration) -> Model:
+def _own(declaration: Declaration, given: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
+    """The settings of a method, an encoder or a source, which a run file must be able to keep."""
+    config = _settings(declaration.Config, given, declaration, recorded)
+    if unkept := lost(config):
+        raise wrong(
+            f"{declaration.kind}={declaration.name}: what its Config makes of {', '.join(unkept)} is not what a run "
+            "file gives back; annotate it with the type that it has in the end, and let no validator change it twice"
+        )
+    return config
+
+
+def _settings(
+    model: type[Model], given: Mapping[str, Any], owner: Declaration, recorded: Collection[str] = ()
+) -> Model:
     try:
-        return model.model_validate(given)
+        return settings_of(model, given, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
         others = declared(owner.kind).values()

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from eagleray.config import Run, validated
-from eagleray.config.search_points import changed
+from eagleray.config import Run, changed, read_run
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
@@ -141,7 +140,7 @@ def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
 
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     """The run of a trial, with what a population has changed in it, and its record, open for more."""
-    run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    run, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
     if not directory.parents[1].exists():
         raise ConfigError(
             f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "

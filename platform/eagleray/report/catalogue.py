@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from eagleray.config.registry import Declaration, declared
 from eagleray.contracts.ranges import Choice, LogUniform, Range
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 NUMBERS = ("linear", "knn", "accuracy")
 SETTINGS = ("setting", "recipe=paper", "recipe=small", "range", "meaning")
@@ -44,7 +44,7 @@ def page(reached: Reached) -> str:
 
 def settings(one: Declaration) -> list[list[str]]:
     """The lines under `SETTINGS`: the small recipe's value where it is another, and the range that a sweep may take."""
-    small = one.values.get("small_settings", {})
+    small = one.values["recipes"].small_settings if one.kind == "method" else {}
     return [
         [
             f"{one.kind}.{key}",
@@ -59,9 +59,8 @@ def settings(one: Declaration) -> list[list[str]]:
 
 def recipes(method: Declaration) -> dict[str, str]:
     """How it is trained under either recipe: the optimizer and what differs from its defaults."""
-    return {
-        f"recipe={name}": _recipe(method.values[key]) for name, key in (("small", "small_recipe"), ("paper", "recipe"))
-    }
+    both: Recipes = method.values["recipes"]
+    return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
 
 
 def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
@@ -98,11 +97,10 @@ def _paper(method: Declaration) -> str:
 
 
 def _needs(method: Declaration) -> str:
-    tokens = ["a ViT"] if method.values.get("needs_tokens") else []
-    labels = ["a few labels"] if method.values.get("labels", "none") != "none" else []
-    batch = ["a large batch"] if method.values.get("needs_large_batch") else []
+    tokens = ["a ViT"] if "tokens" in method.needs else []
+    labels = ["a few labels"] if method.needs & {"labels", "only_labels"} else []
     run = ["a trained run"] if method.needs_run else []
-    return ", ".join(tokens + labels + batch + run)
+    return ", ".join(tokens + labels + run)
 
 
 def _numbers(numbers: Mapping[str, float]) -> list[str]:

@@ -6,7 +6,8 @@ from functools import cache
 
 from eagleray.config import Run, Sweep
 from eagleray.config.mistakes import nearest
-from eagleray.config.search_points import as_trial, changed, points
+from eagleray.config.run import changed
+from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
 from eagleray.data.images import Data
