@@ -25,7 +25,7 @@ from eagleray.runs.restore import untrained
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
-TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
+TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear.when=never"]
 
 
 def tiny(name: str, *more: str) -> Run:

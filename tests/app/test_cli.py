@@ -38,7 +38,7 @@ SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 TINY = [
     "data.limit=64", "batch_size=16", "epochs=2", "encoder.width=4", "encoder.depth=2", "threads=1",
-    "evaluate.linear=never", "precision=fp32",
+    "evaluate.linear.when=never", "precision=fp32",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def started(run: Run, directory: Path) -> Record:
 
 
 def test_every_epoch_is_written_once_however_often_the_run_is_taken_up(tmp_path: Path):
-    run = run_of("checkpoints.every_epochs=2", "evaluate.linear=never")
+    run = run_of("checkpoints.every_epochs=2", "evaluate.linear.when=never")
     whole = started(run, tmp_path / "whole")
     for _ in recorded(train(run, whole.directory), whole):
         pass
@@ -54,7 +54,7 @@ def test_every_epoch_is_written_once_however_often_the_run_is_taken_up(tmp_path:
 
 def test_an_epoch_that_was_saved_and_not_yet_told_is_told_on_resuming(tmp_path: Path):
     """Killed between the checkpoint and the line in metrics.jsonl."""
-    run = run_of("evaluate.linear=never")
+    run = run_of("evaluate.linear.when=never")
     next(report for report in train(run, tmp_path) if report.epoch_ended)
     record = started(run, tmp_path)
     for _ in recorded(train(run, tmp_path), record):
@@ -63,7 +63,7 @@ def test_an_epoch_that_was_saved_and_not_yet_told_is_told_on_resuming(tmp_path: 
 
 
 def test_a_diverged_run_is_recorded_as_failed(tmp_path: Path):
-    run = run_of("optimizer.lr=1e30", "evaluate.linear=never")
+    run = run_of("optimizer.lr=1e30", "evaluate.linear.when=never")
     record = started(run, tmp_path)
     with pytest.raises(Diverged):
         list(recorded(train(run, tmp_path), record))
@@ -107,7 +107,7 @@ def test_each_encoder_and_data_set_has_its_floors_once():
 
 def test_raw_pixels_are_judged_as_they_are():
     """Held against scikit-learn's neighbours on the pixels themselves."""
-    run = run_of("evaluate.k=1", "evaluate.linear=never")
+    run = run_of("evaluate.knn.k=1", "evaluate.linear.when=never")
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     assert data.validation is not None
     flat = []
@@ -127,8 +127,8 @@ def test_large_images_are_shrunk_to_be_compared():
 
 
 def test_random_init_is_the_run_before_its_first_step():
-    run = run_of("evaluate.linear=never")
+    run = run_of("evaluate.linear.when=never")
     floor = next(floor for floor in floors([run]) if not floor.raw)
     assert floor.measure() == floor.measure()
-    other = run_of("evaluate.linear=never", "seed=1")
+    other = run_of("evaluate.linear.when=never", "seed=1")
     assert next(floor for floor in floors([other]) if not floor.raw).measure() != floor.measure()

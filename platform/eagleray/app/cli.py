@@ -71,7 +71,7 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
         _fail(str(diverged), 1)
     except KeyboardInterrupt:
         _interrupted("train", settings)
-    console.print(metrics_table(Record.open(directory).summary))
+    console.print(metrics_table(Record.open(directory).summary, run))
     _farewell({"run": directory}, run.tracking.uri, unsent)
 
 
@@ -125,7 +125,8 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.app.terminal import metrics_table
     from eagleray.runs.restore import measured
 
-    console.print(metrics_table(measured(validated(Run, recorded_file(record.directory)), record.directory)))
+    run = validated(Run, recorded_file(record.directory))
+    console.print(metrics_table(measured(run, record.directory), run))
 
 
 @app.command()
@@ -133,14 +134,18 @@ def compare(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a sweep's name, or tracking.experiment")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
     metric: Annotated[str, typer.Option(help="what is compared")] = "knn",
-    mode: Annotated[str, typer.Option(help="which end of it is better: max or min")] = "max",
+    mode: Annotated[
+        str | None, typer.Option(help="which end of it is better: max or min; left out: the one that it declares")
+    ] = None,
 ) -> None:
     """Show the leaderboard of an MLflow experiment.
 
     And say where in MLflow its runs can be compared.
     """
+    mode = mode or mode_of(metric, shipped())
     if mode not in ("max", "min"):
-        raise ConfigError(f"--mode {mode} is neither max nor min")
+        known = "is neither max nor min" if mode else f"is needed: no better end of {metric} is known, so say max or min"
+        raise ConfigError(f"--mode {mode or ''} {known}".replace("  ", " "))
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
     from eagleray.report.analysis import answer, trials_of_rows

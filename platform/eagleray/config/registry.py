@@ -21,25 +21,33 @@ from pydantic import BaseModel
 
 from eagleray.contracts.errors import ConfigError
 
-Kind = Literal["method", "encoder", "data"]
+Kind = Literal["method", "encoder", "data", "evaluator"]
 
 _PACKAGES: dict[Kind, str] = {
     "method": "eagleray_methods",
     "encoder": "eagleray.encoders",
     "data": "eagleray.datasets",
+    "evaluator": "eagleray.evaluators",
 }
 _CONTRACTS: dict[Kind, tuple[str, ...]] = {
     "method": ("Method",),
     "encoder": ("Encoder", "TokenEncoder"),
     "data": ("Dataset",),
+    "evaluator": ("Evaluator",),
 }
-WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset"}
-_NEEDED: dict[Kind, tuple[str, ...]] = {"method": ("recipe", "small_recipe"), "encoder": (), "data": ()}
+WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset", "evaluator": "evaluator"}
+_NEEDED: dict[Kind, tuple[str, ...]] = {
+    "method": ("recipe", "small_recipe"),
+    "encoder": (),
+    "data": (),
+    "evaluator": ("metrics",),
+}
 _CHEAP = (
     "pydantic",
     "eagleray.contracts.ranges",
     "eagleray.contracts.recipe",
     "eagleray.contracts.errors",
+    "eagleray.contracts.evaluator",
     *sys.stdlib_module_names,
 )
 

@@ -22,11 +22,10 @@ class Floor:
     raw: bool
 
     def measure(self) -> dict[str, float]:
-        """kNN, linear probe and spread, on the test part too."""
+        """What needs no trained method: kNN, linear probe, spread and pairs; on the test part too."""
         judged = untrained(self.run)
         encode: Callable[[Tensor], Tensor] = pixels if self.raw else judged.method.eval().encode
-        probe = self.run.evaluate.linear != "never"
-        return judged.judge.judge(encode, judged.autocast, probe=probe, test=True)
+        return judged.judge.judge(encode, judged.autocast, test=True)
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:
