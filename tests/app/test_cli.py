@@ -80,7 +80,7 @@ def written(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["methods", "simclr"],
+        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["evaluators"], ["methods", "simclr"],
         ["schema", "run"], ["schema", "sweep"], ["check", str(SWEEPS[0])], ["train", "epochz=3"],
     ],
     ids=" ".join,
@@ -88,7 +88,7 @@ def written(path: Path) -> list[str]:
 def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
     code = (
         f"import sys; sys.argv = ['eagleray', *{arguments!r}]\n"
-        "from eagleray.cli import main\n"
+        "from eagleray.app.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'timm'} & set(sys.modules)\n"
@@ -101,7 +101,12 @@ def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
 
 
 def test_the_lists_name_all_there_is(eagleray: Any):
-    for command, kind in (("methods", "method"), ("encoders", "encoder"), ("datasets", "data")):
+    for command, kind in (
+        ("methods", "method"),
+        ("encoders", "encoder"),
+        ("datasets", "data"),
+        ("evaluators", "evaluator"),
+    ):
         outcome = eagleray(command)
         assert outcome.code == 0
         firsts = {line.split()[0] for line in outcome.out.splitlines() if line.strip()}

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from eagleray.config import Run, load_run, load_sweep, validated
+from eagleray.config import Run, Sweep, load_run, load_sweep, validated
+from eagleray.config.metrics import check_metric, metric_needs, mode_of, shipped
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
@@ -142,10 +143,8 @@ def compare(
 
     And say where in MLflow its runs can be compared.
     """
-    mode = mode or mode_of(metric, shipped())
-    if mode not in ("max", "min"):
-        known = "is neither max nor min" if mode else f"is needed: no better end of {metric} is known, so say max or min"
-        raise ConfigError(f"--mode {mode or ''} {known}".replace("  ", " "))
+    if mode not in ("max", "min", None):
+        raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
     from eagleray.report.analysis import answer, trials_of_rows
@@ -155,9 +154,12 @@ def compare(
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
     varied = list(next((trial.params for trial in trials if not trial.is_floor), {}))
-    found = answer(trials, varied, metric, "max" if mode == "max" else "min")
+    better = mode or mode_of(metric, shipped())
+    found = answer(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
+    if better is None:
+        raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
     shown = [run["run_id"] for run in runs if run["run_id"] not in {each["parent"] for each in runs}]
@@ -185,6 +187,20 @@ def encoders(name: Name = None) -> None:
 def datasets(name: Name = None) -> None:
     """List the datasets, or the settings of one."""
     _list("data", name)
+
+
+@app.command()
+def evaluators(name: Name = None) -> None:
+    """List the evaluators and their metrics, or what those of one mean."""
+    from eagleray.app.terminal import table
+    from eagleray.report.catalogue import METRICS, metrics
+
+    if name is not None:
+        _list("evaluator", name)
+        console.print(table(METRICS, metrics(find("evaluator", name).values["metrics"])))
+        return
+    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in declared("evaluator").values()]
+    console.print(table(["evaluator", "what it is", "metrics"], lines))
 
 
 @app.command()
@@ -256,7 +272,8 @@ def check(
     overrides = _only_settings(settings)
     if "vary" in read_tree(file):
         asked = load_sweep(file, overrides)
-        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}")
+        unseen = _check_labels(asked)
+        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}{unseen}")
     else:
         run = load_run(file, overrides)
         _say(f"{file} is a valid run: {run.method.name} with {run.encoder.name} on {run.data.name}")
@@ -280,6 +297,24 @@ def _only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # refuses what is no setting
     return arguments or []
+
+
+def _check_labels(sweep: Sweep) -> str:
+    """Refuse a metric for want of labels; return what cannot be seen here. The images are listed, not read."""
+    known: dict[str, tuple[bool, bool]] = {}
+    for run in sweep.probes():
+        if "labels" not in metric_needs(sweep.metric, run):
+            continue
+        key = json.dumps(run.file()["data"])
+        if key not in known:
+            source, share = run.data.declaration.load()(run.data.name, run.data.config), run.data.settings.validation
+            try:
+                known[key] = source.class_names() is not None, share > 0 or "validation" in source.parts()
+            except ConfigError as missing:
+                return f"; whether its images have labels cannot be seen here ({missing})"
+        labels, validation = known[key]
+        check_metric(sweep.metric, run, labels=labels, validation=validation)
+    return ""
 
 
 def _given(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:

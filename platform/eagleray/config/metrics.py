@@ -83,6 +83,12 @@ def check_metric(
         )
 
 
+def metric_needs(name: str, run: Run) -> frozenset[Need]:
+    """Return what a metric of a run needs."""
+    evaluator = _evaluator(name, run)
+    return frozenset() if evaluator is None else needs(run.evaluate.evaluators[evaluator])
+
+
 def needs(evaluator: Declaration) -> frozenset[Need]:
     """Return what must be there for an evaluator to be called: all that its metrics need."""
     metrics: Table = evaluator.values["metrics"]
@@ -147,7 +153,7 @@ def _why_missing(name: str, run: Run, there: set[str], labels: bool) -> str:
         return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_listed(there, table)})"
     if run.evaluate.when(evaluator) == "never":
         return f"it is not measured with run.evaluate.{evaluator}.when=never"
-    free = f"take one that needs no labels ({_listed({each for each in there if not table[each].needs}, table)})"
+    free = f"take one that needs no labels ({_listed(there, table)})"
     reasons: dict[Need, str] = {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
         "two_views": f"{run.method.name} declares no views, so there are no two to compare",
@@ -156,7 +162,7 @@ def _why_missing(name: str, run: Run, there: set[str], labels: bool) -> str:
         if labels
         else f"these images have no labels; {free}",
     }
-    missing = needs(run.evaluate.evaluators[evaluator]) - has(run, labels=False)
+    missing = metric_needs(name, run) - has(run, labels=False)
     return next(why for need, why in reasons.items() if need in missing)
 
 

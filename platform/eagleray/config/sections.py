@@ -212,11 +212,16 @@ def evaluate_with(also: Any) -> type[Evaluate]:
 def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
     sections: dict[str, Any] = {}
     for name, one in _evaluators(also).items():
-        default = one.values.get("when", "always")
-        when = Annotated[When, Field(description="measured at every evaluation, at the end, or never")]
-        model = create_model(name, __base__=one.Config, __doc__=one.Config.__doc__, when=(when, default))
+        model = evaluator_settings(one)
         sections[name] = (Annotated[model, Field(description=one.summary)], Field(default_factory=model))
     return create_model("Evaluate", __base__=Evaluate, __doc__=Evaluate.__doc__, **sections)
+
+
+def evaluator_settings(one: Declaration) -> type[BaseModel]:
+    """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
+    when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
+    default = one.values.get("when", "always")
+    return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 
 @cache
