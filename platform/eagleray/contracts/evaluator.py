@@ -109,11 +109,11 @@ class Evaluator:
     """Something that is measured of a representation.
 
     Args:
-        config: this class's own `Config`, with the run's `evaluate.NAME` settings.
+        config: the run's settings under `evaluate.NAME`: those of this class's own `Config`, and `when`.
     """
 
-    class Config(BaseModel, frozen=True, extra="forbid"):
-        """This evaluator's settings, each with default and meaning; `when` is added to them."""
+    class Config(BaseModel, frozen=True, extra="forbid"):  # its settings, each with default and meaning
+        pass
 
     metrics: ClassVar[dict[str, Metric]]  # all it may return, by name
     when: ClassVar[When] = "always"  # default of `evaluate.NAME.when`: at every evaluation, at the end, or never

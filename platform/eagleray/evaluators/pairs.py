@@ -1,7 +1,7 @@
 """Two views of one image, beside views of two images: does the representation tell which belong together?
 
-The pair is fixed: SimCLR's view twice, whichever views the method declares and `augment` changes. So the numbers compare
-across methods.
+The pair is fixed: SimCLR's view twice, whichever views the method declares and `augment` changes. So the numbers
+compare across methods.
 """
 
 from collections.abc import Sequence

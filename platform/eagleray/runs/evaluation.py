@@ -181,7 +181,7 @@ def _labelled(features: Tensor, images: Images) -> Features:
 def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     """Whether the embeddings that the loss sees have collapsed: spread and rank of a batch, as `z_std` and `z_rank`."""
     metrics = collapse(embeddings[0])
-    return {f"z_{name}": metrics[name] for name in ("std", "rank")}
+    return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
 def collapsed(metrics: dict[str, float]) -> bool:

@@ -202,6 +202,7 @@ class Destination:
         status = record.status
         tags = {
             **{f"environment.{name}": value for name, value in record.environment.items()},
+            DESCRIPTION: _description(record),
             **record.tags,
             "eagleray.key": record.key,
             "eagleray.state": status["state"],
@@ -211,7 +212,6 @@ class Destination:
             "mlflow.source.git.commit": record.environment.get("commit"),
             "mlflow.user": record.environment.get("user"),
             "mlflow.parentRunId": self._parent_id(record),
-            DESCRIPTION: _description(record),
         }
         return {_name(name): _text(value, 8000) for name, value in tags.items() if value is not None}
 
