@@ -389,7 +389,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.judged.eval()
-    return Evaluation(run, data, feed).judge(encoder, autocast, probe=True, test=False)
+    return Evaluation(run, data, feed).judge(encoder, autocast, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:

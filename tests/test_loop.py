@@ -29,7 +29,7 @@ from eagleray_methods.fixmatch import FixMatch
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
-TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
+TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear.when=never"]
 
 
 def tiny(name: str, *more: str) -> Run:

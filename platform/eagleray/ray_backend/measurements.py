@@ -99,6 +99,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
         experiment=parent.experiment,
         params={},
         run=floor.run.file(),
+        meanings=parent.meanings,
         parent=parent,
         tags={"kind": "floor"},
         uri=parent.uri,

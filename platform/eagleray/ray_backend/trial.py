@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from eagleray.config import Run, changed, read_run
+from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
@@ -87,12 +88,12 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
             for report in filter(attrgetter("epoch_ended"), reports):
                 over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
                 if over:
-                    record.finish("collapsed", summary=report.metrics)
+                    record.finish("collapsed", summary=report.numbers)
                 if report.done or report.progress.epoch > told:
                     told = report.progress.epoch
                     if changing:
                         record.append(report.progress.step, changing, told)
-                    yield result(report.metrics, told, done=report.done or over)
+                    yield result(report.numbers, told, done=report.done or over)
                 if over:
                     return
     except Diverged:
@@ -152,6 +153,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         experiment=run.tracking.experiment,
         params=trial["params"],
         run=run.file(),
+        meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
         uri=run.tracking.uri,
     )
