@@ -24,7 +24,7 @@ from eagleray.config.mistakes import nested, wrong
 from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import When
+from eagleray.contracts.metric import When
 from eagleray.contracts.ranges import Uniform
 
 Model = TypeVar("Model", bound=BaseModel)
