@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import Parameters, draw, joined
+from eagleray.augment.draw import WHOLE, Parameters, Share, draw, joined
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.view import View
@@ -60,15 +60,17 @@ def make_views(
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool = False,
+    share: Share = WHOLE,
 ) -> list[Tensor]:
     """Every view of every image: `make_view` with the view's index added to the seed.
 
-    Equal views that follow each other (the small crops of multi-crop) are made in one pass.
+    Equal views that follow each other (the small crops of multi-crop) are made in one pass. Where the images are the
+    `share` (rank, workers) of a batch, their views are those rows of the views of the whole batch, to the last bit.
     """
     made: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
         seeds = [(*seed, index) for index in places]
-        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact)
+        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
     return made
 
 
@@ -90,12 +92,13 @@ def _made(
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool,
+    share: Share = WHOLE,
 ) -> Sequence[Tensor]:
     """One view of every image for each seed."""
     _check(images, mean, std)
     size = view.size or size
     samples, channels, height, width = images.shape
-    drawn = joined([draw(view, samples, height, width, size, seed) for seed in seeds]).to(images.device)
+    drawn = joined([draw(view, samples, height, width, size, seed, share) for seed in seeds]).to(images.device)
     images = images.repeat(len(seeds), 1, 1, 1) if len(seeds) > 1 else images
     output = torch.empty(len(images), channels, size, size, device=images.device)
     offset, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
