@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from eagleray.augment import plain
 from eagleray.data.decode import decode_batch
-from eagleray.config.declared import find
+from eagleray.config.registry import find
 
 NAME, SETTINGS = {name!r}, {settings!r}
 SIZE, CHANNELS = {size}, {channels}
