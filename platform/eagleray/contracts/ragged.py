@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ class Ragged:
 
     padded: Tensor  # uint8 [N, C, H, W]: as high as the highest, as wide as the widest
     sizes: Tensor  # int64 [N, 2]: height and width of each
+
+    @classmethod
+    def of_one_shape(cls, images: Tensor) -> Self:
+        """Return [N, C, H, W] in this form."""
+        return cls(images, torch.tensor(images.shape[2:]).expand(len(images), -1))
 
     def __len__(self) -> int:
         return len(self.padded)
@@ -27,6 +33,10 @@ class Ragged:
         sizes = self.sizes[piece]
         height, width = sizes.amax(0).tolist()
         return Ragged(self.padded[piece, :, :height, :width], sizes)
+
+    def repeated(self, times: int) -> "Ragged":
+        """Return all images so many times, one round after the other."""
+        return self if times == 1 else Ragged(self.padded.repeat(times, 1, 1, 1), self.sizes.repeat(times, 1))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Ragged":
         """Return the same with the pixels on a device; the sizes stay on the CPU, where they are needed."""
