@@ -18,7 +18,7 @@ class DataInfo:
     seed: int = 0  # the run's
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
-    stored_size: int | None = None  # shorter side of the images that views are made of, at most; None: not known
+    stored_size: int = 64  # shorter side that larger images were reduced to before any view was made
 
 
 @dataclass(frozen=True)

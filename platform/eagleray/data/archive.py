@@ -117,7 +117,7 @@ def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         deque(images, maxlen=0)  # looked through and let go, so that no bad file ends a run in its middle
     else:
         checksum = write_pixels(Path(f"{at}.bin"), images)
-    fine = sizes.any(axis=1)
+    fine = sizes[:, 0] > 0
     pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
     rows, labels = _arranged(parts, fine, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
@@ -139,7 +139,7 @@ def _pixels(
     at: Path, dataset: Dataset, settings: DataSettings, kept: Kept, sizes: np.ndarray, checksum: int | None
 ) -> Pixels:
     """Return where the readable images come from; `sizes` [N, 2] are zeros where one is bad."""
-    fine = sizes.any(axis=1)
+    fine = sizes[:, 0] > 0
     if checksum is None:
         paths = list(compress(_paths(dataset.parts()), fine))
         return Streamed(paths, kept.stored_size, kept.channels, settings.workers)

@@ -90,7 +90,7 @@ def read_pixels(path: Path, checksum: int) -> np.ndarray:
 @lru_cache(maxsize=16)
 def _checksum(path: Path, size: int, changed: int) -> int:
     """Read through once in a process for each state of the file: a process may train hundreds of runs."""
-    return zlib.crc32(np.memmap(path, np.uint8, "r"))
+    return zlib.crc32(np.memmap(path, np.uint8, "r").data)
 
 
 @contextmanager

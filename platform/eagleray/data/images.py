@@ -1,6 +1,6 @@
 """A source by name to images that are split, counted and ready to be batched."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,7 +16,7 @@ from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
 from eagleray.data.archive import Archive, open_archive
-from eagleray.data.pixels import Pixels, Stored
+from eagleray.data.pixels import Decoded, Pixels, Stored
 from eagleray.data.splits import LIMIT, VALIDATION, balanced, drawn, held_out
 
 
@@ -36,7 +36,7 @@ class Images:
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
         """Yield the images of every tensor of positions, int64 [n]: uint8 [n, C, H, W], free to be changed."""
         rows = (self._rows[indices.numpy()] for indices in order)
-        return map(_batch, self._pixels.batches(rows))
+        return map(batched, self._pixels.batches(rows))
 
     def in_memory(self) -> "Images":
         """The same images, decoded once and kept: for the few labelled ones that every step asks for."""
@@ -51,9 +51,10 @@ class Images:
         return Images(self._pixels, self._rows[positions], labels)
 
 
-def _batch(images: Sequence[np.ndarray]) -> Tensor | Ragged:
-    if isinstance(images, np.ndarray):
-        return torch.from_numpy(images)
+def batched(images: Decoded) -> Tensor | Ragged:
+    """Return uint8 images [C, H, W] as one tensor [n, C, H, W], padded if their shapes differ."""
+    if isinstance(images, np.ndarray) or len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images) if isinstance(images, list) else images)
     sizes = np.array([image.shape[1:] for image in images])
     padded = np.zeros((len(images), len(images[0]), *sizes.max(0)), np.uint8)
     for place, image, (height, width) in zip(padded, images, sizes, strict=True):

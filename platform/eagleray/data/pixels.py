@@ -11,6 +11,7 @@ import numpy as np
 from eagleray.data.decode import decode_all
 from eagleray.data.workers import Decoders
 
+Decoded = np.ndarray | list[np.ndarray]  # uint8: one [n, C, H, W], or n of [C, H, W] whose shapes may differ
 AHEAD = 2  # batches under way for each worker process
 
 
@@ -19,11 +20,8 @@ class Pixels(Protocol):
 
     channels: int
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-        """Yield the images of every array of rows, int64 [n]: one new uint8 [n, C, H, W] if all have the same shape.
-
-        Else a list of n read-only [C, H, W].
-        """
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
+        """Yield the images of every array of rows, int64 [n]; a list is to be read, an array is the caller's own."""
         ...
 
 
@@ -43,12 +41,12 @@ class Stored:
         self._ends = channels * np.cumsum(self._sizes.prod(1))
         self._one_shape = bool((sizes == sizes[0]).all())
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-        """Yield copies where all images have one shape, which the caller may change."""
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
+        """Yield an array where all images of the source have one shape, else lists."""
         if self._one_shape:
             images = self._mapped.reshape(-1, self.channels, *self._sizes[0])
             return (np.take(images, rows, axis=0) for rows in order)
-        return (together([self._image(row) for row in rows]) for rows in order)
+        return ([self._image(row) for row in rows] for rows in order)
 
     def _image(self, row: int) -> np.ndarray:
         shape, end = (self.channels, *self._sizes[row]), self._ends[row]
@@ -73,11 +71,10 @@ class Streamed:
         self._size = size
         self._workers = workers
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
         """Decode; the batches come in order whichever process is done first."""
         wanted = ((list(self._paths[rows]), self._size, self.channels) for rows in order)
-        decoded = self._run_ahead(wanted) if self._workers else (decode_all(*each) for each in wanted)
-        return map(together, decoded)
+        return self._run_ahead(wanted) if self._workers else (decode_all(*each) for each in wanted)
 
     def _run_ahead(self, wanted: Iterator[tuple[list[str], int, int]]) -> Iterator[list[np.ndarray]]:
         begun = deque(self._decoders.submit(*each) for each in islice(wanted, AHEAD * self._workers))
@@ -93,8 +90,3 @@ class Streamed:
     @cached_property
     def _decoders(self) -> Decoders:
         return Decoders(self._workers)
-
-
-def together(images: list[np.ndarray]) -> Sequence[np.ndarray]:
-    """Return images of one shape as a new array [n, C, H, W], others as they are."""
-    return np.stack(images) if len({image.shape for image in images}) == 1 else images
