@@ -127,7 +127,7 @@ def train(
         pending: list[dict[str, Tensor]] = []
         embeddings: list[Tensor] = []
         for batch in feed.epoch(epoch, start):
-            seed_all(run.seed, state.step, distributed.rank())
+            seed_all(run.seed, state.step)
             set_rates(optimizer, run.optimizer, run.batch_size, progress())
             with autocast:
                 result: StepResult = stepper(batch, progress())

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from eagleray.contracts.view import View
 
+Share = tuple[int, int]  # rank and number of the workers that hold a batch in equal parts
+WHOLE: Share = (0, 1)
 ATTEMPTS = 10  # torchvision's RandomResizedCrop too tries ten boxes before it takes the central one
 OPERATIONS = 14  # RandAugment's
 ORDERS = torch.tensor(list(permutations(range(4)))).t()  # [4, 24]: the orders of brightness, contrast, saturation, hue
@@ -59,14 +61,15 @@ def joined(parts: Sequence[Parameters]) -> Parameters:
     return Parameters(**{name: torch.cat([vars(part)[name] for part in parts], -1) for name in vars(parts[0])})
 
 
-def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...]) -> Parameters:
+def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
     """The parameters of images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`.
 
     Each parameter has its own column of uniform numbers, drawn whether it is used or not: to change one operation
-    leaves all others as they were, so a sweep compares like with like. Sample i depends on the seed and i alone.
+    leaves all others as they were, so a sweep compares like with like. Sample i depends on the seed and i alone. A
+    worker draws the numbers of the whole batch, which are few, and keeps those of its own rows.
     """
     samples, extent = len(sizes), sizes.t().float()
-    uniform = _uniform(samples, sum(_COLUMNS), seed, b"view")
+    uniform = _uniform(samples, sum(_COLUMNS), seed, share, b"view")
     areas, ratios, place, chance, span, shift, cutout, order, turns = uniform.t().contiguous().split(_COLUMNS)
 
     box = _box(view, areas, ratios, extent)
@@ -88,7 +91,7 @@ def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...]) -> Paramet
         cutout=_whole(cutout, size),
         order=torch.where(jittered > 0, ORDERS[:, _whole(order[0], ORDERS.shape[1]).long()], -1),
         turns=((1 + _whole(turns[0], 3)) * rotated).long(),
-        randaugment=_operations(view, samples, seed),
+        randaugment=_operations(view, samples, seed, share),
     )
 
 
@@ -96,11 +99,12 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-def _uniform(samples: int, numbers: int, seed: tuple[int, ...], purpose: bytes) -> Tensor:
+def _uniform(samples: int, numbers: int, seed: tuple[int, ...], share: Share, purpose: bytes) -> Tensor:
     """[samples, numbers] in 0..1. A hash makes the seed: those of neighbouring tuples would else be near each other."""
+    rank, world = share
     digest = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=8, person=purpose).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.rand(samples, numbers, generator=generator)
+    return torch.rand(world * samples, numbers, generator=generator)[rank * samples : (rank + 1) * samples]
 
 
 def _whole(u: Tensor, count: Tensor | int) -> Tensor:
@@ -136,7 +140,8 @@ def _jitter_spans(view: View) -> list[tuple[float, float]]:
     return [*((max(0.0, 1 - spread), 1 + spread) for spread in factors), (-hue, hue)]
 
 
-def _operations(view: View, samples: int, seed: tuple[int, ...]) -> Tensor:
+def _operations(view: View, samples: int, seed: tuple[int, ...], share: Share) -> Tensor:
     operations = view.randaugment[0] if view.randaugment else 0
-    choice, sign = _uniform(samples, 2 * operations, seed, b"randaugment").t().contiguous().view(2, operations, samples)
+    uniform = _uniform(samples, 2 * operations, seed, share, b"randaugment")
+    choice, sign = uniform.t().contiguous().view(2, operations, samples)
     return torch.stack([_whole(choice, OPERATIONS), torch.where(sign < 0.5, -1.0, 1.0)], dim=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import Parameters, draw, joined
+from eagleray.augment.draw import WHOLE, Parameters, Share, draw, joined
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
@@ -62,15 +62,17 @@ def make_views(
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool = False,
+    share: Share = WHOLE,
 ) -> list[Tensor]:
     """Every view of every image: `make_view` with the view's index added to the seed.
 
-    Equal views that follow each other (the small crops of multi-crop) are made in one pass.
+    Equal views that follow each other (the small crops of multi-crop) are made in one pass. Where the images are the
+    `share` (rank, workers) of a batch, their views are those rows of the views of the whole batch, to the last bit.
     """
     made: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
         seeds = [(*seed, index) for index in places]
-        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact)
+        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
     return made
 
 
@@ -92,12 +94,13 @@ def _made(
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool,
+    share: Share = WHOLE,
 ) -> Sequence[Tensor]:
     """One view of every image for each seed."""
     images = images if isinstance(images, Ragged) else Ragged.of_one_shape(images)
     _check(images.padded, mean, std)
     size, device = view.size or size, images.padded.device
-    drawn = joined([draw(view, images.sizes, size, seed) for seed in seeds]).to(device)
+    drawn = joined([draw(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
     images = images.repeated(len(seeds))
     output = torch.empty(len(images), len(mean), size, size, device=device)
     offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))

@@ -6,7 +6,7 @@ import torch
 
 
 def seed_all(*parts: int) -> None:
-    """Seeds torch's global generators from a tuple. Called before every step, so that no random state is carried."""
+    """Seed torch's global generators from a tuple, before every step, so that no random state is carried."""
     torch.manual_seed(_hashed(parts))
 
 
