@@ -35,8 +35,12 @@ def view_of(view: View, images: torch.Tensor, size: int = 32, seed: tuple[int, .
     return make_view(view, images, size=size, seed=seed, mean=[0.0] * channels, std=[1.0] * channels, exact=exact)
 
 
+def sizes(samples: int, height: int, width: int) -> torch.Tensor:
+    return torch.tensor([[height, width]]).expand(samples, -1)
+
+
 def drawn_for(view: View, images: torch.Tensor, size: int = 32, seed: tuple[int, ...] = (1, 2)) -> Parameters:
-    return draw(view, len(images), images.shape[2], images.shape[3], size, seed)
+    return draw(view, sizes(len(images), *images.shape[2:]), size, seed)
 
 
 def by_torchvision(view: View, images: torch.Tensor, size: int, drawn: Parameters) -> torch.Tensor:
@@ -68,10 +72,10 @@ def test_crop_is_resized_crop(height, width, size):
     torch.testing.assert_close(view_of(view, images, size), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50)])
-def test_without_a_crop_the_whole_image_is_resized(height, width):
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50), (50, 20), (24, 61), (101, 100), (7, 20)])
+def test_without_a_crop_the_shorter_side_is_resized_and_the_middle_shown(height, width):
     images = photos(3, height, width)
-    expected = tv.resize(images / 255, [24, 24], antialias=True)
+    expected = tv.center_crop(tv.resize(images / 255, [24], antialias=True), [24, 24])
     torch.testing.assert_close(view_of(View(), images, 24), expected, atol=1e-4, rtol=0)
 
 
@@ -246,7 +250,7 @@ def test_equalize_is_pils():
 
 
 def test_randaugment_draws_each_operation_and_sign_alike():
-    drawn = draw(View(randaugment=(2, 10)), 4000, 8, 8, 8, (5,)).randaugment  # [2, 2, N]
+    drawn = draw(View(randaugment=(2, 10)), sizes(4000, 8, 8), 8, (5,)).randaugment  # [2, 2, N]
     counts = torch.bincount(drawn[:, 0].flatten().long(), minlength=len(OPERATIONS))
     assert len(counts) == len(OPERATIONS)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
@@ -287,8 +291,8 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 
 def test_changing_one_operation_leaves_the_draws_of_the_others():
-    drawn = draw(EVERYTHING, 50, 32, 32, 32, (3,))
-    other = draw(replace(EVERYTHING, blur=0.0, grayscale=0.9), 50, 32, 32, 32, (3,))
+    drawn = draw(EVERYTHING, sizes(50, 32, 32), 32, (3,))
+    other = draw(replace(EVERYTHING, blur=0.0, grayscale=0.9), sizes(50, 32, 32), 32, (3,))
     changed = {name for name, values in vars(drawn).items() if not torch.equal(values, getattr(other, name))}
     assert changed == {"sigma", "grayscale"}
 
@@ -315,7 +319,7 @@ def test_multi_crop_is_two_large_views_and_small_ones_of_the_rest_of_the_areas(s
 
 def test_probabilities_are_kept():
     view = View(flip=0.3, jitter=1.0, jitter_probability=0.8, grayscale=0.2, blur=0.5, solarize=0.1, rotate=0.6)
-    drawn, samples = draw(view, 20000, 32, 32, 32, (9,)), 20000
+    drawn, samples = draw(view, sizes(20000, 32, 32), 32, (9,)), 20000
     shares = {
         0.3: drawn.flip > 0, 0.8: drawn.order[0] >= 0, 0.2: drawn.grayscale > 0, 0.5: drawn.sigma > 0,
         0.1: drawn.solarize > 0, 0.6: drawn.turns > 0,
@@ -331,7 +335,7 @@ def test_probabilities_are_kept():
 
 def test_parameters_are_independent_of_each_other():
     view = View(crop=(0.2, 0.5), shift=0.2, jitter=0.5, jitter_probability=1.0, blur=1.0, randaugment=(1, 10))
-    drawn = draw(view, 20000, 200, 200, 32, (7,))
+    drawn = draw(view, sizes(20000, 200, 200), 32, (7,))
     columns = [*drawn.box, *drawn.shift, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.sigma]
     rows = torch.stack([*columns, *drawn.cutout, *drawn.randaugment[0]])
     rows[0], rows[1] = drawn.box.prod(0), drawn.box[0] / drawn.box[1]  # area and shape; height and width hang together
@@ -340,7 +344,7 @@ def test_parameters_are_independent_of_each_other():
 
 
 def test_ranges_are_uniform():
-    drawn = draw(View(jitter=0.5, jitter_probability=1.0, blur=1.0, shift=0.25), 5000, 32, 32, 32, (6,))
+    drawn = draw(View(jitter=0.5, jitter_probability=1.0, blur=1.0, shift=0.25), sizes(5000, 32, 32), 32, (6,))
     spans = {
         "brightness": (0.6, 0.8),
         "contrast": (0.6, 0.8),
@@ -362,14 +366,14 @@ def test_crop_area_is_uniform_and_its_shape_log_uniform():
 
 
 def drawn_box(view: View, height: int, width: int) -> torch.Tensor:
-    return draw(view, 5000, height, width, 32, (8,)).box
+    return draw(view, sizes(5000, height, width), 32, (8,)).box
 
 
 def test_crops_are_distributed_as_torchvisions():
     view, image = View(crop=(0.08, 1.0)), torch.zeros(3, 48, 64)
     torch.manual_seed(0)
     theirs = [v2.RandomResizedCrop(32).make_params([image]) for _ in range(3000)]
-    drawn = draw(view, 3000, 48, 64, 32, (8,))
+    drawn = draw(view, sizes(3000, 48, 64), 32, (8,))
     ours = dict(zip(("top", "left", "height", "width"), [*drawn.corner, *drawn.box], strict=True))
     for name, values in ours.items():
         assert stats.ks_2samp(values.numpy(), [box[name] for box in theirs]).pvalue > 1e-4, name

@@ -61,19 +61,18 @@ def joined(parts: Sequence[Parameters]) -> Parameters:
     return Parameters(**{name: torch.cat([vars(part)[name] for part in parts], -1) for name in vars(parts[0])})
 
 
-def draw(
-    view: View, samples: int, height: int, width: int, size: int, seed: tuple[int, ...], share: Share = WHOLE
-) -> Parameters:
-    """The parameters of `samples` images of `height` x `width` pixels that become `size` x `size`.
+def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
+    """The parameters of images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`.
 
     Each parameter has its own column of uniform numbers, drawn whether it is used or not: to change one operation
     leaves all others as they were, so a sweep compares like with like. Sample i depends on the seed and i alone. A
     worker draws the numbers of the whole batch, which are few, and keeps those of its own rows.
     """
+    samples, extent = len(sizes), sizes.t().float()
     uniform = _uniform(samples, sum(_COLUMNS), seed, share, b"view")
     areas, ratios, place, chance, span, shift, cutout, order, turns = uniform.t().contiguous().split(_COLUMNS)
 
-    box = _box(view, areas, ratios, height, width)
+    box = _box(view, areas, ratios, extent)
     probabilities = (view.flip, view.jitter_probability, view.grayscale, view.blur, view.solarize, view.rotate)
     flip, jittered, grayscale, blurred, solarize, rotated = (chance < _column(probabilities)).float()
     low, high = torch.tensor([*_jitter_spans(view), view.blur_sigma]).t()[:, :, None]  # each [5, 1]
@@ -81,7 +80,7 @@ def draw(
     factors = (torch.where(jittered > 0, factor, still) for factor, still in zip(factors, _NEUTRAL, strict=True))
     most = min(round(view.shift * size), size - 1)
     return Parameters(
-        corner=_whole(place, _column((height + 1, width + 1)) - box),
+        corner=_whole(place, extent + 1 - box),
         box=box,
         shift=_whole(shift, 2 * most + 1) - most,
         flip=flip,
@@ -113,25 +112,26 @@ def _whole(u: Tensor, count: Tensor | int) -> Tensor:
     return (u * count).floor_().clamp_(max=count - 1)
 
 
-def _box(view: View, areas: Tensor, ratios: Tensor, height: int, width: int) -> Tensor:
+def _box(view: View, areas: Tensor, ratios: Tensor, extent: Tensor) -> Tensor:
     """Height and width of each crop, [2, N]: the first attempt that fits, as torchvision's RandomResizedCrop."""
-    samples = areas.shape[1]
     if view.crop is None:
-        return _column((height, width)).expand(2, samples)
+        return extent
     (low, high), (narrow, wide) = view.crop, map(math.log, view.crop_ratio)
-    area = (areas * (high - low) + low) * (height * width)
+    area = (areas * (high - low) + low) * extent.prod(0)
     root = (ratios * (wide - narrow) + narrow).div_(2).exp_()  # of the ratio width / height
     side = area.sqrt_()
     boxes = torch.stack([side / root, side * root]).round_()  # [2, ATTEMPTS, N]
-    fits = ((boxes > 0) & (boxes <= _column((height, width))[:, :, None])).all(0)
-    first = fits.float().argmax(0).expand(2, 1, samples)
-    return torch.where(fits.any(0), boxes.gather(1, first)[:, 0], _central_box(view, height, width))
+    fits = ((boxes > 0) & (boxes <= extent[:, None])).all(0)
+    first = fits.float().argmax(0).expand(2, 1, -1)
+    return torch.where(fits.any(0), boxes.gather(1, first)[:, 0], _central_box(view, extent))
 
 
-def _central_box(view: View, height: int, width: int) -> Tensor:
-    """The largest box of an allowed shape, [2, 1], for the samples of which no attempt fits."""
+def _central_box(view: View, extent: Tensor) -> Tensor:
+    """The largest box of an allowed shape for each extent, for the samples of which no attempt fits."""
     low, high = view.crop_ratio
-    return _column((min(height, round(width / low)), min(width, round(height * high)))).clamp_(min=1)
+    height, width = extent.double()  # rounded as Python rounds
+    box = torch.stack([height.minimum((width / low).round_()), width.minimum((height * high).round_())])
+    return box.clamp_(min=1).float()
 
 
 def _jitter_spans(view: View) -> list[tuple[float, float]]:

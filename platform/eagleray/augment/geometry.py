@@ -9,27 +9,37 @@ from eagleray.contracts.view import View
 Matrices = tuple[Tensor, Tensor] | None  # rows [N, S, H] and columns [N, S, W]; None: every pixel stays where it is
 
 
-def sampling(view: View, drawn: Parameters, height: int, width: int, size: int) -> Matrices:
-    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T."""
-    if view.crop is None and not view.shift and not view.flip and (height, width) == (size, size):
+def sampling(view: View, drawn: Parameters, sizes: Tensor, size: int) -> Matrices:
+    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T.
+
+    `sizes`: height and width of each image, [N, 2] on the CPU. An image that is not cropped is resized until its
+    shorter side fits, and its middle is shown: torchvision's Resize(size) and CenterCrop(size).
+    """
+    if view.crop is None and not view.shift and not view.flip and bool((sizes == size).all()):
         return None
     pixel = torch.arange(size, dtype=torch.float32, device=drawn.box.device).expand(2, len(drawn.flip), size)
     if view.flip:
         pixel = torch.stack([pixel[0], torch.where(drawn.flip[:, None] > 0, size - 1 - pixel[1], pixel[1])])
     if view.shift:
         pixel = _reflect(pixel + drawn.shift[:, :, None], size)
-    rows, columns = _triangle(drawn.corner[:, :, None], drawn.box[:, :, None], pixel, max(height, width))
+    box, resized = drawn.box, torch.full_like(drawn.box, size)
+    if view.crop is None:
+        resized = (box.long() * size).div_(box.amin(0).long(), rounding_mode="floor").float()
+        pixel = pixel + ((resized - size) / 2).round_()[:, :, None]
+    height, width = sizes.amax(0).tolist()
+    corner, box, resized = (each[:, :, None] for each in (drawn.corner, box, resized))
+    rows, columns = _triangle(corner, box, resized, pixel, max(height, width))
     return rows[:, :, :height], columns[:, :, :width]
 
 
-def _triangle(start: Tensor, length: Tensor, pixel: Tensor, source: int) -> Tensor:
+def _triangle(start: Tensor, length: Tensor, resized: Tensor, pixel: Tensor, source: int) -> Tensor:
     """[2, N, S, source]: each output pixel's weights on the source pixels, along both axes.
 
     The triangle filter of resize(antialias=True): as wide as an output pixel, at least as a source pixel, cut off
-    at the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which pixel of the resized box an
-    output pixel shows.
+    at the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which of the `resized` [2, N, 1]
+    pixels of the box an output pixel shows.
     """
-    scale = length / pixel.shape[2]  # source pixels in an output pixel
+    scale = length / resized  # source pixels in an output pixel
     steepness = 1 / scale.clamp(min=1)
     centre = (start + (pixel + 0.5) * scale) * steepness  # [2, N, S]
     position = torch.arange(source, dtype=torch.float32, device=start.device)

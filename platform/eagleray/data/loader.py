@@ -11,6 +11,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
 from eagleray.contracts.method import Method
+from eagleray.contracts.ragged import Ragged
 from eagleray.data.images import Data
 from eagleray.data.order import epoch_order, labelled_order
 
@@ -52,11 +53,11 @@ class BatchLoader:
             views = self._views(images, self.views, step, _UNLABELLED, (rank, world))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
-    def plain(self, images: Tensor) -> Tensor:
+    def plain(self, images: Tensor | Ragged) -> Tensor:
         """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
         return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
 
-    def pairs(self, images: Tensor) -> list[Tensor]:
+    def pairs(self, images: Tensor | Ragged) -> list[Tensor]:
         """The first two views of given images, the same at every call: for alignment and positive pairs."""
         views = (self.views * 2)[:2]
         return self._views(images, views, 0, _FIXED)
@@ -71,7 +72,7 @@ class BatchLoader:
         return LabelledBatch(views, torch.from_numpy(self.labelled.labels)[places].to(self.device))
 
     def _views(
-        self, images: Tensor, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
+        self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
     ) -> list[Tensor]:
         """The views of a step's images, of which these are one worker's share (rank, workers)."""
         images = images.to(self.device, non_blocking=True)
