@@ -77,9 +77,11 @@ def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
     pixel = torch.arange(size, dtype=torch.float32, device=drawn.box.device).expand(2, len(drawn.flip), size)
     if view.flip:
         pixel = torch.stack([pixel[0], torch.where(drawn.flip[:, None] > 0, size - 1 - pixel[1], pixel[1])])
+    shown = None
     if view.shift:
         pixel = pixel + drawn.shift[:, :, None]
-        shown = ((pixel >= 0) & (pixel < size)).float()[..., None]  # [2, N, S, 1]: not behind the border
+        if view.shift_border == "black":
+            shown = ((pixel >= 0) & (pixel < size)).float()[..., None]  # [2, N, S, 1]: not behind the border
         pixel = _reflect(pixel, size)
     box, resized = drawn.box, torch.full_like(drawn.box, size)
     if view.crop is None:
@@ -89,9 +91,7 @@ def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
     corner, box, resized = (each[:, :, None] for each in (drawn.corner, box, resized))
     kernel = _cubic if view.interpolation == "bicubic" else _triangle
     weights = _weights(kernel, corner, box, resized, pixel, max(height, width))
-    if view.shift and view.shift_border == "black":
-        weights = weights * shown
-    rows, columns = weights
+    rows, columns = weights if shown is None else weights * shown
     return rows[:, :, :height], columns[:, :, :width]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -124,10 +124,12 @@ class DataChoice(Chosen, frozen=True):
         }
 
 
-_ViewSettings = create_model(
-    "_ViewSettings", __base__=Strict, **{name: (kind, None) for name, kind in view.SETTINGS.items()}
-)
-Operation = Literal[*view.OPERATIONS]  # pyright: ignore[reportInvalidTypeForm]  # `View` is where they are listed
+if TYPE_CHECKING:
+    Operation = str
+else:
+    Operation = Literal[*view.OPERATIONS]
+_from_views: dict[str, Any] = {name: (kind, None) for name, kind in view.SETTINGS.items()}
+_ViewSettings = create_model("_ViewSettings", __base__=Strict, **_from_views)
 
 
 class Augment(_ViewSettings, frozen=True):
