@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eagleray import loop
 from eagleray.blocks import distributed
 from eagleray.config import Run, load_run
 from eagleray.data.images import load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
+from eagleray.runs import assemble
 from eagleray.runs.assemble import build_method, fitted
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from two_processes import processes
@@ -90,7 +90,7 @@ def trained(run: Run, directory: Path) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         laid = BatchLoader._laid
         patch.setattr(BatchLoader, "_laid", lambda self, images: laid(self, images).double())
-        patch.setattr(loop, "build_method", lambda run, info: build_method(run, info).double())
+        patch.setattr(assemble, "build_method", lambda run, info: build_method(run, info).double())
         for _ in train(run, directory):
             pass
     return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]

@@ -8,7 +8,7 @@ weight decay spares biases and norms, which the authors' does not. Under the sma
 or more.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -20,7 +20,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class RotNet(Method):
@@ -36,12 +36,12 @@ class RotNet(Method):
             ),
         ] = "padded"
 
+    config: Config
     metrics: ClassVar[dict[str, str]] = {"rotation": "share of images whose rotation is recognised"}
-    recipe: ClassVar[Recipe] = Recipe(
-        name="sgd", lr=0.2, nesterov=True, weight_decay=5e-4, drops=(0.3, 0.6, 0.8), drop_factor=0.2
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.2, nesterov=True, weight_decay=5e-4, drops=(0.3, 0.6, 0.8), drop_factor=0.2),
+        small_settings={"crop": "resized"},
     )
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"crop": "resized"}
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

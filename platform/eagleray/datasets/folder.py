@@ -74,6 +74,8 @@ class Folder(Dataset):
             Field(description="files that cannot be read as images: an error, or left out and counted"),
         ] = "error"
 
+    config: Config
+
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
         self.decoding = Decoding(
