@@ -24,19 +24,21 @@ from eagleray.config.source import Outline, Source, Unreadable, find_source
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe, Recipes
 
-Kind = Literal["method", "encoder", "data"]
+Kind = Literal["method", "encoder", "data", "evaluator"]
 
 _PACKAGES: dict[Kind, str] = {
     "method": "eagleray_methods",
     "encoder": "eagleray.encoders",
     "data": "eagleray.datasets",
+    "evaluator": "eagleray.evaluators",
 }
 _CONTRACTS: dict[Kind, tuple[str, str]] = {
     "method": ("eagleray.contracts.method", "Method"),
     "encoder": ("eagleray.contracts.encoder", "Encoder"),
     "data": ("eagleray.contracts.dataset", "Dataset"),
+    "evaluator": ("eagleray.contracts.evaluator", "Evaluator"),
 }
-WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset"}
+WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset", "evaluator": "evaluator"}
 
 
 @dataclass(frozen=True)

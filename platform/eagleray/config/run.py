@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from eagleray.config.mistakes import booleans, sentences, wrong
@@ -22,6 +22,7 @@ from eagleray.config.sections import (
     MethodChoice,
     Strict,
     Tracking,
+    evaluate_with,
 )
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import IntRange, is_range
@@ -59,7 +60,7 @@ class Run(Strict, frozen=True):
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware multiplies it")
     ] = "auto"
     threads: Annotated[int | None, Field(ge=1, description="of torch on the CPU; null: all cores")] = None
-    evaluate: Evaluate = Evaluate()
+    evaluate: Annotated[SerializeAsAny[Evaluate], Field(default_factory=lambda: Evaluate.model_validate({}))]
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
 
@@ -188,7 +189,17 @@ def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
     for name, field in Run.model_fields.items():
         keys[name] = field
         for section in _sections(field, tree.get(name)):
-            keys |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
+            keys |= _dotted(section, name)
+    return keys
+
+
+def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
+    """The keys of a section and of the sections in it."""
+    keys: dict[str, FieldInfo] = {}
+    for name, field in section.model_fields.items():
+        keys[f"{above}.{name}"] = field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= _dotted(field.annotation, f"{above}.{name}")
     return keys
 
 
@@ -196,6 +207,8 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
     """The models whose keys stand in a section of a run file; none for a plain value."""
     kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
     section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    if section is Evaluate:
+        return [evaluate_with(chosen.get("also", ()) if isinstance(chosen, Mapping) else ())]
     if section is None or not issubclass(section, Chosen):
         return [section] if section else []
     shared: list[type[BaseModel]] = [DataSettings] if section is DataChoice else []

@@ -25,6 +25,7 @@ _IMPORTED = (
     "typing_extensions",
     "numpy",
     "eagleray.contracts.errors",
+    "eagleray.contracts.evaluator",
     "eagleray.contracts.ranges",
     "eagleray.contracts.recipe",
     "eagleray.contracts.view",

@@ -61,10 +61,13 @@ class BatchLoader:
         """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
         return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
 
-    def pairs(self, images: Tensor) -> list[Tensor]:
-        """The first two views of given images, the same at every call: for alignment and positive pairs."""
-        views = (self.views * 2)[:2]
-        return self._views(images, views, (self.run.seed, 0, 0, _FIXED))
+    def fixed(self, images: Tensor, views: Sequence[View], number: int) -> list[Tensor]:
+        """Views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""
+        mean, std = self._norm
+        images = images.to(self.device, non_blocking=True)
+        seed = (self.run.seed, number, 0, _FIXED)
+        made = make_views(views, images, size=self.info.image_size, seed=seed, mean=mean, std=std)
+        return [self._laid(view) for view in made]
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
