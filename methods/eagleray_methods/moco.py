@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View, moco_view
-from eagleray.blocks.distributed import gather, rank, world_size
+from eagleray.blocks.distributed import gather, own_rows
 from eagleray.blocks.losses import info_nce, normalised
 from eagleray.blocks.networks import Queue, check_queue, ema_update, frozen_copy, mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
@@ -94,8 +94,8 @@ class MoCo(Method):
         """
         everyone = gather(images)  # [N, C, H, W]
         order = torch.randperm(len(everyone), generator=self.draw(step)).to(images.device, non_blocking=True)
-        keys = in_groups(self.teacher, everyone[_share(order)], self.config.groups)
-        return _share(gather(keys)[order.argsort()])
+        keys = in_groups(self.teacher, everyone[own_rows(order)], self.config.groups)
+        return own_rows(gather(keys)[order.argsort()])
 
     def after_step(self, progress: Progress) -> None:
         ema_update(self.teacher, nn.Sequential(self.encoder, self.projector), self.config.momentum)
@@ -125,8 +125,3 @@ def check_groups(groups: int, batch_size: int, workers: int) -> None:
             f"method.groups={groups} must divide the {images} images that a worker has of batch_size={batch_size} "
             f"into equal groups of two or more: take {near}"
         )
-
-
-def _share(x: Tensor) -> Tensor:
-    """This worker's rows of what all have."""
-    return x.chunk(world_size())[rank()]

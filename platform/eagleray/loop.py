@@ -62,7 +62,7 @@ def train(
             seed_all(run.seed, epoch)
             method.before_epoch(lambda: built.evaluation.embed(method, built.autocast), state.progress)
         for batch in loader.epoch(epoch, start):
-            seed_all(run.seed, state.counters.step, distributed.rank())
+            seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)
             with built.autocast:
                 result: StepResult = forward(batch, state.progress)

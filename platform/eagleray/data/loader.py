@@ -1,4 +1,4 @@
-"""What a run's network sees, batch by batch: functions of (seed, step, rank), with no state that had to be saved."""
+"""What a run's network sees, batch by batch: functions of (seed, step), with no state that had to be saved."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +11,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
 from eagleray.contracts.method import Method
+from eagleray.contracts.ragged import Ragged
 from eagleray.data.images import Data
 from eagleray.data.order import epoch_order, labelled_order
 
@@ -49,17 +50,17 @@ class BatchLoader:
                 yield Batch([], indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
             return
         for step, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True), first):
-            views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
+            views = self._views(images, self.views, step, _UNLABELLED, (rank, world))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
-    def plain(self, images: Tensor) -> Tensor:
+    def plain(self, images: Tensor | Ragged) -> Tensor:
         """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
         return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
 
-    def pairs(self, images: Tensor) -> list[Tensor]:
+    def pairs(self, images: Tensor | Ragged) -> list[Tensor]:
         """The first two views of given images, the same at every call: for alignment and positive pairs."""
         views = (self.views * 2)[:2]
-        return self._views(images, views, (self.run.seed, 0, 0, _FIXED))
+        return self._views(images, views, 0, _FIXED)
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled.labels is None or self.run.labels is None:
@@ -67,20 +68,24 @@ class BatchLoader:
         size = self.run.batch_size // self.run.labels.ratio // world * world
         places = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
         images = next(self.labelled.batches([places]))
-        views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
+        views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
         return LabelledBatch(views, torch.from_numpy(self.labelled.labels)[places].to(self.device))
 
-    def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
+    def _views(
+        self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
+    ) -> list[Tensor]:
+        """The views of a step's images, of which these are one worker's share (rank, workers)."""
         images = images.to(self.device, non_blocking=True)
         mean, std = self._norm
         made = make_views(
             views,
             images,
             size=self.info.image_size,
-            seed=seed,
+            seed=(self.run.seed, step, 0, kind),
             mean=mean,
             std=std,
             exact=self.run.augment.exact,
+            share=share,
         )
         return [self._laid(view) for view in made]
 
