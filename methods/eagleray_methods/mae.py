@@ -1,9 +1,9 @@
 """MAE: most patches are hidden, a small decoder paints them from the few that the encoder saw.
 
 He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
-Network, first weights and recipe are those of the authors' code; the encoder's positions become fixed sine-cosine ones.
-Differs from it: weight decay spares class and mask token, as in all methods here; crops are resampled bilinearly. Under
-the small recipe the decoder is narrower and has two blocks. Its features are made for fine-tuning and the linear probe.
+Network, first weights and views are those of the authors' code; an encoder's positions become fixed sine-cosine ones.
+Differs from it: weight decay spares the class and mask tokens, as in all methods here. Under the small recipe the
+decoder has two blocks of width 128. Its features are made for fine-tuning and the linear probe.
 """
 
 import math
@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import rank, world_size
+from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -74,7 +74,7 @@ class MAE(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        return (View(crop=(0.2, 1.0), flip=0.5),)
+        return (View(crop=(0.2, 1.0), flip=0.5, interpolation="bicubic"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
@@ -88,7 +88,7 @@ class MAE(Method):
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw for the images of all workers which patches are kept, and return this worker's: [N, L], kept first."""
         noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.draw(step))
-        return noise.chunk(world_size())[rank()].argsort(1)
+        return own_rows(noise).argsort(1)
 
     def _paint(self, tokens: Tensor, order: Tensor) -> Tensor:
         """Put mask tokens at the hidden places and decode: [N, 1 + K, dim] -> [N, L, pixels]."""

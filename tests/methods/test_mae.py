@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.augment import View
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo
 from eagleray.contracts.errors import ConfigError
@@ -228,6 +229,11 @@ def test_mae_draws_its_weights_as_the_authors_do():
     assert not positions.requires_grad
     torch.testing.assert_close(positions[0], fixed_positions(8, 256), rtol=0, atol=1e-7)
     torch.testing.assert_close(method.positions, fixed_positions(8, 512), rtol=0, atol=1e-7)
+
+
+def test_mae_sees_crops_resized_as_the_authors_do():
+    """main_pretrain.py: RandomResizedCrop of 0.2 to 1 of the area, bicubic, and a flip."""
+    assert small("mae").views == (View(crop=(0.2, 1.0), flip=0.5, interpolation="bicubic"),)
 
 
 def test_mae_needs_something_to_paint():
