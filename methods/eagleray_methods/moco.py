@@ -3,10 +3,10 @@
 v1: He, Fan, Wu, Xie, Girshick 2019, https://arxiv.org/abs/1911.05722
 v2: Chen, Fan, Girshick, He 2020, https://arxiv.org/abs/2003.04297
 Differs from the papers: v1's learning rate falls by a cosine too (its paper divides it by ten after 120 and 160 of 200
-epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before; up to 64
-pixels v2's views have no blur. The papers' eight workers, each with its own batch norm, are `groups` of the batch,
-however many workers there are. Under the small recipe the queue holds less than the data, and the teacher moves as fast
-as hundreds of steps need.
+epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before; weight decay
+spares biases and norms, which the authors' does not; up to 64 pixels v2's views have no blur. The papers' eight
+workers, each with its own batch norm, are `groups` of the batch, however many workers there are. Under the small recipe
+the queue holds less than the data, and the teacher moves as fast as hundreds of steps need.
 """
 
 from typing import Annotated, Any, ClassVar, Literal

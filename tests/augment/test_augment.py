@@ -72,6 +72,29 @@ def test_crop_is_resized_crop(height, width, size):
     torch.testing.assert_close(view_of(view, images, size), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (32, 32, 96), (32, 32, 12), (48, 96, 32)])
+def test_bicubic_is_torchvisions_without_the_overshoot(height, width, size, exact):
+    """On images with hard edges, which bicubic interpolation overshoots."""
+    images = 255 * torch.randint(0, 2, (40, 3, height, width), dtype=torch.uint8)
+    view = View(crop=(0.08, 1.0), flip=0.5, interpolation="bicubic")
+    drawn = drawn_for(view, images, size)
+    theirs = []
+    for i, image in enumerate(images / 255):
+        (top, left), box = drawn.corner[:, i].int().tolist(), drawn.box[:, i].int().tolist()
+        cubic = v2.InterpolationMode.BICUBIC
+        resized = tv.resized_crop(image, top, left, *box, [size, size], interpolation=cubic, antialias=True)
+        theirs.append(tv.horizontal_flip(resized) if drawn.flip[i] else resized)
+    overshot = torch.stack(theirs)
+    assert overshot.min() < -0.01
+    torch.testing.assert_close(view_of(view, images, size, exact=exact), overshot.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_fast_stays_near_exact_under_bicubic():
+    images, view = photos(48), replace(SIMCLR, interpolation="bicubic")
+    assert (view_of(view, images) - view_of(view, images, exact=True)).abs().mean() < 0.02
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50), (50, 20), (24, 61), (101, 100), (7, 20)])
 def test_without_a_crop_the_shorter_side_is_resized_and_the_middle_shown(height, width):
     images = photos(3, height, width)
@@ -94,6 +117,18 @@ def test_shift_moves_whole_pixels_over_reflected_borders():
         expected = tv.crop(tv.pad(image, [4], padding_mode="reflect"), y, x, 32, 32)
         expected = tv.horizontal_flip(expected) if drawn.flip[i] else expected
         torch.testing.assert_close(made[i], expected, atol=1e-6, rtol=0)
+
+
+def test_a_black_border_is_torchvisions_padded_crop():
+    """RandomCrop(32, padding=4) as RotNet's authors use it."""
+    images, view = photos(60), View(shift=0.125, shift_border="black", flip=0.5)
+    drawn = drawn_for(view, images)
+    assert set(drawn.shift.unique().tolist()) == set(range(-4, 5))
+    for image, made, (down, right), flipped in zip(
+        images / 255, view_of(view, images), drawn.shift.t().int().tolist(), drawn.flip, strict=True
+    ):
+        cropped = tv.crop(tv.pad(image, [4]), 4 + down, 4 + right, 32, 32)
+        torch.testing.assert_close(made, tv.horizontal_flip(cropped) if flipped else cropped, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [8, 32, 96])
@@ -381,10 +416,26 @@ def test_crops_are_distributed_as_torchvisions():
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10)])
-def test_where_no_crop_fits_the_largest_allowed_box_is_taken(height, width):
+def test_where_no_crop_fits_the_largest_allowed_box_in_the_middle_is_taken(height, width):
     expected = v2.RandomResizedCrop(32, scale=(0.95, 1.0)).make_params([torch.zeros(3, height, width)])
-    box = drawn_box(View(crop=(0.95, 1.0)), height, width)
-    assert (box == torch.tensor([[expected["height"]], [expected["width"]]])).all()
+    drawn = draw(View(crop=(0.95, 1.0)), sizes(5000, height, width), 32, (8,))
+    for values, names in ((drawn.box, ("height", "width")), (drawn.corner, ("top", "left"))):
+        assert (values == torch.tensor([[expected[name]] for name in names])).all()
+
+
+def test_crops_of_a_wide_image_fall_back_as_often_as_torchvisions():
+    """Of 48 x 96 images some two fifths have no attempt that fits: all of those show the middle."""
+    torch.manual_seed(0)
+    theirs = [v2.RandomResizedCrop(32, scale=(0.5, 1.0)).make_params([torch.zeros(3, 48, 96)]) for _ in range(3000)]
+    drawn = draw(View(crop=(0.5, 1.0)), sizes(3000, 48, 96), 32, (8,))
+    ours = dict(zip(("top", "left", "height", "width"), [*drawn.corner, *drawn.box], strict=True))
+    central = {"top": 0, "left": 16, "height": 48, "width": 64}
+    share = torch.stack([ours[name] == value for name, value in central.items()]).all(0).float().mean()
+    expected = sum(box == central for box in theirs) / len(theirs)
+    assert expected > 0.3
+    assert share == pytest.approx(expected, abs=0.05)  # four standard errors of the difference
+    for name, values in ours.items():
+        assert stats.ks_2samp(values.numpy(), [box[name] for box in theirs]).pvalue > 1e-4, name
 
 
 # What goes in and what comes out
@@ -456,8 +507,8 @@ def test_other_images_are_refused(images, says):
         ({"crop": ()}, "crop takes 2 numbers"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
-        ({"jitter": -1.0}, "jitter goes 0 or more"),
-        ({"jitter": 3.0}, "hue"),
+        ({"jitter": -1.0}, "jitter goes from 0 to 2"),
+        ({"jitter": 2.0, "jitter_scale": (0.8, 0.8, 0.8, 0.3)}, "hue"),
         ({"jitter_scale": (0.8, 0.8)}, "jitter_scale takes 4 numbers"),
         ({"jitter_scale": (-0.8, 0.8, 0.8, 0.2)}, "jitter_scale"),
         ({"size": 0}, "size goes 1 or more"),
@@ -466,6 +517,8 @@ def test_other_images_are_refused(images, says):
         ({"randaugment": (2, 31)}, "magnitude"),
         ({"cutout": 1.1}, "cutout"),
         ({"shift": -0.1}, "shift"),
+        ({"interpolation": "nearest"}, "interpolation is bilinear or bicubic, not 'nearest'"),
+        ({"shift_border": "white"}, "shift_border is reflect or black"),
     ],
 )
 def test_a_view_out_of_range_is_refused(settings, says):

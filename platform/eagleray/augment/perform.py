@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import WHOLE, Parameters, Share, draw, joined
+from eagleray.augment.draw import Parameters, draw, joined
+from eagleray.augment.numbers import WHOLE, Share
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
@@ -110,13 +111,9 @@ def _made(
             part = images[piece]
             pixels = part.padded.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             made = perform(view, pixels, part.sizes, drawn[piece], size)
-            if view.solarize:
-                made = colour.solarize(made, drawn[piece])
+            made = colour.finish(view, made, drawn[piece])
             torch.sub(made, offset, out=output[piece]).div_(scale)
-    if view.rotate:  # so late since a turn commutes with all before it but RandAugment
-        geometry.turn(output, drawn.turns)
-    if view.cutout:
-        geometry.cut_out(output, view.cutout, drawn.cutout)
+    geometry.finish(view, output, drawn)
     return output.chunk(len(seeds))
 
 
@@ -147,12 +144,12 @@ def _fast(view: View, pixels: Tensor, sizes: Tensor, drawn: Parameters, size: in
     mean = geometry.resampled_mean(pixels, matrices) if recolour else None
     if view.blur:
         matrices = geometry.blurred(matrices, drawn.sigma, size)
-    images = geometry.resample(pixels, matrices)
+    images = geometry.resize(view, pixels, matrices)
     return images if mean is None else colour.fused(images, mean, drawn)
 
 
 def _exact(view: View, pixels: Tensor, sizes: Tensor, drawn: Parameters, size: int) -> Tensor:
-    images = geometry.resample(pixels, geometry.sampling(view, drawn, sizes, size))
+    images = geometry.resize(view, pixels, geometry.sampling(view, drawn, sizes, size))
     if view.randaugment:
         images = randaugment(images, view.randaugment[1], drawn.randaugment)
     if view.jitter:
