@@ -154,6 +154,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         params=trial["params"],
         run=run.file(),
         parent=Record.open(directory.parents[1]),
+        tags=trial["tags"],
         uri=run.tracking.uri,
     )
     return run, record
