@@ -34,15 +34,16 @@ def _what_matters(found: Analysis) -> str:
     best, worst = _ends(first, found)
     ends = f"{found.metric} is {number(best.mean)} {best.place} and {number(worst.mean)} {worst.place}"
     if first.p_value is None:
-        return f"{ends}, but one run each cannot tell a difference from noise (seeds=3 could)"
+        return f"{first.key}: {ends}, but one run each cannot tell a difference from noise (seeds=3 could)"
+    tested = f"{_p_text(first.p_value)} ({found.test})"
     if first.p_value >= SURE:
-        least = "" if not rest else f"; the smallest p-value is that of {first.key}"
-        return f"no setting has a significant effect{least}: {ends} on average, {_p_text(first.p_value)} ({found.test})"
+        none = f"no key has a significant effect; the smallest p-value is that of {first.key}"
+        return f"{none if rest else f'{first.key} has no significant effect'}: {ends} on average, {tested}"
     counts = f"(means of {len(best.values)} and {len(worst.values)})"
     others = [each for each in rest if each.p_value is not None and each.p_value < SURE]
     then = "".join(f", then {each.key} (best {_ends(each, found)[0].place})" for each in others)
     most = " most" if rest else ""
-    return f"{first.key} matters{most}: {ends} {counts}, {_p_text(first.p_value)} ({found.test}){then}"
+    return f"{first.key} matters{most}: {ends} {counts}, {tested}{then}"
 
 
 def _p_text(p_value: float) -> str:
@@ -52,21 +53,17 @@ def _p_text(p_value: float) -> str:
 def _against_floors(found: Analysis) -> str:
     """The best trial beside each floor; runs of one seed share their validation images, so they are compared first."""
     best, sign = found.tried[0], 1 if found.mode == "max" else -1
-    above, below, level = list[str](), list[str](), list[str]()
+    groups: dict[str, list[str]] = {"worse than": [], "not significantly different from": [], "better than": []}
     for floor in found.floors:
         gains = _paired(best, floor)
         p_value = paired_t_test(gains)
-        tested = "" if p_value is None else f", {_p_text(p_value)}, paired t test over {len(gains)} seeds"
+        tested = "" if p_value is None else f"; {_p_text(p_value)}, paired t test over {len(gains)} seeds"
         gain = sign * (fmean(gains) if gains else fmean(best.values) - fmean(floor.values))
         is_level = gain == 0 or (p_value is not None and p_value >= SURE)
-        side = level if is_level else above if gain > 0 else below
-        side.append(f"{floor.name} ({floor.measured}{tested})")
-    parts = [
-        f"is {words} {' and '.join(names)}"
-        for words, names in (("better than", above), ("worse than", below), ("not told apart from", level))
-        if names
-    ]
-    return f"the best trial ({best.measured}) {', '.join(parts)}" if parts else ""
+        words = "not significantly different from" if is_level else "better than" if gain > 0 else "worse than"
+        groups[words].append(f"{floor.name} ({floor.measured}{tested})")
+    parts = [f"{words} {' and '.join(names)}" for words, names in groups.items() if names]
+    return f"the best trial ({best.measured}) is {', '.join(parts)}" if parts else ""
 
 
 def _paired(one: Row, other: Row) -> list[float]:
