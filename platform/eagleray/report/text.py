@@ -113,9 +113,7 @@ def markdown(found: Analysis, *, name: str, question: str, picture: str | None, 
 
 
 def _what_floors_are(found: Analysis) -> str:
-    named = [
-        f"{row.name} is {meaning}" for row in found.rows for kind, meaning in MEANINGS.items() if kind == row.floor
-    ]
+    named = [f"{row.name} is {MEANINGS[row.floor]}" for row in found.floors if row.floor in MEANINGS]
     return f"A floor is what the trials must beat: {'; '.join(named)}." if named else ""
 
 
