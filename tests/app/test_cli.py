@@ -31,14 +31,14 @@ from eagleray.config.search_points import points
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
-from eagleray.runs.restore import reloaded
+from eagleray.runs.restore import restored
 from method_cases import needed
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 TINY = [
     "data.limit=64", "batch_size=16", "epochs=2", "encoder.width=4", "encoder.depth=2", "threads=1",
-    "evaluate.linear=never", "precision=fp32",
+    "evaluate.linear.when=never", "precision=fp32",
 ]  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def written(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["methods", "simclr"],
+        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["evaluators"], ["methods", "simclr"],
         ["schema", "run"], ["schema", "sweep"], ["check", str(SWEEPS[0])], ["train", "epochz=3"],
     ],
     ids=" ".join,
@@ -88,7 +88,7 @@ def written(path: Path) -> list[str]:
 def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
     code = (
         f"import sys; sys.argv = ['eagleray', *{arguments!r}]\n"
-        "from eagleray.cli import main\n"
+        "from eagleray.app.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'timm'} & set(sys.modules)\n"
@@ -101,7 +101,12 @@ def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
 
 
 def test_the_lists_name_all_there_is(eagleray: Any):
-    for command, kind in (("methods", "method"), ("encoders", "encoder"), ("datasets", "data")):
+    for command, kind in (
+        ("methods", "method"),
+        ("encoders", "encoder"),
+        ("datasets", "data"),
+        ("evaluators", "evaluator"),
+    ):
         outcome = eagleray(command)
         assert outcome.code == 0
         firsts = {line.split()[0] for line in outcome.out.splitlines() if line.strip()}
@@ -331,9 +336,9 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     (directory,) = Path("runs/eagleray").iterdir()
     loader = runpy.run_path(str(directory / "artifacts/load_encoder.py"))
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    judged = reloaded(load_run(directory / "run.yaml", []), directory)
+    built = restored(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
-        wanted = judged.method.eval().encode(judged.judge.feed.plain(images))
+        wanted = built.method.eval().encode(built.loader.plain(images))
         found = loader["load_encoder"]()(loader["prepare"](images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

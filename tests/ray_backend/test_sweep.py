@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 2,
-        "evaluate": {"linear": "never"}}  # fmt: skip
+        "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
 TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # the loss grows from left to right
 
 
@@ -90,9 +90,9 @@ def steps(record: Record) -> list[int]:
     [
         ({"metric": "kn"}, "metric=kn: simclr reports no such number; did you mean knn"),
         ({"metric": "test_knn"}, "touched once, by the winner"),
-        ({"metric": "linear"}, "not measured with run.evaluate.linear=never"),
+        ({"metric": "linear"}, "not measured with run.evaluate.linear.when=never"),
         ({"metric": "accuracy"}, "simclr has no classifier"),
-        ({"run": {**TINY, "evaluate": {}}, "metric": "linear", "scheduler": "asha"}, "run.evaluate.linear=always"),
+        ({"run": {**TINY, "evaluate": {}}, "metric": "linear", "scheduler": "asha"}, "run.evaluate.linear.when=always"),
         ({"run": {**TINY, "evaluate": {"every": 2}}, "scheduler": "asha"}, "run.evaluate.every=2; set it to 1"),
         ({"run": {**TINY, "data": {"limit": 120, "validation": 0}}}, "run.data.validation=0.1"),
         ({"vary": {"batch_size": [40, 4000]}}, "batch_size=4000 is larger than the data"),
@@ -134,8 +134,8 @@ def in_a_process(settings: Mapping[str, Any], directory: Path, log: Path) -> sub
     code = """
         import json, sys, pathlib
         from eagleray.config import Sweep, validated
-        from eagleray.ray_tune import sweep
-        from eagleray.signals import as_interrupts
+        from eagleray.ray_backend.sweep import sweep
+        from eagleray.runs.signals import as_interrupts
         as_interrupts()
         try:
             sweep(validated(Sweep, json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]))

@@ -24,7 +24,7 @@ from eagleray.runs.writer import recorded
 
 # Views draw from (seed, step, rank), so two workers see other views than one; without them all see the same.
 PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "encoder.width=8", "precision=fp32",
-         "device=cpu", "threads=1", "evaluate.linear=never"]  # fmt: skip
+         "device=cpu", "threads=1", "evaluate.linear.when=never"]  # fmt: skip
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -48,7 +48,7 @@ def started(run: Run, directory: Path) -> Path:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+    return load_checkpoint(checkpoints(directory)[-1])["method"]
 
 
 def rows(directory: Path) -> list[dict[str, float]]:

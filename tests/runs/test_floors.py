@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from eagleray.config import Run, Sweep, load_run, validated
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.contracts.errors import ConfigError
-from eagleray.data.images import load_data
+from eagleray.runs.assemble import images_of
 from eagleray.runs.floors import KINDS, floors, measure, pixels
 from eagleray.runs.preflight import planned
 
@@ -64,8 +64,8 @@ def test_an_unknown_floor_is_refused(floor: object, words: str):
 
 def test_raw_pixels_are_judged_as_they_are():
     """Held against scikit-learn's neighbours on the pixels themselves."""
-    run = run_of("evaluate.k=1", "evaluate.linear=never")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    run = run_of("evaluate.knn.k=1", "evaluate.linear.when=never")
+    data = images_of(run)
     assert data.validation is not None
     flat = []
     for images in (data.train, data.validation):
@@ -85,9 +85,9 @@ def test_large_images_are_shrunk_to_be_compared():
 
 @pytest.mark.parametrize("kind", ["random", "kmeans"])
 def test_a_floor_is_a_function_of_the_seed(kind: FloorKind):
-    run = run_of("evaluate.linear=never")
+    run = run_of("evaluate.linear.when=never")
     assert measure(kind, run) == measure(kind, run)
-    assert measure(kind, run) != measure(kind, run_of("evaluate.linear=never", "seed=1"))
+    assert measure(kind, run) != measure(kind, run_of("evaluate.linear.when=never", "seed=1"))
 
 
 def test_k_means_patches_tell_digits_apart_better_than_a_random_network():
@@ -98,14 +98,14 @@ def test_k_means_patches_tell_digits_apart_better_than_a_random_network():
 
 
 def test_k_means_never_sees_a_label(monkeypatch: pytest.MonkeyPatch):
-    run = run_of("evaluate.linear=never")
+    run = run_of("evaluate.linear.when=never")
     without = ("std", "rank", "uniformity")
     expected = {name: measure("kmeans", run)[name] for name in without}
-    loaded = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    loaded = images_of(run)
     for images in (loaded.train, loaded.validation, loaded.test):
         if images is not None:
             images.labels = None
-    monkeypatch.setattr("eagleray.runs.restore.load_data", lambda *_: loaded)
+    monkeypatch.setattr("eagleray.runs.assemble.load_data", lambda *_: loaded)
     measured = measure("kmeans", run)
     assert "knn" not in measured
     assert {name: measured[name] for name in without} == expected

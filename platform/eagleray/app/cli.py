@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from eagleray.config import Run, load_run, load_sweep, validated
+from eagleray.config import Sweep, load_run, load_sweep
+from eagleray.config.metrics import check_metric, metric_needs, mode_of, shipped
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
@@ -71,7 +72,7 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
         _fail(str(diverged), 1)
     except KeyboardInterrupt:
         _interrupted("train", settings)
-    console.print(metrics_table(Record.open(directory).summary))
+    console.print(metrics_table(Record.open(directory).summary, run))
     _farewell({"run": directory}, run.tracking.uri, unsent)
 
 
@@ -121,11 +122,11 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     record = Record.open(directory)
     if record.tags.get("kind") == "sweep":
         raise ConfigError(f"{directory} is a sweep; take one of its runs, such as {directory / 'trials'}/…")
-    from eagleray.app.launch import recorded_file
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import measured
+    from eagleray.runs.restore import evaluated, recorded_run
 
-    console.print(metrics_table(measured(validated(Run, recorded_file(record.directory)), record.directory)))
+    run = recorded_run(record)
+    console.print(metrics_table(evaluated(run, record.directory), run))
 
 
 @app.command()
@@ -133,13 +134,15 @@ def compare(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a sweep's name, or tracking.experiment")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
     metric: Annotated[str, typer.Option(help="what is compared")] = "knn",
-    mode: Annotated[str, typer.Option(help="which end of it is better: max or min")] = "max",
+    mode: Annotated[
+        str | None, typer.Option(help="which end of it is better: max or min; left out: the one that it declares")
+    ] = None,
 ) -> None:
     """Show the leaderboard of an MLflow experiment.
 
     And say where in MLflow its runs can be compared.
     """
-    if mode not in ("max", "min"):
+    if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
@@ -150,9 +153,12 @@ def compare(
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
     varied = list(next((trial.params for trial in trials if not trial.floor), {}))
-    found = analyse(trials, varied, metric, "max" if mode == "max" else "min")
+    better = mode or mode_of(metric, shipped())
+    found = analyse(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
+    if better is None:
+        raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
     shown = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
@@ -180,6 +186,20 @@ def encoders(name: Name = None) -> None:
 def datasets(name: Name = None) -> None:
     """List the datasets, or the settings of one."""
     _list("data", name)
+
+
+@app.command()
+def evaluators(name: Name = None) -> None:
+    """List the evaluators and their metrics, or what those of one mean."""
+    from eagleray.app.terminal import table
+    from eagleray.report.catalogue import METRICS, metrics
+
+    if name is not None:
+        _list("evaluator", name)
+        console.print(table(METRICS, metrics(find("evaluator", name).values["metrics"])))
+        return
+    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in declared("evaluator").values()]
+    console.print(table(["evaluator", "what it is", "metrics"], lines))
 
 
 @app.command()
@@ -251,7 +271,8 @@ def check(
     overrides = _only_settings(settings)
     if "vary" in read_tree(file):
         asked = load_sweep(file, overrides)
-        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}")
+        unseen = _check_labels(asked)
+        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}{unseen}")
     else:
         run = load_run(file, overrides)
         _say(f"{file} is a valid run: {run.method.name} with {run.encoder.name} on {run.data.name}")
@@ -275,6 +296,24 @@ def _only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # refuses what is no setting
     return arguments or []
+
+
+def _check_labels(sweep: Sweep) -> str:
+    """Refuse a metric for want of labels; return what cannot be seen here. The images are listed, not read."""
+    known: dict[str, tuple[bool, bool]] = {}
+    for run in sweep.probes():
+        if "labels" not in metric_needs(sweep.metric, run):
+            continue
+        key = json.dumps(run.file()["data"])
+        if key not in known:
+            source, share = run.data.declaration.load()(run.data.name, run.data.config), run.data.settings.validation
+            try:
+                known[key] = source.class_names() is not None, share > 0 or "validation" in source.parts()
+            except ConfigError as missing:
+                return f"; whether its images have labels cannot be seen here ({missing})"
+        labels, validation = known[key]
+        check_metric(sweep.metric, run, labels=labels, validation=validation)
+    return ""
 
 
 def _given(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -170,7 +169,10 @@ def _record(sweep: Sweep, directory: Path) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
     tags = {"kind": "sweep"}
-    return Record.create(directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, uri=uri)
+    meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
+    return Record.create(
+        directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, meanings=meanings, uri=uri
+    )
 
 
 def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: bool) -> None:
@@ -193,7 +195,7 @@ def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
 
 def _current(place: Path, point: Point) -> dict[str, Any]:
     """The values of a trial as a population has changed them last."""
-    if not (place / "run.yaml").exists():
+    if not (place / "record.json").exists():
         return dict(point.values)
-    file = yaml.safe_load((place / "run.yaml").read_text(encoding="utf-8"))
+    file = Record.open(place).file()
     return {key: functools.reduce(operator.getitem, key.split("."), file) for key in point.values}

@@ -13,7 +13,7 @@ from eagleray.config import Run
 from eagleray.config.floors import FloorKind
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
-from eagleray.runs.restore import Judged, untrained
+from eagleray.runs.assemble import Assembly, assemble
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
 LARGEST = 32  # side in pixels to which larger images are shrunk, where pixels or patches are compared
@@ -62,10 +62,9 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
 
 
 def measure(kind: FloorKind, run: Run) -> dict[str, float]:
-    """kNN, linear probe and spread of a floor, on the test part too."""
-    judged = untrained(run)
-    probe = run.evaluate.linear != "never"
-    return judged.judge.judge(KINDS[kind].features(judged), judged.autocast, probe=probe, test=True)
+    """Return the metrics of a floor that need no trained method: kNN, linear probe, ...; on the test part too."""
+    built = assemble(run)
+    return built.evaluation.judge(KINDS[kind].features(built), built.autocast, test=True)
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -78,19 +77,19 @@ def shrunk(images: Tensor) -> Tensor:
     return adaptive_avg_pool2d(images, LARGEST) if max(images.shape[-2:]) > LARGEST else images
 
 
-def _kmeans(judged: Judged) -> Encode:
+def _kmeans(built: Assembly) -> Encode:
     """Patch features, fitted to training images without their labels."""
-    images, feed, seed = judged.judge.data.train, judged.judge.feed, judged.judge.seed
-    side, draw = side_for(min(LARGEST, feed.info.image_size)), generator(seed)
+    images, loader, seed = built.data.train, built.loader, built.run.seed
+    side, draw = side_for(min(LARGEST, loader.info.image_size)), generator(seed, purpose="patches")
     chosen = torch.randperm(len(images), generator=draw)[:IMAGES]
     each = -(-PATCHES // len(chosen))
     found = []
     for batch in images.batches(chosen.split(64)):
-        patches = image_patches(_in_bytes(feed.plain(batch), feed.info), side)
+        patches = image_patches(_in_bytes(loader.plain(batch), loader.info), side)
         places = torch.rand(patches.shape[:2], generator=draw).argsort(1)[:, :each].to(patches.device)
         found.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
     features = fit_patch_features(torch.cat(found), side, seed=seed)
-    return lambda normalised: features(_in_bytes(normalised, feed.info))
+    return lambda normalised: features(_in_bytes(normalised, loader.info))
 
 
 def _in_bytes(normalised: Tensor, info: DataInfo) -> Tensor:
@@ -105,14 +104,14 @@ class _Kind:
 
     label: Callable[[Run], str]
     depends_on: tuple[str, ...]  # sections of a run file
-    features: Callable[[Judged], Encode]
+    features: Callable[[Assembly], Encode]
 
 
 KINDS: dict[FloorKind, _Kind] = {
     "random": _Kind(
         lambda run: run.encoder.declaration.load().start,
         ("encoder", "data"),
-        lambda judged: judged.method.eval().encode,
+        lambda built: built.method.eval().encode,
     ),
     "pixels": _Kind(lambda _: "raw pixels", ("data",), lambda _: pixels),
     "kmeans": _Kind(lambda _: "k-means patches", ("data",), _kmeans),
