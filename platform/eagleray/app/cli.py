@@ -106,7 +106,7 @@ def sweep(
     console.print(leaderboard(found))
     places = {"report": directory / "artifacts/report.md", "heat map": directory / "artifacts/heatmap.png"}
     if found.winner:
-        places["winner"] = next(directory.glob(f"trials/{found.winner.name}*"))
+        places["winner"] = directory / "trials" / found.winner.runs[0]
     _say(f"{finding(found)}\n{on_test_part(found)}\n")
     _farewell(places, tracking.get("uri"), unsent)
 
@@ -146,22 +146,22 @@ def compare(
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.analysis import answer, trials_of_rows
+    from eagleray.report.analysis import analyse, trials_of_rows
     from eagleray.report.text import finding
     from eagleray.tracking import compare_url, rows, ui_base
 
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
-    varied = list(next((trial.params for trial in trials if not trial.is_floor), {}))
+    varied = list(next((trial.params for trial in trials if not trial.floor), {}))
     better = mode or mode_of(metric, shipped())
-    found = answer(trials, varied, metric, "min" if better == "min" else "max")
+    found = analyse(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
     if better is None:
         raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
-    shown = [run["run_id"] for run in runs if run["run_id"] not in {each["parent"] for each in runs}]
+    shown = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
     _say(f"compare them: {compare_url(runs[0]['experiment_id'], shown[:100], ui_base(uri))}")
     _say("(`eagleray ui` serves that page)")
 
