@@ -88,7 +88,7 @@ def written(path: Path) -> list[str]:
 def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
     code = (
         f"import sys; sys.argv = ['eagleray', *{arguments!r}]\n"
-        "from eagleray.cli import main\n"
+        "from eagleray.app.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'timm'} & set(sys.modules)\n"
