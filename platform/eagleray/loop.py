@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import make_optimizer, set_rates
@@ -100,8 +99,7 @@ def train(
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": held["optimizer"]["state"], "param_groups": groups})
         state = State(**held["state"])
-    # The gradient passes through DistributedDataParallel; statistics are equal on all workers by construction.
-    stepper = DistributedDataParallel(method, broadcast_buffers=False) if distributed.world_size() > 1 else method
+    stepper = distributed.data_parallel(method)
 
     def progress() -> Progress:
         return Progress(state.step, steps_per_epoch * run.epochs, state.step // steps_per_epoch, run.epochs)

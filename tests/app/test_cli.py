@@ -329,12 +329,12 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     tiny = [text for text in TINY if method != "mae" or not text.startswith("encoder")]
     assert eagleray("train", f"method={method}", *tiny, *small, *encoder, "epochs=1").code == 0
     (directory,) = Path("runs/eagleray").iterdir()
-    loader = runpy.run_path(str(directory / "artifacts/load_encoder.py"))
+    encoder = runpy.run_path(str(directory / "artifacts/load_encoder.py"))["encoder"]
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     judged = reloaded(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
         wanted = judged.method.eval().encode(judged.judge.feed.plain(images))
-        found = loader["load_encoder"]()(loader["prepare"](images))
+        found = encoder(encoder.prepare(images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -6,7 +6,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.blocks import distributed
 from eagleray.contracts.encoder import Encoder
@@ -20,7 +19,7 @@ def one_step(name: str) -> dict[str, Tensor]:
     stepper: Any = method
     if distributed.world_size() > 1:
         method = distributed.synchronise_batch_norm(method)
-        stepper = DistributedDataParallel(method, broadcast_buffers=False)
+        stepper = distributed.data_parallel(method)
     noise = torch.rand(8, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def same_noise(*shape: Any, **_: Any) -> Tensor:
