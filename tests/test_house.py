@@ -163,6 +163,7 @@ def test_what_must_answer_at_once_imports_nothing_slow_at_its_top(path: Path):
     assert {each.module for each in imports(path) if each.at_top and top_level(each.module) in SLOW} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", AT_ONCE)
 def test_what_must_answer_at_once_imports_nothing_slow_through_others_either(module: str):
     run_python(f"block({SLOW!r}); import {module}")
@@ -240,6 +241,7 @@ def test_files_are_named_after_what_is_in_them():
     assert {path.stem for path in FILES}.isdisjoint(vague)
 
 
+@pytest.mark.slow
 def test_training_needs_neither_ray_nor_mlflow(tmp_path: Path):
     """It runs on a bare machine with torch alone: all modules below the loop, all methods, and a real run."""
     run_python(

@@ -77,6 +77,7 @@ def written(path: Path) -> list[str]:
 # --- what answers at once --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -295,6 +296,7 @@ def test_previews_of_one_seed_are_equal_and_of_two_are_not(eagleray: Any):
 # --- train -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     outcome = eagleray("train", *TINY, "tracking.experiment=lab")
     assert outcome.code == 0, outcome.err
@@ -322,6 +324,7 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
         assert re.search(rf"^{name} +{shown[name]}$", again.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "mae"])
 def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagleray: Any, method: str):
     small = ["labels.per_class=2"] if method == "fixmatch" else []
@@ -338,6 +341,7 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
     assert eagleray("train", *TINY, "epochs=1").code == 0
     (directory,) = Path("runs/eagleray").iterdir()
@@ -361,6 +365,7 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eagleray.app.terminal.followed", pressed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_been(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -385,6 +390,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
 
 
+@pytest.mark.slow
 def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     for number, shade in enumerate((40, 90, 140, 190) * 8):
         place = Path(f"images/{'dark' if shade < 100 else 'light'}/{number}.png")
@@ -397,6 +403,7 @@ def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch:
     assert eagleray("train", *settings, "--resume").code == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         interrupt_after(1, patched)
@@ -406,6 +413,7 @@ def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.
     assert "was started with epochs=2, and now it is epochs=7" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         interrupt_after(1, patched)
@@ -419,6 +427,7 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
     assert directory.is_dir()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(eagleray: Any):
     outcome = eagleray("train", *TINY, "optimizer.lr=1e30", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
     assert outcome.code == 1
@@ -460,6 +469,7 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
     return parent.children()
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -487,6 +497,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     assert parent.tags["finding"].startswith("augment.flip")
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     def stopped(*arguments: Any, **settings: Any) -> list[Record]:
         quick_sweep(*arguments, **settings)
@@ -510,6 +521,7 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
     assert Record.open(directory).state == "finished"
 
 
+@pytest.mark.slow
 def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     """Everything together once: Ray, the loop, the report, a fresh MLflow store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store/mlflow.db")

@@ -50,6 +50,7 @@ def together(request: pytest.FixtureRequest) -> list[dict[str, dict[str, Tensor]
     return two_processes(steps, [t.callspec.params["name"] for t in tests if "together" in t.fixturenames])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_workers_take_the_step_of_one(name: str, together: list[dict[str, dict[str, Tensor]]]):
     """Value, gradient, teacher and statistics, on asymmetric data."""

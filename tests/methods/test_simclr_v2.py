@@ -104,6 +104,7 @@ def exported(run: Path, images: torch.Tensor) -> torch.Tensor:
         return encoder(encoder.prepare(images))
 
 
+@pytest.mark.slow
 def test_the_three_commands(typed: Any):
     """Pretraining, fine-tuning with five labels a class, distillation; what each leaves loads without the others."""
     few = ["labels.per_class=5", "augment.crop_min=0.6", "augment.flip=0", "optimizer.lr=5e-3"]
@@ -136,6 +137,7 @@ def test_the_three_commands(typed: Any):
     torch.testing.assert_close(exported(places[1], images), wanted)
 
 
+@pytest.mark.slow
 def test_a_chain_that_cannot_work_is_refused_before_anything_starts(typed: Any):
     said = typed("method=finetune", "encoder.run=runs/eagleray/none", *TINY)
     assert said.endswith("none is no run directory (no record.json); runs lie in runs/<experiment>/<name>.\n")

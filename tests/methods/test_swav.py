@@ -100,6 +100,7 @@ def step_with_a_full_queue() -> list[Tensor]:
     return [distributed.all_reduce_mean(loss.detach()), *gradients, method.queues[1].rows]
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_queue_between_them():
     alone = step_with_a_full_queue()
     for together in two_processes(step_with_a_full_queue):

@@ -25,6 +25,8 @@ from eagleray.runs.record import Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
 from eagleray.tracking.send import Destination
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Database:
