@@ -36,9 +36,10 @@ from eagleray.config import Run, load_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.encoder import Encoder, TokenEncoder
 from eagleray.contracts.method import Method
-from eagleray.data.images import Data, Images, load_data
+from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader
-from eagleray.runs.assemble import build_method, fitted, precision
+from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.device import autocast_for
 from eagleray.runs.evaluation import Evaluation
 
 Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
@@ -356,7 +357,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     for name, part in list(theirs.named_children()):
         if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
             setattr(theirs, name, InFloat(part))
-    autocast = precision(run, torch.device("cpu"))
+    autocast = autocast_for(run.precision, torch.device("cpu"))
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
     loader = DataLoader(
@@ -411,7 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         f"batch_size={a.batch}", *ENCODERS.get(name, [])]  # fmt: skip
             settings += [f"data.limit={a.limit}"] if a.limit else []
             run = load_run(None, settings)
-            metrics = train(run, load_data(run.data.name, run.data.config, run.data.settings, run.seed))
+            metrics = train(run, images_of(run))
             table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
             written.flush()
 

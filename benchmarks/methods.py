@@ -27,7 +27,8 @@ from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch, Progress
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.runs.allocator import keep_freed_memory
-from eagleray.runs.assemble import build_method, precision
+from eagleray.runs.assemble import build_method
+from eagleray.runs.device import autocast_for
 
 NOW = Progress(step=700, steps=1000, epoch=7, epochs=10)  # late enough for every queue
 
@@ -74,7 +75,7 @@ def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
         method.to(memory_format=torch.channels_last)
     batch = batch_of(method, size)
     optimizer = make_optimizer(method, run.optimizer)
-    autocast = precision(run, torch.device("cpu"))
+    autocast = autocast_for(run.precision, torch.device("cpu"))
 
     def step() -> None:
         set_rates(optimizer, run.optimizer, size, NOW)

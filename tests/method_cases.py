@@ -53,7 +53,7 @@ def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
     method = build_method(run, info)
     record = Record.create(directory, name=directory.name, experiment="e", params={}, run=run.file())
     facts = {"step": 1, "blueprint": blueprint(run, method), "method": method.state_dict()}
-    save_checkpoint(directory / "checkpoints", facts, keep=1)
+    save_checkpoint(directory, facts, keep=1)
     record.finish("finished")
     return directory
 

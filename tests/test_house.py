@@ -28,7 +28,7 @@ AT_ONCE = ["eagleray", *(f"eagleray.{name}" for name in LIGHT.split())]
 SLOW = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "matplotlib", "optuna"}
 
 # What a method may use: torch, ranges and settings, and the engine's few modules for methods.
-FOR_METHODS = ("augment", "blocks.*", "contracts.*", "runs.trained")
+FOR_METHODS = ("augment", "blocks.*", "contracts.*", "runs.restore")
 # The folders, from the ground up: each imports from itself and from lower floors alone. `__init__` offers names lazily.
 FLOORS = (
     "contracts",

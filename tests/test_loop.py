@@ -16,12 +16,12 @@ from eagleray.contracts.batch import DataInfo, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe
 from eagleray.contracts.report import Diverged, Report
-from eagleray.data.images import Data, load_data
+from eagleray.data.images import Data
 from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
-from eagleray.runs.assemble import build_method, fitted, uses_bf16
+from eagleray.runs.assemble import assemble, build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from eagleray.runs.restore import untrained
+from eagleray.runs.device import uses_bf16
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
@@ -46,7 +46,7 @@ def finish(run: Run, directory: Path, data: Data | None = None) -> Report:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+    return load_checkpoint(checkpoints(directory)[-1])["method"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -54,7 +54,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: 
     """From every checkpoint, in the middle of an epoch too."""
     run = tiny(name, "checkpoints.every_steps=1", "checkpoints.keep=9")
     whole = finish(run, tmp_path / "whole")
-    saved = checkpoints(tmp_path / "whole/checkpoints")
+    saved = checkpoints(tmp_path / "whole")
     assert len(saved) == 4
     for place in saved[:-1]:
         resumed = tmp_path / place.stem
@@ -77,7 +77,7 @@ def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_pa
 def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
     run = tiny(name)
     for place, scramble in (("a", False), ("b", True)):
-        data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+        data = images_of(run)
         if scramble:
             assert data.train.labels is not None
             data.train.labels = np.random.default_rng(0).permutation(data.train.labels)
@@ -107,7 +107,7 @@ def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(
     monkeypatch.setattr(SimCLR, "forward", breaks)
     with pytest.raises(Diverged, match=r"nan at step 3; the last good checkpoint is .*step-000000002"):
         list(train(tiny("simclr"), tmp_path))
-    assert [p.stem for p in checkpoints(tmp_path / "checkpoints")] == ["step-000000002"]
+    assert [p.stem for p in checkpoints(tmp_path)] == ["step-000000002"]
     assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
 
 
@@ -208,7 +208,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
     monkeypatch: pytest.MonkeyPatch,
 ):
     run = tiny("supervised")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     info = fitted(run, data.info)
     feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     monkeypatch.setattr(data.train, "batches", None)
@@ -226,7 +226,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
 
 @pytest.mark.parametrize("name", ["byol", "dino", "moco"])
 def test_a_teacher_lies_in_memory_as_its_student_does(name: str):
-    method = untrained(tiny(name)).method
+    method = assemble(tiny(name)).method
     kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert len(kernels) >= 4
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
@@ -271,7 +271,7 @@ def test_every_method_trains_in_bf16(name: str, tmp_path: Path):
 def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Once an epoch, in dataset order, with the statistics of evaluation, and the method back in training mode."""
     run = tiny("simclr", "precision=fp32")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     seen = []
 
     def before_epoch(self, embed, progress):

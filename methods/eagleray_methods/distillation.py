@@ -26,7 +26,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe
-from eagleray.runs.trained import check_images, trained
+from eagleray.runs.restore import check_images, trained
 
 
 class Distillation(Method):

@@ -19,9 +19,9 @@ FANCY = '''
 import torch
 from typing import Annotated, ClassVar
 from pydantic import BaseModel, Field
-from eagleray.method import Method
-from eagleray.recipe import Recipe
-from eagleray.search import Uniform
+from eagleray.contracts.method import Method
+from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.ranges import Uniform
 
 
 class Fancy(Method):
@@ -76,7 +76,7 @@ def test_every_setting_says_what_it_means(one: Declaration):
 @pytest.mark.slow
 def test_reading_declarations_imports_nothing_slow():
     code = (
-        "import sys; from eagleray.config.declared import declared; "
+        "import sys; from eagleray.config.registry import declared; "
         "[declared(kind) for kind in ('method', 'encoder', 'data')]; "
         "print({'torch', 'timm', 'torchvision', 'sklearn', 'ray', 'mlflow'} & set(sys.modules))"
     )

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from eagleray.app import api
-from eagleray.config import Run, load_run, load_sweep, validated
+from eagleray.config import load_run, load_sweep
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
@@ -104,11 +104,10 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     record = Record.open(directory)
     if record.tags.get("kind") == "sweep":
         raise ConfigError(f"{directory} is a sweep; take one of its runs, such as {directory / 'trials'}/…")
-    from eagleray.app.launch import recorded_file
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import measured
+    from eagleray.runs.restore import evaluated, recorded_run
 
-    console.print(metrics_table(measured(validated(Run, recorded_file(record.directory)), record.directory)))
+    console.print(metrics_table(evaluated(recorded_run(record), record.directory)))
 
 
 @app.command()

@@ -30,6 +30,11 @@ class Progress:
     epochs: int
 
     @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+    @property
     def fraction(self) -> float:
         """Share of the training done, from 0 to 1."""
         return self.step / max(1, self.steps)

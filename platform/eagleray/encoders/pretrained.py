@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor
 
 from eagleray.contracts.encoder import Encoder
-from eagleray.runs.trained import check_images, trained
+from eagleray.runs.restore import check_images, trained
 
 
 class Pretrained(Encoder):

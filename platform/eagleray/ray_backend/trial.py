@@ -17,7 +17,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
-from eagleray.runs.checkpoint import checkpoints
+from eagleray.runs.checkpoint import newest_checkpoint, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import recorded
@@ -44,13 +44,13 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Points at the loop's own checkpoint: weights are not copied."""
-        saved = checkpoints(Path(self.trial["directory"]) / "checkpoints")
-        return {"checkpoint": str(saved[-1])} if saved else {}
+        saved = newest_checkpoint(Path(self.trial["directory"]))
+        return {"checkpoint": str(saved)} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Takes up another trial's weights; its own the loop finds by itself."""
         place = Path(checkpoint["checkpoint"]) if checkpoint else None
-        if place and place.parents[1] != Path(self.trial["directory"]):
+        if place and run_directory(place) != Path(self.trial["directory"]):
             self._begin(self.trial, place)
 
     def cleanup(self) -> None:
@@ -79,7 +79,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     run, record = started(trial)
     if resume_from is not None:
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
-        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
+        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {run_directory(resume_from).name}"})
     torch.set_num_threads(run.threads or 1)
     told = past.epoch
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}

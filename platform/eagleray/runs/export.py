@@ -18,7 +18,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.data.decode import decode_batch
-from eagleray.runs.restore import reloaded
+from eagleray.runs.restore import restored
 
 WEIGHTS = "encoder.safetensors"
 LOADER = '''\
@@ -32,7 +32,8 @@ from pathlib import Path
 
 import torch
 
-from eagleray import load_encoder
+from eagleray.data.decode import decode_batch
+from eagleray.runs.restore import restored
 
 encoder = load_encoder(Path(__file__).parent)
 
@@ -118,10 +119,10 @@ def export(run: Run, directory: Path) -> bool:
     Raises:
         ConfigError: there is no checkpoint.
     """
-    judged = reloaded(run, directory)
-    info = judged.method.data
+    method = restored(run, directory).method
+    info = method.data
     probe = torch.zeros(2, info.channels, info.image_size, info.image_size)
-    encoder = used_encoder(judged.method.cpu().eval(), probe)
+    encoder = used_encoder(method.cpu().eval(), probe)
     if encoder is None:
         return False
     settings = encoder.config.model_dump(mode="json")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from eagleray.config import Run
-from eagleray.runs.restore import untrained
+from eagleray.runs.assemble import assemble
 
 LARGEST = 32  # side in pixels to which raw images are shrunk: distances between larger ones cost much and say no more
 
@@ -23,10 +23,10 @@ class Floor:
 
     def measure(self) -> dict[str, float]:
         """kNN, linear probe and spread, on the test part too."""
-        judged = untrained(self.run)
-        encode: Callable[[Tensor], Tensor] = pixels if self.raw else judged.method.eval().encode
+        built = assemble(self.run)
+        encode: Callable[[Tensor], Tensor] = pixels if self.raw else built.method.eval().encode
         probe = self.run.evaluate.linear != "never"
-        return judged.judge.judge(encode, judged.autocast, probe=probe, test=True)
+        return built.evaluation.judge(encode, built.autocast, probe=probe, test=True)
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:
