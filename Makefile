@@ -20,7 +20,7 @@ test test-fast: export MKL_NUM_THREADS = 1
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-test-fast: $(INSTALLED)  ## what needs no process, Ray, MLflow or training: under a minute
+test-fast: $(INSTALLED)  ## the tests without workers, Ray, MLflow and whole runs: under a minute
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)  ## ruff: format and rules

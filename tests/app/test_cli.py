@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,9 +128,15 @@ def test_a_method_is_shown_with_both_recipes_values_and_the_ranges_of_a_sweep(ea
 # --- schema and check ------------------------------------------------------------------------------------------
 
 
-def errors(schema: dict[str, Any], tree: Any) -> list[str]:
+@cache
+def validator(kind: str) -> jsonschema.Draft202012Validator:
+    schema = {"run": run_schema, "sweep": sweep_schema}[kind]()
     jsonschema.Draft202012Validator.check_schema(schema)
-    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(tree)]
+    return jsonschema.Draft202012Validator(schema)
+
+
+def errors(kind: str, tree: Any) -> list[str]:
+    return [error.message for error in validator(kind).iter_errors(tree)]
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
@@ -137,7 +144,7 @@ def test_shipped_sweeps_are_valid(eagleray: Any, file: Path):
     outcome = eagleray("check", str(file))
     assert (outcome.code, outcome.err) == (0, "")
     assert "is a valid sweep" in outcome.out
-    assert errors(sweep_schema(), yaml.safe_load(file.read_text())) == []
+    assert errors("sweep", yaml.safe_load(file.read_text())) == []
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
@@ -156,7 +163,7 @@ def test_the_quick_start_is_at_least_eight_trials():
 
 @pytest.mark.parametrize("method", sorted(declared("method")))
 def test_resolved_runs_fit_the_schema(method: str):
-    assert errors(run_schema(), load_run(None, [f"method={method}", *needed(method)]).file()) == []
+    assert errors("run", load_run(None, [f"method={method}", *needed(method)]).file()) == []
 
 
 @pytest.mark.parametrize(
@@ -177,13 +184,13 @@ def test_resolved_runs_fit_the_schema(method: str):
     ],
 )
 def test_the_schema_knows_right_from_wrong(tree: Any, is_valid: bool):
-    assert (errors(run_schema(), tree) == []) is is_valid
-    assert (errors(sweep_schema(), {"name": "s", "run": tree, "vary": {"seed": [0]}}) == []) is is_valid
+    assert (errors("run", tree) == []) is is_valid
+    assert (errors("sweep", {"name": "s", "run": tree, "vary": {"seed": [0]}}) == []) is is_valid
 
 
 @pytest.mark.parametrize("vary", [{"seed": 3}, {"optimizer.lr": {"uniform": [1]}}, {"optimizer.lr": "declard"}, {}])
 def test_the_schema_knows_what_a_range_is(vary: Any):
-    assert errors(sweep_schema(), {"name": "s", "vary": vary})
+    assert errors("sweep", {"name": "s", "vary": vary})
 
 
 def test_schema_prints_json(eagleray: Any):
