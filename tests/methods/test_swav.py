@@ -94,7 +94,8 @@ def step_with_a_full_queue() -> list[Tensor]:
         queue.count = 16
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
-    loss = distributed.data_parallel(method)(batch_of(method), NOW).loss
+    stepper = distributed.data_parallel(method)  # it must live until the backward pass
+    loss = stepper(batch_of(method), NOW).loss
     loss.backward()
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     return [distributed.all_reduce_mean(loss.detach()), *gradients, method.queues[1].rows]

@@ -60,7 +60,10 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Average the workers' gradients in the backward pass of this module; with a single process it is the module."""
+    """Average the workers' gradients in the backward pass of this module; with a single process it is the module.
+
+    The result must live until that backward pass has ended.
+    """
     if world_size() == 1:
         return module
     parallel = DistributedDataParallel(module)
