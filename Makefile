@@ -31,8 +31,9 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md, from the methods' own files and the leaderboards in docs/results
+docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the leaderboards in docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
+	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
 	@for benchmark in augment linear_probe losses methods memory tune simclr; do \

@@ -14,6 +14,7 @@ import csv
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from eagleray.blocks.schedules import cosine
 from eagleray.config import Run, load_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.encoder import Encoder, TokenEncoder
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import build_method, fitted, images_of
@@ -53,9 +54,14 @@ class Theirs(nn.Module):
     def __init__(self, ours: Method):
         super().__init__()
         self.encoder, self.settings, self.dim = ours.encoder, ours.config, ours.encoder.dim
-        self.constant_lr, self.plain_lr = ours.constant_lr, ours.plain_lr
+        self.ours = [ours]  # in a list, so that its parameters are not these
         self.local_size = getattr(ours, "local_size", 0)  # of small crops, where there are some
         self.build(ours.config)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The parts that train in their own way, by the names that ours have."""
+        names = {module: name for name, module in self.ours[0].named_modules()}
+        return [replace(g, module=self.get_submodule(names[g.module])) for g in self.ours[0].parameter_groups()]
 
     def build(self, c: Any) -> None:
         """Makes heads and loss."""
@@ -383,7 +389,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.judged.eval()
-    return Evaluation(run, data, feed).judge(encoder, autocast, probe=True, test=False)
+    return Evaluation(run, data, feed).judge(encoder, autocast, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:

@@ -118,9 +118,9 @@ def batch_of(method: Method, size: int) -> Batch:
     sides = [view.size or 32 for view in overridden(method.views, section)]
     views = [torch.randn(size, 3, side, side).contiguous(memory_format=layout) for side in sides]
     labelled = None
-    if type(method).labels != "none":
-        few = size if type(method).labels == "only" else size // 7
-        labelled = LabelledBatch([torch.randn(few, 3, 32, 32)], torch.randint(10, (few,)))
+    if method.needs & {"labels", "only_labels"}:
+        few = size if "only_labels" in method.needs else size // 7
+        labelled = LabelledBatch([torch.randn(few, 3, 32, 32)], torch.randint(10, (few,)), torch.arange(few))
     return Batch(views, torch.arange(size), labelled)
 
 

@@ -29,7 +29,7 @@ from eagleray.ray_backend.cluster import connected
 from eagleray.ray_backend.sweep import sweep
 
 SHORT = {"data": {"limit": 64}, "batch_size": 32, "epochs": 1, "encoder": {"name": "convnet", "width": 8},
-         "evaluate": {"linear": "never"}, "device": "cpu", "threads": 1}  # fmt: skip
+         "evaluate": {"linear": {"when": "never"}}, "device": "cpu", "threads": 1}  # fmt: skip
 EPOCHS = 4  # of the long trial
 
 

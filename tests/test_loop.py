@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from eagleray.augment import plain
+from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
 from eagleray.config import Run, load_run
-from eagleray.config.registry import declared, find
-from eagleray.contracts.batch import DataInfo, Progress
+from eagleray.config.registry import find
+from eagleray.config.run import LABELS
+from eagleray.contracts.batch import DataInfo, EpochView, LabelledBatch, Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import ParameterGroup
 from eagleray.contracts.recipe import Recipe
 from eagleray.contracts.report import Diverged, Report
 from eagleray.data.images import Data
@@ -22,17 +25,18 @@ from eagleray.loop import train
 from eagleray.runs.assemble import assemble, build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.runs.device import uses_bf16
+from eagleray_methods.fixmatch import FixMatch
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
 pytestmark = pytest.mark.slow
 
-TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear=never"]
+TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear.when=never"]
 
 
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
-    few = ["labels.per_class=3"] if find("method", name).values.get("labels", "none") != "none" else []
+    few = ["labels.per_class=3"] if find("method", name).needs & LABELS else []
     return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
 
@@ -73,7 +77,7 @@ def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_pa
     assert [(r.metrics, r.done) for r in again] == [(first.metrics, True)]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels", "none") == "none"])
+@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).needs & LABELS])
 def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
     run = tiny(name)
     for place, scramble in (("a", False), ("b", True)):
@@ -190,7 +194,10 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
 
 
 def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(SimCLR, "constant_lr", ("projector",))
+    def groups(self: SimCLR) -> list[ParameterGroup]:
+        return [ParameterGroup(self.projector, schedule="constant")]
+
+    monkeypatch.setattr(SimCLR, "parameter_groups", groups)
     method = build_method(load_run(None, settings("simclr")), INFO)
     recipe = Recipe(lr=1, lr_scaling="none", weight_decay=0.1, warmup_epochs=2)
     optimizer = make_optimizer(method, recipe)
@@ -274,16 +281,69 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
     data = images_of(run)
     seen = []
 
-    def before_epoch(self, embed, progress):
-        features = embed()
+    def before_epoch(self, epoch):
+        features = epoch.embed()
+        assert epoch.labelled is None
         assert self.training
         one = data.train.batches([torch.tensor([3])])
         shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
         self.eval()
         torch.testing.assert_close(features[3:4], self.encode(shown))
         self.train()
-        seen.append((progress.epoch, features.shape))
+        seen.append((epoch.progress.epoch, features.shape))
 
     monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
     finish(run, tmp_path, data)
     assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]
+
+
+def test_before_epoch_is_told_which_images_are_labelled_and_no_label_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tiny("fixmatch", "precision=fp32")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    steps: list[LabelledBatch] = []
+    forward = FixMatch.forward
+
+    def before_epoch(self, epoch: EpochView):
+        assert epoch.labelled is not None
+        assert len(epoch.embed()) == self.data.samples
+        seen.append(epoch.labelled)
+
+    def watched(self, batch, progress):
+        steps.append(batch.labelled)
+        return forward(self, batch, progress)
+
+    monkeypatch.setattr(FixMatch, "before_epoch", before_epoch)
+    monkeypatch.setattr(FixMatch, "forward", watched)
+    data = images_of(run)
+    assert data.train.labels is not None
+    finish(run, tmp_path, data)
+    (places, classes), again = seen
+    assert torch.equal(places, again[0])
+    assert places.shape == classes.shape == (30,)  # three of each class
+    assert np.array_equal(data.train.labels[places], classes)
+    assert classes.bincount().tolist() == [3] * 10
+    for few in steps:
+        assert set(few.indices.tolist()) <= set(places.tolist())
+        assert np.array_equal(data.train.labels[few.indices], few.targets)
+
+
+def test_labelled_images_have_the_same_places_whoever_holds_them(monkeypatch: pytest.MonkeyPatch):
+    run = tiny("fixmatch", "workers=2")
+    data = images_of(run)
+    info = fitted(run, data.info)
+    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        shares.append([batch.labelled for batch in feed.epoch(1, 0)])
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    for batch, first, second in zip(feed.epoch(1, 0), *shares, strict=True):
+        assert batch.labelled is not None
+        assert first is not None
+        assert second is not None
+        assert torch.equal(batch.labelled.indices, torch.cat([first.indices, second.indices]))
+        assert torch.equal(batch.labelled.targets, torch.cat([first.targets, second.targets]))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` says the same
     from eagleray.contracts.ranges import LogUniform as LogUniform
     from eagleray.contracts.ranges import Uniform as Uniform
     from eagleray.contracts.recipe import Recipe as Recipe
+    from eagleray.contracts.recipe import Recipes as Recipes
     from eagleray.contracts.report import Diverged as Diverged
     from eagleray.contracts.view import View as View
     from eagleray.runs.export import load_encoder as load_encoder
@@ -47,7 +48,7 @@ _NAMES = {
     "contracts.evaluator": "Evaluator",
     "contracts.method": "Method",
     "contracts.ranges": "Choice IntRange LogUniform Uniform",
-    "contracts.recipe": "Recipe",
+    "contracts.recipe": "Recipe Recipes",
     "contracts.report": "Diverged",
     "contracts.view": "View",
     "runs.export": "load_encoder",

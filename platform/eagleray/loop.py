@@ -1,6 +1,7 @@
 """The training loop: a run in, a stream of reports out. It knows no Ray and no MLflow; they consume its reports."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import Run
-from eagleray.contracts.batch import StepResult
+from eagleray.contracts.batch import EpochView, StepResult
 from eagleray.contracts.report import Report
 from eagleray.contracts.seeds import seed_all
 from eagleray.data.images import Data
@@ -58,7 +59,8 @@ def train(
         epoch, start = divmod(state.counters.step, loader.steps_per_epoch)
         if start == 0:
             seed_all(run.seed, epoch)
-            method.before_epoch(lambda: built.evaluation.embed(method, built.autocast), state.progress)
+            embed = partial(built.evaluation.embed, method, built.autocast)
+            method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
         for batch in loader.epoch(epoch, start):
             seed_all(run.seed, state.counters.step, distributed.rank())
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)

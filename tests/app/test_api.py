@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from zipfile import ZipFile
 
@@ -27,7 +28,7 @@ SOURCE = ROOT / "platform/eagleray/__init__.py"
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 TINY: dict[str, Any] = {
     "data": {"limit": 64}, "batch_size": 16, "epochs": 2, "encoder": {"width": 4, "depth": 2}, "threads": 1,
-    "evaluate": {"linear": "never"}, "precision": "fp32",
+    "evaluate": {"linear": {"when": "never"}}, "precision": "fp32",
 }  # fmt: skip
 
 
@@ -74,9 +75,54 @@ def test_importing_costs_next_to_nothing():
 
 @pytest.mark.slow
 def test_settings_and_declarations_need_no_torch():
-    names = "ConfigError Choice Dataset IntRange Recipe Run Sweep View load_run load_sweep sweep train"
+    names = (
+        "ConfigError Choice Dataset Evaluator IntRange Recipe Recipes Run Sweep View load_run load_sweep sweep train"
+    )
     code = f"import eagleray, sys; [getattr(eagleray, name) for name in {names.split()}]; print(*sys.modules)"
     assert {"torch", "ray", "mlflow", "pandas", "sklearn", "matplotlib"}.isdisjoint(in_python(code).split())
+
+
+MINE = """
+    'A method of my own.'
+    import torch
+    from eagleray import Batch, DataInfo, Encoder, LogUniform, Method, Progress, Recipe, Recipes, StepResult, View
+    from pydantic import BaseModel
+    from typing import Annotated
+
+    class Mine(Method):
+        'Two views alike.'
+
+        class Config(BaseModel, frozen=True, extra="forbid"):
+            weight: Annotated[float, LogUniform(0.1, 10)] = 2.0
+
+        config: Config
+        recipes = Recipes(paper=Recipe(name="adamw", lr=0.01))
+
+        @property
+        def views(self) -> tuple[View, ...]:
+            return View(flip=0.5), View()
+
+        def forward(self, batch: Batch, progress: Progress) -> StepResult:
+            first, second = (self.encoder(view) for view in batch.views)
+            return StepResult(self.config.weight * (first - second).square().mean(), [first.detach()])
+"""
+
+
+@pytest.mark.slow
+def test_a_method_is_written_with_the_public_names_and_declared_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = f"lab_{tmp_path.name}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.py").write_text(dedent(MINE))
+    monkeypatch.syspath_prepend(tmp_path)
+    code = f"""
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        from eagleray import load_run
+        print(load_run(None, ["method={name}.mine"]).method.config.weight, "torch" in sys.modules)
+    """
+    assert in_python(dedent(code)) == "2.0 False\n"
+    assert "loss" in eagleray.train({**TINY, "method": f"{name}.mine", "epochs": 1}).metrics
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 TINY = [
     "data.limit=64", "batch_size=16", "epochs=2", "encoder.width=4", "encoder.depth=2", "threads=1",
-    "evaluate.linear=never", "precision=fp32",
+    "evaluate.linear.when=never", "precision=fp32",
 ]  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def written(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["methods", "simclr"],
+        ["--help"], ["train", "--help"], ["methods"], ["encoders"], ["datasets"], ["evaluators"], ["methods", "simclr"],
         ["schema", "run"], ["schema", "sweep"], ["check", str(SWEEPS[0])], ["train", "epochz=3"],
     ],
     ids=" ".join,
@@ -103,7 +103,12 @@ def test_what_must_answer_at_once_imports_nothing_slow(arguments: list[str]):
 
 
 def test_the_lists_name_all_there_is(eagleray: Any):
-    for command, kind in (("methods", "method"), ("encoders", "encoder"), ("datasets", "data")):
+    for command, kind in (
+        ("methods", "method"),
+        ("encoders", "encoder"),
+        ("datasets", "data"),
+        ("evaluators", "evaluator"),
+    ):
         outcome = eagleray(command)
         assert outcome.code == 0
         firsts = {line.split()[0] for line in outcome.out.splitlines() if line.strip()}

@@ -19,6 +19,7 @@ from eagleray.contracts.features import Features, accuracy
 from eagleray.evaluators.collapse import collapse
 from eagleray.evaluators.knn import knn
 from eagleray.evaluators.linear import Standard, fit, linear, train_probe
+from eagleray.evaluators.pairs import pairs
 
 LINEAR, KNN = sys.modules[train_probe.__module__], sys.modules[knn.__module__]
 
@@ -233,11 +234,16 @@ def test_probe_is_the_same_every_time_and_leaves_its_input_alone():
     assert not first.weights.requires_grad
 
 
-# collapse
+# collapse and pairs
+
+
+def both(views: list[Tensor]) -> dict[str, float]:
+    """All metrics of some views: collapse of the first, pairs of all."""
+    return collapse(views[0]) | (pairs(views) if len(views) > 1 else {})
 
 
 def in_numpy(views: list[np.ndarray]) -> dict[str, float]:
-    """The formulas of `collapse`, pair by pair."""
+    """The formulas of `collapse` and `pairs`, pair by pair."""
 
     def effective_rank(x: np.ndarray) -> float:
         s = np.linalg.svd(x, compute_uv=False)
@@ -254,14 +260,14 @@ def in_numpy(views: list[np.ndarray]) -> dict[str, float]:
         "rankme": effective_rank(x),
         "dead": np.mean(x.std(0) == 0),
         "uniformity": np.log(np.mean(potentials)),
-        "negative": np.mean(
-            [a[i] @ b[j] for a in sphere for b in sphere for i in range(count) for j in range(count) if i != j]
-        ),
     }
-    pairs = [(a, b) for k, a in enumerate(sphere) for b in sphere[:k]]
-    if pairs:
-        metrics["positive"] = np.mean([a[i] @ b[i] for a, b in pairs for i in range(count)])
-        metrics["alignment"] = np.mean([((a - b) ** 2).sum(1).mean() for a, b in pairs])
+    two = [(a, b) for k, a in enumerate(sphere) for b in sphere[:k]]
+    if two:
+        metrics["negative"] = np.mean(
+            [a[i] @ b[j] for a in sphere for b in sphere for i in range(count) for j in range(count) if i != j]
+        )
+        metrics["positive"] = np.mean([a[i] @ b[i] for a, b in two for i in range(count)])
+        metrics["alignment"] = np.mean([((a - b) ** 2).sum(1).mean() for a, b in two])
     return metrics
 
 
@@ -277,7 +283,7 @@ def test_collapse_metrics_are_their_formulas(count, width, views):
     for view in x:
         view[:, 0] = 0.25  # one dead dimension
     expected = in_numpy([view.numpy() for view in x])
-    assert collapse(x) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert both(x) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_isotropic_embeddings():
@@ -286,7 +292,7 @@ def test_isotropic_embeddings():
     assert metrics["std"] == pytest.approx(1, abs=0.01)
     assert 62 < metrics["rank"] < 64
     assert metrics["dead"] == 0
-    assert metrics["negative"] == pytest.approx(0, abs=0.01)
+    assert pairs([x, x])["negative"] == pytest.approx(0, abs=0.01)
     # E exp(-4 (1 - cos)) with cos of variance 1 / D: exp(-4 + 16 / 2D) to second order
     assert metrics["uniformity"] == pytest.approx(-4 + 8 / 64, abs=0.01)
 
@@ -306,7 +312,7 @@ def test_dimensional_collapse_shows_in_the_rank_only(used):
 def test_complete_collapse(value):
     same = torch.full((64, 16), value)
     nonzero = float(value != 0)
-    assert collapse([same, same]) == pytest.approx(
+    assert both([same, same]) == pytest.approx(
         {
             "std": 0,
             "rank": 0,
@@ -332,17 +338,21 @@ def test_rounding_does_not_hide_complete_collapse():
 
 def test_collapse_metrics_of_one_image_and_of_many():
     assert set(collapse(torch.ones(1, 4))) == {"std", "rank", "rankme", "dead"}
-    assert set(collapse([torch.ones(1, 4)] * 2)) == {"std", "rank", "rankme", "dead", "positive", "alignment"}
+    assert set(pairs([torch.ones(1, 4)] * 2)) == {"positive", "alignment"}
     (x,) = some_views(5000, 4)
     assert collapse(x) == collapse(x[torch.arange(2048) * 5000 // 2048])  # bounded in cost, and the same each time
 
 
-@pytest.mark.parametrize(
-    "views", [[], [torch.ones(2, 3), torch.ones(3, 2)], torch.ones(0, 3), torch.ones(3), torch.full((2, 2), torch.nan)]
-)
-def test_collapse_refuses_what_has_no_answer(views):
+@pytest.mark.parametrize("embeddings", [torch.ones(0, 3), torch.ones(3), torch.full((2, 2), torch.nan)])
+def test_collapse_refuses_what_has_no_answer(embeddings):
     with pytest.raises(ConfigError, match=r"embeddings"):
-        collapse(views)
+        collapse(embeddings)
+
+
+@pytest.mark.parametrize("shapes", [[], [(2, 3)], [(2, 3), (3, 2)], [(0, 3), (0, 3)]])
+def test_pairs_refuse_what_is_no_pair(shapes):
+    with pytest.raises(ConfigError, match=r"embeddings must be 2 or more of one shape"):
+        pairs([torch.ones(shape) for shape in shapes])
 
 
 @settings(max_examples=25, deadline=None)
@@ -354,8 +364,8 @@ def test_collapse_metrics_do_not_mind_rotation_scale_or_order(count, width, seed
     generator = torch.Generator().manual_seed(seed)
     rotation, _ = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator))
     order = torch.randperm(count, generator=generator)
-    metrics = collapse(views)
-    assert collapse([view[order] * scale for view in views]) == pytest.approx(metrics, rel=1e-6, abs=1e-9)
-    turned = collapse([view @ rotation for view in views])
+    metrics = both(views)
+    assert both([view[order] * scale for view in views]) == pytest.approx(metrics, rel=1e-6, abs=1e-9)
+    turned = both([view @ rotation for view in views])
     del metrics["std"], turned["std"]  # a mean of per-dimension deviations depends on the axes
     assert turned == pytest.approx(metrics, rel=1e-6, abs=1e-9)

@@ -19,7 +19,7 @@ from method_cases import NOW, batch_of, small
 
 SMALL = ["method.hidden=16", "method.queue=16", "method.momentum=0.9"]
 ON_DIGITS = ["method.queue=112"]
-TINY = ["data.limit=320", "batch_size=64", "threads=1", "evaluate.linear=never", "precision=fp32"]
+TINY = ["data.limit=320", "batch_size=64", "threads=1", "evaluate.linear.when=never", "precision=fp32"]
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 
 

@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 2,
-        "evaluate": {"linear": "never"}}  # fmt: skip
+        "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
 TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # the loss grows from left to right
 
 
@@ -86,9 +86,9 @@ def steps(record: Record) -> list[int]:
     [
         ({"metric": "kn"}, "metric=kn: simclr reports no such number; did you mean knn"),
         ({"metric": "test_knn"}, "touched once, by the winner"),
-        ({"metric": "linear"}, "not measured with run.evaluate.linear=never"),
+        ({"metric": "linear"}, "not measured with run.evaluate.linear.when=never"),
         ({"metric": "accuracy"}, "simclr has no classifier"),
-        ({"run": {**TINY, "evaluate": {}}, "metric": "linear", "scheduler": "asha"}, "run.evaluate.linear=always"),
+        ({"run": {**TINY, "evaluate": {}}, "metric": "linear", "scheduler": "asha"}, "run.evaluate.linear.when=always"),
         ({"run": {**TINY, "evaluate": {"every": 2}}, "scheduler": "asha"}, "run.evaluate.every=2; set it to 1"),
         ({"run": {**TINY, "data": {"limit": 120, "validation": 0}}}, "run.data.validation=0.1"),
         ({"vary": {"batch_size": [40, 4000]}}, "batch_size=4000 is larger than the data"),

@@ -25,7 +25,7 @@ from eagleray.runs.writer import recorded
 
 # Views draw from (seed, step, rank), so two workers see other views than one; without them all see the same.
 PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "encoder.width=8", "precision=fp32",
-         "device=cpu", "threads=1", "evaluate.linear=never"]  # fmt: skip
+         "device=cpu", "threads=1", "evaluate.linear.when=never"]  # fmt: skip
 
 pytestmark = [
     pytest.mark.slow,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from eagleray.config.registry import declared
-from eagleray.report.catalogue import page, read_leaderboards
+from eagleray.report.catalogue import metrics_page, page, read_leaderboards
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -11,6 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_the_page_in_docs_is_what_the_code_says_now():
     made = page(read_leaderboards(sorted((DOCS / "results").glob("*.csv"))))
     assert (DOCS / "methods.md").read_text(encoding="utf-8") == made, "make docs"
+    assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "make docs"
 
 
 def test_every_method_names_its_paper_its_settings_and_both_recipes():
@@ -35,7 +36,7 @@ def test_numbers_are_those_of_the_leaderboard(tmp_path: Path):
     reached = read_leaderboards([board])
     assert reached == {"mae": {"linear": 0.5126, "knn": 0.2}}
     rows = {line.split("](#")[0].removeprefix("| ["): line for line in page(reached).splitlines() if "](#" in line}
-    assert rows["mae"].endswith("| a ViT | 0.513 | 0.200 |  |")
+    assert rows["mae"].endswith("| a ViT | 0.200 | 0.513 |  |")
     assert rows["simclr"].endswith("| a large batch |  |  |  |")
     assert rows["dino"].endswith("|  |  |  |  |")
     assert rows["distillation"].endswith("| a few labels, a trained run |  |  |  |")

@@ -145,7 +145,7 @@ def test_the_run_must_be_named():
         load_run(None, ["encoder=pretrained"])
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).values.get("needs_tokens")])
+@pytest.mark.parametrize("name", [n for n in METHODS if "tokens" not in find("method", n).needs])
 def test_no_method_changes_a_trained_network_before_its_first_step(name: str, tmp_path: Path):
     place = finished_run(
         tmp_path / "run", INFO, "method=moco_v3", "method.hidden=8", "encoder=vit_tiny", "encoder.depth=1",

@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 
 from eagleray.app import api
-from eagleray.config import load_run, load_sweep
+from eagleray.config import Sweep, load_run, load_sweep
+from eagleray.config.metrics import check_metric, metric_needs, mode_of, shipped
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
@@ -63,7 +64,7 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
         _interrupted("train", settings)
     from eagleray.app.terminal import metrics_table
 
-    console.print(metrics_table(result.metrics))
+    console.print(metrics_table(result.metrics, result.run))
     _farewell({"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
@@ -107,7 +108,8 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.app.terminal import metrics_table
     from eagleray.runs.restore import evaluated, recorded_run
 
-    console.print(metrics_table(evaluated(recorded_run(record), record.directory)))
+    run = recorded_run(record)
+    console.print(metrics_table(evaluated(run, record.directory), run))
 
 
 @app.command()
@@ -115,13 +117,15 @@ def compare(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a sweep's name, or tracking.experiment")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
     metric: Annotated[str, typer.Option(help="what is compared")] = "knn",
-    mode: Annotated[str, typer.Option(help="which end of it is better: max or min")] = "max",
+    mode: Annotated[
+        str | None, typer.Option(help="which end of it is better: max or min; left out: the one that it declares")
+    ] = None,
 ) -> None:
     """Show the leaderboard of an MLflow experiment.
 
     And say where in MLflow its runs can be compared.
     """
-    if mode not in ("max", "min"):
+    if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
@@ -132,9 +136,12 @@ def compare(
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
     varied = list(next((trial.params for trial in trials if not trial.is_floor), {}))
-    found = answer(trials, varied, metric, "max" if mode == "max" else "min")
+    better = mode or mode_of(metric, shipped())
+    found = answer(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
+    if better is None:
+        raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
     shown = [run["run_id"] for run in runs if run["run_id"] not in {each["parent"] for each in runs}]
@@ -162,6 +169,20 @@ def encoders(name: Name = None) -> None:
 def datasets(name: Name = None) -> None:
     """List the datasets, or the settings of one."""
     _list("data", name)
+
+
+@app.command()
+def evaluators(name: Name = None) -> None:
+    """List the evaluators and their metrics, or what those of one mean."""
+    from eagleray.app.terminal import table
+    from eagleray.report.catalogue import METRICS, metrics
+
+    if name is not None:
+        _list("evaluator", name)
+        console.print(table(METRICS, metrics(find("evaluator", name).values["metrics"])))
+        return
+    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in declared("evaluator").values()]
+    console.print(table(["evaluator", "what it is", "metrics"], lines))
 
 
 @app.command()
@@ -233,7 +254,8 @@ def check(
     overrides = _only_settings(settings)
     if "vary" in read_tree(file):
         asked = load_sweep(file, overrides)
-        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}")
+        unseen = _check_labels(asked)
+        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}{unseen}")
     else:
         run = load_run(file, overrides)
         _say(f"{file} is a valid run: {run.method.name} with {run.encoder.name} on {run.data.name}")
@@ -257,6 +279,24 @@ def _only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # refuses what is no setting
     return arguments or []
+
+
+def _check_labels(sweep: Sweep) -> str:
+    """Refuse a metric for want of labels; return what cannot be seen here. The images are listed, not read."""
+    known: dict[str, tuple[bool, bool]] = {}
+    for run in sweep.probes():
+        if "labels" not in metric_needs(sweep.metric, run):
+            continue
+        key = json.dumps(run.file()["data"])
+        if key not in known:
+            source, share = run.data.declaration.load()(run.data.name, run.data.config), run.data.settings.validation
+            try:
+                known[key] = source.class_names() is not None, share > 0 or "validation" in source.parts()
+            except ConfigError as missing:
+                return f"; whether its images have labels cannot be seen here ({missing})"
+        labels, validation = known[key]
+        check_metric(sweep.metric, run, labels=labels, validation=validation)
+    return ""
 
 
 def _given(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eagleray.config import Run, Sweep, validated
+from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
@@ -113,6 +114,7 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
             experiment=run.tracking.experiment,
             params=params(run),
             run=run.file(),
+            meanings=meanings(run),
             uri=run.tracking.uri,
         )
         preview(run, record.artifacts / "views.png", data)
@@ -176,7 +178,7 @@ def conclude(sweep: Sweep, parent: Record) -> Answer:
     """Writes what a sweep found into its artifacts, and ends its record."""
     trials = trials_of(parent, list(sweep.vary))
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    found = answer(trials, sweep.vary, sweep.metric, sweep.mode, binned)
+    found = answer(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
     has_picture = draw(found, parent.artifacts / "heatmap.png", sweep.question)
     early = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in early]

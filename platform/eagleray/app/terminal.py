@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from eagleray.config import Run
+from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
 from eagleray.report.analysis import Answer, number, shown
 from eagleray.report.text import leaderboard_table
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 ENDED = ("finished", "stopped", "collapsed", "failed")
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
 WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
-FIRST = ("knn", "linear", "accuracy", "test_knn", "test_linear", "test_accuracy", "loss")  # of a run's numbers
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
@@ -46,9 +47,9 @@ def leaderboard(found: Answer) -> Table:
     return made
 
 
-def metrics_table(metrics: Mapping[str, float]) -> Table:
+def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
     """The final numbers of a run, those that matter most first."""
-    names = [*(name for name in FIRST if name in metrics), *sorted(set(metrics) - set(FIRST))]
+    names = ordered(metrics, metrics_of(run))
     return table(["metric", "value"], [[name, number(metrics[name])] for name in names])
 
 
@@ -105,7 +106,7 @@ def _said(report: "Report", pace: Pace) -> str:
     progress, metrics = report.progress, report.metrics
     left = pace.left(progress.fraction)
     parts = [f"epoch {min(progress.epochs, progress.epoch + (not report.epoch_ended))}/{progress.epochs}"]
-    parts += [f"{name} {number(metrics[name])}" for name in ("loss", "knn", "accuracy") if name in metrics]
+    parts += [f"{name} {number(metrics[name])}" for name in ("loss", *headlines(shipped())) if name in metrics]
     parts += [f"{report.images_per_second:,.0f} images/s"] if report.images_per_second else []
     return "  ".join([*parts, f"{left} left"] if left and not report.done else parts)
 

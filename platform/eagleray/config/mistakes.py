@@ -102,7 +102,8 @@ def _near_key(key: str, known: Mapping[str, FieldInfo]) -> str:
     section, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     near = [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
-    elsewhere = {name.rpartition(".")[2]: name for name in known}
+    deepest_first = sorted(known, key=lambda name: -name.count("."))  # of equal ones the last stays
+    elsewhere = {name.rpartition(".")[2]: name for name in deepest_first}
     near = near or [elsewhere[name] for name in difflib.get_close_matches(last, elsewhere, 1, 1.0 if section else 0.7)]
     if near:
         return f"; did you mean {near[0]}?"

@@ -7,7 +7,14 @@ from pydantic import BaseModel
 
 from eagleray.config.registry import Kind, declared
 from eagleray.config.run import Run, run_keys
-from eagleray.config.sections import Chosen, DataChoice, DataSettings, EncoderChoice, MethodChoice
+from eagleray.config.sections import (
+    Chosen,
+    DataChoice,
+    DataSettings,
+    EncoderChoice,
+    MethodChoice,
+    evaluate_with,
+)
 from eagleray.config.sweep import Sweep
 
 Schema = dict[str, Any]
@@ -28,6 +35,7 @@ def run_schema() -> Schema:
     definitions: Schema = schema["$defs"]
     for section in _SECTIONS:
         definitions[section.__name__] = _chosen(section)
+    definitions["Evaluate"] = _evaluate()
     definitions["Recipe"]["description"] = "How it is trained; what is left out is the method's recipe."
     del schema["required"]  # what is left out has its default, though some follow from the method
     return {"$schema": _DRAFT, **schema}
@@ -45,6 +53,17 @@ def sweep_schema() -> Schema:
     schema["properties"]["vary"] = _vary(schema["properties"]["vary"]["description"])
     del run["$schema"]
     return {"$schema": _DRAFT, **schema, "$defs": {**definitions, "Run": run}}
+
+
+def _evaluate() -> Schema:
+    """The section with all evaluators; with modules in `also`, sections of other names may stand there."""
+    schema = evaluate_with(()).model_json_schema()
+    settings: Schema = schema.pop("$defs", {})
+    for name, field in schema["properties"].items():
+        schema["properties"][name] = settings.get(field.pop("$ref", "").rpartition("/")[2], field)
+    own = {"required": ["also"], "properties": {"also": {"minItems": 1}}}
+    shipped = {"propertyNames": {"enum": list(schema["properties"])}}
+    return {**schema, "additionalProperties": {"type": "object"}, "if": own, "else": shipped}
 
 
 def _chosen(section: type[Chosen]) -> Schema:

@@ -1,6 +1,8 @@
 """The sections of a run file, and how a method, an encoder or a source of images is chosen by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -9,14 +11,20 @@ from pydantic import (
     BaseModel,
     ByteSize,
     Field,
+    ModelWrapValidatorHandler,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
+    create_model,
     model_serializer,
     model_validator,
 )
 
-from eagleray.config.mistakes import nested
+from eagleray.config.mistakes import nested, wrong
+from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import When
 from eagleray.contracts.ranges import Uniform
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,14 +51,15 @@ class Chosen(BaseModel, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_flat(cls, value: Any) -> Any:
+    def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
         declaration = find(cls.kind, str(flat.pop("name")))
-        return {"name": declaration.name, **cls._parts(declaration, flat)}
+        recorded = (info.context or {}).get(cls.kind, ())
+        return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
-        return {"config": _settings(declaration.Config, flat, declaration)}
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
+        return {"config": _own(declaration, flat, recorded)}
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
@@ -109,9 +118,9 @@ class DataChoice(Chosen, frozen=True):
     settings: DataSettings
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
         shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
-        config = _settings(declaration.Config, flat, declaration)
+        config = _own(declaration, flat, recorded)
         return {"config": config, "settings": _settings(DataSettings, shared, declaration)}
 
     @model_serializer(mode="plain")
@@ -167,14 +176,72 @@ class Labels(Strict, frozen=True):
 
 
 class Evaluate(Strict, frozen=True):
-    """What is measured, and when. Everything is chosen on validation; test is touched once, at the end."""
+    """What is measured, and when. Everything is chosen on validation; test is touched once, at the end.
+
+    Beside these settings stands a section for each evaluator: those in `evaluators/`, and those of `also`.
+    """
 
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
-    k: Annotated[int, Field(ge=1, description="neighbours of the kNN; bounded by the data")] = 200
-    knn_temperature: Annotated[float, Field(gt=0, description="temperature of the kNN's votes")] = 0.07
-    linear: Annotated[Literal["end", "always", "never"], Field(description="when the linear probe is fitted")] = "end"
     test: Annotated[bool, Field(description="measure the test part once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
+    also: Annotated[
+        tuple[str, ...], Field(description="evaluators of your own: modules such as my_lab.participation")
+    ] = ()
+
+    @property
+    def evaluators(self) -> dict[str, Declaration]:
+        """What measures, by name."""
+        return _evaluators(self.also)
+
+    def when(self, evaluator: str) -> When:
+        """When an evaluator measures."""
+        return getattr(self, evaluator).when
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _whole(cls, given: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
+        """Validate with the sections of all evaluators."""
+        if cls is Evaluate and isinstance(given, Mapping):
+            return evaluate_with(given.get("also", ())).model_validate(given)
+        return handler(given)
+
+
+def evaluate_with(also: Any) -> type[Evaluate]:
+    """Return the `evaluate` section with the settings of every evaluator; `also` is what a file says, of any type."""
+    return _evaluate_with(tuple(also) if isinstance(also, list | tuple) and all(map(_is_text, also)) else ())
+
+
+@cache
+def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
+    sections: dict[str, Any] = {}
+    for name, one in _evaluators(also).items():
+        model = evaluator_settings(one)
+        sections[name] = (Annotated[model, Field(description=one.summary)], Field(default_factory=model))
+    return create_model("Evaluate", __base__=Evaluate, __doc__=Evaluate.__doc__, **sections)
+
+
+def evaluator_settings(one: Declaration) -> type[BaseModel]:
+    """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
+    when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
+    default = one.values.get("when", "always")
+    return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
+
+
+@cache
+def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
+    found = dict(declared("evaluator"))
+    for module in also:
+        name = module.rpartition(".")[2]
+        if "." not in module:
+            raise ConfigError(f"{module} is no dotted module: every evaluator that ships is there already")
+        if name in found or name in Evaluate.model_fields:
+            raise ConfigError(f"there is an evaluator or a setting called {name} already; rename {module}")
+        found[name] = replace(find("evaluator", module), name=name)
+    return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 class Checkpoints(Strict, frozen=True):
@@ -196,9 +263,22 @@ class Tracking(Strict, frozen=True):
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
 
 
-def _settings(model: type[Model], given: Mapping[str, Any], owner: Declaration) -> Model:
+def _own(declaration: Declaration, given: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
+    """The settings of a method, an encoder or a source, which a run file must be able to keep."""
+    config = _settings(declaration.Config, given, declaration, recorded)
+    if unkept := lost(config):
+        raise wrong(
+            f"{declaration.kind}={declaration.name}: what its Config makes of {', '.join(unkept)} is not what a run "
+            "file gives back; annotate it with the type that it has in the end, and let no validator change it twice"
+        )
+    return config
+
+
+def _settings(
+    model: type[Model], given: Mapping[str, Any], owner: Declaration, recorded: Collection[str] = ()
+) -> Model:
     try:
-        return model.model_validate(given)
+        return settings_of(model, given, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
         others = declared(owner.kind).values()

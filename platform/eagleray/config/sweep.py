@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from eagleray.config.metrics import check_metric, metrics_of, mode_of
 from eagleray.config.mistakes import wrong
 from eagleray.config.nested import branch, merged, parse_override, read_tree
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import Metric
 from eagleray.contracts.ranges import Choice, Range, probes, read_range
 
 
@@ -36,7 +38,10 @@ class Sweep(Strict, frozen=True):
     trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
-    mode: Annotated[Literal["max", "min"], Field(description="which end of it is better")] = "max"
+    mode: Annotated[
+        Literal["max", "min"],
+        Field(default=None, description="which end of it is better; left out: the one that the metric declares"),
+    ]
     scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
     grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
@@ -72,9 +77,30 @@ class Sweep(Strict, frozen=True):
                 )
             if key == "seed" and self.seeds > 1:
                 raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
-        for _ in self.probes():
-            pass
+        for run in self.probes():
+            check_metric(self.metric, run, every_epoch=self.compares_every_epoch)
+            self._settle_mode(mode_of(self.metric, metrics_of(run)))
         return self
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What the metrics of its runs mean; where methods use one name for two things, the first of them."""
+        tables = [metrics_of(run) for run in self.probes()]
+        return {name: metric for table in reversed(tables) for name, metric in table.items()}
+
+    @property
+    def compares_every_epoch(self) -> str | None:
+        """Who compares trials before their end, if anybody does."""
+        return None if self.scheduler == "none" else f"scheduler={self.scheduler}"
+
+    def _settle_mode(self, better: Any) -> None:
+        if self.mode is None and better is None:
+            raise wrong(
+                f"metric={self.metric} has no better end of its own: say mode=max or mode=min, whichever answers the "
+                "question"
+            )
+        if self.mode is None:
+            object.__setattr__(self, "mode", better)  # still being validated: from here on nothing changes
 
     def ranges(self) -> dict[str, Range]:
         """What is varied, key by key."""

@@ -1,11 +1,14 @@
 """Features: what an encoder makes of a split of the images, computed once and then judged by every evaluator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
+
+SAMPLES = 2048  # rows that `stacked` keeps: the cost of spectra and of pairs grows faster than their number
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,27 @@ def evenly(x: Tensor, most: int) -> Tensor:
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of the [N] predictions that are right, from 0 to 1."""
     return (predicted == labels).double().mean().item()
+
+
+def stacked(views: Sequence[Tensor], least: int = 1) -> Tensor:
+    """Embeddings, one [N, D] a view, as [V, N, D] in float64; of at most 2,048 of the images, evenly spaced.
+
+    In float64 the arithmetic adds nothing that looks like a direction.
+
+    Raises:
+        ConfigError: fewer than `least` views, no images, different shapes, NaN or infinite values.
+    """
+    shapes = [list(view.shape) for view in views]
+    if len(shapes) < least or shapes != [shapes[0]] * len(shapes) or len(shapes[0]) != 2 or 0 in shapes[0]:
+        raise ConfigError(f"embeddings must be {least} or more of one shape [N, D] with N and D above 0, not {shapes}")
+    x = torch.stack([evenly(view.detach(), SAMPLES).double() for view in views])
+    if not x.isfinite().all():
+        raise ConfigError(
+            "the embeddings hold NaN or infinite values: the training has diverged, lower its learning rate"
+        )
+    return x
+
+
+def squares(x: Tensor) -> Tensor:
+    """Squared lengths: [..., D] -> [...]"""
+    return x.square().sum(-1)

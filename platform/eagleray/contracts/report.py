@@ -23,6 +23,12 @@ class Report:
     checkpoint: Path | None = None  # holds everything up to this report
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """All that is recorded: the metrics, and the speed. A report that is repeated after resuming has no speed."""
+        rate = {"images_per_second": self.images_per_second} if self.images_per_second else {}
+        return {**self.metrics, **rate}
+
+    @property
     def done(self) -> bool:
         """Whether the run is complete."""
         return self.epoch_ended and self.progress.done

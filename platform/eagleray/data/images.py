@@ -84,7 +84,8 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     Raises:
         ConfigError: images are missing, damaged, or too few.
     """
-    dataset: Dataset = find("data", name).load()(name, config)
+    source = find("data", name)
+    dataset: Dataset = source.load()(name, source.real(config))
     archive = open_archive(dataset, settings)
     everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
     assert everything is not None, "an archive has a training part"

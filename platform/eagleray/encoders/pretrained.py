@@ -26,6 +26,8 @@ class Pretrained(Encoder):
             Field(description="directory of a finished run"),
         ]
 
+    config: Config
+
     names: ClassVar[tuple[str, ...]] = ("pretrained",)
     start: ClassVar[str] = "source encoder"
 

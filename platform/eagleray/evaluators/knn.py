@@ -1,12 +1,39 @@
 """Weighted k nearest neighbours: how far do near features mean the same class? Nothing is trained."""
 
+from typing import Annotated, ClassVar
+
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
 from eagleray.contracts.features import Features, accuracy
 
 BLOCK = 2**24  # similarities formed at a time: 64 MB
+
+
+class KNN(Evaluator):
+    """Weighted k nearest neighbours on frozen features."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """How neighbours vote."""
+
+        k: Annotated[int, Field(ge=1, description="neighbours; bounded by the data")] = 200
+        temperature: Annotated[float, Field(gt=0, description="of the votes: low, and near neighbours decide")] = 0.07
+
+    metrics: ClassVar[dict[str, Metric]] = {
+        "knn": Metric(
+            "share of the images that a vote of their nearest training images classifies right",
+            "higher",
+            frozenset({"labels"}),
+            headline=True,
+        )
+    }
+    config: Config
+
+    def __call__(self, given: Encodings) -> dict[str, float]:
+        return knn(given.train, given.shown, k=self.config.k, temperature=self.config.temperature)
 
 
 def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.1) -> dict[str, float]:

@@ -10,12 +10,14 @@ features). The features are never copied: standardising and whitening are folded
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import Encodings, Evaluator, Metric, When
 from eagleray.contracts.features import Features, accuracy, evenly
 
 PENALTIES = [10 ** (1 - step / 2) for step in range(13)]  # 10 to 1e-5, for at most SAMPLE images
@@ -24,6 +26,23 @@ WIDEST = 8192  # features: a square matrix of them is factored
 BLOCK = 2**24  # logits formed at a time
 
 Solution = tuple[Tensor, Tensor]  # weights [C, D] and bias [C], of standardised features
+
+
+class Linear(Evaluator):
+    """A linear classifier that is trained on frozen features (the linear probe)."""
+
+    metrics: ClassVar[dict[str, Metric]] = {
+        "linear": Metric(
+            "share of the images that a linear classifier of the features classifies right",
+            "higher",
+            frozenset({"labels"}),
+            headline=True,
+        )
+    }
+    when: ClassVar[When] = "end"
+
+    def __call__(self, given: Encodings) -> dict[str, float]:
+        return linear(given.train, given.shown, validation=given.chosen_on, seed=given.seed)
 
 
 def linear(

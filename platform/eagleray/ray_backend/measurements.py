@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import torch
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep, read_run
 from eagleray.ray_backend.callbacks import Watch
 from eagleray.runs.floors import Floor, floors
 from eagleray.runs.record import Record
@@ -99,6 +99,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
         experiment=parent.experiment,
         params={},
         run=floor.run.file(),
+        meanings=parent.meanings,
         parent=parent,
         tags={"kind": "floor"},
         uri=parent.uri,
@@ -107,7 +108,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
 
 def measure_floor(file: dict[str, Any], raw: bool, directory: str) -> None:
     """Measures a floor and records it."""
-    run, record = validated(Run, file), Record.open(directory)
+    run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
     metrics = Floor(record.name, run, raw).measure()
     record.append(0, metrics, 0)

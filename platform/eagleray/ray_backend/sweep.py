@@ -168,7 +168,10 @@ def _record(sweep: Sweep, directory: Path) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
     tags = {"kind": "sweep"}
-    return Record.create(directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, uri=uri)
+    meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
+    return Record.create(
+        directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, meanings=meanings, uri=uri
+    )
 
 
 def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: bool) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from ray import tune
 
-from eagleray.config import Run, validated
-from eagleray.config.search_points import changed
+from eagleray.config import Run, changed, read_run
+from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
@@ -88,12 +88,12 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
             for report in filter(attrgetter("epoch_ended"), reports):
                 over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
                 if over:
-                    record.finish("collapsed", summary=report.metrics)
+                    record.finish("collapsed", summary=report.numbers)
                 if report.done or report.progress.epoch > told:
                     told = report.progress.epoch
                     if changing:
                         record.append(report.progress.step, changing, told)
-                    yield result(report.metrics, told, done=report.done or over)
+                    yield result(report.numbers, told, done=report.done or over)
                 if over:
                     return
     except Diverged:
@@ -141,7 +141,7 @@ def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
 
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     """The run of a trial, with what a population has changed in it, and its record, open for more."""
-    run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    run, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
     if not directory.parents[1].exists():
         raise ConfigError(
             f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "
@@ -153,6 +153,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         experiment=run.tracking.experiment,
         params=trial["params"],
         run=run.file(),
+        meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
         uri=run.tracking.uri,
     )

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from eagleray.blocks import distributed
-from eagleray.config import Run, validated
+from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
@@ -138,7 +138,7 @@ class Fitting(threading.Thread):
 def work(config: dict[str, Any]) -> None:
     """What each worker does: the loop. The first one also writes the record, and tells the driver."""
     torch.set_num_threads(config["threads"])
-    run, directory, exchange = validated(Run, config["run"]), Path(config["directory"]), config["exchange"]
+    run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
     reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
     if is_first:
         pg = get_current_placement_group()

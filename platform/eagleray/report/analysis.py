@@ -12,18 +12,11 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from eagleray.config.metrics import Table, shipped
 from eagleray.report.variance import spans, variance
 from eagleray.runs.record import PLACES, Record
 
 Mode = Literal["max", "min"]
-SURE = 0.05  # a difference that noise makes more often than this is none
-SHOWN = (
-    "linear",
-    "accuracy",
-    "test_knn",
-    "test_linear",
-    "test_accuracy",
-)  # beside the metric, where measured
 
 
 @dataclass(frozen=True)
@@ -110,6 +103,7 @@ class Answer:
     varied: tuple[str, ...]
     binned: frozenset[str]  # those of them that were drawn from a range, and not from a list
     rows: list[Row]  # of the leaderboard, the best first
+    table: Table = field(default_factory=shipped)  # what its metrics mean
 
     @property
     def tried(self) -> list[Row]:
@@ -186,7 +180,12 @@ class _Column:
 
 
 def answer(
-    trials: Iterable[Trial], varied: Iterable[str], metric: str, mode: Mode, binned: Collection[str] = ()
+    trials: Iterable[Trial],
+    varied: Iterable[str],
+    metric: str,
+    mode: Mode,
+    binned: Collection[str] = (),
+    table: Table | None = None,
 ) -> Answer:
     """Everything that follows from the runs of a sweep.
 
@@ -196,8 +195,10 @@ def answer(
         metric: what is compared.
         mode: which end of it is better.
         binned: the keys drawn from a range: where nearly all values differ, ranges of them are compared.
+        table: what the metrics mean; by default those that ship with the project.
     """
-    return Answer(metric, mode, tuple(varied), frozenset(binned), leaderboard(trials, metric, mode))
+    rows = leaderboard(trials, metric, mode)
+    return Answer(metric, mode, tuple(varied), frozenset(binned), rows, shipped() if table is None else table)
 
 
 def trials_of(sweep: Record, varied: Sequence[str]) -> list[Trial]:

@@ -1,6 +1,7 @@
-"""The page of all methods, made from what their files declare and from leaderboards that sweeps have written.
+"""The pages of all methods and all metrics, made from what files declare and from leaderboards of sweeps.
 
 python -m eagleray.report.catalogue LEADERBOARD.csv ... > docs/methods.md
+python -m eagleray.report.catalogue --metrics > docs/metrics.md
 """
 
 import csv
@@ -14,11 +15,15 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from eagleray.config.metrics import Table, headlines, shipped
 from eagleray.config.registry import Declaration, declared
+from eagleray.config.sections import evaluator_settings
+from eagleray.contracts.evaluator import LOOP
 from eagleray.contracts.ranges import Choice, LogUniform, Range
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
-NUMBERS = ("linear", "knn", "accuracy")
+NUMBERS = headlines(shipped())
+METRICS = ("metric", "meaning", "better", "needs")
 SETTINGS = ("setting", "recipe=paper", "recipe=small", "range", "meaning")
 Reached = Mapping[str, Mapping[str, float]]  # method -> metric -> mean over seeds
 
@@ -42,26 +47,59 @@ def page(reached: Reached) -> str:
     ])  # fmt: skip
 
 
+def metrics_page() -> str:
+    """The page of all metrics in Markdown."""
+    evaluators, methods = declared("evaluator").values(), declared("method").values()
+    own = [[m.name, f"`{name}`", text] for m in methods for name, text in m.values.get("metrics", {}).items()]
+    return "\n".join([
+        "# Metrics",
+        "",
+        "Made by `make docs` from what the loop, the evaluators and the methods declare; a test compares. Any of them",
+        "may be a sweep's `metric`. What needs labels is measured on the test part too, as `test_…`.",
+        "",
+        *_table(METRICS, _metric_lines(LOOP)),
+        *(line for one in evaluators for line in _evaluator_section(one)),
+        "",
+        "## of methods",
+        "",
+        "What a method reports of its own steps; a sweep by one of them says its `mode`.",
+        "",
+        *_table(["method", "metric", "meaning"], own),
+        "",
+    ])  # fmt: skip
+
+
+def metrics(table: Table) -> list[list[str]]:
+    """The lines under `METRICS`."""
+    return [
+        [name, metric.meaning, metric.better or "", ", ".join(sorted(metric.needs)).replace("_", " ")]
+        for name, metric in table.items()
+    ]
+
+
 def settings(one: Declaration) -> list[list[str]]:
     """The lines under `SETTINGS`: the small recipe's value where it is another, and the range that a sweep may take."""
-    small = one.values.get("small_settings", {})
+    small = one.values["recipes"].small_settings if one.kind == "method" else {}
+    section, model = one.kind, one.Config
+    if one.kind == "evaluator":
+        name = one.name.rpartition(".")[2]
+        section, model = f"evaluate.{name}", evaluator_settings(one)
     return [
         [
-            f"{one.kind}.{key}",
+            f"{section}.{key}",
             "needed" if field.is_required() else _shown(field.default),
             _shown(small[key]) if key in small else "",
             _range(field),
             field.description or "",
         ]
-        for key, field in one.Config.model_fields.items()
+        for key, field in model.model_fields.items()
     ]
 
 
 def recipes(method: Declaration) -> dict[str, str]:
     """How it is trained under either recipe: the optimizer and what differs from its defaults."""
-    return {
-        f"recipe={name}": _recipe(method.values[key]) for name, key in (("small", "small_recipe"), ("paper", "recipe"))
-    }
+    both: Recipes = method.values["recipes"]
+    return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
 
 
 def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
@@ -84,6 +122,18 @@ def _section(method: Declaration) -> Iterator[str]:
     yield from ("", *(f"- `{name}`: {recipe}" for name, recipe in recipes(method).items()))
 
 
+def _evaluator_section(one: Declaration) -> Iterator[str]:
+    about = inspect.cleandoc(one.about).partition("\n")[2].strip()
+    yield from ("", f"## {one.name}", "", one.summary, "")
+    yield from (about, "") if about else ()
+    yield from _table(METRICS, _metric_lines(one.values["metrics"]))
+    yield from ("", *(f"- `{key}` ({default}): {meaning}" for key, default, *_, meaning in settings(one)))
+
+
+def _metric_lines(table: Table) -> list[list[str]]:
+    return [[_code(name), *rest] for name, *rest in metrics(table)]
+
+
 def _table(head: Sequence[str], rows: list[list[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "&#124;") for cell in line) + " |" for line in lines]
@@ -98,11 +148,10 @@ def _paper(method: Declaration) -> str:
 
 
 def _needs(method: Declaration) -> str:
-    tokens = ["a ViT"] if method.values.get("needs_tokens") else []
-    labels = ["a few labels"] if method.values.get("labels", "none") != "none" else []
-    batch = ["a large batch"] if method.values.get("needs_large_batch") else []
+    tokens = ["a ViT"] if "tokens" in method.needs else []
+    labels = ["a few labels"] if method.needs & {"labels", "only_labels"} else []
     run = ["a trained run"] if method.needs_run else []
-    return ", ".join(tokens + labels + batch + run)
+    return ", ".join(tokens + labels + run)
 
 
 def _numbers(numbers: Mapping[str, float]) -> list[str]:
@@ -135,4 +184,5 @@ def _recipe(recipe: Recipe) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(read_leaderboards(map(Path, sys.argv[1:]))))
+    is_metrics = sys.argv[1:] == ["--metrics"]
+    sys.stdout.write(metrics_page() if is_metrics else page(read_leaderboards(map(Path, sys.argv[1:]))))

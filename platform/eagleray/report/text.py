@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean
 
+from eagleray.config.metrics import headlines
 from eagleray.report.analysis import Answer, Effect, Level, Row, number, shown
 
 SURE = 0.05  # a difference that noise makes more often than this is none
-BESIDE = ("knn", "linear", "accuracy")  # shown beside the metric, where measured
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the lines
 
@@ -136,7 +136,8 @@ def csv_text(found: Answer) -> str:
 
 def leaderboard_table(found: Answer) -> Table:
     """The leaderboard as people want to see it; a column that would say nothing is left out."""
-    others = [name for name in BESIDE if name != found.metric and any(name in row.metrics for row in found.rows)]
+    measured = {name for row in found.rows for name in row.metrics}
+    others = [name for name in headlines(found.table) if name != found.metric and name in measured]
     seeds = ["runs"] if any(row.runs > 1 for row in found.rows) else []
     lines = []
     for rank, row in enumerate(found.rows, 1):

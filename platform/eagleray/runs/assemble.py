@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from eagleray.blocks import distributed
-from eagleray.config import Run, validated
+from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
@@ -90,12 +90,12 @@ def build_method(run: Run, data: DataInfo) -> Method:
     encoder_class = run.encoder.declaration.load()
     encoder = encoder_class(
         run.encoder.name,
-        encoder_class.Config(**run.encoder.config.model_dump()),
+        run.encoder.declaration.real(run.encoder.config),
         image_size=data.image_size,
         channels=data.channels,
     )
     method_class = run.method.declaration.load()
-    return method_class(encoder, method_class.Config(**run.method.config.model_dump()), data)
+    return method_class(encoder, run.method.declaration.real(run.method.config), data)
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
@@ -113,5 +113,5 @@ def from_blueprint(plan: Mapping[str, Any]) -> Method:
     Raises:
         ConfigError: its settings are none that it has today.
     """
-    run = validated(Run, {section: plan[section] for section in ("method", "encoder")})
+    run = read_run({section: plan[section] for section in ("method", "encoder")})
     return build_method(run, DataInfo(**plan["data"]))

@@ -2,26 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from eagleray.blocks import distributed
 from eagleray.config import Run
-from eagleray.contracts.features import Features, accuracy
+from eagleray.config.metrics import TEST, has, needs
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import Evaluator, Need
+from eagleray.contracts.features import Features, evenly
 from eagleray.contracts.method import Method
+from eagleray.contracts.view import View
 from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader
 from eagleray.evaluators.collapse import collapse
-from eagleray.evaluators.knn import knn
-from eagleray.evaluators.linear import linear
 
-PAIRS = 1024  # images of which two views are compared
+VIEWED = 256  # images of which views are made at a time
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
 
 
 class Evaluation:
-    """Evaluates the methods of one run: each part of the data is encoded once, and everything follows from that.
+    """Evaluates the methods of one run: each part of the data is encoded once, and evaluators take what they ask for.
 
     Args:
         run: which evaluators, and their settings.
@@ -30,53 +33,41 @@ class Evaluation:
     """
 
     def __init__(self, run: Run, data: Data, feed: BatchLoader):
-        self.settings, self.seed, self.data, self.feed = run.evaluate, run.seed, data, feed
-        self.has_classifier = run.labels is not None
+        self.run, self.settings, self.data, self.feed = run, run.evaluate, data, feed
+        self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
+        self.evaluators: dict[str, Evaluator] = {
+            name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
+        }
 
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> dict[str, float]:
-        """The metrics of a method as it is now; leaves it in training mode."""
-        probe = self.settings.linear == "always" or (final and self.settings.linear == "end")
-        test = final and self.settings.test
+        """Return the metrics of a method as it is now; leaves it in training mode."""
         method.eval()
-        metrics = self.judge(method.encode, autocast, probe=probe, test=test) | self._pairs(method.encode, autocast)
-        if self.has_classifier:
-            metrics |= self._accuracy(method, autocast, test=test)
+        metrics = self._measured(method.encode, method, autocast, final=final, test=final and self.settings.test)
         method.train()
         return metrics
 
-    def judge(self, encode: Encode, autocast: AbstractContextManager, *, probe: bool, test: bool) -> dict[str, float]:
-        """kNN, linear probe and spread of any encoding, raw pixels too.
+    def judge(
+        self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True
+    ) -> dict[str, float]:
+        """Return the metrics of any encoding, raw pixels too: all that need no method.
 
         Args:
             encode: what is judged.
             autocast: the precision it runs in.
-            probe: fit the linear probe too.
-            test: measure the test part too, as `test_…`; the probe's penalty is then chosen on validation.
+            test: measure the test part too, as `test_…`; settings are then chosen on validation.
+            final: also measure what is measured at the end of a run alone.
         """
-        train = self._features(self.data.train, encode, autocast)
-        shown = train
-        if self.data.validation is not None:
-            shown = self._features(self.data.validation, encode, autocast)
-        metrics = collapse(shown.features)
-        if train.labels is None:
-            return metrics
-        if shown is not train:
-            metrics |= self._probes(train, shown, probe)
-        if test and self.data.test is not None:
-            chosen_on = None if shown is train else shown
-            held = self._probes(train, self._features(self.data.test, encode, autocast), probe, chosen_on)
-            metrics |= {f"test_{name}": value for name, value in held.items()}
-        return metrics
+        return self._measured(encode, None, autocast, final=final, test=test)
 
     def embed(self, method: Method, autocast: AbstractContextManager) -> Tensor:
-        """Features of all training images, float32 [samples, D]; leaves the method in training mode."""
+        """Return features of all training images, float32 [samples, D]; leaves the method in training mode."""
         method.eval()
         features = self.encode(method.encode, self.data.train, autocast)
         method.train()
         return features
 
     def encode(self, encode: Encode, images: Images, autocast: AbstractContextManager) -> Tensor:
-        """What `encode` says of all images in their order, float32 [N, D], each worker encoding a share."""
+        """Return what `encode` makes of all images in their order, float32 [N, D], each worker encoding a share."""
         rank, world, count = distributed.rank(), distributed.world_size(), len(images)
         share = -(-count // world)
         # Shares are equal, as gathering wants them; the last ones repeat the last image, and lose it below.
@@ -86,48 +77,111 @@ class Evaluation:
             parts = [encode(self.feed.plain(batch)).float() for batch in batches]
         return distributed.gather(torch.cat(parts))[:count]
 
-    def _features(self, images: Images, encode: Encode, autocast: AbstractContextManager) -> Features:
-        features = self.encode(encode, images, autocast)
-        labels = None if images.labels is None else torch.from_numpy(images.labels).to(features.device)
-        if labels is None or bool((labels >= 0).all()):
-            return Features(features, labels)
-        known = labels >= 0  # unlabelled images train the method; probes cannot learn from them
-        return Features(features[known], labels[known])
-
-    def _probes(
-        self, train: Features, shown: Features, probe: bool, chosen_on: Features | None = None
+    def _measured(
+        self, encode: Encode, method: Method | None, autocast: AbstractContextManager, *, final: bool, test: bool
     ) -> dict[str, float]:
-        metrics = knn(train, shown, k=self.settings.k, temperature=self.settings.knn_temperature)
-        if probe:
-            metrics |= linear(train, shown, validation=chosen_on, seed=self.seed)
+        data, there = self.data, self._has(method)
+        shown = Encoded(self, encode, method, autocast, data.train if data.validation is None else data.validation)
+        metrics: dict[str, float] = {}
+        for name, evaluator in self.evaluators.items():
+            if self.settings.when(name) not in (("always", "end") if final else ("always",)):
+                continue
+            labels = "labels" in self.needs[name]
+            if self.needs[name] <= there and (data.validation is not None or not labels):
+                metrics |= self._declared(name, evaluator(shown))
+            if self.needs[name] <= there and labels and test and data.test is not None:
+                held = self._declared(name, evaluator(shown.on(data.test, chosen_by=data.validation)))
+                metrics |= {TEST + metric: value for metric, value in held.items()}
         return metrics
 
-    def _pairs(self, encode: Encode, autocast: AbstractContextManager) -> dict[str, float]:
-        """Alignment, and mean cosines of positive and negative pairs, of two views of the same images."""
-        if not self.feed.views:
-            return {}
-        images = self.data.validation or self.data.train
-        batch = next(images.batches([torch.arange(min(PAIRS, len(images)))]))
-        with torch.no_grad(), autocast:
-            views = [encode(view).float() for view in self.feed.pairs(batch)]
-        metrics = collapse(views)
-        return {name: metrics[name] for name in ("alignment", "positive", "negative") if name in metrics}
+    def _has(self, method: Method | None) -> frozenset[Need]:
+        there = has(self.run, labels=self.data.train.labels is not None)
+        return there if method is not None else there - {"classifier", "tokens"}
 
-    def _accuracy(self, method: Method, autocast: AbstractContextManager, *, test: bool) -> dict[str, float]:
-        """Accuracy of the method's own classifier."""
-        parts = {"accuracy": self.data.validation, "test_accuracy": self.data.test if test else None}
-        metrics = {}
-        for name, images in parts.items():
-            if images is not None and images.labels is not None:
-                guess = self.encode(method.classify, images, autocast).argmax(1).cpu()
-                metrics[name] = accuracy(guess, torch.from_numpy(images.labels))
-        return metrics
+    def _declared(self, name: str, numbers: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(numbers) - set(self.evaluators[name].metrics)):
+            raise ConfigError(f"the evaluator {name} returns {unknown[0]}, which its `metrics` do not declare")
+        return numbers
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The `Encodings` of one network, judged on one part of the images."""
+
+    evaluation: Evaluation
+    encode: Encode
+    method: Method | None
+    autocast: AbstractContextManager
+    judged: Images
+    chooser: Images | None = None
+    known: dict[tuple[Images, Encode], Features] = field(
+        default_factory=dict
+    )  # what was encoded, by images and network
+
+    @property
+    def seed(self) -> int:
+        return self.evaluation.run.seed
+
+    @property
+    def image_size(self) -> int:
+        return self.evaluation.feed.info.image_size
+
+    @property
+    def data(self) -> Data:
+        return self.evaluation.data
+
+    @property
+    def train(self) -> Features:
+        return self.of(self.data.train)
+
+    @property
+    def shown(self) -> Features:
+        return self.of(self.judged)
+
+    @property
+    def chosen_on(self) -> Features | None:
+        return None if self.chooser is None else self.of(self.chooser)
+
+    @property
+    def logits(self) -> Features:
+        assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
+        return self.of(self.judged, self.method.classify)
+
+    def of(self, images: Images, by: Encode | None = None) -> Features:
+        key = (images, by or self.encode)
+        if key not in self.known:
+            features = self.evaluation.encode(by or self.encode, images, self.autocast)
+            self.known[key] = _labelled(features, images)
+        return self.known[key]
+
+    def views(self, views: Sequence[View], most: int) -> list[Features]:
+        places = evenly(torch.arange(len(self.judged)), most)
+        batches = self.judged.batches(list(places.split(VIEWED)))
+        parts: list[list[Tensor]] = [[] for _ in views]
+        with torch.no_grad(), self.autocast:
+            for number, batch in enumerate(batches):
+                for part, view in zip(parts, self.evaluation.feed.fixed(batch, views, number), strict=True):
+                    part.append(self.encode(view).float())
+        return [_labelled(torch.cat(part), self.judged.only(places.numpy())) for part in parts]
+
+    def on(self, judged: Images, *, chosen_by: Images | None) -> "Encoded":
+        """Return the same network, judged on other images; what is encoded already stays."""
+        return replace(self, judged=judged, chooser=chosen_by)
+
+
+def _labelled(features: Tensor, images: Images) -> Features:
+    """Features of images with their labels: probes cannot learn from those whose label is not known."""
+    labels = None if images.labels is None else torch.from_numpy(images.labels).to(features.device)
+    if labels is None or bool((labels >= 0).all()):
+        return Features(features, labels)
+    known = labels >= 0
+    return Features(features[known], labels[known])
 
 
 def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     """Whether the embeddings that the loss sees have collapsed: spread and rank of a batch, as `z_std` and `z_rank`."""
     metrics = collapse(embeddings[0])
-    return {f"z_{name}": metrics[name] for name in ("std", "rank")}
+    return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
 def collapsed(metrics: dict[str, float]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eagleray.augment import plain
 from eagleray.config import Run
+from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
@@ -100,7 +101,7 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
         raise ConfigError(f"{file} is no encoder that Eagleray has exported: {error!r}") from None
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced, so nobody's draws should change
         encoder_class = find("encoder", build.name).load()
-        config = encoder_class.Config(**build.settings)
+        config = settings_of(encoder_class.Config, build.settings)
         encoder = encoder_class(build.name, config, image_size=build.image_size, channels=build.channels)
     encoder.load_state_dict(weights)
     return ExportedEncoder(encoder, build).eval()

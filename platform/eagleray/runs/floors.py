@@ -22,11 +22,10 @@ class Floor:
     raw: bool
 
     def measure(self) -> dict[str, float]:
-        """kNN, linear probe and spread, on the test part too."""
+        """What needs no trained method: kNN, linear probe, spread and pairs; on the test part too."""
         built = assemble(self.run)
         encode: Callable[[Tensor], Tensor] = pixels if self.raw else built.method.eval().encode
-        probe = self.run.evaluate.linear != "never"
-        return built.evaluation.judge(encode, built.autocast, probe=probe, test=True)
+        return built.evaluation.judge(encode, built.autocast, test=True)
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:

@@ -5,16 +5,13 @@ from collections.abc import Iterable
 from functools import cache
 
 from eagleray.config import Run, Sweep
-from eagleray.config.mistakes import nearest
-from eagleray.config.search_points import as_trial, changed, points
+from eagleray.config.metrics import check_metric
+from eagleray.config.run import changed
+from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, images_of
-
-EVERY_EPOCH = ("loss", "z_std", "z_rank")
-WITHOUT_LABELS = ("std", "rank", "rankme", "dead", "alignment", "uniformity", "positive", "negative")
-WITH_LABELS = ("knn", "linear")
 
 
 def check(sweep: Sweep, runs: list[Run]) -> None:
@@ -37,7 +34,8 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
         if kind not in built:
             build_method(run, info)
             built.add(kind)
-        _check_metric(sweep, run, images)
+        labels, validation = images.train.labels is not None, images.validation is not None
+        check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
     if sweep.scheduler == "pbt":
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
 
@@ -47,16 +45,6 @@ def planned(sweep: Sweep) -> list[Run]:
     if sweep.search == "tpe":
         return [as_trial(sweep, run) for run in sweep.probes()]
     return [point.run(sweep) for point in points(sweep)]
-
-
-def reported(run: Run, data: Data) -> set[str]:
-    """The names of all numbers that a run reports by its end (but for those of the test part)."""
-    declared = set(run.method.declaration.values.get("metrics", {}))
-    names = {*EVERY_EPOCH, *WITHOUT_LABELS, *declared}
-    if data.validation is not None and data.train.labels is not None:
-        names |= {"knn"} if run.evaluate.linear == "never" else {"knn", "linear"}
-        names |= {"accuracy"} if run.labels is not None else set()
-    return names
 
 
 def _images_of(_: str, run: Run) -> Data:
@@ -79,40 +67,6 @@ def _check_share(sweep: Sweep) -> None:
         )
     if workers > 1 and sweep.scheduler == "pbt":
         raise ConfigError(f"scheduler=pbt changes trials of one worker, and these have workers={workers}")
-
-
-def _check_metric(sweep: Sweep, run: Run, data: Data) -> None:
-    name, there = sweep.metric, reported(run, data)
-    if name not in there:
-        raise ConfigError(f"metric={name}: {_why_missing(name, run, data, there)}")
-    if sweep.scheduler == "none" or name in {*EVERY_EPOCH, *run.method.declaration.values.get("metrics", {})}:
-        return
-    if run.evaluate.every != 1:
-        raise ConfigError(
-            f"scheduler={sweep.scheduler} compares metric={name} after every epoch, "
-            f"and run.evaluate.every={run.evaluate.every}; set it to 1"
-        )
-    if name == "linear" and run.evaluate.linear != "always":
-        raise ConfigError(
-            f"scheduler={sweep.scheduler} compares metric=linear after every epoch; "
-            "set run.evaluate.linear=always, or take metric=knn"
-        )
-
-
-def _why_missing(name: str, run: Run, data: Data, there: set[str]) -> str:
-    known = {*there, *WITH_LABELS, "accuracy"}
-    free = f"take one that needs no labels ({', '.join(sorted(there))})"
-    if name == "linear" and run.evaluate.linear == "never":
-        return "it is not measured with run.evaluate.linear=never"
-    if name == "accuracy" and run.labels is None:
-        return f"{run.method.name} has no classifier; only a method that learns from labels reports it"
-    if name in known and data.train.labels is None:
-        return f"these images have no labels; {free}"
-    if name in known and data.validation is None:
-        return f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
-    if name.startswith("test_"):
-        return "the test part is touched once, by the winner; trials are compared on validation"
-    return f"{run.method.name} reports no such number{nearest(name, known)} (there are: {', '.join(sorted(there))})"
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,6 +52,7 @@ class Record:
     environment: Mapping[str, Value]
     above: str | None = None  # the parent's directory seen from this one, so a moved tree stays whole
     uri: str | None = None
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of the metrics, by name
 
     @classmethod
     def create(
@@ -64,6 +65,7 @@ class Record:
         run: Mapping[str, Any],
         parent: "Record | None" = None,
         tags: Mapping[str, str] | None = None,
+        meanings: Mapping[str, str] | None = None,
         uri: str | None = None,
     ) -> "Record":
         """Starts a run in `directory`, or takes it up again: key, start and tags then stay, its ending goes.
@@ -71,6 +73,7 @@ class Record:
         Args:
             params: flat, with dotted keys: what is shown and compared (`method.temperature`).
             run: the resolved run file, plain values only; written to run.yaml.
+            meanings: what each metric means that may be reported.
             uri: the MLflow store it belongs to; by default the parent's. A password in it is left out, for
                 directories get shared.
         """
@@ -88,6 +91,7 @@ class Record:
             environment=environment(),
             above=os.path.relpath(parent.directory, directory) if parent else None,
             uri=re.sub(r"//[^/@]*@", "//", uri) if uri else parent and parent.uri,
+            meanings=dict(meanings or {}),
         )
         _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
         (directory / "status.json").unlink(missing_ok=True)
@@ -100,7 +104,7 @@ class Record:
         directory = Path(directory)
         try:
             facts = json.loads((directory / "record.json").read_text())
-            known = {field.name for field in fields(cls)} - {"directory"}
+            known = {each.name for each in fields(cls)} - {"directory"}
             return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(

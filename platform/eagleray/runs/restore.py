@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from eagleray.config import Run, validated
+from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
@@ -17,7 +17,7 @@ from eagleray.runs.record import Record
 
 def recorded_run(record: Record) -> Run:
     """Return the run that a record keeps."""
-    return validated(Run, record.file())
+    return read_run(record.file())
 
 
 def restored(run: Run, directory: Path) -> Assembly:

@@ -25,7 +25,7 @@ def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]"
             if report.epoch_ended:
                 _append(record, report, told.get(report.progress.step, {}))
             if report.done:
-                record.finish("finished", summary=report.metrics)
+                record.finish("finished", summary=report.numbers)
             yield report
     except Diverged as error:
         record.finish("failed", str(error))
@@ -35,6 +35,4 @@ def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]"
 def _append(record: Record, report: "Report", before: dict[str, Any]) -> None:
     if all(before.get(name) == value for name, value in report.metrics.items()):
         return
-    # A report that is said once more, after resuming, comes without a rate.
-    rate = {"images_per_second": report.images_per_second} if report.images_per_second else {}
-    record.append(report.progress.step, {**report.metrics, **rate}, report.progress.epoch)
+    record.append(report.progress.step, report.numbers, report.progress.epoch)

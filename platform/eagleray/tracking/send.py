@@ -40,6 +40,7 @@ STATUS = {
     "stopped": "KILLED",
     "collapsed": "KILLED",
 }
+DESCRIPTION = "mlflow.note.content"  # Markdown, which MLflow's page of a run shows as its description
 Point = tuple[int, str, float, int]  # step, metric, value, time in ms
 
 
@@ -201,6 +202,7 @@ class Destination:
         status = record.status
         tags = {
             **{f"environment.{name}": value for name, value in record.environment.items()},
+            DESCRIPTION: _description(record),
             **record.tags,
             "eagleray.key": record.key,
             "eagleray.state": status["state"],
@@ -230,6 +232,8 @@ class Destination:
         for name, value in params.items():
             if kept.params.get(name, value) != value or f"resumed.{name}" in kept.tags:
                 tags[f"resumed.{name}"] = value
+        if DESCRIPTION in kept.tags:
+            tags.pop(DESCRIPTION, None)  # a person may have written there since
         changed = {name: value for name, value in tags.items() if kept.tags.get(name) != value}
         for batch in self._batches(new.items(), 100):
             self._log(kept, params=[Param(*each) for each in batch])
@@ -304,6 +308,12 @@ class Destination:
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise TimeoutError("there was no time left")
+
+
+def _description(record: Record) -> str | None:
+    """What the run's metrics mean."""
+    lines = [f"- **{name}**: {meaning}" for name, meaning in record.meanings.items()]
+    return "\n".join(["What the metrics mean:", "", *lines]) if lines else None
 
 
 def _in_trash(run: Any) -> bool:

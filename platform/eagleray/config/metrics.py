@@ -1,0 +1,170 @@
+"""One table of all metrics, from what the loop, a method and the evaluators declare; and what a run reports of it."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from eagleray.config.mistakes import nearest
+from eagleray.config.registry import Declaration, declared
+from eagleray.config.run import Run
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import LOOP, Metric, Need
+
+Table = Mapping[str, Metric]
+TEST = "test_"  # before the name of a metric that was measured on the test part
+
+
+@cache
+def shipped() -> Table:
+    """Return the metrics of the loop and of the evaluators that ship with the project."""
+    return _table([LOOP, *(one.values["metrics"] for one in declared("evaluator").values())])
+
+
+def metrics_of(run: Run) -> Table:
+    """Return every metric that the parts of a run declare, whether it measures them or not.
+
+    Raises:
+        ConfigError: two of them bear one name.
+    """
+    return _table([LOOP, _own(run), *(one.values["metrics"] for one in run.evaluate.evaluators.values())])
+
+
+def meanings(run: Run) -> dict[str, str]:
+    """Return what each metric that a run may report means."""
+    table, known = metrics_of(run), reported(run)
+    return {name: table[name].meaning for name in ordered(known, table)}
+
+
+def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[str]:
+    """Return the names of all numbers that a run reports by its end (but for those of the test part).
+
+    Args:
+        run: the run.
+        labels: whether its training images have labels.
+        validation: whether images are held out of them.
+    """
+    there = has(run, labels=labels and validation)
+    names = {*LOOP, *_own(run)}
+    for name, one in run.evaluate.evaluators.items():
+        if run.evaluate.when(name) != "never" and needs(one) <= there:
+            names |= set(one.values["metrics"])
+    return names
+
+
+def check_metric(
+    name: str, run: Run, *, every_epoch: str | None = None, labels: bool = True, validation: bool = True
+) -> None:
+    """Refuse a metric by which runs cannot be compared.
+
+    Args:
+        name: the metric.
+        run: one of the runs.
+        every_epoch: who compares the runs after every epoch, such as `scheduler=asha`; None: nobody.
+        labels: whether the training images have labels.
+        validation: whether images are held out of them.
+
+    Raises:
+        ConfigError: the run does not report it, or not when it is needed.
+    """
+    there = reported(run, labels=labels, validation=validation)
+    if name not in there:
+        raise ConfigError(f"metric={name}: {_why_missing(name, run, there, labels)}")
+    evaluator = _evaluator(name, run)
+    if every_epoch is None or evaluator is None:
+        return
+    if run.evaluate.every != 1:
+        raise ConfigError(
+            f"{every_epoch} compares metric={name} after every epoch, "
+            f"and run.evaluate.every={run.evaluate.every}; set it to 1"
+        )
+    if run.evaluate.when(evaluator) != "always":
+        raise ConfigError(
+            f"{every_epoch} compares metric={name} after every epoch; "
+            f"set run.evaluate.{evaluator}.when=always, or take another metric"
+        )
+
+
+def metric_needs(name: str, run: Run) -> frozenset[Need]:
+    """Return what a metric of a run needs."""
+    evaluator = _evaluator(name, run)
+    return frozenset() if evaluator is None else needs(run.evaluate.evaluators[evaluator])
+
+
+def needs(evaluator: Declaration) -> frozenset[Need]:
+    """Return what must be there for an evaluator to be called: all that its metrics need."""
+    metrics: Table = evaluator.values["metrics"]
+    return frozenset[Need]().union(*(metric.needs for metric in metrics.values()))
+
+
+def has(run: Run, *, labels: bool) -> frozenset[Need]:
+    """Return what there is for evaluators: as the run says, and for labels as is said of its data."""
+    there: dict[Need, bool] = {
+        "labels": labels,
+        # All methods declare views of the training images, but those that see labelled images alone.
+        "two_views": "only_labels" not in run.method.declaration.needs,
+        "tokens": bool(run.encoder.declaration.values.get("has_tokens")),
+        "classifier": run.labels is not None,
+    }
+    return frozenset(need for need, holds in there.items() if holds)
+
+
+def mode_of(name: str, table: Table) -> str | None:
+    """Return the better end of a metric, on the test part too: `max`, `min`, or None where neither is."""
+    metric = table.get(name.removeprefix(TEST))
+    return metric and metric.mode
+
+
+def headlines(table: Table) -> list[str]:
+    """Return the metrics to show beside whatever is compared; first those that most runs have."""
+    return sorted((name for name in table if table[name].headline), key=lambda name: len(table[name].needs))
+
+
+def ordered(names: Iterable[str], table: Table) -> list[str]:
+    """Return names in the order of display: headlines, the same on the test part, then the others as in the table."""
+    first = headlines(table)
+    shown = [*first, *(TEST + name for name in first), *table]
+    places = {name: place for place, name in enumerate(dict.fromkeys(shown))}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
+
+
+def _table(parts: Iterable[Table]) -> Table:
+    table: dict[str, Metric] = {}
+    for part in parts:
+        if twice := sorted(set(table) & set(part)):
+            raise ConfigError(f"two metrics are called {twice[0]}: rename one in the method or evaluator it comes from")
+        table |= part
+    return table
+
+
+def _own(run: Run) -> Table:
+    """What the method declares; no end of it is known to be the better one."""
+    own: Mapping[str, str] = run.method.declaration.values.get("metrics", {})
+    return {name: Metric(meaning) for name, meaning in own.items()}
+
+
+def _evaluator(metric: str, run: Run) -> str | None:
+    return next((name for name, one in run.evaluate.evaluators.items() if metric in one.values["metrics"]), None)
+
+
+def _why_missing(name: str, run: Run, there: set[str], labels: bool) -> str:
+    table, evaluator = metrics_of(run), _evaluator(name, run)
+    if name.startswith(TEST):
+        return "the test part is touched once, by the winner; trials are compared on validation"
+    if evaluator is None:
+        return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_listed(there, table)})"
+    if run.evaluate.when(evaluator) == "never":
+        return f"it is not measured with run.evaluate.{evaluator}.when=never"
+    free = f"take one that needs no labels ({_listed(there, table)})"
+    reasons: dict[Need, str] = {
+        "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
+        "two_views": f"{run.method.name} declares no views, so there are no two to compare",
+        "tokens": f"encoder={run.encoder.name} has no tokens; take encoder=vit_tiny",
+        "labels": f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
+        if labels
+        else f"these images have no labels; {free}",
+    }
+    missing = metric_needs(name, run) - has(run, labels=False)
+    return next(why for need, why in reasons.items() if need in missing)
+
+
+def _listed(names: set[str], table: Table) -> str:
+    return ", ".join(ordered(names, table))

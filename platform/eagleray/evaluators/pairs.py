@@ -1,0 +1,68 @@
+"""Two views of one image, beside views of two images: does the representation tell which belong together?
+
+The pair is fixed: SimCLR's view twice, whichever views the method declares and `augment` changes. So the numbers
+compare across methods.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from eagleray.augment.papers import simclr_view
+from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.features import squares, stacked
+
+IMAGES = 1024  # at most so many are compared
+
+
+class Pairs(Evaluator):
+    """Cosines and distances of two fixed views (SimCLR's, for every method) of one image and of two images."""
+
+    metrics: ClassVar[dict[str, Metric]] = {
+        "alignment": Metric(
+            "mean squared distance of two views of one image, on the unit sphere; SimCLR's views for every method",
+            "lower",
+            frozenset({"two_views"}),
+        ),
+        "positive": Metric(
+            "mean cosine of two views of one image; SimCLR's views for every method", "higher", frozenset({"two_views"})
+        ),
+        "negative": Metric(
+            "mean cosine of views of two images; SimCLR's views for every method", "lower", frozenset({"two_views"})
+        ),
+    }
+
+    def __call__(self, given: Encodings) -> dict[str, float]:
+        view = simclr_view(given.image_size)
+        return pairs([one.features for one in given.views([view, view], IMAGES)])
+
+
+def pairs(views: Sequence[Tensor]) -> dict[str, float]:
+    """Metrics of pairs of embeddings, one [N, D] for each view of the same N images.
+
+    With z = x / ‖x‖:
+
+        positive   mean cosine of two views of one image
+        negative   mean cosine of views of two images, from two images on
+        alignment  mean ‖z - z'‖² of two views of one image
+
+    Cosines over ALL pairs, without forming them: a sum of products is a product of sums.
+
+    Raises:
+        ConfigError: fewer than two views or no images, NaN or infinite embeddings, or views of different shapes.
+
+    Source: Wang, Isola 2020, https://arxiv.org/abs/2005.10242
+    """
+    z = F.normalize(stacked(views, least=2), dim=2)
+    number, count, _ = z.shape
+    each = squares(z).sum()  # each vector with itself
+    same_image = squares(z.sum(0)).sum()  # all pairs of views of one image
+    positive = (same_image - each) / (count * number * (number - 1))
+    alignment = (2 * each / (number * count) - 2 * positive).clamp_min(0)
+    metrics = {"positive": positive.item(), "alignment": alignment.item()}
+    if count > 1:
+        everything = squares(z.sum((0, 1)))
+        metrics["negative"] = ((everything - same_image) / (number**2 * count * (count - 1))).item()
+    return metrics

@@ -1,0 +1,318 @@
+"""An evaluator is one file: what it declares appears everywhere, and no list of metrics is kept beside it."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eagleray import evaluators
+from eagleray.app.launch import conclude
+from eagleray.app.terminal import leaderboard, metrics_table
+from eagleray.config import Run, Sweep, load_run, validated
+from eagleray.config.metrics import has, headlines, mode_of, ordered, shipped
+from eagleray.config.registry import declared
+from eagleray.config.schema import run_schema
+from eagleray.config.search_points import points
+from eagleray.config.sections import evaluate_with
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.evaluator import LOOP, Metric
+from eagleray.loop import train
+from eagleray.report.catalogue import metrics_page
+from eagleray.runs.evaluation import Evaluation
+from eagleray.runs.floors import floors
+from eagleray.runs.preflight import check
+from eagleray.runs.record import Record
+from eagleray.runs.restore import untrained
+from eagleray.runs.writer import recorded
+from eagleray.tracking import sync
+from eagleray.tracking.store import connect
+from method_cases import METHODS, needed, small
+
+ROOT = Path(__file__).parents[2]
+TINY = ["data.limit=120", "batch_size=40", "epochs=1", "encoder.width=8", "threads=1", "device=cpu", "precision=fp32"]
+TOY = '''"""Participation: how many directions the features use.
+
+A second paragraph.
+"""
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+
+from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+
+
+class Participation(Evaluator):
+    """The participation ratio of the features' spectrum."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """How it is computed."""
+
+        power: Annotated[float, Field(gt=0, description="of the eigenvalues")] = 1.0
+
+    metrics: ClassVar[dict[str, Metric]] = {
+        "participation": Metric("how many directions carry the variance", "lower", headline=True)
+    }
+    config: Config
+
+    def __call__(self, given: Encodings) -> dict[str, float]:
+        values = torch.linalg.eigvalsh(given.shown.features.T.cov()).clamp_min(0) ** self.config.power
+        return {"participation": (values.sum() ** 2 / values.square().sum()).item()}
+'''
+
+
+def forget() -> None:
+    """What was read of evaluators is read again."""
+    for cached in (declared, shipped, *(f for f in vars(sys.modules[evaluate_with.__module__]).values())):
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+
+
+@pytest.fixture
+def toy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The toy among those that ship: one file more in the package."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/participation.py").write_text(TOY)
+    evaluators.__path__.append(str(tmp_path / "package"))
+    forget()
+    yield
+    evaluators.__path__.remove(str(tmp_path / "package"))
+    sys.modules.pop("eagleray.evaluators.participation", None)
+    forget()
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The toy as a module of the user's own."""
+    package = tmp_path / f"lab_{tmp_path.name.replace('-', '_')}"
+    package.mkdir()
+    (package / "participation.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"{package.name}.participation"
+
+
+def trained(run: Run, record: Record) -> dict[str, float]:
+    for _ in recorded(train(run, record.directory), record):
+        pass
+    return record.summary
+
+
+def a_sweep(**changes: Any) -> Sweep:
+    run = load_run(None, TINY).file()
+    del run["method"], run["encoder"], run["optimizer"]
+    tree = {"name": "s", "run": run, "vary": {"optimizer.lr": [0.001, 0.002]}, "search": "grid", **changes}
+    return validated(Sweep, tree)
+
+
+def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
+    """In the run, the terminal, a sweep by it, its leaderboard, the pages, and MLflow."""
+    sweep = a_sweep(metric="participation", floor=False)
+    assert sweep.mode == "min"
+    check(sweep, [point.run(sweep) for point in points(sweep)])
+    meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
+    parent = Record.create(
+        tmp_path / "sweep", name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"), meanings=meanings
+    )
+    for point in points(sweep):
+        run, place = point.run(sweep), parent.directory / "trials" / point.label
+        record = Record.create(
+            place,
+            name=point.label,
+            experiment="s",
+            params=point.params,
+            run=run.file(),
+            parent=parent,
+            meanings=meanings,
+        )
+        assert trained(run, record)["participation"] > 1
+        shown = metrics_table(record.summary, run)
+        assert "participation" in list(shown.columns[0].cells)
+    found = conclude(sweep, parent)
+    values = [row.mean for row in found.rows]
+    assert values == sorted(values, key=lambda value: value or 0)  # the fewest directions first
+    assert "participation" in [column.header for column in leaderboard(found).columns]
+    assert "(participation " in (parent.artifacts / "report.md").read_text()
+    assert "participation" in (parent.artifacts / "leaderboard.csv").read_text().partition("\n")[0].split(",")
+    by_knn = conclude(a_sweep(floor=False), parent)
+    assert "participation" in [column.header for column in leaderboard(by_knn).columns]  # a headline, beside kNN
+    assert "| `participation` | how many directions carry the variance | lower |  |" in metrics_page()
+    assert "- `evaluate.participation.power` (1.0): of the eigenvalues" in metrics_page()
+    assert "participation" in run_schema()["$defs"]["Evaluate"]["properties"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sync(parent, uri)
+    client = connect(uri)
+    (kept,) = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+    description = kept.data.tags["mlflow.note.content"]  # what MLflow's page of a run shows as its description
+    assert "- **participation**: how many directions carry the variance" in description.splitlines()
+
+
+def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
+    run = load_run(None, [*TINY, f"evaluate.also=[{own}]", "evaluate.participation.power=2", "evaluate.knn.k=3"])
+    assert validated(Run, run.file()) == run
+    record = Record.create(tmp_path / "run", name="r", experiment="e", params={}, run=run.file())
+    squared = trained(run, record)["participation"]
+    plain = load_run(None, [*TINY, f"evaluate.also=[{own}]"])
+    other = Record.create(tmp_path / "other", name="r", experiment="e", params={}, run=plain.file())
+    assert 1 < squared < trained(plain, other)["participation"]
+    asked = a_sweep(metric="participation", run={"evaluate": {"also": [own]}, "epochs": 1})
+    assert (asked.mode, headlines(asked.metrics)[0]) == ("min", "participation")
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.participation\.powr; did you mean evaluate\.participation\.power"
+    ):
+        load_run(None, [f"evaluate.also=[{own}]", "evaluate.participation.powr=2"])
+    with pytest.raises(ConfigError, match="reports no such number; did you mean participation"):
+        a_sweep(metric="participaton", run={"evaluate": {"also": [own]}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("[nowhere.x]", "there is no evaluator 'nowhere.x': no such module can be imported from here"),
+        ("[knn]", "knn is no dotted module"),
+        ("[eagleray.evaluators.knn]", "an evaluator or a setting called knn already"),
+    ],
+)
+def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        load_run(None, [f"evaluate.also={changes}"])
+
+
+def test_an_evaluator_returns_what_it_declares(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = next(tmp_path.rglob("participation.py"))
+    file.write_text(TOY.replace('return {"participation"', 'return {"ratio"'))
+    judged = untrained(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
+    with pytest.raises(ConfigError, match="participation returns ratio, which its `metrics` do not declare"):
+        judged.judge(judged.method, judged.autocast, final=True)
+
+
+def test_two_metrics_of_one_name_are_refused(own: str, tmp_path: Path):
+    next(tmp_path.rglob("participation.py")).write_text(TOY.replace('"participation":', '"knn":'))
+    with pytest.raises(ConfigError, match="two metrics are called knn"):
+        a_sweep(run={"evaluate": {"also": [own]}})
+
+
+# --- what is measured, and when --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["always", "end", "never"])
+@pytest.mark.parametrize("name", ["knn", "linear", "collapse", "pairs"])
+def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
+    judged = untrained(load_run(None, [*TINY, f"evaluate.{name}.when={when}"]))
+    mine = set(judged.judge.evaluators[name].metrics)
+    during, at_end = (set(judged.judge(judged.method, judged.autocast, final=final)) for final in (False, True))
+    assert (mine <= during, mine <= at_end) == {"always": (True, True), "end": (False, True), "never": (False, False)}[
+        when
+    ]
+    assert bool(mine & during) is (when == "always")
+
+
+def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch):
+    judged = untrained(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
+    encoded = []
+    encode = Evaluation.encode
+
+    def counted(self: Evaluation, network: Any, images: Any, autocast: Any) -> torch.Tensor:
+        encoded.append(images)
+        return encode(self, network, images, autocast)
+
+    monkeypatch.setattr(Evaluation, "encode", counted)
+    judged.judge(judged.method, judged.autocast, final=True)
+    assert encoded == [judged.judge.data.validation]  # train and test cost nothing
+
+
+def test_pairs_are_the_same_for_every_method():
+    """Two methods with equal encoder weights, whatever views they declare and `augment` says."""
+    runs = [
+        load_run(None, [*TINY, "method=simclr"]),
+        load_run(None, [*TINY, "method=rotnet"]),
+        load_run(None, [*TINY, "method=byol", "augment.flip=0", "augment.jitter=1", "augment.exact=true"]),
+    ]
+    judges = [untrained(run) for run in runs]
+    for judged in judges[1:]:
+        judged.method.encoder.load_state_dict(judges[0].method.encoder.state_dict())
+    measured = [judged.judge(judged.method, judged.autocast, final=False) for judged in judges]
+    pairs = [{name: numbers[name] for name in ("alignment", "positive", "negative")} for numbers in measured]
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert 0 < pairs[0]["alignment"] < 2 * (1 - pairs[0]["negative"])
+
+
+def test_floors_have_pairs_too():
+    run = load_run(None, TINY)
+    for floor in floors([run]):
+        assert {"knn", "linear", "rank", "alignment", "test_knn"} <= set(floor.measure())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_views_unless_it_sees_labelled_images_alone(name: str):
+    """`has` reads it off the declaration, where the method's own word is its `views`."""
+    run = load_run(None, [f"method={name}", *needed(name)])
+    if needed(name):
+        pytest.skip("has to be built from a trained run")
+    assert ("two_views" in has(run, labels=True)) == bool(small(name).views)
+
+
+# --- one table -------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_shown_headlines_first():
+    names = ["loss", "test_linear", "z_std", "zebra", "accuracy", "test_knn", "knn", "rank"]
+    assert ordered(names, shipped()) == ["knn", "accuracy", "test_knn", "test_linear", "loss", "z_std", "rank", "zebra"]
+    assert headlines(shipped()) == ["knn", "linear", "accuracy"]
+
+
+def test_the_better_end_is_the_metrics_own():
+    ends = {"knn": "max", "test_knn": "max", "loss": "min", "alignment": "min", "images_per_second": "max"}
+    assert {name: mode_of(name, shipped()) for name in ends} == ends
+    assert Metric("anything").mode is None
+    own = {"method": "vicreg"}
+    assert a_sweep(run=own, metric="variance", mode="min").mode == "min"
+    assert a_sweep(metric="knn", mode="min").mode == "min"
+    with pytest.raises(ConfigError, match="metric=variance has no better end of its own: say mode=max or mode=min"):
+        a_sweep(run=own, metric="variance")
+
+
+FINETUNE = {"method": "finetune", "encoder": {"name": "pretrained", "run": "somewhere"}}
+
+
+@pytest.mark.parametrize(
+    ("run", "metric", "said"),
+    [
+        (FINETUNE, "alignment", "finetune declares no views"),
+        ({"method": "simclr"}, "accuracy", "simclr has no classifier"),
+        ({"evaluate": {"pairs": {"when": "never"}}}, "alignment", "not measured with run.evaluate.pairs.when=never"),
+        ({"method": "vicreg"}, "redundancy", "vicreg reports no such number"),
+    ],
+)
+def test_a_metric_that_a_run_does_not_report_is_refused_on_reading_the_file(run: dict, metric: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        a_sweep(run=run, metric=metric)
+
+
+@pytest.mark.parametrize("metric", sorted({*LOOP, "alignment", "rankme", "linear"}))
+def test_whatever_a_run_reports_may_be_compared(metric: str):
+    assert a_sweep(metric=metric).metric == metric
+
+
+def literals(path: Path) -> Iterator[tuple[int, set[str]]]:
+    """Every tuple, list and set of texts in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            texts = {each.value for each in node.elts if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+            yield node.lineno, texts
+
+
+def test_no_list_of_metrics_is_kept_outside_evaluators_and_contracts():
+    engine = ROOT / "platform/eagleray"
+    kept = [
+        f"{path.relative_to(engine)}:{line}"
+        for path in engine.rglob("*.py")
+        if path.relative_to(engine).parts[0] not in ("evaluators", "contracts")
+        for line, texts in literals(path)
+        if len(texts & set(shipped())) > 1
+    ]
+    assert kept == []
