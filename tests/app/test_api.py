@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from textwrap import dedent
@@ -75,9 +75,7 @@ def test_importing_costs_next_to_nothing():
 
 @pytest.mark.slow
 def test_settings_and_declarations_need_no_torch():
-    names = (
-        "ConfigError Choice Dataset Evaluator IntRange Recipe Recipes Run Sweep View load_run load_sweep sweep train"
-    )
+    names = "ConfigError Choice Dataset IntRange Recipe Recipes Run Sweep View load_run load_sweep sweep train"
     code = f"import eagleray, sys; [getattr(eagleray, name) for name in {names.split()}]; print(*sys.modules)"
     assert {"torch", "ray", "mlflow", "pandas", "sklearn", "matplotlib"}.isdisjoint(in_python(code).split())
 
@@ -160,6 +158,11 @@ def test_the_module_is_the_command():
     assert said[0].stderr == said[1].stderr == "eagleray: there is no file gone.yaml\n"
 
 
+def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that do not depend on how busy the machine is."""
+    return {name: value for name, value in metrics.items() if name != "images_per_second"}
+
+
 # --- train -----------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +181,7 @@ def test_python_trains_what_the_command_line_trains(monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr() == ("", "")
     (directory,) = Path("runs/python").iterdir()
     assert result.directory == directory
-    assert result.metrics == Record.open(by_command).summary
+    assert numbers(result.metrics) == numbers(Record.open(by_command).summary)
     assert result.unsent is not None
     assert "not completely in MLflow" in result.unsent
     files = [
@@ -220,7 +223,7 @@ def test_a_run_is_resumed_only_when_asked(monkeypatch: pytest.MonkeyPatch):
         eagleray.train(TINY, "parts")
     with pytest.raises(eagleray.ConfigError, match="no run directory"):
         eagleray.train(TINY, "gone", resume=True)
-    assert eagleray.train(TINY, "parts", resume=True).metrics == whole.metrics
+    assert numbers(eagleray.train(TINY, "parts", resume=True).metrics) == numbers(whole.metrics)
 
 
 # --- encoders --------------------------------------------------------------------------------------------------
