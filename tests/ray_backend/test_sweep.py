@@ -26,6 +26,7 @@ from eagleray.ray_backend.sweep import sweep
 from eagleray.runs.record import Record
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),  # Ray's own
 ]
@@ -143,7 +144,7 @@ def in_a_process(settings: Mapping[str, Any], directory: Path, log: Path) -> sub
             sys.exit(130)
     """
     tree = a_sweep(**settings).model_dump(mode="json")
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), json.dumps(tree), str(directory)]
+    command = [sys.executable, "-c", textwrap.dedent(code), json.dumps(tree), str(directory)]
     with log.open("wb") as file:
         return subprocess.Popen(command, start_new_session=True, stdout=file, stderr=file)
 

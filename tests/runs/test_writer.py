@@ -15,6 +15,8 @@ from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated, evaluated_on_test, restored
 from eagleray.runs.writer import recorded
 
+pytestmark = pytest.mark.slow
+
 TINY = ["data.limit=160", "batch_size=40", "epochs=3", "encoder.width=8", "threads=1", "precision=fp32", "device=cpu"]
 
 

@@ -25,6 +25,8 @@ from eagleray.runs.record import Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
 from eagleray.tracking.send import Destination
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Database:
@@ -508,7 +510,9 @@ def pages(database) -> Iterator[tuple[int, subprocess.Popen]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = f"from eagleray.tracking import ui; ui({database.uri!r}, port={port})"
+    # Warnings are errors in our own part alone: MLflow's server, which it starts, warns of MLflow's own imports.
+    ours = "import os; del os.environ['PYTHONWARNINGS']; from eagleray.tracking import ui"
+    program = f"{ours}; ui({database.uri!r}, port={port})"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         eventually(lambda: answers(port) or process.poll() is not None, 120)
         yield port, process

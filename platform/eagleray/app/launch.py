@@ -1,4 +1,4 @@
-"""Starts runs and sweeps for the command line: where they lie, what is kept of them, and what is sent to MLflow."""
+"""Starts runs and sweeps: where they lie, what is kept of them, and what is sent to MLflow."""
 
 import fcntl
 import re
@@ -126,7 +126,7 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
 
 
 def launch_sweep(
-    sweep: Sweep, directory: Path, watch: "Watch", *, resume: bool, address: str | None
+    sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
 ) -> tuple[Analysis, str | None]:
     """Runs a sweep, or goes on with it; writes its report.
 
@@ -160,7 +160,7 @@ def launch_sweep(
 class Announcing:
     """Tells the sender of a sweep as soon as the sweep has a record, and passes on the rest."""
 
-    def __init__(self, watch: "Watch", directory: Path, sender: Sender):
+    def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
 
     def trial(
@@ -170,11 +170,13 @@ class Announcing:
         if not self.is_known and (self.directory / "record.json").exists():
             self.sender.add(Record.open(self.directory))
             self.is_known = True
-        self.watch.trial(label, params, state, epoch, epochs, metrics)
+        if self.watch:
+            self.watch.trial(label, params, state, epoch, epochs, metrics)
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         """See `ray_backend.callbacks.Watch`."""
-        self.watch.floor(name, metrics)
+        if self.watch:
+            self.watch.floor(name, metrics)
 
 
 def conclude(sweep: Sweep, parent: Record) -> Analysis:
