@@ -14,6 +14,7 @@ import csv
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from eagleray.blocks.schedules import cosine
 from eagleray.config import Run, load_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.encoder import Encoder, TokenEncoder
-from eagleray.contracts.method import Method
-from eagleray.data.images import Data, Images, load_data
+from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader
-from eagleray.runs.assemble import build_method, fitted, precision
+from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.device import autocast_for
 from eagleray.runs.evaluation import Evaluation
 
 Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
@@ -52,9 +54,14 @@ class Theirs(nn.Module):
     def __init__(self, ours: Method):
         super().__init__()
         self.encoder, self.settings, self.dim = ours.encoder, ours.config, ours.encoder.dim
-        self.constant_lr, self.plain_lr = ours.constant_lr, ours.plain_lr
+        self.ours = [ours]  # in a list, so that its parameters are not these
         self.local_size = getattr(ours, "local_size", 0)  # of small crops, where there are some
         self.build(ours.config)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The parts that train in their own way, by the names that ours have."""
+        names = {module: name for name, module in self.ours[0].named_modules()}
+        return [replace(g, module=self.get_submodule(names[g.module])) for g in self.ours[0].parameter_groups()]
 
     def build(self, c: Any) -> None:
         """Makes heads and loss."""
@@ -356,7 +363,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     for name, part in list(theirs.named_children()):
         if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
             setattr(theirs, name, InFloat(part))
-    autocast = precision(run, torch.device("cpu"))
+    autocast = autocast_for(run.precision, torch.device("cpu"))
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
     loader = DataLoader(
@@ -411,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         f"batch_size={a.batch}", *ENCODERS.get(name, [])]  # fmt: skip
             settings += [f"data.limit={a.limit}"] if a.limit else []
             run = load_run(None, settings)
-            metrics = train(run, load_data(run.data.name, run.data.config, run.data.settings, run.seed))
+            metrics = train(run, images_of(run))
             table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
             written.flush()
 

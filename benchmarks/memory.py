@@ -20,7 +20,8 @@ from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo, Progress
 from eagleray.runs.allocator import keep_freed_memory
-from eagleray.runs.assemble import build_method, precision
+from eagleray.runs.assemble import build_method
+from eagleray.runs.device import autocast_for
 
 NOW = Progress(step=0, steps=1000, epoch=0, epochs=1)
 
@@ -56,7 +57,7 @@ def measure(side: str, size: int, steps: int) -> dict[str, float]:
     run = load_run(None, ["method=simclr", f"batch_size={size}"])
     info = DataInfo(32, 3, samples=10_000, classes=None, batch_size=size)
     method = build_method(run, info).to(memory_format=torch.channels_last).train()
-    optimizer, autocast = make_optimizer(method, run.optimizer), precision(run, torch.device("cpu"))
+    optimizer, autocast = make_optimizer(method, run.optimizer), autocast_for(run.precision, torch.device("cpu"))
     views = [torch.randn(size, 3, 32, 32).contiguous(memory_format=torch.channels_last) for _ in range(2)]
     batch = Batch(views, torch.arange(size))
 

@@ -27,7 +27,8 @@ from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch, Progress
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.runs.allocator import keep_freed_memory
-from eagleray.runs.assemble import build_method, precision
+from eagleray.runs.assemble import build_method
+from eagleray.runs.device import autocast_for
 
 NOW = Progress(step=700, steps=1000, epoch=7, epochs=10)  # late enough for every queue
 
@@ -74,7 +75,7 @@ def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
         method.to(memory_format=torch.channels_last)
     batch = batch_of(method, size)
     optimizer = make_optimizer(method, run.optimizer)
-    autocast = precision(run, torch.device("cpu"))
+    autocast = autocast_for(run.precision, torch.device("cpu"))
 
     def step() -> None:
         set_rates(optimizer, run.optimizer, size, NOW)
@@ -117,9 +118,9 @@ def batch_of(method: Method, size: int) -> Batch:
     sides = [view.size or 32 for view in overridden(method.views, section)]
     views = [torch.randn(size, 3, side, side).contiguous(memory_format=layout) for side in sides]
     labelled = None
-    if type(method).labels != "none":
-        few = size if type(method).labels == "only" else size // 7
-        labelled = LabelledBatch([torch.randn(few, 3, 32, 32)], torch.randint(10, (few,)))
+    if method.needs & {"labels", "only_labels"}:
+        few = size if "only_labels" in method.needs else size // 7
+        labelled = LabelledBatch([torch.randn(few, 3, 32, 32)], torch.randint(10, (few,)), torch.arange(few))
     return Batch(views, torch.arange(size), labelled)
 
 

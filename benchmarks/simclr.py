@@ -30,9 +30,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from eagleray.config import load_run
-from eagleray.data.images import Data, load_data
+from eagleray.data.images import Data
 from eagleray.loop import train
-from eagleray.runs.assemble import build_method, uses_bf16
+from eagleray.runs.assemble import build_method, images_of
+from eagleray.runs.device import uses_bf16
 
 TEMPERATURE, HIDDEN, PROJECTION = 0.2, 512, 128
 
@@ -101,7 +102,7 @@ _loaded: dict[str, Data] = {}
 
 def _data(folder: str, run) -> Data:
     if folder not in _loaded:
-        _loaded[folder] = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+        _loaded[folder] = images_of(run)
     return _loaded[folder]
 
 

@@ -28,8 +28,8 @@ BATCH = INFO.batch_size
 
 def settings(name: str) -> list[str]:
     """Settings that make the method small and its test sharp, those of its own test file among them."""
-    values = find("method", name).values
-    network = ["encoder.depth=1", "encoder.dim=32"] if values.get("needs_tokens") else ["encoder.width=8"]
+    needs = find("method", name).needs
+    network = ["encoder.depth=1", "encoder.dim=32"] if "tokens" in needs else ["encoder.width=8"]
     small = own(name, "SMALL")
     return [f"method={name}", *([] if "encoder=pretrained" in small else network), *small]
 
@@ -43,7 +43,7 @@ def own(name: str, constant: str) -> list[str]:
 def needed(name: str) -> list[str]:
     """The settings it has no default for, as something that no run could use."""
     declaration = find("method", name)
-    trained = ["encoder.run=somewhere"] if declaration.values.get("needs_trained") else []
+    trained = ["encoder.run=somewhere"] if "trained_encoder" in declaration.needs else []
     return [*(f"method.{key}=somewhere" for key in declaration.required), *trained]
 
 
@@ -53,7 +53,7 @@ def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
     method = build_method(run, info)
     record = Record.create(directory, name=directory.name, experiment="e", params={}, run=run.file())
     facts = {"step": 1, "blueprint": blueprint(run, method), "method": method.state_dict()}
-    save_checkpoint(directory / "checkpoints", facts, keep=1)
+    save_checkpoint(directory, facts, keep=1)
     record.finish("finished")
     return directory
 
@@ -78,8 +78,9 @@ def batch_of(method: Method) -> Batch:
         view[BATCH // 2 :] = view[BATCH // 2 :] * 3 + 1
         views.append(share(view))
     labelled = None
-    if type(method).labels != "none":
+    if method.needs & {"labels", "only_labels"}:
         images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=draw)
         images[2:] = images[2:] * 2 - 1
-        labelled = LabelledBatch([share(images)], share(torch.tensor([0, 1, 1, 2])))
+        places = torch.tensor([90, 91, 95, 99])
+        labelled = LabelledBatch([share(images)], share(torch.tensor([0, 1, 1, 2])), share(places))
     return Batch(views, share(torch.arange(BATCH)), labelled)

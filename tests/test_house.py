@@ -22,13 +22,13 @@ ENCODERS = sorted(path for path in (ENGINE / "encoders").glob("*.py") if path.st
 # `--help`, `check` and `schema` answer at once, because none of these imports what takes seconds.
 LIGHT = (
     "app.cli config config.metrics config.schema config.search_points contracts.dataset contracts.errors "
-    "contracts.evaluator contracts.ranges "
+    "contracts.evaluator contracts.metric contracts.ranges "
     "contracts.recipe contracts.report contracts.view report.analysis report.text runs.record"
 )
 SLOW = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "matplotlib", "optuna"}
 
 # What a method may use: torch, ranges and settings, and the engine's few modules for methods.
-FOR_METHODS = ("augment", "blocks.*", "contracts.*", "runs.trained")
+FOR_METHODS = ("augment", "blocks.*", "contracts.*", "runs.restore")
 # The folders, from the ground up: each imports from itself and from lower floors alone. `__init__` offers names lazily.
 FLOORS = (
     "contracts",

@@ -8,20 +8,24 @@ import pytest
 import torch
 
 from eagleray.augment import plain
+from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
 from eagleray.config import Run, load_run
-from eagleray.config.registry import declared, find
-from eagleray.contracts.batch import DataInfo, Progress
+from eagleray.config.registry import find
+from eagleray.config.run import LABELS
+from eagleray.contracts.batch import DataInfo, EpochView, LabelledBatch, Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.method import ParameterGroup
 from eagleray.contracts.recipe import Recipe
 from eagleray.contracts.report import Diverged, Report
-from eagleray.data.images import Data, load_data
+from eagleray.data.images import Data
 from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
-from eagleray.runs.assemble import build_method, fitted, uses_bf16
+from eagleray.runs.assemble import assemble, build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from eagleray.runs.restore import untrained
+from eagleray.runs.device import uses_bf16
+from eagleray_methods.fixmatch import FixMatch
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
@@ -30,7 +34,7 @@ TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.li
 
 def tiny(name: str, *more: str) -> Run:
     """Two epochs of two steps on a few digits."""
-    few = ["labels.per_class=3"] if find("method", name).values.get("labels", "none") != "none" else []
+    few = ["labels.per_class=3"] if find("method", name).needs & LABELS else []
     return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
 
@@ -44,7 +48,7 @@ def finish(run: Run, directory: Path, data: Data | None = None) -> Report:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+    return load_checkpoint(checkpoints(directory)[-1])["method"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -52,7 +56,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: 
     """From every checkpoint, in the middle of an epoch too."""
     run = tiny(name, "checkpoints.every_steps=1", "checkpoints.keep=9")
     whole = finish(run, tmp_path / "whole")
-    saved = checkpoints(tmp_path / "whole/checkpoints")
+    saved = checkpoints(tmp_path / "whole")
     assert len(saved) == 4
     for place in saved[:-1]:
         resumed = tmp_path / place.stem
@@ -71,11 +75,11 @@ def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_pa
     assert [(r.metrics, r.done) for r in again] == [(first.metrics, True)]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if declared("method")[n].values.get("labels", "none") == "none"])
+@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).needs & LABELS])
 def test_no_label_reaches_a_self_supervised_method(name: str, tmp_path: Path):
     run = tiny(name)
     for place, scramble in (("a", False), ("b", True)):
-        data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+        data = images_of(run)
         if scramble:
             assert data.train.labels is not None
             data.train.labels = np.random.default_rng(0).permutation(data.train.labels)
@@ -105,7 +109,7 @@ def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(
     monkeypatch.setattr(SimCLR, "forward", breaks)
     with pytest.raises(Diverged, match=r"nan at step 3; the last good checkpoint is .*step-000000002"):
         list(train(tiny("simclr"), tmp_path))
-    assert [p.stem for p in checkpoints(tmp_path / "checkpoints")] == ["step-000000002"]
+    assert [p.stem for p in checkpoints(tmp_path)] == ["step-000000002"]
     assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
 
 
@@ -188,7 +192,10 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
 
 
 def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(SimCLR, "constant_lr", ("projector",))
+    def groups(self: SimCLR) -> list[ParameterGroup]:
+        return [ParameterGroup(self.projector, schedule="constant")]
+
+    monkeypatch.setattr(SimCLR, "parameter_groups", groups)
     method = build_method(load_run(None, settings("simclr")), INFO)
     recipe = Recipe(lr=1, lr_scaling="none", weight_decay=0.1, warmup_epochs=2)
     optimizer = make_optimizer(method, recipe)
@@ -206,7 +213,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
     monkeypatch: pytest.MonkeyPatch,
 ):
     run = tiny("supervised")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     info = fitted(run, data.info)
     feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     monkeypatch.setattr(data.train, "batches", None)
@@ -224,7 +231,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
 
 @pytest.mark.parametrize("name", ["byol", "dino", "moco"])
 def test_a_teacher_lies_in_memory_as_its_student_does(name: str):
-    method = untrained(tiny(name)).method
+    method = assemble(tiny(name)).method
     kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert len(kernels) >= 4
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
@@ -269,19 +276,72 @@ def test_every_method_trains_in_bf16(name: str, tmp_path: Path):
 def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Once an epoch, in dataset order, with the statistics of evaluation, and the method back in training mode."""
     run = tiny("simclr", "precision=fp32")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     seen = []
 
-    def before_epoch(self, embed, progress):
-        features = embed()
+    def before_epoch(self, epoch):
+        features = epoch.embed()
+        assert epoch.labelled is None
         assert self.training
         one = data.train.batches([torch.tensor([3])])
         shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
         self.eval()
         torch.testing.assert_close(features[3:4], self.encode(shown))
         self.train()
-        seen.append((progress.epoch, features.shape))
+        seen.append((epoch.progress.epoch, features.shape))
 
     monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
     finish(run, tmp_path, data)
     assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]
+
+
+def test_before_epoch_is_told_which_images_are_labelled_and_no_label_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tiny("fixmatch", "precision=fp32")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    steps: list[LabelledBatch] = []
+    forward = FixMatch.forward
+
+    def before_epoch(self, epoch: EpochView):
+        assert epoch.labelled is not None
+        assert len(epoch.embed()) == self.data.samples
+        seen.append(epoch.labelled)
+
+    def watched(self, batch, progress):
+        steps.append(batch.labelled)
+        return forward(self, batch, progress)
+
+    monkeypatch.setattr(FixMatch, "before_epoch", before_epoch)
+    monkeypatch.setattr(FixMatch, "forward", watched)
+    data = images_of(run)
+    assert data.train.labels is not None
+    finish(run, tmp_path, data)
+    (places, classes), again = seen
+    assert torch.equal(places, again[0])
+    assert places.shape == classes.shape == (30,)  # three of each class
+    assert np.array_equal(data.train.labels[places], classes)
+    assert classes.bincount().tolist() == [3] * 10
+    for few in steps:
+        assert set(few.indices.tolist()) <= set(places.tolist())
+        assert np.array_equal(data.train.labels[few.indices], few.targets)
+
+
+def test_labelled_images_have_the_same_places_whoever_holds_them(monkeypatch: pytest.MonkeyPatch):
+    run = tiny("fixmatch", "workers=2")
+    data = images_of(run)
+    info = fitted(run, data.info)
+    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        shares.append([batch.labelled for batch in feed.epoch(1, 0)])
+    monkeypatch.setattr(distributed, "world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    for batch, first, second in zip(feed.epoch(1, 0), *shares, strict=True):
+        assert batch.labelled is not None
+        assert first is not None
+        assert second is not None
+        assert torch.equal(batch.labelled.indices, torch.cat([first.indices, second.indices]))
+        assert torch.equal(batch.labelled.targets, torch.cat([first.targets, second.targets]))

@@ -7,7 +7,7 @@ and crops keep a fifth of the image at least. Under the small recipe the project
 which a loss's scale is all one.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -21,7 +21,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class BarlowTwins(Method):
@@ -39,13 +39,15 @@ class BarlowTwins(Method):
             int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings; the wider the better")
         ] = 8192
 
+    config: Config
     metrics: ClassVar[dict[str, str]] = {
         "invariance": "disagreement of the same feature between views, summed over the features",
         "redundancy": "squared correlations between different features, summed",
     }
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10, final_lr=0.001)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512}
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10, final_lr=0.001),
+        small_settings={"hidden": 512, "projection": 512},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

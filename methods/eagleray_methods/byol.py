@@ -6,7 +6,7 @@ less removes the object. Under the small recipe the projector ends in a batch no
 not hundreds of thousands, it is what makes the targets spread.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -20,7 +20,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class BYOL(Method):
@@ -38,9 +38,11 @@ class BYOL(Method):
         projection: Annotated[int, IntRange(64, 512), Field(ge=2, description="width of the embeddings compared")] = 256
         last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
 
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"momentum": 0.9, "hidden": 512, "projection": 128, "last_norm": True}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10),
+        small_settings={"momentum": 0.9, "hidden": 512, "projection": 128, "last_norm": True},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

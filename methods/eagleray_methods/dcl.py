@@ -4,7 +4,7 @@ Yeh, Hong, Hsu, Liu, Chen, LeCun 2021, https://arxiv.org/abs/2110.06848
 Differs from the paper: it is trained as SimCLR is; up to 64 pixels the views have no blur and half the jitter.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class DCL(Method):
@@ -37,9 +37,11 @@ class DCL(Method):
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10),
+        small_settings={"temperature": 0.2, "hidden": 512},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -8,8 +8,7 @@ equivalent to sampling evenly over clusters. The classifier is new with each clu
 the old one is not. Small images are few: the small recipe makes a hundredth of the clusters of fewer components.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -19,12 +18,12 @@ from torch.nn import functional as F
 from eagleray.augment import View, simclr_view
 from eagleray.blocks.distributed import broadcast
 from eagleray.blocks.losses import precise
-from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import IntRange
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 BLOCK = 2**22  # numbers formed at a time: 16 MB, or 32 in float64
 
@@ -42,15 +41,15 @@ class DeepCluster(Method):
         iterations: Annotated[int, Field(ge=1, description="of k-means")] = 20
         every: Annotated[int, IntRange(1, 5), Field(ge=1, description="epochs between two clusterings")] = 1
 
+    config: Config
     metrics: ClassVar[dict[str, str]] = {
         "recognised": "share of images whose cluster is recognised",
         "largest": "share of all images that the largest cluster holds",
     }
-    # A classifier that is new in the last epoch too has to learn in it.
-    constant_lr: ClassVar[tuple[str, ...]] = ("classifier",)
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.05, weight_decay=1e-5, final_lr=1.0)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"clusters": 100, "components": 32}
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.05, weight_decay=1e-5, final_lr=1.0),
+        small_settings={"clusters": 100, "components": 32},
+    )
 
     assignments: Tensor
     sizes: Tensor
@@ -75,18 +74,23 @@ class DeepCluster(Method):
     def views(self) -> tuple[View, ...]:
         return (simclr_view(self.data.image_size),)
 
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        # A classifier that is new in the last epoch too has to learn in it.
+        return (ParameterGroup(self.classifier, schedule="constant"),)
+
     @torch.no_grad()
-    def before_epoch(self, embed: Callable[[], Tensor], progress: Progress) -> None:
-        if progress.epoch % self.config.every:
+    def before_epoch(self, epoch: EpochView) -> None:
+        number = epoch.progress.epoch
+        if number % self.config.every:
             return
-        points = F.normalize(whiten(embed(), self.config.components), dim=1)
-        found = kmeans(points, self.config.clusters, self.config.iterations, self.draw(progress.epoch))
+        points = F.normalize(whiten(epoch.embed(), self.config.components), dim=1)
+        found = kmeans(points, self.config.clusters, self.config.iterations, self.draw(number))
         # K-means amplifies the last digit, in which workers on unlike machines may differ.
         self.assignments.copy_(broadcast(found))
         self.sizes.copy_(self.assignments.bincount(minlength=self.config.clusters))
         # The new clusters have nothing to do with the old ones of the same number. Their classifier has a generator of
         # its own, as how often k-means draws hangs on the last digit too.
-        weight = torch.randn(self.classifier.weight.shape, generator=self.draw(progress.epoch, 1))
+        weight = torch.randn(self.classifier.weight.shape, generator=self.draw(number, 1))
         self.classifier.weight.copy_(weight * 0.01)
         self.classifier.bias.zero_()
 

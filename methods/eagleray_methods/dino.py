@@ -12,7 +12,7 @@ that lags behind the teacher lets all images fall together; the teacher stays sh
 (`last_norm`), so that its targets spread.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -26,7 +26,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class DINO(Method):
@@ -67,14 +67,22 @@ class DINO(Method):
             Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
         ] = 0.25
 
-    recipe: ClassVar[Recipe] = Recipe(
-        lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.005, clip=3.0
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.005, clip=3.0),
+        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=1, clip=3.0),
+        small_settings={
+            "prototypes": 1024,
+            "teacher_temperature": 0.04,
+            "momentum": 0.99,
+            "centre_momentum": 0.7,
+            "hidden": 512,
+            "bottleneck": 128,
+            "norm": True,
+            "last_norm": True,
+            "local_crops": 2,
+        },
     )
-    small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=1, clip=3.0)
-    small_settings: ClassVar[dict[str, Any]] = {
-        "prototypes": 1024, "teacher_temperature": 0.04, "momentum": 0.99, "centre_momentum": 0.7, "hidden": 512,
-        "bottleneck": 128, "norm": True, "last_norm": True, "local_crops": 2,
-    }  # fmt: skip
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -23,10 +23,10 @@ from eagleray.blocks.losses import precise
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
-from eagleray.runs.trained import check_images, trained
+from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.runs.restore import check_images, trained
 
 
 class Distillation(Method):
@@ -45,12 +45,11 @@ class Distillation(Method):
             float, Uniform(0.0, 0.9), Field(ge=0, lt=1, description="weight of the few labels (equation 4's 1 - alpha)")
         ] = 0.0
 
-    labels: ClassVar[str] = "partial"
+    config: Config
+    needs = frozenset({"labels"})
     metrics: ClassVar[dict[str, str]] = {"agreement": "share of images that both networks take for the same class"}
-    plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
     # 0.1 times the root of the batch size; its warm-up is a twentieth of 400 epochs.
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    recipes = Recipes(paper=Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20))
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         teacher, plan = trained(config.teacher)
@@ -71,6 +70,9 @@ class Distillation(Method):
         super().train(mode)
         self.teacher.eval()  # what it says of an image depends on no other image
         return self
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return (ParameterGroup(self.classifier, decay=False),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images, weight = batch.views[0], self.config.labelled

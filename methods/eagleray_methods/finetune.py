@@ -9,8 +9,6 @@ A step has `batch_size` labelled images, each of which comes up many times an ep
 Differs from the paper: under the small recipe AdamW trains it, gently enough for weights that are good already.
 """
 
-from typing import ClassVar
-
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -20,8 +18,8 @@ from eagleray.augment import View
 from eagleray.blocks.losses import precise
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.method import Method
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class Finetune(Method):
@@ -30,13 +28,13 @@ class Finetune(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Fine-tuning has no hyperparameter of its own."""
 
-    labels: ClassVar[str] = "only"
-    needs_trained: ClassVar[bool] = True
-    # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out too.
-    plain_lr: ClassVar[tuple[str, ...]] = ("classifier",)
+    config: Config
+    needs = frozenset({"trained_encoder", "only_labels"})
     # 0.005 times the root of the batch size; neither decay nor warm-up.
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.08, lr_scaling="sqrt", weight_decay=0.0)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4)
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.08, lr_scaling="sqrt", weight_decay=0.0),
+        small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4),
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
@@ -50,6 +48,11 @@ class Finetune(Method):
     @property
     def labelled_views(self) -> tuple[View, ...]:
         return (View(crop=(0.08, 1.0), flip=0.5),)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out
+        # too.
+        return (ParameterGroup(self.classifier, decay=False),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None

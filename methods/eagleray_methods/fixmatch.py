@@ -6,7 +6,7 @@ cosine ends; its RandAugment draws from torchvision's fourteen operations at a f
 confidence of 0.6 counts: in hundreds of steps hardly an image reaches the paper's 0.95.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -20,7 +20,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class FixMatch(Method):
@@ -39,13 +39,14 @@ class FixMatch(Method):
             Field(ge=0, le=1, description="of the averaged model that is evaluated"),
         ] = 0.999
 
-    labels: ClassVar[str] = "partial"
+    config: Config
+    needs = frozenset({"labels"})
     metrics: ClassVar[dict[str, str]] = {"confident": "share of unlabelled images whose pseudo-label counts"}
-    recipe: ClassVar[Recipe] = Recipe(
-        name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
+        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
+        small_settings={"threshold": 0.6, "momentum": 0.97},
     )
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"threshold": 0.6, "momentum": 0.97}
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

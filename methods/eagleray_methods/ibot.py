@@ -12,7 +12,7 @@ images fall together; the teacher stays sharp.
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -28,7 +28,7 @@ from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 TRIED = 50  # blocks tried on a mask at most; 8 x 8 patches see the last one that fits long before
 
@@ -82,16 +82,22 @@ class IBOT(Method):
             Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
         ] = 0.25
 
-    needs_tokens: ClassVar[bool] = True
+    config: Config
+    needs = frozenset({"tokens"})
     metrics: ClassVar[dict[str, str]] = {"patch_loss": "cross-entropy of hidden patches, before its weight"}
-    recipe: ClassVar[Recipe] = Recipe(
-        lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.0005, clip=3.0
+    recipes = Recipes(
+        paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.0005, clip=3.0),
+        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0),
+        small_settings={
+            "prototypes": 1024,
+            "teacher_temperature": 0.04,
+            "momentum": 0.99,
+            "centre_momentum": 0.7,
+            "hidden": 512,
+            "bottleneck": 64,
+            "local_crops": 2,
+        },
     )
-    small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0)
-    small_settings: ClassVar[dict[str, Any]] = {
-        "prototypes": 1024, "teacher_temperature": 0.04, "momentum": 0.99, "centre_momentum": 0.7, "hidden": 512,
-        "bottleneck": 64, "local_crops": 2,
-    }  # fmt: skip
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -4,7 +4,7 @@ He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
 Differs from the paper: nothing. Its features are made for fine-tuning and the linear probe; their kNN says little.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class MAE(Method):
@@ -34,10 +34,13 @@ class MAE(Method):
         decoder_depth: Annotated[int, IntRange(1, 8), Field(ge=1, description="blocks of the decoder")] = 8
         normalise: Annotated[bool, Field(description="paint patches normalised each by itself")] = True
 
-    needs_tokens: ClassVar[bool] = True
-    recipe: ClassVar[Recipe] = Recipe(lr=1.5e-4, beta2=0.95, weight_decay=0.05, warmup_epochs=40)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=1e-3, beta2=0.95, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1)
-    small_settings: ClassVar[dict[str, Any]] = {"decoder_dim": 128, "decoder_depth": 2}
+    config: Config
+    needs = frozenset({"tokens"})
+    recipes = Recipes(
+        paper=Recipe(lr=1.5e-4, beta2=0.95, weight_decay=0.05, warmup_epochs=40),
+        small=Recipe(lr=1e-3, beta2=0.95, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1),
+        small_settings={"decoder_dim": 128, "decoder_depth": 2},
+    )
 
     positions: Tensor
 

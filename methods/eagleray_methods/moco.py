@@ -9,7 +9,7 @@ however many workers there are. Under the small recipe the queue holds less than
 as hundreds of steps need.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class MoCo(Method):
@@ -51,9 +51,11 @@ class MoCo(Method):
             int, Field(ge=1, description="parts of the batch that batch norm normalises each by itself")
         ] = 8
 
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"queue": 4096, "momentum": 0.99, "hidden": 512, "groups": 4}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.03, weight_decay=1e-4),
+        small_settings={"queue": 4096, "momentum": 0.99, "hidden": 512, "groups": 4},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

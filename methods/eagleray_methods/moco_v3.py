@@ -10,7 +10,7 @@ views have no blur, and crops keep a fifth of the image at least; weight decay s
 the authors' AdamW spares none. Under the small recipe the teacher moves as fast as hundreds of steps need.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder, TokenEncoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class MoCoV3(Method):
@@ -47,10 +47,11 @@ class MoCoV3(Method):
             bool, Field(description="keep a ViT's patch projection as it is drawn: without it training is unstable")
         ] = True
 
-    needs_large_batch: ClassVar[bool] = True
-    recipe: ClassVar[Recipe] = Recipe(lr=1.5e-4, weight_decay=0.1, warmup_epochs=40)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"momentum": 0.9, "hidden": 512, "projection": 128}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(lr=1.5e-4, weight_decay=0.1, warmup_epochs=40),
+        small_settings={"momentum": 0.9, "hidden": 512, "projection": 128},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

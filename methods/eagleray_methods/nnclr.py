@@ -5,7 +5,7 @@ Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth
 recipe the queue holds less than the data, and the heads are four to eight times narrower.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class NNCLR(Method):
@@ -39,16 +39,11 @@ class NNCLR(Method):
             int, IntRange(128, 4096), Field(ge=1, description="width of the predictor's hidden layer")
         ] = 4096
 
-    needs_large_batch: ClassVar[bool] = True
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {
-        "temperature": 0.2,
-        "queue": 4096,
-        "hidden": 512,
-        "projection": 128,
-        "predictor_hidden": 512,
-    }
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10),
+        small_settings={"temperature": 0.2, "queue": 4096, "hidden": 512, "projection": 128, "predictor_hidden": 512},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

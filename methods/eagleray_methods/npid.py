@@ -12,7 +12,7 @@ negatives are fewer, as images are, and momentum alone keeps the vectors steady.
 """
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -26,7 +26,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class NPID(Method):
@@ -51,16 +51,18 @@ class NPID(Method):
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the bank's vectors")] = 128
         last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
 
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.03, weight_decay=1e-4, drops=(0.6, 0.8))
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {
-        "temperature": 0.2,
-        "negatives": 1024,
-        "proximal": 0.0,
-        "momentum": 0.5,
-        "hidden": 512,
-        "last_norm": True,
-    }
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.03, weight_decay=1e-4, drops=(0.6, 0.8)),
+        small_settings={
+            "temperature": 0.2,
+            "negatives": 1024,
+            "proximal": 0.0,
+            "momentum": 0.5,
+            "hidden": 512,
+            "last_norm": True,
+        },
+    )
 
     bank: Tensor
 

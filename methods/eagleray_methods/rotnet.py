@@ -15,7 +15,7 @@ from eagleray.augment import View
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class RotNet(Method):
@@ -24,9 +24,9 @@ class RotNet(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """RotNet has no hyperparameter of its own."""
 
+    config: Config
     metrics: ClassVar[dict[str, str]] = {"rotation": "share of images whose rotation is recognised"}
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.1, nesterov=True, weight_decay=5e-4, lr_scaling="linear")
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+    recipes = Recipes(paper=Recipe(name="sgd", lr=0.1, nesterov=True, weight_decay=5e-4, lr_scaling="linear"))
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -14,7 +14,7 @@ study. Under the small recipe AdamW trains it, with a narrower head, a higher te
 images would soon hold the very one that is looked for.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -27,7 +27,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class SimCLRv2(Method):
@@ -54,11 +54,12 @@ class SimCLRv2(Method):
             Field(ge=0, le=1, description="of the averaged network that fills the queue, if there is one"),
         ] = 0.999
 
-    needs_large_batch: ClassVar[bool] = True
+    config: Config
     # 0.1 times the root of the batch size; its warm-up is a twentieth of 800 epochs.
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"temperature": 0.2, "hidden": 512, "queue": 0}
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40),
+        small_settings={"temperature": 0.2, "hidden": 512, "queue": 0},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -5,7 +5,7 @@ Differs from the paper: weight decay spares biases and norms; up to 64 pixels th
 CIFAR-10 (appendix D). Under the small recipe AdamW trains it, and projector and predictor are four times narrower.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
@@ -14,9 +14,9 @@ from eagleray.blocks.losses import cosine_loss
 from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import IntRange
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class SimSiam(Method):
@@ -33,11 +33,11 @@ class SimSiam(Method):
             int, IntRange(32, 1024), Field(ge=1, description="width of the predictor's hidden layer; a quarter works")
         ] = 512
 
-    # The predictor should keep up with the latest embeddings, so its rate does not decay (section 4.2).
-    constant_lr: ClassVar[tuple[str, ...]] = ("predictor",)
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.05, weight_decay=1e-4)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512, "bottleneck": 128}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.05, weight_decay=1e-4),
+        small_settings={"hidden": 512, "projection": 512, "bottleneck": 128},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
@@ -50,6 +50,10 @@ class SimSiam(Method):
     def views(self) -> tuple[View, ...]:
         view = moco_view(self.data.image_size)
         return view, view
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        # The predictor should keep up with the latest embeddings, so its rate does not decay (section 4.2).
+        return (ParameterGroup(self.predictor, schedule="constant"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         # Each view normalised by itself, as in the paper.

@@ -1,7 +1,5 @@
 """Supervised: the few labels alone, nothing else; what a semi-supervised method has to beat."""
 
-from typing import ClassVar
-
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from eagleray.blocks.losses import precise
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class Supervised(Method):
@@ -21,11 +19,12 @@ class Supervised(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """The baseline has no hyperparameter of its own."""
 
-    labels: ClassVar[str] = "only"
-    recipe: ClassVar[Recipe] = Recipe(
-        name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195
+    config: Config
+    needs = frozenset({"only_labels"})
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
+        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
     )
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5)
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -10,7 +10,7 @@ least. Under the small recipe there are two small crops, and so few prototypes t
 needed; codes are sharper, as hundreds of steps want them.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -26,7 +26,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class SwAV(Method):
@@ -62,12 +62,20 @@ class SwAV(Method):
             Field(ge=0.1, lt=1, description="part of the image that large crops cover at least, small ones at most"),
         ] = 0.14
 
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.6, weight_decay=1e-6, final_lr=0.001)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {
-        "prototypes": 64, "epsilon": 0.03, "frozen_epochs": 0.5, "queue": 0, "hidden": 512, "projection": 64,
-        "local_crops": 2, "crop_split": 0.25,
-    }  # fmt: skip
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.6, weight_decay=1e-6, final_lr=0.001),
+        small_settings={
+            "prototypes": 64,
+            "epsilon": 0.03,
+            "frozen_epochs": 0.5,
+            "queue": 0,
+            "hidden": 512,
+            "projection": 64,
+            "local_crops": 2,
+            "crop_split": 0.25,
+        },
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

@@ -7,7 +7,7 @@ Where no image of the batch is farther than the positive, the farthest serves as
 gradient, and one that cannot collapse. The small recipe compares after a projector with a hidden layer.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -21,7 +21,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, Uniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class Triplet(Method):
@@ -38,14 +38,14 @@ class Triplet(Method):
         ] = 0
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
-    needs_large_batch: ClassVar[bool] = True
+    config: Config
     metrics: ClassVar[dict[str, str]] = {
         "active": "share of triplets that keep less than the margin",
         "semi_hard": "share of triplets whose negative lies beyond the positive, and within the margin",
     }
-    recipe: ClassVar[Recipe] = Recipe(name="sgd", lr=0.05, lr_scaling="none", weight_decay=0.0)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512}
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.05, lr_scaling="none", weight_decay=0.0), small_settings={"hidden": 512}
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

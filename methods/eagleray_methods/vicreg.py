@@ -7,7 +7,7 @@ recipe the projector (the paper's expander) is narrower and AdamW trains it.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -22,7 +22,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import IntRange, LogUniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class VICReg(Method):
@@ -43,14 +43,16 @@ class VICReg(Method):
         ] = 8192
         projection: Annotated[int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings")] = 8192
 
+    config: Config
     metrics: ClassVar[dict[str, str]] = {
         "invariance": "mean squared distance of the two views' embeddings",
         "variance": "how much of a standard deviation of 1 the features lack, on average",
         "covariance": "squared covariances between different features, summed, for each feature",
     }
-    recipe: ClassVar[Recipe] = Recipe(name="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10, final_lr=0.001)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 512}
+    recipes = Recipes(
+        paper=Recipe(name="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10, final_lr=0.001),
+        small_settings={"hidden": 512, "projection": 512},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

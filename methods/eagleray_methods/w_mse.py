@@ -9,7 +9,7 @@ many directions as it wants (the embeddings' rank is then below 2). A little shr
 """
 
 from itertools import combinations
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class WMSE(Method):
@@ -46,9 +46,12 @@ class WMSE(Method):
             float, LogUniform(1e-6, 1e-1), Field(ge=0, lt=1, description="share of the identity in the covariance")
         ] = 0.0
 
-    recipe: ClassVar[Recipe] = Recipe(lr=3e-3, lr_scaling="none", weight_decay=1e-6, warmup_epochs=5)
-    small_recipe: ClassVar[Recipe] = Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
-    small_settings: ClassVar[dict[str, Any]] = {"hidden": 512, "projection": 32, "shrinkage": 1e-3}
+    config: Config
+    recipes = Recipes(
+        paper=Recipe(lr=3e-3, lr_scaling="none", weight_decay=1e-6, warmup_epochs=5),
+        small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5),
+        small_settings={"hidden": 512, "projection": 32, "shrinkage": 1e-3},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)

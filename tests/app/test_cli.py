@@ -31,7 +31,7 @@ from eagleray.config.search_points import points
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
-from eagleray.runs.restore import reloaded
+from eagleray.runs.restore import restored
 from method_cases import needed
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -336,9 +336,9 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     (directory,) = Path("runs/eagleray").iterdir()
     loader = runpy.run_path(str(directory / "artifacts/load_encoder.py"))
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    judged = reloaded(load_run(directory / "run.yaml", []), directory)
+    built = restored(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
-        wanted = judged.method.eval().encode(judged.judge.feed.plain(images))
+        wanted = built.method.eval().encode(built.loader.plain(images))
         found = loader["load_encoder"]()(loader["prepare"](images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

@@ -415,7 +415,7 @@ def test_many_at_once_make_one_cache(tmp_path, monkeypatch):
 def test_processes_share_one_cache_file(tmp_path, cache):
     write_noise(tmp_path, {"a": 30, "b": 30})
     code = (
-        "import os, sys; from eagleray.data.archive import open_archive; from eagleray.config.declared import find;"
+        "import os, sys; from eagleray.data.archive import open_archive; from eagleray.config.registry import find;"
         "from eagleray.config.sections import DataSettings; from pathlib import Path;"
         "folder = find('data', 'folder'); config = folder.Config(root=sys.argv[1]);"
         "archive = open_archive(folder.load()('folder', config), DataSettings());"

@@ -38,7 +38,7 @@ def write_images(folder: Path, *names: str, size: tuple[int, int] = (8, 8)) -> N
 
 def test_sources_are_read_without_torch():
     code = (
-        "import sys; import eagleray.data.workers; from eagleray.config.declared import declared;"
+        "import sys; import eagleray.data.workers; from eagleray.config.registry import declared;"
         "[d.load() for d in declared('data').values()];"
         "sys.exit(bool({'torch', 'torchvision', 'ray', 'mlflow', 'sklearn'} & set(sys.modules)))"
     )

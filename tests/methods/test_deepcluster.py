@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.blocks import distributed
-from eagleray.contracts.batch import Batch, Progress
+from eagleray.contracts.batch import Batch, EpochView, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray_methods.deepcluster import DeepCluster, evening, kmeans, nearest, split_empty, whiten
 from method_cases import INFO, NOW, small
@@ -105,7 +105,7 @@ def prepared(*settings: str) -> DeepCluster:
     assert isinstance(method, DeepCluster)
     features = blobs(INFO.samples, method.encoder.dim)
     features += 0.3 * distributed.rank() * torch.randn(features.shape, generator=generator(), dtype=torch.float64)
-    method.before_epoch(lambda: features, Progress(step=20, steps=40, epoch=2, epochs=4))
+    method.before_epoch(EpochView(lambda: features, None, Progress(step=20, steps=40, epoch=2, epochs=4)))
     return method
 
 
@@ -133,7 +133,7 @@ def test_an_epoch_begins_with_new_clusters_and_a_new_classifier():
     assert float(method.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
     assert method.classifier.bias.abs().max() == 0
     before = method.classifier.weight.clone()
-    method.before_epoch(lambda: features, Progress(step=30, steps=40, epoch=3, epochs=4))
+    method.before_epoch(EpochView(lambda: features, None, Progress(step=30, steps=40, epoch=3, epochs=4)))
     assert not torch.equal(method.classifier.weight, before)
 
 
@@ -144,7 +144,8 @@ def test_clusters_are_kept_until_their_epochs_are_over():
     for epoch in range(4):
         features = blobs(INFO.samples, method.encoder.dim) + torch.randn(method.encoder.dim, generator=generator(epoch))
         features[epoch::7] *= 2
-        method.before_epoch(lambda f=features: f, Progress(step=epoch * 10, steps=40, epoch=epoch, epochs=4))
+        progress = Progress(step=epoch * 10, steps=40, epoch=epoch, epochs=4)
+        method.before_epoch(EpochView(lambda f=features: f, None, progress))
         found.append((method.assignments.clone(), method.classifier.weight.detach().clone()))
     for (before, old), (after, new), is_kept in zip(found, found[1:], (True, False, True), strict=False):
         assert torch.equal(before, after) == is_kept

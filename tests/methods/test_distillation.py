@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from eagleray.config import load_run
-from eagleray.contracts.batch import DataInfo, LabelledBatch
+from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray_methods.distillation import Distillation, distillation_loss, renormalised
@@ -75,7 +75,7 @@ def test_the_few_labels_are_weighed_in_as_in_equation_four(weight: float):
         loss = (1 - weight) * loss + weight * F.cross_entropy(logits[8:], batch.labelled.targets)
     torch.testing.assert_close(result.loss, loss)
     assert len(result.embeddings[0]) == 8
-    other = LabelledBatch(batch.labelled.views, (batch.labelled.targets + 1) % 3)
+    other = replace(batch.labelled, targets=(batch.labelled.targets + 1) % 3)
     changed = float(method(replace(batch, labelled=other), NOW).loss.detach())
     assert (changed == float(result.loss.detach())) is (weight == 0)  # then no label counts, and no view is made of one
     assert len(method.labelled_views) == (1 if weight else 0)

@@ -50,7 +50,7 @@ def test_fine_tuning_starts_with_no_opinion_and_with_the_heads_first_layer():
 def test_under_the_papers_recipe_lars_adapts_the_network_but_not_the_new_classifier():
     method = small("finetune").train()
     assert isinstance(method, Finetune)
-    recipe = Finetune.recipe
+    recipe = Finetune.recipes.paper
     optimizer = make_optimizer(method, recipe)
     rate = set_rates(optimizer, recipe, 1024, Progress(step=0, steps=10, epoch=0, epochs=1))
     assert rate == pytest.approx(0.005 * 1024**0.5)

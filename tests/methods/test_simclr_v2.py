@@ -13,7 +13,7 @@ from eagleray.blocks.losses import nt_xent
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from eagleray.runs.record import Record
-from eagleray.runs.trained import trained
+from eagleray.runs.restore import trained
 from eagleray_methods.simclr_v2 import SimCLRv2
 from method_cases import NOW, batch_of, small
 
@@ -129,7 +129,7 @@ def test_the_three_commands(typed: Any):
         run.rename(f"{run}-moved")
     places = [Path(f"{first}-moved"), Path(f"{second}-moved"), third]
     assert [exported(run, images).shape for run in places] == [(5, 64), (5, 24), (5, 64)]
-    held = load_checkpoint(checkpoints(places[1] / "checkpoints")[-1])["method"]
+    held = load_checkpoint(checkpoints(places[1])[-1])["method"]
     loader = runpy.run_path(str(places[1] / "artifacts/load_encoder.py"))
     with torch.no_grad():
         wanted = finetuned.encode(loader["prepare"](images))

@@ -129,8 +129,8 @@ def in_a_process(settings: Mapping[str, Any], directory: Path, log: Path) -> sub
     code = """
         import json, sys, pathlib
         from eagleray.config import Sweep, validated
-        from eagleray.ray_tune import sweep
-        from eagleray.signals import as_interrupts
+        from eagleray.ray_backend.sweep import sweep
+        from eagleray.runs.signals import as_interrupts
         as_interrupts()
         try:
             sweep(validated(Sweep, json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]))

@@ -48,7 +48,7 @@ def started(run: Run, directory: Path) -> Path:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+    return load_checkpoint(checkpoints(directory)[-1])["method"]
 
 
 def rows(directory: Path) -> list[dict[str, float]]:

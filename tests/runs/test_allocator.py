@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource, sys, torch
 from torch import nn
-from eagleray.memory import keep_freed_memory
+from eagleray.runs.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.ReLU())

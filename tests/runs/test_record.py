@@ -83,7 +83,7 @@ def test_a_line_cut_anywhere_costs_that_line_only(tmp_path):
 def test_a_killed_writer_leaves_every_row_that_it_appended(tmp_path):
     make(tmp_path)
     program = (
-        "import itertools\nfrom eagleray.record import Record\n"
+        "import itertools\nfrom eagleray.runs.record import Record\n"
         f"record = Record.open({str(tmp_path)!r})\n"
         "for step in itertools.count():\n    record.append(step, {'loss': 1 / (step + 1)})\n    print(step, flush=True)"
     )
@@ -241,7 +241,7 @@ def test_the_environment_names_versions_and_hardware(monkeypatch):
 
 def test_importing_record_and_tracking_loads_none_of_the_heavy_packages():
     program = (
-        "import sys, eagleray.runs.record, eagleray.tracking\neagleray.record.environment()\n"
+        "import sys, eagleray.runs.record, eagleray.tracking\neagleray.runs.record.environment()\n"
         "print(sorted({'torch', 'ray', 'mlflow', 'numpy', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

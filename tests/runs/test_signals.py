@@ -11,7 +11,7 @@ PROGRAM = textwrap.dedent("""
     import signal, sys
     for number in map(int, sys.argv[1].split()):
         signal.signal(number, signal.SIG_IGN)  # as a shell or nohup starts it
-    from eagleray.signals import as_interrupts
+    from eagleray.runs.signals import as_interrupts
     as_interrupts()
     try:
         print("ready", flush=True)

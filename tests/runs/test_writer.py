@@ -12,11 +12,11 @@ from eagleray.config import Run, load_run
 from eagleray.config.metrics import reported
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
-from eagleray.data.images import load_data
 from eagleray.loop import train
+from eagleray.runs.assemble import images_of
 from eagleray.runs.floors import Floor, floors, pixels
 from eagleray.runs.record import Record
-from eagleray.runs.restore import measured, on_test, reloaded
+from eagleray.runs.restore import evaluated, evaluated_on_test, restored
 from eagleray.runs.writer import recorded
 
 TINY = ["data.limit=160", "batch_size=40", "epochs=3", "encoder.width=8", "threads=1", "precision=fp32", "device=cpu"]
@@ -74,14 +74,14 @@ def test_a_diverged_run_is_recorded_as_failed(tmp_path: Path):
 def test_reloaded_weights_measure_as_the_run_itself_did(tmp_path: Path):
     run = run_of()
     *_, last = train(run, tmp_path)
-    again = measured(run, tmp_path)
+    again = evaluated(run, tmp_path)
     trained = {name: value for name, value in last.metrics.items() if not name.startswith("z_")}
     del trained["loss"]
     assert again == pytest.approx(trained, abs=1e-6)
     without = run_of("evaluate.test=false")
-    assert on_test(without, tmp_path) == {name: again[name] for name in ("test_knn", "test_linear")}
+    assert evaluated_on_test(without, tmp_path) == {name: again[name] for name in ("test_knn", "test_linear")}
     with pytest.raises(ConfigError, match="holds no checkpoint"):
-        reloaded(run, tmp_path / "elsewhere")
+        restored(run, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_reloaded_weights_measure_as_the_run_itself_did(tmp_path: Path):
 def test_the_numbers_of_a_run_are_known_before_it_starts(more: list[str], tmp_path: Path):
     run = run_of(*more, "epochs=1")
     *_, last = train(run, tmp_path)
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     known = reported(run, labels=data.train.labels is not None, validation=data.validation is not None)
     assert {name for name in last.numbers if not name.startswith("test_")} == known
 
@@ -118,7 +118,7 @@ def test_each_encoder_and_data_set_has_its_floors_once():
 def test_raw_pixels_are_judged_as_they_are():
     """Held against scikit-learn's neighbours on the pixels themselves."""
     run = run_of("evaluate.knn.k=1", "evaluate.linear.when=never")
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = images_of(run)
     assert data.validation is not None
     flat = []
     for images in (data.train, data.validation):

@@ -344,7 +344,7 @@ def test_what_a_person_put_into_the_trash_stays_there(tmp_path, database):
 
 def test_two_drivers_may_make_one_fresh_store(tmp_path):
     program = (
-        "import sys\nfrom eagleray.record import Record\nfrom eagleray.tracking import sync\n"
+        "import sys\nfrom eagleray.runs.record import Record\nfrom eagleray.tracking import sync\n"
         "record = Record.create(sys.argv[1], name='x', experiment='e', params={}, run={})\n"
         "print(sync(record, sys.argv[2]))"
     )

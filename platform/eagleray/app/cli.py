@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from eagleray.config import Run, Sweep, load_run, load_sweep, validated
+from eagleray.config import Sweep, load_run, load_sweep
 from eagleray.config.metrics import check_metric, metric_needs, mode_of, shipped
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
@@ -122,12 +122,11 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     record = Record.open(directory)
     if record.tags.get("kind") == "sweep":
         raise ConfigError(f"{directory} is a sweep; take one of its runs, such as {directory / 'trials'}/…")
-    from eagleray.app.launch import recorded_file
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import measured
+    from eagleray.runs.restore import evaluated, recorded_run
 
-    run = validated(Run, recorded_file(record.directory))
-    console.print(metrics_table(measured(run, record.directory), run))
+    run = recorded_run(record)
+    console.print(metrics_table(evaluated(run, record.directory), run))
 
 
 @app.command()

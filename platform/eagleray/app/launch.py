@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.metrics import meanings
@@ -21,11 +20,12 @@ from eagleray.loop import train
 from eagleray.report.analysis import Answer, answer, trials_of
 from eagleray.report.heatmap import draw
 from eagleray.report.text import csv_text, finding, markdown
-from eagleray.runs.checkpoint import checkpoints
+from eagleray.runs.assemble import assemble
+from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
-from eagleray.runs.restore import untrained
+from eagleray.runs.restore import recorded_run
 from eagleray.runs.writer import recorded
 from eagleray.tracking import Sender, store_uri
 
@@ -61,19 +61,13 @@ def newest_unfinished(folder: Path) -> Path:
     raise ConfigError(f"nothing unfinished lies in {folder}, so there is nothing to resume; leave --resume out")
 
 
-def recorded_file(directory: Path) -> dict[str, Any]:
-    """The run or sweep file that was kept when it started."""
-    return yaml.safe_load((directory / "run.yaml").read_text(encoding="utf-8"))
-
-
 def resumable_run(directory: Path, given: Mapping[str, Any]) -> Run:
     """The run that was started there.
 
     Raises:
         ConfigError: a setting given now is another one.
     """
-    kept = recorded_file(directory)
-    run = validated(Run, kept)
+    run = recorded_run(Record.open(directory))
     # As they read when they are resolved: a relative path is an absolute one by then.
     now, before = flat(validated(Run, given).file()), flat(run.file())
     _same(directory, {key: now[key] for key in flat(given) if key in before and key in now}, before)
@@ -88,7 +82,7 @@ def check_same_sweep(sweep: Sweep, directory: Path) -> None:
     """
     now, before = (
         flat({key: value for key, value in file.items() if key not in MAY_CHANGE})
-        for file in (sweep.model_dump(mode="json"), recorded_file(directory))
+        for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
     )
     _same(directory, {key: now.get(key) for key in {**before, **now}}, before)
 
@@ -110,7 +104,7 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
         Diverged: the loss is no number any more.
     """
     store_uri(run.tracking.uri)
-    data = untrained(run).judge.data  # whatever can be refused is refused here
+    data = assemble(run).data  # whatever can be refused is refused here
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(directory):
@@ -158,7 +152,7 @@ def launch_sweep(
         sender.add(parent)
         for child in parent.children():
             if child.tags.get("kind") != "floor":
-                _keep(validated(Run, recorded_file(child.directory)), child)
+                _keep(recorded_run(child), child)
         found = conclude(sweep, parent)
     return found, sender.message
 
@@ -246,9 +240,9 @@ def _keep(run: Run, record: Record) -> None:
     """What outlives a run: a picture of its views, its encoder, and where its checkpoint lies."""
     if not (record.artifacts / "views.png").exists():
         preview(run, record.artifacts / "views.png")
-    saved = checkpoints(record.directory / "checkpoints")
+    saved = newest_checkpoint(record.directory)
     if saved:
-        record.tag({"checkpoint": str(saved[-1].absolute())})
+        record.tag({"checkpoint": str(saved.absolute())})
     if saved and record.state == "finished":
         export(run, record.directory)
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from eagleray.blocks.schedules import cosine, warmup_cosine, warmup_steps
 from eagleray.contracts.batch import Progress
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.recipe import Recipe
 
 # Embeddings that are matrices, yet are places to start from and no weights to shrink.
@@ -17,19 +17,20 @@ _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer over two groups: weights, which decay, and all the rest, which does not.
+    """Return the recipe's optimizer; weights decay, all other parameters do not.
 
-    LARS leaves the second group its plain learning rate too (You et al. 2017, 1708.03888; as SimCLR and BYOL do), and
-    adapts that of the first whether or not it decays. Parts that the method names in `plain_lr` join the second group,
-    those in `constant_lr` make two more.
+    LARS adapts the learning rate of weights alone (You et al. 2017, 1708.03888; as SimCLR and BYOL do), whether or not
+    they decay. What the method says of its parts in `parameter_groups` holds for them.
     """
-    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
+    kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            is_constant, is_plain = _in(name, method.constant_lr), _in(name, method.plain_lr)
-            kinds.setdefault((is_constant, is_plain or not decays(name, parameter)), []).append(parameter)
+            group = own.get(parameter, ParameterGroup(method))
+            is_plain = not (group.decay and decays(name, parameter))
+            kinds.setdefault((group.schedule == "constant", is_plain, group.lr), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1]}
+        {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1], "factor": kind[2]}
         for kind in sorted(kinds)
     ]
     if recipe.name == "adamw":
@@ -47,12 +48,8 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim > 1 and not any(part in name for part in _POSITIONS)
 
 
-def _in(name: str, parts: tuple[str, ...]) -> bool:
-    return name.startswith(tuple(f"{part}." for part in parts))
-
-
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
-    """Puts the learning rate and weight decay of this step into the optimizer; returns the learning rate."""
+    """Put the learning rate and weight decay of this step into the optimizer; return the recipe's learning rate."""
     peak = recipe.peak_lr(batch_size)
     constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
     lr = (
@@ -63,6 +60,6 @@ def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: P
     final = recipe.weight_decay if recipe.final_weight_decay is None else recipe.final_weight_decay
     decay = cosine(recipe.weight_decay, final, progress.fraction)
     for group in optimizer.param_groups:
-        group["lr"] = constant if group["constant"] else lr
+        group["lr"] = (constant if group["constant"] else lr) * group["factor"]
         group["weight_decay"] = decay if group["decays"] else 0.0
     return lr

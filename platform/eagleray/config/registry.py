@@ -1,8 +1,8 @@
 """Methods, encoders and datasets by name: what each file declares, read from its source.
 
 `eagleray check`, `eagleray schema` and `--help` must answer at once, and importing torch takes seconds. So a
-file's declaration (docstring, `Config`, class variables) is read with `ast`: only the imports that cost
-nothing and the declaring statements of its one class are executed. `load` imports the file itself.
+declaration (docstring, `Config`, class variables) is read without importing its file, and checked against the
+contract, which is read in the same way. `load` imports the file itself.
 """
 
 import ast
@@ -10,16 +10,19 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from eagleray.config.mistakes import nearest, sentences
+from eagleray.config.recorded import settings_of
+from eagleray.config.source import Outline, Source, Unreadable, find_source
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.recipe import Recipe, Recipes
 
 Kind = Literal["method", "encoder", "data", "evaluator"]
 
@@ -29,27 +32,13 @@ _PACKAGES: dict[Kind, str] = {
     "data": "eagleray.datasets",
     "evaluator": "eagleray.evaluators",
 }
-_CONTRACTS: dict[Kind, tuple[str, ...]] = {
-    "method": ("Method",),
-    "encoder": ("Encoder", "TokenEncoder"),
-    "data": ("Dataset",),
-    "evaluator": ("Evaluator",),
+_CONTRACTS: dict[Kind, tuple[str, str]] = {
+    "method": ("eagleray.contracts.method", "Method"),
+    "encoder": ("eagleray.contracts.encoder", "Encoder"),
+    "data": ("eagleray.contracts.dataset", "Dataset"),
+    "evaluator": ("eagleray.contracts.evaluator", "Evaluator"),
 }
 WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset", "evaluator": "evaluator"}
-_NEEDED: dict[Kind, tuple[str, ...]] = {
-    "method": ("recipe", "small_recipe"),
-    "encoder": (),
-    "data": (),
-    "evaluator": ("metrics",),
-}
-_CHEAP = (
-    "pydantic",
-    "eagleray.contracts.ranges",
-    "eagleray.contracts.recipe",
-    "eagleray.contracts.errors",
-    "eagleray.contracts.evaluator",
-    *sys.stdlib_module_names,
-)
 
 
 @dataclass(frozen=True)
@@ -59,9 +48,10 @@ class Declaration:
     kind: Kind
     name: str  # what a user types
     module: str  # where it is imported from
+    class_name: str
     Config: type[BaseModel]
     doc: str
-    values: dict[str, Any]  # its class variables: labels, needs_tokens, recipe, …
+    values: dict[str, Any]  # the contract's class variables: needs, recipes, names, …
     about: str = ""  # what its file says at its top: the paper, and what differs from it
 
     @property
@@ -75,13 +65,22 @@ class Declaration:
         return [name for name, field in self.Config.model_fields.items() if field.is_required()]
 
     @property
+    def needs(self) -> frozenset[str]:
+        """What a method cannot do without."""
+        return self.values.get("needs", frozenset())
+
+    @property
     def needs_run(self) -> bool:
         """Whether it works on what another run has trained, which is all that is ever required of a method."""
-        return bool(self.required or self.values.get("needs_trained"))
+        return bool(self.required or "trained_encoder" in self.needs)
 
     def load(self) -> type:
-        """The class itself; imports its file, and with it torch."""
-        return _the_class(importlib.import_module(self.module), self.kind)
+        """Return the class itself; imports its file, and with it torch."""
+        return getattr(importlib.import_module(self.module), self.class_name)
+
+    def real(self, config: BaseModel) -> BaseModel:
+        """Return settings as an instance of the real class's Config; nothing is validated a second time."""
+        return settings_of(self.load().Config, config.model_dump(mode="json"))
 
 
 def find(kind: Kind, name: str) -> Declaration:
@@ -114,84 +113,140 @@ def declared(kind: Kind) -> dict[str, Declaration]:
 
 @cache
 def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
-    path = _source(kind, module)
+    source = _source(kind, module)
+    with _telling(str(source.path)):
+        outline = _the_class(source, kind)
+        values, config = dict(_values(outline, _contract(kind))), _config(outline)
+        if "recipes" in values:
+            _check_settings(values["recipes"], config)
+    about = ast.get_docstring(source.tree) or ""
+    return Declaration(kind, name or module, module, outline.__name__, config, outline.__doc__ or "", values, about)
+
+
+def _source(kind: Kind, module: str) -> Source:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        source = find_source(module)
     except SyntaxError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from error
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and _implements(node, kind)]
-    if len(classes) != 1:
-        raise ConfigError(f"{path} must define exactly one {_CONTRACTS[kind][0]}, and defines {len(classes)}")
-    shell = _execute(tree, classes[0], path, f"_declared_{module.replace('.', '_')}")
-    values = {k: v for k, v in vars(shell).items() if not k.startswith("_") and k != "Config"}
-    if missing := [each for each in _NEEDED[kind] if each not in values]:
-        raise ConfigError(f"{path}: {shell.__name__} declares no {' and no '.join(missing)}")
-    config = getattr(shell, "Config", None) or type("Config", (BaseModel,), {}, frozen=True, extra="forbid")
-    about = ast.get_docstring(tree) or ""
-    return Declaration(kind, name or module, module, config, shell.__doc__ or "", values, about)
-
-
-def _source(kind: Kind, module: str) -> Path:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    if source is None:
         raise ConfigError(f"there is no {WORDS[kind]} {module!r}: no such module can be imported from here")
-    return Path(spec.origin)
+    return source
 
 
-def _implements(node: ast.ClassDef, kind: Kind) -> bool:
-    names = [base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in node.bases]
-    return any(name in _CONTRACTS[kind] for name in names)
-
-
-def _execute(tree: ast.Module, node: ast.ClassDef, path: Path, name: str) -> type:
-    """Runs the cheap imports, the constants and the declaring part of the class: no torch, no base class."""
-    shell = ast.parse(f"class {node.name}: ...").body[0]
-    assert isinstance(shell, ast.ClassDef)
-    shell.body = [s for s in node.body if _declares(s)] or shell.body
-    imports = [s for s in tree.body if _is_cheap_import(s)]
-    code = ast.fix_missing_locations(ast.Module(body=[*imports, shell], type_ignores=[]))
-    module = ModuleType(name)
-    sys.modules[name] = module  # pydantic looks names up in a class's module
+@contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Turn whatever goes wrong in reading a file into a sentence that names it."""
     try:
-        exec(compile(code, str(path), "exec"), module.__dict__)
-    except NameError as error:
+        yield
+    except Unreadable as reason:
         raise ConfigError(
-            f"{path}: the declaration of {node.name} uses {error.name!r}; a Config and class variables may "
-            "use literals, the standard library, pydantic, eagleray.contracts.ranges and .recipe alone"
-        ) from error
+            f"{path}: the declaration uses {reason}; the Config and the class variables of the contract are read "
+            "without torch, from the standard library, pydantic, numpy, eagleray.contracts and the file's own package"
+        ) from reason
+    except ValidationError as error:
+        said = "; ".join(sentences(error.errors(), {**Recipe.model_fields, **Recipes.model_fields}))
+        raise ConfigError(f"{path}: {error.title}: {said}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except Exception as error:
-        raise ConfigError(f"{path}: the declaration of {node.name} cannot be read: {error}") from error
-    return module.__dict__[node.name]
+        raise ConfigError(f"{path}: the declaration cannot be read: {error}") from error
 
 
-def _declares(statement: ast.stmt) -> bool:
-    is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    is_config = isinstance(statement, ast.ClassDef) and statement.name == "Config"
-    is_value = isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
-    return is_docstring or is_config or is_value
+@dataclass(frozen=True)
+class Contract:
+    """What the class of a kind declares, as its contract's own source says."""
+
+    outline: Outline
+    types: dict[str, TypeAdapter]  # of its class variables
+    names: frozenset[str]  # all that it defines
 
 
-def _is_cheap_import(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.ImportFrom):
-        return statement.module != "__future__" and _is_cheap(statement.module or "")
-    return isinstance(statement, ast.Import) and all(_is_cheap(alias.name) for alias in statement.names)
+@cache
+def _contract(kind: Kind) -> Contract:
+    module, name = _CONTRACTS[kind]
+    source = find_source(module)
+    assert source is not None
+    outline = source.names.outlined(name)
+    annotated = {
+        statement.target.id: statement.annotation
+        for statement in outline.node_.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }
+    types = {
+        name: TypeAdapter(get_args(source.names.evaluated(annotation))[0])
+        for name, annotation in annotated.items()
+        if ast.unparse(annotation).startswith("ClassVar[")
+    }
+    return Contract(outline, types, frozenset({*annotated, *outline.names_.statements}))
 
 
-def _is_cheap(module: str) -> bool:
-    return module in _CHEAP or module.partition(".")[0] in _CHEAP
+def _the_class(source: Source, kind: Kind) -> Outline:
+    """Return the one class of a file that fulfils the contract; those that it builds on do not count."""
+    contract, found, missing = _contract(kind).outline, list[Outline](), list[str]()
+    for node in [each for each in source.tree.body if isinstance(each, ast.ClassDef)]:
+        bases = source.names.bases(node)
+        missing += [f"; {node.name} builds on {base}" for base in bases if isinstance(base, Unreadable)]
+        if any(isinstance(base, Outline) and issubclass(base, contract) for base in bases):
+            found.append(source.names.value(node.name))
+    last = [one for one in found if not any(issubclass(other, one) for other in found if other is not one)]
+    if len(last) == 1:
+        return last[0]
+    names = "".join(f"{', ' if number else ': '}{one.__name__}" for number, one in enumerate(last))
+    why = "".join(missing) if not last else ""
+    raise ConfigError(f"must define exactly one {contract.__name__}, and defines {len(last)}{names}{why}")
 
 
-def _the_class(module: ModuleType, kind: Kind) -> type:
-    """The one class of a file that fulfils the contract (imported contracts and neighbours do not count)."""
-    own = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and value.__module__ == module.__name__
-        and any(parent.__name__ in _CONTRACTS[kind] for parent in value.__mro__[1:])
-    ]
-    assert len(own) == 1, f"{module.__name__} was read as defining one {kind}, and defines {own}"
-    return own[0]
+def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
+    """Yield the contract's class variables as a class declares them."""
+    for each in outline.__mro__:
+        if isinstance(each, Outline) and each not in contract.outline.__mro__:
+            _check_names(each, contract)
+    for name, adapter in contract.types.items():
+        if not hasattr(outline, name):
+            raise ConfigError(f"{outline.__name__} declares no {name}")
+        value = getattr(outline, name)
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            is_model = any(each["type"] == "model_type" for each in error.errors())
+            wanted = f"{name} must be {name.title()}(…), not {value!r}"
+            said = [wanted] if is_model else sentences(error.errors(), {}, name)
+            raise ConfigError(f"{outline.__name__}: {'; '.join(said)}") from error
+        yield name, value
+
+
+def _check_names(outline: Outline, contract: Contract) -> None:
+    """Refuse a class variable whose name is nearly one of the contract's."""
+    words = {"Config": "Config", **dict.fromkeys(contract.types)}
+    if "recipes" in words:
+        words |= {field: f"recipes=Recipes({field}=…)" for field in Recipes.model_fields}
+    for name, statements in outline.names_.statements.items():
+        is_value = isinstance(statements[0], ast.Assign | ast.AnnAssign | ast.ClassDef)
+        near = difflib.get_close_matches(name, words, 1, 0.6)
+        if is_value and near and not name.startswith("_") and name not in contract.names:
+            raise ConfigError(
+                f"{outline.__name__} declares {name}, which nothing reads; did you mean {words[near[0]] or near[0]}? "
+                f"(a name of your own: _{name})"
+            )
+
+
+def _config(outline: Outline) -> type[BaseModel]:
+    config = outline.Config
+    if isinstance(config, Outline) and config.missing_:
+        raise config.missing_[0]
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        said = f"the Config of {outline.__name__} is no pydantic model"
+        raise ConfigError(f'{said}; write class Config(BaseModel, frozen=True, extra="forbid")')
+    if config.model_config.get("extra") != "forbid":
+        said = f"the Config of {outline.__name__} would take misspelt settings in silence"
+        raise ConfigError(f'{said}; write class Config(…, frozen=True, extra="forbid")')
+    config.model_rebuild()  # says which name of an annotation is not known, if one is
+    return config
+
+
+def _check_settings(recipes: Recipes, config: type[BaseModel]) -> None:
+    for key in recipes.small_settings:
+        if key not in config.model_fields:
+            raise ConfigError(
+                f"small_settings has {key}, and Config has no such setting{nearest(key, config.model_fields)}"
+            )

@@ -1,6 +1,6 @@
 """Everything that defines a run, validated before anything starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from pydantic.fields import FieldInfo
 
 from eagleray.config.mistakes import booleans, sentences, wrong
-from eagleray.config.nested import merged, parse_override, read_tree
+from eagleray.config.nested import CHOSEN, branch, merged, parse_override, read_tree
 from eagleray.config.registry import Declaration, Kind, find
 from eagleray.config.sections import (
     Augment,
@@ -26,9 +26,11 @@ from eagleray.config.sections import (
 )
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import IntRange, is_range
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 Model = TypeVar("Model", bound=BaseModel)
+
+LABELS = {"labels", "only_labels"}  # what a method may need of them
 
 
 class Run(Strict, frozen=True):
@@ -67,34 +69,35 @@ class Run(Strict, frozen=True):
     def _defaults(cls, given: Any) -> Any:
         """What follows from the method: its encoder, its recipe, its labels."""
         given = {**given, **_named(given)}
-        method = find("method", str(given["method"]["name"])).values
+        method = find("method", str(given["method"]["name"]))
+        recipes: Recipes = method.values["recipes"]
         small = given.get("recipe", "small") == "small"
         if small:
-            given["method"] = {**method.get("small_settings", {}), **given["method"]}
+            given["method"] = {**recipes.small_settings, **given["method"]}
         if isinstance(given.setdefault("optimizer", {}), Mapping):
-            recipe = method["small_recipe" if small else "recipe"].model_dump()
+            recipe = (recipes.small if small else recipes.paper).model_dump()
             given["optimizer"] = {**recipe, **_used(given["optimizer"], recipe)}
-        if method.get("labels", "none") != "none":
-            ratio = {"ratio": 1} if method["labels"] == "only" else {}
+        if method.needs & LABELS:
+            ratio = {"ratio": 1} if "only_labels" in method.needs else {}
             labels = given.get("labels")
             given["labels"] = {**ratio, **labels} if isinstance(labels, Mapping) else (labels or ratio)
         return given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        method, encoder = self.method.declaration.values, self.encoder.declaration.values
-        if method.get("needs_tokens") and not encoder.get("has_tokens"):
+        needs = self.method.declaration.needs
+        if "tokens" in needs and not self.encoder.declaration.values["has_tokens"]:
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny"
             )
-        if method.get("needs_trained") and self.encoder.name != "pretrained":
+        if "trained_encoder" in needs and self.encoder.name != "pretrained":
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} goes on from a trained run; take encoder=pretrained "
                 f"encoder.run=DIRECTORY"
             )
-        if self.labels is not None and method.get("labels", "none") == "none":
+        if self.labels is not None and not needs & LABELS:
             raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
-        if self.labels is not None and method["labels"] == "only" and self.labels.ratio != 1:
+        if self.labels is not None and "only_labels" in needs and self.labels.ratio != 1:
             raise wrong(
                 f"labels.ratio={self.labels.ratio}: {self.method.name} sees no unlabelled images, a step has "
                 f"batch_size={self.batch_size} labelled ones; leave it out"
@@ -127,10 +130,49 @@ def load_run(file: Path | None, overrides: list[str]) -> Run:
     return validated(Run, merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides))))
 
 
-def validated(model: type[Model], tree: Mapping[str, Any]) -> Model:
-    """The model, or a ConfigError in which each mistake is a line of its own."""
+def read_run(file: Mapping[str, Any]) -> Run:
+    """Return the run that `Run.file` wrote down; validators of a method's own Config do not run a second time.
+
+    Raises:
+        ConfigError: as `load_run`.
+    """
+    return validated(Run, file, _settings_in(file))
+
+
+def changed(run: Run, values: Mapping[str, Any]) -> Run:
+    """Return the same run but for some of its dotted keys, whose values are validated as typed ones.
+
+    Raises:
+        ConfigError: as `load_run`.
+    """
+    file, given = run.file(), merged(*(branch(key, value) for key, value in values.items()))
+    tree, typed = merged(file, given), _settings_in(given)
+    kept = {
+        section: keys & _settings_in(file)[section] - typed[section] for section, keys in _settings_in(tree).items()
+    }
+    return validated(Run, tree, kept)
+
+
+def _settings_in(tree: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The keys of the sections whose settings are declared by a file of their own."""
+    return {section: set(tree.get(section, {})) for section in CHOSEN}
+
+
+def validated(
+    model: type[Model], tree: Mapping[str, Any], recorded: Mapping[str, Collection[str]] | None = None
+) -> Model:
+    """Return the model.
+
+    Args:
+        model: what the tree is to be.
+        tree: as it is read from a file or typed.
+        recorded: section -> keys whose values have been validated before.
+
+    Raises:
+        ConfigError: each mistake is a line of its own.
+    """
     try:
-        found, mistakes = model.model_validate(tree), []
+        found, mistakes = model.model_validate(tree, context=recorded), []
     except ValidationError as error:
         found, mistakes = None, error.errors()
     known = run_keys(tree) if model is Run else model.model_fields
@@ -178,8 +220,8 @@ def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Method, encoder and data of a tree, each a mapping with a name: the default one where none is given."""
     method = _with_name(tree.get("method"), "simclr")
     known = _known("method", method["name"])
-    needs = known.values if known else {}
-    encoder = "pretrained" if needs.get("needs_trained") else "vit_tiny" if needs.get("needs_tokens") else "convnet"
+    needs = known.needs if known else ()
+    encoder = "pretrained" if "trained_encoder" in needs else "vit_tiny" if "tokens" in needs else "convnet"
     return {
         "method": method,
         "encoder": _with_name(tree.get("encoder"), encoder),

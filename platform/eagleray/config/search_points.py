@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.config.nested import branch, merged
-from eagleray.config.run import Run, validated
+from eagleray.config.run import Run, changed
 from eagleray.config.sweep import Sweep
 from eagleray.contracts.ranges import Choice, Range, sample
 
@@ -45,11 +44,6 @@ def as_trial(sweep: Sweep, run: Run) -> Run:
         own["checkpoints.every_epochs"] = 1
         own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
     return changed(run, own)
-
-
-def changed(run: Run, values: Mapping[str, Any]) -> Run:
-    """The same run but for some of its dotted keys."""
-    return validated(Run, merged(run.file(), *(branch(key, value) for key, value in values.items())))
 
 
 def points(sweep: Sweep) -> list[Point]:

@@ -1,6 +1,6 @@
 """The sections of a run file, and how a method, an encoder or a source of images is chosen by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,17 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     create_model,
     model_serializer,
     model_validator,
 )
 
-from eagleray.config.mistakes import nested
+from eagleray.config.mistakes import nested, wrong
+from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import When
+from eagleray.contracts.metric import When
 from eagleray.contracts.ranges import Uniform
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -49,14 +51,15 @@ class Chosen(BaseModel, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_flat(cls, value: Any) -> Any:
+    def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
         declaration = find(cls.kind, str(flat.pop("name")))
-        return {"name": declaration.name, **cls._parts(declaration, flat)}
+        recorded = (info.context or {}).get(cls.kind, ())
+        return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
-        return {"config": _settings(declaration.Config, flat, declaration)}
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
+        return {"config": _own(declaration, flat, recorded)}
 
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
@@ -115,9 +118,9 @@ class DataChoice(Chosen, frozen=True):
     settings: DataSettings
 
     @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any]) -> dict[str, Any]:
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
         shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
-        config = _settings(declaration.Config, flat, declaration)
+        config = _own(declaration, flat, recorded)
         return {"config": config, "settings": _settings(DataSettings, shared, declaration)}
 
     @model_serializer(mode="plain")
@@ -198,9 +201,14 @@ class Evaluate(Strict, frozen=True):
     @classmethod
     def _whole(cls, given: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
         """Validate with the sections of all evaluators."""
-        if cls is Evaluate and isinstance(given, Mapping):
-            return evaluate_with(given.get("also", ())).model_validate(given)
-        return handler(given)
+        if cls is not Evaluate or not isinstance(given, Mapping):
+            return handler(given)
+        found = evaluate_with(given.get("also", ())).model_validate(given)
+        for name in found.evaluators:
+            settings = getattr(found, name)
+            if type(settings).model_validate(settings.model_dump(mode="json")) != settings:
+                raise wrong(f"evaluate.{name}: a validator of its Config changes what a run file gives back")
+        return found
 
 
 def evaluate_with(also: Any) -> type[Evaluate]:
@@ -220,7 +228,7 @@ def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
     """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
-    default = one.values.get("when", "always")
+    default = one.values["when"]
     return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 
@@ -260,9 +268,22 @@ class Tracking(Strict, frozen=True):
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
 
 
-def _settings(model: type[Model], given: Mapping[str, Any], owner: Declaration) -> Model:
+def _own(declaration: Declaration, given: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
+    """The settings of a method, an encoder or a source, which a run file must be able to keep."""
+    config = _settings(declaration.Config, given, declaration, recorded)
+    if unkept := lost(config):
+        raise wrong(
+            f"{declaration.kind}={declaration.name}: what its Config makes of {', '.join(unkept)} is not what a run "
+            "file gives back; annotate it with the type that it has in the end, and let no validator change it twice"
+        )
+    return config
+
+
+def _settings(
+    model: type[Model], given: Mapping[str, Any], owner: Declaration, recorded: Collection[str] = ()
+) -> Model:
     try:
-        return model.model_validate(given)
+        return settings_of(model, given, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
         others = declared(owner.kind).values()

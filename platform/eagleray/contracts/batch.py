@@ -1,5 +1,6 @@
 """What passes between the loop and a method: facts about the data, batches, progress, and the result of a step."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -30,6 +31,11 @@ class Progress:
     epochs: int
 
     @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+    @property
     def fraction(self) -> float:
         """Share of the training done, from 0 to 1."""
         return self.step / max(1, self.steps)
@@ -42,10 +48,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Labelled images beside the unlabelled ones, or alone; only a method that says so in `labels` ever gets them."""
+    """Labelled images beside the unlabelled ones, or alone; only a method that needs labels ever gets them."""
 
     views: list[Tensor]  # each [M, C, H, W]
     targets: Tensor  # [M] int64
+    indices: Tensor  # [M] int64: each image's place in the training set, the same under any sharding
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,18 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class EpochView:
+    """What a method may know of the whole training set before an epoch."""
+
+    embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order that `indices` count in
+    labelled: tuple[Tensor, Tensor] | None  # indices [L] and targets [L] of the labelled images; None: it needs none
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What one step of a method returns."""
 
     loss: Tensor  # scalar, carries the gradient
     embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them
-    metrics: dict[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)  # scalars, those the method declares

@@ -46,11 +46,14 @@ class Dataset:
         config: this class's own `Config`.
     """
 
-    Config: ClassVar[type[BaseModel]]  # the source's own settings; no name that `DataSettings` has
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """The source's own settings; no name that `DataSettings` has."""
+
+    config: BaseModel  # a source writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
     decoding: Decoding = Decoding()
 
-    def __init__(self, name: str, config: Any):
+    def __init__(self, name: str, config: BaseModel):
         self.name = name
         self.config = config
 

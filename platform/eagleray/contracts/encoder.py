@@ -1,6 +1,6 @@
 """The contract an encoder fulfils: images in, one vector an image out."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ class Encoder(nn.Module):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """The encoder's own settings."""
 
+    config: BaseModel  # an encoder writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
     start: ClassVar[str] = "random init"  # two words for what it is before any training, under which its floor is shown
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
     dim: int  # width of the features
     patch_size: int = 1  # side in pixels of the patches that an image is cut into; 1: it is not cut
 
-    def __init__(self, name: str, config: Any, image_size: int, channels: int):
+    def __init__(self, name: str, config: BaseModel, image_size: int, channels: int):
         super().__init__()
         self.name, self.config = name, config
 

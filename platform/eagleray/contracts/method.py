@@ -1,22 +1,37 @@
 """The contract a method fulfils. Who writes a method reads this file and one neighbour, nothing else.
 
 A method is one class in one file of `methods/eagleray_methods/`; the file's name is the method's name. Its nested
-`Config` and its class variables are read from the SOURCE (see `config/registry.py`), so that `eagleray check` and
-`eagleray methods` need no torch: they may use literals, pydantic, `contracts.ranges` and `contracts.recipe` only.
+`Config` and its class variables are read from the SOURCE (`config/registry.py`), so that `eagleray check` and
+`eagleray methods` answer without torch: they may use whatever in the file, or beside it, can be read without torch.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipes
 from eagleray.contracts.seeds import generator
 from eagleray.contracts.view import View
+
+# tokens: an encoder that is open to masked patches (a ViT); trained_encoder: that of a finished run
+# (encoder=pretrained); labels: a few labelled images beside all others; only_labels: labelled images alone.
+Need = Literal["tokens", "trained_encoder", "labels", "only_labels"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """A part of a method that trains in its own way. Biases and norms never decay, in any group."""
+
+    module: nn.Module
+    lr: float = 1.0  # factor on the learning rate
+    decay: bool = True  # False: trained as biases are, without decay, and LARS does not adapt the rate
+    schedule: Literal["recipe", "constant"] = "recipe"  # constant: after the warm-up the rate stays at its peak
 
 
 class Method(nn.Module):
@@ -31,18 +46,12 @@ class Method(nn.Module):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """This method's hyperparameters, each with default, meaning and range on one line."""
 
-    labels: ClassVar[Literal["none", "partial", "only"]] = "none"  # "only": no view of an unlabelled image either
-    needs_tokens: ClassVar[bool] = False  # True: works on a ViT's patches (an encoder with .tokens)
-    needs_trained: ClassVar[bool] = False  # True: goes on from a trained run's network (encoder=pretrained)
-    needs_large_batch: ClassVar[bool] = False  # True: an image is told from those of its batch; the more, the better
-    constant_lr: ClassVar[tuple[str, ...]] = ()  # its parts whose learning rate stays at the peak after the warm-up
-    plain_lr: ClassVar[tuple[str, ...]] = ()  # its parts trained as biases are: no decay, LARS leaves their rate alone
+    config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
+    needs: ClassVar[frozenset[Need]] = frozenset()
     metrics: ClassVar[dict[str, str]] = {}  # numbers of its own that a step returns: short name -> meaning
-    recipe: ClassVar[Recipe]  # how the paper trains it; Config holds the paper's defaults
-    small_recipe: ClassVar[Recipe]  # how it is trained on some 10,000 images of 32 pixels for tens of epochs
-    small_settings: ClassVar[dict[str, Any]] = {}  # what of Config differs there
+    recipes: ClassVar[Recipes]
 
-    def __init__(self, encoder: Encoder, config: Any, data: DataInfo):
+    def __init__(self, encoder: Encoder, config: BaseModel, data: DataInfo):
         super().__init__()
         self.encoder = encoder
         self.config = config
@@ -74,8 +83,12 @@ class Method(nn.Module):
         """The loss of one step. It must be `forward`: DistributedDataParallel synchronises only through it."""
         raise NotImplementedError
 
-    def before_epoch(self, embed: Callable[[], Tensor], progress: Progress) -> None:
-        """Once an epoch: clustering, graphs. `embed()` encodes all training images, [samples, D] in dataset order."""
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Return the parts that train otherwise than the recipe says; by default none."""
+        return ()
+
+    def before_epoch(self, epoch: EpochView) -> None:
+        """Prepare an epoch: clusters, graphs."""
 
     def before_step(self, progress: Progress) -> None:
         """After the backward pass and the clipping, before the optimizer: cancel gradients."""

@@ -1,6 +1,6 @@
 """How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Knows no torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -8,7 +8,7 @@ from eagleray.contracts.ranges import LogUniform
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """Each method brings two, `paper` and `small`; the `optimizer` section of a run file overrides single keys."""
+    """One way to train; the `optimizer` section of a run file overrides single keys."""
 
     name: Annotated[Literal["adamw", "sgd", "lars"], Field(description="optimizer; LARS is timm's")] = "adamw"
     lr: Annotated[
@@ -48,3 +48,14 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """Learning rate after warm-up, for a global batch (Goyal et al. 2017, arXiv 1706.02677, for linear)."""
         ratio = batch_size / 256
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling]
+
+
+SMALL = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
+
+
+class Recipes(BaseModel, frozen=True, extra="forbid"):
+    """The two ways in which a method is trained: `recipe=paper` and `recipe=small`."""
+
+    paper: Recipe  # as its authors train it; the method's Config holds their settings
+    small: Recipe = SMALL  # on some 10,000 images of 32 pixels, for tens of epochs
+    small_settings: dict[str, Any] = {}  # what of Config differs there

@@ -31,4 +31,4 @@ class Report:
     @property
     def done(self) -> bool:
         """Whether the run is complete."""
-        return self.epoch_ended and self.progress.step == self.progress.steps
+        return self.epoch_ended and self.progress.done

@@ -1,21 +1,67 @@
-"""Random numbers as functions of what they are for: no generator has to be saved, or agreed on by workers."""
+"""Random numbers as functions of what they are for: no generator has to be saved, or agreed on by workers.
+
+Every draw of a run starts from its seed, through one of these functions. Torch's are seeded with a hash of their
+numbers, since the streams of neighbouring seeds would else be near each other; numpy mixes its numbers by itself.
+"""
 
 import hashlib
+import random
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Stream(IntEnum):
+    """What numpy's numbers of a seed are for: it must not shuffle, split and pick labels by the same ones."""
+
+    EPOCH = 1  # the order of the training images
+    LABELLED = 2  # the order of the labelled ones
+    TEST = 11  # which images are held out as the test part
+    VALIDATION = 12
+    LIMIT = 13  # which images `data.limit` keeps
+    PICK = 14  # which images keep their labels
 
 
 def seed_all(*parts: int) -> None:
-    """Seeds torch's global generators from a tuple. Called before every step, so that no random state is carried."""
+    """Seed torch's global generators from a tuple. Called before every step, so that no random state is carried."""
+    import torch
+
     torch.manual_seed(_hashed(parts))
 
 
-def generator(*parts: int) -> torch.Generator:
-    """A generator of its own, on the CPU, from a tuple: the same on every worker that names the same numbers."""
-    return torch.Generator().manual_seed(_hashed(parts))
+def seed_weights(seed: int) -> None:
+    """Seed torch's global generators for the first weights of a network: with the seed itself, as torch scripts do."""
+    import torch
+
+    torch.manual_seed(seed)
 
 
-def _hashed(parts: tuple[int, ...]) -> int:
-    """A hash: the seeds of neighbouring tuples would else be near each other."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+def generator(*parts: int, purpose: str = "") -> "torch.Generator":
+    """Return a torch generator on the CPU, made from a tuple: the same on every worker that names the same numbers.
+
+    Args:
+        parts: usually the run's seed and a step or an epoch.
+        purpose: keeps apart what is drawn from equal numbers; at most 16 characters.
+    """
+    import torch
+
+    return torch.Generator().manual_seed(_hashed(parts, purpose))
+
+
+def numpy_generator(*parts: int) -> np.random.Generator:
+    """Return a numpy generator made from a tuple, which begins with a `Stream` where one seed feeds several."""
+    return np.random.default_rng(parts)
+
+
+def python_generator(seed: int) -> random.Random:
+    """Return a generator of Python's own, for draws without numpy."""
+    return random.Random(seed)
+
+
+def _hashed(parts: tuple[int, ...], purpose: str = "") -> int:
+    digest = hashlib.blake2b(repr(tuple(map(int, parts))).encode(), digest_size=8, person=purpose.encode()).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -20,10 +20,11 @@ from pydantic import BaseModel
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.seeds import Stream
 from eagleray.data.cache import cache_folder, digest, locked, read_array, write_array, written_whole
 from eagleray.data.decode import Bad, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
-from eagleray.data.splits import TEST, held_out
+from eagleray.data.splits import held_out
 
 FORMAT = 1  # of the cache: to be raised by whoever changes what it holds or how images are decoded
 TEST_SHARE = 0.2  # held out of a source that brings no test part; the same images for every seed
@@ -197,7 +198,7 @@ def _arranged(parts: dict[PartName, Part], fine: np.ndarray, dataset: Dataset) -
     if "train" not in rows:
         raise ConfigError(f"{dataset.name} holds no image to train on")
     if "test" not in rows:
-        held = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (TEST,))
+        held = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (Stream.TEST,))
         _move(rows, labels, held)
     if "unlabelled" in rows:
         _join_training(rows, labels)

@@ -13,9 +13,10 @@ from eagleray.config.sections import DataSettings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.seeds import Stream
 from eagleray.data.archive import Archive, open_archive
 from eagleray.data.pixels import Pixels, Stored
-from eagleray.data.splits import LIMIT, VALIDATION, balanced, drawn, held_out
+from eagleray.data.splits import balanced, drawn, held_out
 
 
 class Images:
@@ -83,7 +84,8 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     Raises:
         ConfigError: images are missing, damaged, or too few.
     """
-    dataset: Dataset = find("data", name).load()(name, config)
+    source = find("data", name)
+    dataset: Dataset = source.load()(name, source.real(config))
     archive = open_archive(dataset, settings)
     everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
     assert everything is not None, "an archive has a training part"
@@ -104,11 +106,11 @@ def _held_out(
 ) -> tuple[Images, Images | None]:
     """Train and validation. A source that brings its own validation part keeps it."""
     if validation is None:
-        held = held_out(len(train), train.labels, settings.validation, (VALIDATION, seed))
+        held = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
         validation = train.only(held) if len(held) else None
         train = train.only(np.delete(np.arange(len(train)), held))
     if settings.limit is not None:
-        train = train.only(drawn(len(train), settings.limit, (LIMIT, seed)))
+        train = train.only(drawn(len(train), settings.limit, (Stream.LIMIT, seed)))
     return train, validation
 
 

@@ -11,7 +11,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
 from eagleray.contracts.method import Method
-from eagleray.data.images import Data
+from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
@@ -35,8 +35,13 @@ class BatchLoader:
         # Convolutions are faster on images whose channels lie together; a ViT cuts patches and does not care.
         self.layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
         # The few labelled images are decoded once: every step asks for some of them.
-        chosen = data.labelled(run.labels.per_class, run.seed) if run.labels else None
-        self.labelled = None if chosen is None else data.train.only(chosen.numpy()).in_memory()
+        self.labelled: Images | None = None
+        self.labelled_set: tuple[Tensor, Tensor] | None = None  # their places [L] in the training set, and classes [L]
+        if run.labels:
+            places = data.labelled(run.labels.per_class, run.seed)
+            self.labelled = data.train.only(places.numpy()).in_memory()
+            assert self.labelled.labels is not None
+            self.labelled_set = places.to(device), torch.from_numpy(self.labelled.labels).to(device)
         self.steps_per_epoch = len(data.train) // run.batch_size
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -65,13 +70,14 @@ class BatchLoader:
         return [self._laid(view) for view in made]
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
-        if self.labelled is None or self.labelled.labels is None or self.run.labels is None:
+        if self.labelled is None or self.labelled_set is None or self.run.labels is None:
             return None
         size = self.run.batch_size // self.run.labels.ratio // world * world
-        places = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
-        images = next(self.labelled.batches([places]))
+        chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+        images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
-        return LabelledBatch(views, torch.from_numpy(self.labelled.labels)[places].to(self.device))
+        places, classes = (each[chosen.to(self.device)] for each in self.labelled_set)
+        return LabelledBatch(views, targets=classes, indices=places)
 
     def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
         images = images.to(self.device, non_blocking=True)

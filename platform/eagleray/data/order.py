@@ -5,9 +5,7 @@ import torch
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
-
-# Keeps the streams of a seed apart: it must not shuffle, split and pick labels by the same numbers.
-_EPOCH, _LABELLED = 1, 2
+from eagleray.contracts.seeds import Stream, numpy_generator
 
 
 def epoch_order(samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
@@ -32,7 +30,7 @@ def epoch_order(samples: int, batch_size: int, seed: int, epoch: int, rank: int 
     if batch_size > samples:
         raise ConfigError(f"batch_size={batch_size} is larger than the {samples} training images")
     steps = samples // batch_size
-    order = np.random.default_rng((_EPOCH, seed, epoch)).permutation(samples)
+    order = numpy_generator(Stream.EPOCH, seed, epoch).permutation(samples)
     batches = torch.from_numpy(order[: steps * batch_size]).view(steps, batch_size)
     return list(batches[:, _share(batch_size, rank, world)])
 
@@ -59,7 +57,7 @@ def labelled_order(indices: Tensor, batch_size: int, seed: int, step: int, rank:
         raise ConfigError("there is no labelled image to train on")
     # The rounds that this batch is in.
     first, last = step * batch_size // samples, ((step + 1) * batch_size - 1) // samples
-    rounds = [np.random.default_rng((_LABELLED, seed, r)).permutation(samples) for r in range(first, last + 1)]
+    rounds = [numpy_generator(Stream.LABELLED, seed, r).permutation(samples) for r in range(first, last + 1)]
     start = step * batch_size - first * samples
     batch = np.concatenate(rounds)[start : start + batch_size]
     return indices[torch.from_numpy(batch[_share(batch_size, rank, world)])]

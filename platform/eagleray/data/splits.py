@@ -3,9 +3,7 @@
 import numpy as np
 
 from eagleray.contracts.errors import ConfigError
-
-# Keeps the streams of one seed apart, from each other and from those of `order.py`.
-TEST, VALIDATION, LIMIT, PICK = 11, 12, 13, 14
+from eagleray.contracts.seeds import Stream, numpy_generator
 
 
 def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tuple[int, ...]) -> np.ndarray:
@@ -29,12 +27,12 @@ def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tupl
 
 def _drawn(positions: np.ndarray, share: float, stream: tuple[int, ...]) -> np.ndarray:
     count = min(max(1, round(share * len(positions))), len(positions) - 1)
-    return np.random.default_rng(stream).permutation(positions)[:count]
+    return numpy_generator(*stream).permutation(positions)[:count]
 
 
 def drawn(samples: int, count: int, stream: tuple[int, ...]) -> np.ndarray:
     """So many of the positions, all if there are fewer, sorted."""
-    return np.sort(np.random.default_rng(stream).permutation(samples)[:count])
+    return np.sort(numpy_generator(*stream).permutation(samples)[:count])
 
 
 def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[str, ...]) -> np.ndarray:
@@ -50,7 +48,7 @@ def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[s
             f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}"
         )
     chosen = [
-        np.random.default_rng((PICK, seed, label)).permutation(np.flatnonzero(labels == label))[:per_class]
+        numpy_generator(Stream.PICK, seed, label).permutation(np.flatnonzero(labels == label))[:per_class]
         for label in range(len(class_names))
     ]
     return np.sort(np.concatenate(chosen))

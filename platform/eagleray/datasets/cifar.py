@@ -60,6 +60,8 @@ class Cifar(Dataset):
         ] = Path("data")
         download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
 
+    config: Config
+
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
         self.layout = layout = LAYOUTS[name]

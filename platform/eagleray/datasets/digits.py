@@ -20,6 +20,8 @@ class Digits(Dataset):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Nothing to set."""
 
+    config: Config
+
     def parts(self) -> dict[PartName, Part]:
         from sklearn.datasets import load_digits  # a second to import: only when the cache is made
 

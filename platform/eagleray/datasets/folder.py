@@ -66,6 +66,8 @@ class Folder(Dataset):
             Field(description="files that cannot be read as images: an error, or left out and counted"),
         ] = "error"
 
+    config: Config
+
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
         self.decoding = Decoding(config.size, CHANNELS[config.channels], config.bad_images == "skip")

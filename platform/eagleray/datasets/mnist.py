@@ -45,6 +45,8 @@ class Mnist(Dataset):
         ] = Path("data")
         download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
 
+    config: Config
+
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
         places = (".", f"{TORCHVISION[name]}/raw")  # as packaged; as torchvision lays it out

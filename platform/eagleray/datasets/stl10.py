@@ -35,6 +35,8 @@ class Stl10(Dataset):
         download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
         unlabelled: Annotated[bool, Field(description="train on the 100,000 images without labels too")] = True
 
+    config: Config
+
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
         names = (*LABELLED, UNLABELLED) if config.unlabelled else LABELLED

@@ -17,6 +17,8 @@ class ConvNet(Encoder):
         width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
 
+    config: Config
+
     names: ClassVar[tuple[str, ...]] = ("convnet",)
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):

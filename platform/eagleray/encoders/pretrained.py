@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor
 
 from eagleray.contracts.encoder import Encoder
-from eagleray.runs.trained import check_images, trained
+from eagleray.runs.restore import check_images, trained
 
 
 class Pretrained(Encoder):
@@ -25,6 +25,8 @@ class Pretrained(Encoder):
             Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
             Field(description="directory of a finished run"),
         ]
+
+    config: Config
 
     names: ClassVar[tuple[str, ...]] = ("pretrained",)
     start: ClassVar[str] = "source encoder"

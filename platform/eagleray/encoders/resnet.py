@@ -27,6 +27,8 @@ class ResNet(Encoder):
             description="start each residual branch at zero, so that every block begins as the identity",
         )
 
+    config: Config
+
     names: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):

@@ -44,6 +44,8 @@ class ViT(TokenEncoder):
             "mean", description="the features: the mean of the patch tokens, or the class token"
         )
 
+    config: Config
+
     names: ClassVar[tuple[str, ...]] = ("vit_tiny", "vit_small", "vit_base", "vit")
     has_tokens: ClassVar[bool] = True
 

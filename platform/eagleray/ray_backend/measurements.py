@@ -10,13 +10,12 @@ from typing import Any
 
 import ray
 import torch
-import yaml
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep, read_run
 from eagleray.ray_backend.callbacks import Watch
 from eagleray.runs.floors import Floor, floors
 from eagleray.runs.record import Record
-from eagleray.runs.restore import on_test
+from eagleray.runs.restore import evaluated_on_test, recorded_run
 
 Later = Callable[[], Any]  # waits for a result, or computes it
 
@@ -109,7 +108,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
 
 def measure_floor(file: dict[str, Any], raw: bool, directory: str) -> None:
     """Measures a floor and records it."""
-    run, record = validated(Run, file), Record.open(directory)
+    run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
     metrics = Floor(record.name, run, raw).measure()
     record.append(0, metrics, 0)
@@ -121,9 +120,9 @@ def measure_test(directory: str) -> None:
     record = Record.open(directory)
     if any(name.startswith("test_") for name in record.summary):
         return
-    run = validated(Run, yaml.safe_load((record.directory / "run.yaml").read_text(encoding="utf-8")))
+    run = recorded_run(record)
     torch.set_num_threads(run.threads or 1)
-    if metrics := on_test(run, record.directory):
+    if metrics := evaluated_on_test(run, record.directory):
         last = record.metrics()[-1]
         record.append(last["step"], metrics, last["epoch"])
         record.finish("finished", summary={**record.summary, **metrics})

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -195,7 +194,7 @@ def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
 
 def _current(place: Path, point: Point) -> dict[str, Any]:
     """The values of a trial as a population has changed them last."""
-    if not (place / "run.yaml").exists():
+    if not (place / "record.json").exists():
         return dict(point.values)
-    file = yaml.safe_load((place / "run.yaml").read_text(encoding="utf-8"))
+    file = Record.open(place).file()
     return {key: functools.reduce(operator.getitem, key.split("."), file) for key in point.values}

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from ray import tune
 
-from eagleray.config import Run, validated
+from eagleray.config import Run, changed, read_run
 from eagleray.config.metrics import meanings
-from eagleray.config.search_points import changed
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
-from eagleray.runs.checkpoint import checkpoints
+from eagleray.runs.checkpoint import newest_checkpoint, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import recorded
@@ -45,13 +44,13 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Points at the loop's own checkpoint: weights are not copied."""
-        saved = checkpoints(Path(self.trial["directory"]) / "checkpoints")
-        return {"checkpoint": str(saved[-1])} if saved else {}
+        saved = newest_checkpoint(Path(self.trial["directory"]))
+        return {"checkpoint": str(saved)} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Takes up another trial's weights; its own the loop finds by itself."""
         place = Path(checkpoint["checkpoint"]) if checkpoint else None
-        if place and place.parents[1] != Path(self.trial["directory"]):
+        if place and run_directory(place) != Path(self.trial["directory"]):
             self._begin(self.trial, place)
 
     def cleanup(self) -> None:
@@ -80,7 +79,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     run, record = started(trial)
     if resume_from is not None:
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
-        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {resume_from.parents[1].name}"})
+        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {run_directory(resume_from).name}"})
     torch.set_num_threads(run.threads or 1)
     told = past.epoch
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
@@ -142,7 +141,7 @@ def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
 
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     """The run of a trial, with what a population has changed in it, and its record, open for more."""
-    run, directory = changed(validated(Run, trial["run"]), trial["values"]), Path(trial["directory"])
+    run, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
     if not directory.parents[1].exists():
         raise ConfigError(
             f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "

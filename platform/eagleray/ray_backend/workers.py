@@ -16,14 +16,13 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from eagleray.blocks import distributed
-from eagleray.config import Run, validated
+from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
-from eagleray.data.images import load_data
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected
-from eagleray.runs.assemble import build_method, fitted
+from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
 
@@ -44,7 +43,7 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
         ConfigError: the run does not fit the data, or the machines; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
-    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)  # fills the workers' cache
+    data = images_of(run)  # fills the workers' cache
     build_method(run, fitted(run, data.info))
     with connected(address):
         cpus, gpus = _share(run, local=address is None)
@@ -139,7 +138,7 @@ class Fitting(threading.Thread):
 def work(config: dict[str, Any]) -> None:
     """What each worker does: the loop. The first one also writes the record, and tells the driver."""
     torch.set_num_threads(config["threads"])
-    run, directory, exchange = validated(Run, config["run"]), Path(config["directory"]), config["exchange"]
+    run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
     reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
     if is_first:
         pg = get_current_placement_group()

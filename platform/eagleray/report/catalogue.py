@@ -18,9 +18,9 @@ from pydantic.fields import FieldInfo
 from eagleray.config.metrics import Table, headlines, shipped
 from eagleray.config.registry import Declaration, declared
 from eagleray.config.sections import evaluator_settings
-from eagleray.contracts.evaluator import LOOP
+from eagleray.contracts.metric import LOOP
 from eagleray.contracts.ranges import Choice, LogUniform, Range
-from eagleray.contracts.recipe import Recipe
+from eagleray.contracts.recipe import Recipe, Recipes
 
 NUMBERS = headlines(shipped())
 METRICS = ("metric", "meaning", "better", "needs")
@@ -50,7 +50,7 @@ def page(reached: Reached) -> str:
 def metrics_page() -> str:
     """The page of all metrics in Markdown."""
     evaluators, methods = declared("evaluator").values(), declared("method").values()
-    own = [[m.name, f"`{name}`", text] for m in methods for name, text in m.values.get("metrics", {}).items()]
+    own = [[m.name, f"`{name}`", text] for m in methods for name, text in m.values["metrics"].items()]
     return "\n".join([
         "# Metrics",
         "",
@@ -79,7 +79,7 @@ def metrics(table: Table) -> list[list[str]]:
 
 def settings(one: Declaration) -> list[list[str]]:
     """The lines under `SETTINGS`: the small recipe's value where it is another, and the range that a sweep may take."""
-    small = one.values.get("small_settings", {})
+    small = one.values["recipes"].small_settings if one.kind == "method" else {}
     section, model = one.kind, one.Config
     if one.kind == "evaluator":
         name = one.name.rpartition(".")[2]
@@ -98,9 +98,8 @@ def settings(one: Declaration) -> list[list[str]]:
 
 def recipes(method: Declaration) -> dict[str, str]:
     """How it is trained under either recipe: the optimizer and what differs from its defaults."""
-    return {
-        f"recipe={name}": _recipe(method.values[key]) for name, key in (("small", "small_recipe"), ("paper", "recipe"))
-    }
+    both: Recipes = method.values["recipes"]
+    return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
 
 
 def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
@@ -149,11 +148,10 @@ def _paper(method: Declaration) -> str:
 
 
 def _needs(method: Declaration) -> str:
-    tokens = ["a ViT"] if method.values.get("needs_tokens") else []
-    labels = ["a few labels"] if method.values.get("labels", "none") != "none" else []
-    batch = ["a large batch"] if method.values.get("needs_large_batch") else []
+    tokens = ["a ViT"] if "tokens" in method.needs else []
+    labels = ["a few labels"] if method.needs & {"labels", "only_labels"} else []
     run = ["a trained run"] if method.needs_run else []
-    return ", ".join(tokens + labels + batch + run)
+    return ", ".join(tokens + labels + run)
 
 
 def _numbers(numbers: Mapping[str, float]) -> list[str]:

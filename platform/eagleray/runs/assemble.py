@@ -1,23 +1,70 @@
-"""From a run file to the things it names: the method with its encoder, the device, the precision."""
+"""From a run file to the things it names: images, encoder, method, loader and evaluation."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
-from pathlib import Path
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from eagleray.config import Run, validated
+from eagleray.blocks import distributed
+from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.seeds import seed_weights
+from eagleray.data.images import Data, load_data
+from eagleray.data.loader import BatchLoader
+from eagleray.runs.device import autocast_for, pick_device
+from eagleray.runs.evaluation import Evaluation
 
-BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from Zen 4 on
+
+@dataclass(frozen=True)
+class Assembly:
+    """A run's method, and all that feeds and evaluates it."""
+
+    run: Run
+    data: Data
+    method: Method
+    loader: BatchLoader
+    evaluation: Evaluation
+    device: torch.device
+    autocast: AbstractContextManager  # of the forward passes
+
+
+def assemble(run: Run, *, data: Data | None = None, device: torch.device | None = None) -> Assembly:
+    """Build everything that a run names, its weights as the seed draws them.
+
+    Args:
+        run: everything that defines the run.
+        data: the images, if they are loaded already.
+        device: by default the one that `run.device` says.
+
+    Raises:
+        ConfigError: the run does not fit its data or this machine.
+    """
+    device, data = device or pick_device(run.device), data or images_of(run)
+    info = fitted(run, data.info)
+    method = build_method(run, info).to(device)
+    if distributed.world_size() > 1:
+        distributed.synchronise_batch_norm(method)
+    loader = BatchLoader(run, data, info, method, device)
+    method.to(memory_format=loader.layout)
+    evaluation = Evaluation(run, data, loader)
+    return Assembly(run, data, method, loader, evaluation, device, autocast_for(run.precision, device))
+
+
+def images_of(run: Run) -> Data:
+    """Load the images of a run; the first call for some settings fills the cache that all runs share.
+
+    Raises:
+        ConfigError: images are missing, damaged, or too few.
+    """
+    return load_data(run.data.name, run.data.config, run.data.settings, run.seed)
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
-    """What the method gets to know: the data, at the run's image and batch size, and who shares it.
+    """Return what a method may know of the data: its facts, at the image size, batch size, workers and seed of the run.
 
     Raises:
         ConfigError: the run asks for something these images do not have.
@@ -38,21 +85,21 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
 
 
 def build_method(run: Run, data: DataInfo) -> Method:
-    """The method with freshly initialised weights, as `run.seed` draws them; the global generator is left seeded."""
-    torch.manual_seed(run.seed)
+    """Build the method of a run with new weights, drawn from its seed; torch's global generator stays seeded."""
+    seed_weights(run.seed)
     encoder_class = run.encoder.declaration.load()
     encoder = encoder_class(
         run.encoder.name,
-        encoder_class.Config(**run.encoder.config.model_dump()),
+        run.encoder.declaration.real(run.encoder.config),
         image_size=data.image_size,
         channels=data.channels,
     )
     method_class = run.method.declaration.load()
-    return method_class(encoder, method_class.Config(**run.method.config.model_dump()), data)
+    return method_class(encoder, run.method.declaration.real(run.method.config), data)
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
-    """What a method was built from, as plain values that need no file beside them; checkpoints carry it."""
+    """Return what a method was built from, as plain values that need no other file; checkpoints carry it."""
     return {
         "method": {"name": run.method.name, **method.config.model_dump(mode="json")},
         "encoder": {"name": method.encoder.name, **method.encoder.config.model_dump(mode="json")},
@@ -61,47 +108,10 @@ def blueprint(run: Run, method: Method) -> dict[str, Any]:
 
 
 def from_blueprint(plan: Mapping[str, Any]) -> Method:
-    """The same method once more, its weights freshly initialised.
+    """Build a method from its blueprint, with new weights.
 
     Raises:
         ConfigError: its settings are none that it has today.
     """
-    run = validated(Run, {section: plan[section] for section in ("method", "encoder")})
+    run = read_run({section: plan[section] for section in ("method", "encoder")})
     return build_method(run, DataInfo(**plan["data"]))
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ConfigError("device=cuda: torch sees no GPU here; take device=auto or device=cpu")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-def precision(run: Run, device: torch.device) -> AbstractContextManager:
-    """What a run's forward passes are made in: bfloat16 where that pays, else as it is.
-
-    On a CPU it also says how attention is computed: torch's fused kernel goes backward far more slowly in bfloat16 than
-    in float32, the matrix products that it fuses do not.
-    """
-    bf16 = uses_bf16(run.precision, device)
-    if device.type == "cpu":
-        # These settings bear CUDA's name, and are the CPU's too.
-        torch.backends.cuda.enable_flash_sdp(not bf16)
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bf16)
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16; `auto` says yes where the hardware has units for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # On CPUs without instructions for it, bfloat16 is slower than float32.
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and not BF16_FLAGS.isdisjoint(flags.read_text().split())

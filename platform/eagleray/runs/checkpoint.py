@@ -1,4 +1,4 @@
-"""All the state of a run into one file, and out again."""
+"""Checkpoints of a run: files in its directory that hold all of its state."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,19 @@ from typing import Any
 
 import torch
 
+from eagleray.contracts.errors import ConfigError
+
 
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
-    """Writes `step-<n>.pt` atomically: a reader finds a whole file or none. The oldest beyond `keep` are deleted."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{state['step']:09d}.pt"
+    """Write `checkpoints/step-<n>.pt` atomically: a reader finds a whole file or none. Keep the newest `keep` files.
+
+    Args:
+        directory: of the run.
+        state: plain values and tensors; `step` names the file.
+        keep: how many stay.
+    """
+    path = directory / "checkpoints" / f"step-{state['step']:09d}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     with unfinished.open("wb") as file:
         torch.save(state, file)
@@ -23,10 +31,35 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state a checkpoint holds; runs no code from the file."""
+    """Read the state that a checkpoint holds; runs no code from the file."""
     return torch.load(path, map_location=device, weights_only=True)
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(directory.glob("step-*.pt"))
+    """List the checkpoints of the run in `directory`, oldest first."""
+    return sorted((directory / "checkpoints").glob("step-*.pt"))
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """Return the newest checkpoint of the run in `directory`; None where there is none."""
+    return next(reversed(checkpoints(directory)), None)
+
+
+def run_directory(checkpoint: Path) -> Path:
+    """Return the directory of the run that a checkpoint belongs to."""
+    return checkpoint.parents[1]
+
+
+def last_state(directory: Path) -> dict[str, Any]:
+    """Read the newest checkpoint of the run in `directory`, onto the CPU.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    saved = newest_checkpoint(directory)
+    if saved is None:
+        raise ConfigError(
+            f"{directory} holds no checkpoint, so there are no weights; train it first, or name the directory of "
+            "another run (those of a sweep lie in its trials)"
+        )
+    return load_checkpoint(saved)

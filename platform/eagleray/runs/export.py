@@ -11,7 +11,7 @@ from eagleray.config import Run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
-from eagleray.runs.restore import reloaded
+from eagleray.runs.restore import restored
 
 LOADER = '''\
 """Loads the encoder beside this file. It was trained by {method} on {data}.
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from eagleray.augment import plain
 from eagleray.data.decode import decode_batch
-from eagleray.config.declared import find
+from eagleray.config.registry import find
 
 NAME, SETTINGS = {name!r}, {settings!r}
 SIZE, CHANNELS = {size}, {channels}
@@ -69,10 +69,10 @@ def export(run: Run, directory: Path) -> bool:
     Raises:
         ConfigError: there is no checkpoint.
     """
-    judged = reloaded(run, directory)
-    info = judged.method.data
+    method = restored(run, directory).method
+    info = method.data
     probe = torch.zeros(2, info.channels, info.image_size, info.image_size)
-    encoder = used_encoder(judged.method.cpu().eval(), probe)
+    encoder = used_encoder(method.cpu().eval(), probe)
     if encoder is None:
         return False
     artifacts = directory / "artifacts"

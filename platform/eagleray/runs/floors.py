@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from eagleray.config import Run
-from eagleray.runs.restore import untrained
+from eagleray.runs.assemble import assemble
 
 LARGEST = 32  # side in pixels to which raw images are shrunk: distances between larger ones cost much and say no more
 
@@ -23,9 +23,9 @@ class Floor:
 
     def measure(self) -> dict[str, float]:
         """What needs no trained method: kNN, linear probe, spread and pairs; on the test part too."""
-        judged = untrained(self.run)
-        encode: Callable[[Tensor], Tensor] = pixels if self.raw else judged.method.eval().encode
-        return judged.judge.judge(encode, judged.autocast, test=True)
+        built = assemble(self.run)
+        encode: Callable[[Tensor], Tensor] = pixels if self.raw else built.method.eval().encode
+        return built.evaluation.judge(encode, built.autocast, test=True)
 
 
 def floors(runs: Iterable[Run]) -> Iterator[Floor]:

@@ -6,11 +6,12 @@ from functools import cache
 
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import check_metric
-from eagleray.config.search_points import as_trial, changed, points
+from eagleray.config.run import changed
+from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
-from eagleray.data.images import Data, load_data
-from eagleray.runs.assemble import build_method, fitted
+from eagleray.data.images import Data
+from eagleray.runs.assemble import build_method, fitted, images_of
 
 
 def check(sweep: Sweep, runs: list[Run]) -> None:
@@ -23,7 +24,7 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
     shortest = min(run.epochs for run in runs)
     if sweep.grace > shortest:
         raise ConfigError(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
-    data, built = cache(_data), set()
+    data, built = cache(_images_of), set()
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)
         info = fitted(run, images.info)
@@ -46,8 +47,8 @@ def planned(sweep: Sweep) -> list[Run]:
     return [point.run(sweep) for point in points(sweep)]
 
 
-def _data(_: str, run: Run) -> Data:
-    return load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+def _images_of(_: str, run: Run) -> Data:
+    return images_of(run)
 
 
 def _check_share(sweep: Sweep) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from eagleray.augment import make_views
 from eagleray.augment.override import overridden
 from eagleray.config import Run
-from eagleray.data.images import Data, load_data
-from eagleray.runs.assemble import build_method, fitted
+from eagleray.data.images import Data
+from eagleray.runs.assemble import build_method, fitted, images_of
 
 ROWS = 8
 COLUMNS = 4  # of views, at least: a method with fewer shows each of them several times
@@ -30,7 +30,7 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
     Raises:
         ConfigError: the run does not fit its data.
     """
-    data = data or load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    data = data or images_of(run)
     columns = _columns(run, data)
     largest = max(images.shape[-1] for images in columns.values())
     cell = largest * max(1, -(-CELL // largest))

@@ -153,6 +153,10 @@ class Record:
 
     # Reading, by anyone
 
+    def file(self) -> dict[str, Any]:
+        """Read the run or sweep file that was kept when it started."""
+        return yaml.safe_load((self.directory / "run.yaml").read_text(encoding="utf-8"))
+
     def metrics(self) -> list[dict[str, Any]]:
         """One row a step, by step: {"step", "epoch", "time" in ms, and the metrics}. The last written holds.
 

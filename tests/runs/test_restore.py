@@ -15,7 +15,7 @@ from eagleray.encoders.pretrained import Pretrained
 from eagleray.runs.assemble import build_method
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.runs.record import Record
-from eagleray.runs.trained import trained
+from eagleray.runs.restore import trained
 from method_cases import INFO, METHODS, finished_run, own
 
 SIMCLR = ["method=simclr", "method.hidden=8", "encoder.width=4"]
@@ -52,9 +52,9 @@ def test_a_trained_method_is_the_one_that_was_saved(tmp_path: Path):
 
 def test_the_newest_checkpoint_counts(tmp_path: Path):
     place = finished_run(tmp_path / "run", INFO, *SIMCLR)
-    held = load_checkpoint(checkpoints(place / "checkpoints")[-1])
+    held = load_checkpoint(checkpoints(place)[-1])
     held["method"] = {key: torch.zeros_like(value) for key, value in held["method"].items()}
-    save_checkpoint(place / "checkpoints", {**held, "step": 2}, keep=9)
+    save_checkpoint(place, {**held, "step": 2}, keep=9)
     assert all(not value.any() for value in trained(place)[0].state_dict().values())
 
 
@@ -101,23 +101,25 @@ def test_a_run_that_is_missing_unfinished_or_no_run_is_refused_in_a_sentence(tmp
     assert refused(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} is no run directory")
     place = finished_run(tmp_path / "run", INFO, *SIMCLR)
     (place / "status.json").unlink()
-    assert refused(place).startswith(f"{place} is no finished run, it is running: take it up with --resume")
+    assert refused(place).startswith(f"{place} is no finished run, it is running: continue it with --resume")
     Record.open(place).finish("stopped")
     assert "it is stopped" in refused(place)
     sweep = Record.create(tmp_path / "sweep", name="s", experiment="e", params={}, run={}, tags={"kind": "sweep"})
     sweep.finish("finished")
-    assert refused(sweep.directory).startswith(f"{sweep.directory} holds no checkpoint; name the directory of a run")
+    said = refused(sweep.directory)
+    assert said.startswith(f"{sweep.directory} holds no checkpoint")
+    assert said.endswith("name the directory of another run (those of a sweep lie in its trials)")
 
 
 def test_weights_that_do_not_fit_or_say_too_little_are_refused_in_a_sentence(tmp_path: Path):
     place = finished_run(tmp_path / "run", INFO, *SIMCLR)
-    (saved,) = checkpoints(place / "checkpoints")
+    (saved,) = checkpoints(place)
     held = load_checkpoint(saved)
     torch.save({**held, "method": {"other": torch.ones(1)}}, saved)
     assert refused(place).startswith(f"the weights in {place} do not fit its method as that is written now")
     held.pop("blueprint")
     torch.save(held, saved)
-    assert refused(place).startswith(f"{saved} is of an older version and does not say")
+    assert refused(place).startswith(f"the checkpoint in {place} is of an older version and does not say")
 
 
 def test_images_of_another_kind_are_refused_in_a_sentence(tmp_path: Path):
@@ -143,7 +145,7 @@ def test_the_run_must_be_named():
         load_run(None, ["encoder=pretrained"])
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if not find("method", n).values.get("needs_tokens")])
+@pytest.mark.parametrize("name", [n for n in METHODS if "tokens" not in find("method", n).needs])
 def test_no_method_changes_a_trained_network_before_its_first_step(name: str, tmp_path: Path):
     place = finished_run(
         tmp_path / "run", INFO, "method=moco_v3", "method.hidden=8", "encoder=vit_tiny", "encoder.depth=1",

@@ -1,0 +1,47 @@
+"""The device a run trains on, and the precision of its forward passes there."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from eagleray.contracts.errors import ConfigError
+
+BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from Zen 4 on
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that a setting names; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ConfigError("device=cuda: torch sees no GPU here; take device=auto or device=cpu")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return the context of a run's forward passes: bfloat16 where that pays, else none.
+
+    On a CPU it also selects how attention is computed: the backward pass of torch's fused kernel is far slower in
+    bfloat16 than in float32, which does not hold for the matrix products that it fuses.
+    """
+    bf16 = uses_bf16(precision, device)
+    if device.type == "cpu":
+        # These settings bear CUDA's name, and apply to the CPU too.
+        torch.backends.cuda.enable_flash_sdp(not bf16)
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bf16)
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether matrix products run in bfloat16; `auto` takes it where the hardware has units for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # On CPUs without instructions for it, bfloat16 is slower than float32.
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and not BF16_FLAGS.isdisjoint(flags.read_text().split())

@@ -1,0 +1,152 @@
+"""All that changes while a run trains: counted, averaged over the workers, written to checkpoints and read back."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from eagleray.blocks import distributed
+from eagleray.config import Run
+from eagleray.contracts.batch import Progress, StepResult
+from eagleray.contracts.method import Method
+from eagleray.contracts.report import Diverged
+from eagleray.runs.assemble import blueprint
+from eagleray.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+
+CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
+
+
+@dataclass
+class Counters:
+    """What a checkpoint holds beside weights and optimizer."""
+
+    step: int = 0
+    count: int = 0  # steps in `sums`
+    sums: dict[str, float] = field(default_factory=dict)  # of the current epoch
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last complete epoch
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every number over the steps of the current epoch."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+class TrainingState:
+    """How far a run has come, with the method and the optimizer that it moves.
+
+    Args:
+        run: whose checkpoints are written.
+        directory: of the run; only the first worker writes.
+        method: with its weights.
+        optimizer: with its moments.
+        steps_per_epoch: optimizer steps in an epoch.
+    """
+
+    def __init__(self, run: Run, directory: Path, method: Method, optimizer: Optimizer, steps_per_epoch: int):
+        self.run, self.directory, self.method, self.optimizer = run, directory, method, optimizer
+        self.steps_per_epoch = steps_per_epoch
+        self.counters = Counters()
+        self.saved: Path | None = None  # the newest checkpoint
+        self.embeddings: list[Tensor] = []  # of the last step
+        self._pending: list[dict[str, Tensor]] = []  # numbers of steps that wait for the next look
+
+    @property
+    def progress(self) -> Progress:
+        """Steps and epochs done, and how many there are."""
+        step, epochs = self.counters.step, self.run.epochs
+        return Progress(step, self.steps_per_epoch * epochs, step // self.steps_per_epoch, epochs)
+
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether the last step was the last one of its epoch."""
+        return self.counters.step % self.steps_per_epoch == 0
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether `checkpoints.every_steps` wants one after the last step."""
+        every = self.run.checkpoints.every_steps
+        return every is not None and self.counters.step % every == 0
+
+    def add(self, result: StepResult) -> None:
+        """Count a step that was made.
+
+        Raises:
+            Diverged: the loss of one of the last steps is NaN or infinite.
+        """
+        self.counters.step += 1
+        self.embeddings = result.embeddings
+        numbers = {"loss": result.loss, **result.metrics}
+        self._pending.append({k: torch.as_tensor(v, device=result.loss.device).detach() for k, v in numbers.items()})
+        if len(self._pending) == CHECK_EVERY or self.is_between_epochs or self.checkpoint_is_due:
+            self._sum_up()
+
+    def end_epoch(self, metrics: Mapping[str, float]) -> None:
+        """Keep the numbers of a complete epoch and start with the next one."""
+        self.counters = Counters(self.counters.step, metrics=dict(metrics))
+
+    def save(self) -> None:
+        """Write everything to a checkpoint; all workers wait for it."""
+        if distributed.rank() == 0:
+            parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
+            facts = {"step": self.counters.step, "counters": asdict(self.counters), "run": self.run.file()}
+            built = {"blueprint": blueprint(self.run, self.method)}
+            save_checkpoint(self.directory, {**facts, **built, **parts}, self.run.checkpoints.keep)
+        distributed.barrier()
+        self.saved = newest_checkpoint(self.directory)
+
+    def restore(self, path: Path, device: torch.device) -> None:
+        """Read everything from a checkpoint."""
+        held: dict[str, Any] = load_checkpoint(path, device)
+        self.method.load_state_dict(held["method"])
+        # Its moments are the checkpoint's, its settings the run's: a population changes them while it trains.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": held["optimizer"]["state"], "param_groups": groups})
+        self.counters, self.saved = Counters(**held["counters"]), path
+
+    def _sum_up(self) -> None:
+        pending, self._pending = self._pending, []
+        table = torch.stack([torch.stack([v.float() for v in numbers.values()]) for numbers in pending])
+        for back, row in enumerate(distributed.all_reduce_mean(table).tolist()):
+            numbers = dict(zip(pending[back], row, strict=True))
+            if not abs(numbers["loss"]) < float("inf"):
+                step = self.counters.step - len(pending) + back + 1
+                kept = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint had been saved yet"
+                raise Diverged(f"the loss is {numbers['loss']} at step {step}; {kept}. A lower optimizer.lr may help.")
+            self.counters.count += 1
+            for name, value in numbers.items():
+                self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
+
+
+class Stopwatch:
+    """Measure the images a second of training alone: evaluation and saving stop the watch.
+
+    Args:
+        batch_size: images in a step, over all workers together.
+    """
+
+    def __init__(self, batch_size: int):
+        self.batch_size, self.steps, self.began = batch_size, 0, time.perf_counter()
+        self.reported = time.monotonic()
+
+    def rate(self) -> float:
+        """Return the images a second so far."""
+        return self.steps * self.batch_size / (time.perf_counter() - self.began)
+
+    def report_is_due(self) -> bool:
+        """Return whether a second has gone by since this last said so."""
+        if time.monotonic() - self.reported <= 1:
+            return False
+        self.reported = time.monotonic()
+        return True
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the watch inside."""
+        stopped = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - stopped
