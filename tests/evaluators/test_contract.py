@@ -182,9 +182,9 @@ def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said
 def test_an_evaluator_returns_what_it_declares(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = next(tmp_path.rglob("participation.py"))
     file.write_text(TOY.replace('return {"participation"', 'return {"ratio"'))
-    judged = assemble(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
+    built = assemble(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
     with pytest.raises(ConfigError, match="participation returns ratio, which its `metrics` do not declare"):
-        judged.evaluation(judged.method, judged.autocast, final=True)
+        built.evaluation(built.method, built.autocast, final=True)
 
 
 def test_what_a_run_file_would_not_give_back_is_refused(own: str, tmp_path: Path):
@@ -207,9 +207,9 @@ def test_two_metrics_of_one_name_are_refused(own: str, tmp_path: Path):
 @pytest.mark.parametrize("when", ["always", "end", "never"])
 @pytest.mark.parametrize("name", ["knn", "linear", "collapse", "pairs"])
 def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
-    judged = assemble(load_run(None, [*TINY, f"evaluate.{name}.when={when}"]))
-    mine = set(judged.evaluation.evaluators[name].metrics)
-    during, at_end = (set(judged.evaluation(judged.method, judged.autocast, final=final)) for final in (False, True))
+    built = assemble(load_run(None, [*TINY, f"evaluate.{name}.when={when}"]))
+    mine = set(built.evaluation.evaluators[name].metrics)
+    during, at_end = (set(built.evaluation(built.method, built.autocast, final=final)) for final in (False, True))
     assert (mine <= during, mine <= at_end) == {"always": (True, True), "end": (False, True), "never": (False, False)}[
         when
     ]
@@ -217,7 +217,7 @@ def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
 
 
 def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch):
-    judged = assemble(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
+    built = assemble(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
     encoded = []
     encode = Evaluation.encode
 
@@ -226,8 +226,8 @@ def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch
         return encode(self, network, images, autocast)
 
     monkeypatch.setattr(Evaluation, "encode", counted)
-    judged.evaluation(judged.method, judged.autocast, final=True)
-    assert encoded == [judged.evaluation.data.validation]  # train and test cost nothing
+    built.evaluation(built.method, built.autocast, final=True)
+    assert encoded == [built.evaluation.data.validation]  # train and test cost nothing
 
 
 def test_pairs_are_the_same_for_every_method():
@@ -237,10 +237,10 @@ def test_pairs_are_the_same_for_every_method():
         load_run(None, [*TINY, "method=rotnet"]),
         load_run(None, [*TINY, "method=byol", "augment.flip=0", "augment.jitter=1", "augment.exact=true"]),
     ]
-    judges = [assemble(run) for run in runs]
-    for judged in judges[1:]:
-        judged.method.encoder.load_state_dict(judges[0].method.encoder.state_dict())
-    measured = [judged.evaluation(judged.method, judged.autocast, final=False) for judged in judges]
+    several = [assemble(run) for run in runs]
+    for built in several[1:]:
+        built.method.encoder.load_state_dict(several[0].method.encoder.state_dict())
+    measured = [built.evaluation(built.method, built.autocast, final=False) for built in several]
     pairs = [{name: numbers[name] for name in ("alignment", "positive", "negative")} for numbers in measured]
     assert pairs[0] == pairs[1] == pairs[2]
     assert 0 < pairs[0]["alignment"] < 2 * (1 - pairs[0]["negative"])

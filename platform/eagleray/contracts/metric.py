@@ -1,4 +1,4 @@
-"""What a reported number means, what it needs, and which end of it is the better one. Knows no torch."""
+"""What one reported number means: its better end, what it needs, and the metrics of the loop itself."""
 
 from dataclasses import dataclass
 from typing import Literal
