@@ -26,11 +26,12 @@ import torch
 from safetensors.torch import load_file
 
 from eagleray.augment import plain
-from eagleray.data.decode import decode_batch
+from eagleray.data.decode import decode_all
+from eagleray.data.images import batched
 from eagleray.config.registry import find
 
 NAME, SETTINGS = {name!r}, {settings!r}
-SIZE, CHANNELS = {size}, {channels}
+SIZE, STORED, CHANNELS = {size}, {stored}, {channels}
 MEAN, STD = {mean!r}, {std!r}
 
 
@@ -42,13 +43,13 @@ def load_encoder() -> torch.nn.Module:
     return encoder.eval()
 
 
-def prepare(images: torch.Tensor) -> torch.Tensor:
-    """Square images as the encoder wants them: uint8 [N, {channels}, H, H] -> float, resized and normalised."""
+def prepare(images):
+    """Images as the encoder wants them: uint8 -> float [N, {channels}, {size}, {size}], resized and normalised."""
     return plain(images, SIZE, MEAN, STD)
 
 
 if __name__ == "__main__":
-    images = torch.from_numpy(decode_batch(sys.argv[1:], SIZE, CHANNELS))
+    images = batched(decode_all(sys.argv[1:], STORED, CHANNELS))
     with torch.no_grad():
         features = load_encoder()(prepare(images))
     for path, feature in zip(sys.argv[1:], features.tolist(), strict=True):
@@ -106,6 +107,7 @@ def _loader(run: Run, info: DataInfo, encoder: Encoder) -> str:
         name=encoder.name,
         settings=encoder.config.model_dump(mode="json"),
         size=info.image_size,
+        stored=info.stored_size,
         channels=info.channels,
         mean=tuple(info.mean),
         std=tuple(info.std),
