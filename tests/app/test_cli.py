@@ -397,7 +397,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     assert resumed.code == 0, resumed.err
     assert list(Path("runs/eagleray").iterdir()) == [directory]
     (whole,) = Path("runs/whole").iterdir()
-    assert Record.open(directory).summary == Record.open(whole).summary
+    ends = [{**Record.open(place).summary, "images_per_second": 0} for place in (directory, whole)]
+    assert ends[0] == ends[1]  # but for the clock
     assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
     assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
 

@@ -50,7 +50,7 @@ def page(reached: Reached) -> str:
 def metrics_page() -> str:
     """The page of all metrics in Markdown."""
     evaluators, methods = declared("evaluator").values(), declared("method").values()
-    own = [[m.name, f"`{name}`", text] for m in methods for name, text in m.values.get("metrics", {}).items()]
+    own = [[m.name, f"`{name}`", text] for m in methods for name, text in m.values["metrics"].items()]
     return "\n".join([
         "# Metrics",
         "",
