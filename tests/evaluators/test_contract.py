@@ -19,14 +19,14 @@ from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
 from eagleray.config.sections import evaluate_with
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import LOOP, Metric
+from eagleray.contracts.metric import LOOP, Metric
 from eagleray.loop import train
 from eagleray.report.catalogue import metrics_page
+from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
 from eagleray.runs.floors import floors
 from eagleray.runs.preflight import check
 from eagleray.runs.record import Record
-from eagleray.runs.restore import untrained
 from eagleray.runs.writer import recorded
 from eagleray.tracking import sync
 from eagleray.tracking.store import connect
@@ -44,7 +44,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import BaseModel, Field
 
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.metric import Metric
 
 
 class Participation(Evaluator):
@@ -185,9 +186,9 @@ def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said
 def test_an_evaluator_returns_what_it_declares(own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = next(tmp_path.rglob("participation.py"))
     file.write_text(TOY.replace('return {"participation"', 'return {"ratio"'))
-    judged = untrained(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
+    built = assemble(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
     with pytest.raises(ConfigError, match="participation returns ratio, which its `metrics` do not declare"):
-        judged.judge(judged.method, judged.autocast, final=True)
+        built.evaluation(built.method, built.autocast, final=True)
 
 
 def test_two_metrics_of_one_name_are_refused(own: str, tmp_path: Path):
@@ -202,9 +203,9 @@ def test_two_metrics_of_one_name_are_refused(own: str, tmp_path: Path):
 @pytest.mark.parametrize("when", ["always", "end", "never"])
 @pytest.mark.parametrize("name", ["knn", "linear", "collapse", "pairs"])
 def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
-    judged = untrained(load_run(None, [*TINY, f"evaluate.{name}.when={when}"]))
-    mine = set(judged.judge.evaluators[name].metrics)
-    during, at_end = (set(judged.judge(judged.method, judged.autocast, final=final)) for final in (False, True))
+    built = assemble(load_run(None, [*TINY, f"evaluate.{name}.when={when}"]))
+    mine = set(built.evaluation.evaluators[name].metrics)
+    during, at_end = (set(built.evaluation(built.method, built.autocast, final=final)) for final in (False, True))
     assert (mine <= during, mine <= at_end) == {"always": (True, True), "end": (False, True), "never": (False, False)}[
         when
     ]
@@ -212,7 +213,7 @@ def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
 
 
 def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch):
-    judged = untrained(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
+    built = assemble(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
     encoded = []
     encode = Evaluation.encode
 
@@ -221,8 +222,8 @@ def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch
         return encode(self, network, images, autocast)
 
     monkeypatch.setattr(Evaluation, "encode", counted)
-    judged.judge(judged.method, judged.autocast, final=True)
-    assert encoded == [judged.judge.data.validation]  # train and test cost nothing
+    built.evaluation(built.method, built.autocast, final=True)
+    assert encoded == [built.evaluation.data.validation]  # train and test cost nothing
 
 
 def test_pairs_are_the_same_for_every_method():
@@ -232,10 +233,10 @@ def test_pairs_are_the_same_for_every_method():
         load_run(None, [*TINY, "method=rotnet"]),
         load_run(None, [*TINY, "method=byol", "augment.flip=0", "augment.jitter=1", "augment.exact=true"]),
     ]
-    judges = [untrained(run) for run in runs]
-    for judged in judges[1:]:
-        judged.method.encoder.load_state_dict(judges[0].method.encoder.state_dict())
-    measured = [judged.judge(judged.method, judged.autocast, final=False) for judged in judges]
+    several = [assemble(run) for run in runs]
+    for built in several[1:]:
+        built.method.encoder.load_state_dict(several[0].method.encoder.state_dict())
+    measured = [built.evaluation(built.method, built.autocast, final=False) for built in several]
     pairs = [{name: numbers[name] for name in ("alignment", "positive", "negative")} for numbers in measured]
     assert pairs[0] == pairs[1] == pairs[2]
     assert 0 < pairs[0]["alignment"] < 2 * (1 - pairs[0]["negative"])

@@ -7,7 +7,7 @@ from eagleray.config.mistakes import nearest
 from eagleray.config.registry import Declaration, declared
 from eagleray.config.run import Run
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import LOOP, Metric, Need
+from eagleray.contracts.metric import LOOP, Metric, Need
 
 Table = Mapping[str, Metric]
 TEST = "test_"  # before the name of a metric that was measured on the test part

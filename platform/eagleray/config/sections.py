@@ -25,7 +25,7 @@ from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
 from eagleray.contracts import view
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import When
+from eagleray.contracts.metric import When
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -25,7 +25,7 @@ _IMPORTED = (
     "typing_extensions",
     "numpy",
     "eagleray.contracts.errors",
-    "eagleray.contracts.evaluator",
+    "eagleray.contracts.metric",
     "eagleray.contracts.ranges",
     "eagleray.contracts.recipe",
     "eagleray.contracts.view",
@@ -249,6 +249,8 @@ def _spec(module: str) -> ModuleSpec | None:
     package = module.rpartition(".")[0]
     if not package:
         return importlib.util.find_spec(module)
+    if package in sys.modules:
+        return PathFinder.find_spec(module, getattr(sys.modules[package], "__path__", []))
     above = _spec(package)
     return PathFinder.find_spec(module, above.submodule_search_locations) if above is not None else None
 

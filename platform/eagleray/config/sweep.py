@@ -13,7 +13,7 @@ from eagleray.config.nested import branch, merged, parse_override, read_tree
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import Metric
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes, read_range
 
 

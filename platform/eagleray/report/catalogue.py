@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from eagleray.config.metrics import Table, headlines, shipped
 from eagleray.config.registry import Declaration, declared
 from eagleray.config.sections import evaluator_settings
-from eagleray.contracts.evaluator import LOOP
+from eagleray.contracts.metric import LOOP
 from eagleray.contracts.ranges import Choice, LogUniform, Range
 from eagleray.contracts.recipe import Recipe, Recipes
 
