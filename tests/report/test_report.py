@@ -14,7 +14,7 @@ from scipy.stats import f_oneway, ttest_rel
 
 from eagleray.report.analysis import Analysis, TrialResult, analyse, number, param_text, trials_of, trials_of_rows
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
-from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part
+from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part, runs_csv
 from eagleray.report.variance import paired_t_test, spans, variance
 from eagleray.runs.record import Record
 
@@ -322,6 +322,19 @@ def test_the_table_for_spreadsheets_holds_every_number():
     one = next(line for line in lines if line["trial"] == "003")
     assert (one["flip"], one["crop"], one["state"], one["loss"]) == ("0", "0.2", "finished", "2.0")
     assert next(line for line in lines if line["trial"] == "raw pixels")["state"] == "floor"
+
+
+def test_every_run_and_seed_is_a_line_of_its_own():
+    trials = [*grid(), *FLOORS]
+    answered = found(trials)
+    lines = list(csv.DictReader(io.StringIO(runs_csv(answered, trials))))
+    assert len(lines) == len(trials)
+    assert [line["trial"] for line in lines] == [row.name for row in answered.rows for _ in row.runs]
+    for line, name in zip(lines, (name for row in answered.rows for name in row.runs), strict=True):
+        (trial,) = (trial for trial in trials if trial.name == name)
+        assert line["seed"] == ("" if trial.seed is None else str(trial.seed))
+        assert line["state"] == ("floor" if trial.floor else trial.state)
+        assert float(line[answered.metric]) == trial.metrics[answered.metric]
 
 
 def test_the_page_says_everything():

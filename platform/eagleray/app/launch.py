@@ -19,7 +19,7 @@ from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse, trials_of
 from eagleray.report.heatmap import plot_heatmap
-from eagleray.report.text import csv_text, finding, markdown
+from eagleray.report.text import csv_text, finding, markdown, runs_csv
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
@@ -196,6 +196,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     )
     (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(found), encoding="utf-8")
+    (parent.artifacts / "runs.csv").write_text(runs_csv(found, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(found)})
     best = found.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from eagleray.config.floors import MEANINGS
-from eagleray.config.metrics import headlines
-from eagleray.report.analysis import Analysis, Effect, Level, Row, number, param_text
+from eagleray.config.metrics import headlines, ordered
+from eagleray.report.analysis import Analysis, Effect, Level, Row, TrialResult, number, param_text
 from eagleray.report.variance import paired_t_test
 
 SURE = 0.05  # a difference that noise makes more often than this is none
@@ -128,6 +128,21 @@ def csv_text(found: Analysis) -> str:
         numbers = [row.metrics.get(name, "") for name in others]
         state = "floor" if row.floor else row.state
         table.writerow([rank, row.name, *_varied(row, found), row.mean, row.std, len(row.runs), state, *numbers])
+    return written.getvalue()
+
+
+def runs_csv(found: Analysis, trials: Iterable[TrialResult]) -> str:
+    """Return every run and seed as a line of its own, in the order of the leaderboard, with every metric."""
+    by_name = {trial.name: trial for trial in trials}
+    ranked = [by_name[name] for row in found.rows for name in row.runs]
+    metrics = ordered({name for trial in ranked for name in trial.metrics}, found.table)
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["trial", *found.varied, "seed", "state", *metrics])
+    for trial in ranked:
+        params = [param_text(trial.params[key]) if key in trial.params else "" for key in found.varied]
+        state = "floor" if trial.floor else trial.state
+        table.writerow([trial.label, *params, trial.seed, state, *(trial.metrics.get(name, "") for name in metrics)])
     return written.getvalue()
 
 
