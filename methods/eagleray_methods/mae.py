@@ -1,12 +1,13 @@
 """MAE: most patches are hidden, a small decoder paints them from the few that the encoder saw.
 
 He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
-Network, first weights and views are those of the authors' code; an encoder's positions become fixed sine-cosine ones.
-Differs from it: weight decay spares the class and mask tokens, as in all methods here. Under the small recipe the
-decoder has two blocks of width 128. Its features are made for fine-tuning and the linear probe.
+Network, first weights, views and what decays are those of the authors' code; an encoder's positions become fixed
+sine-cosine ones. Differs from it: under the small recipe the decoder has two blocks of width 128. Its features are made
+for fine-tuning and the linear probe.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -20,7 +21,7 @@ from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -78,6 +79,9 @@ class MAE(Method):
     @property
     def views(self) -> tuple[View, ...]:
         return (View(crop=(0.2, 1.0), flip=0.5, interpolation="bicubic"),)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        return (ParameterGroup(self, decay="matrices"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from eagleray.augment import View
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.recipe import Recipe
 from eagleray.runs.assemble import build_method
 from method_cases import INFO, NOW, small
 
@@ -229,6 +232,18 @@ def test_mae_draws_its_weights_as_the_authors_do():
     assert not positions.requires_grad
     torch.testing.assert_close(positions[0], fixed_positions(8, 256), rtol=0, atol=1e-7)
     torch.testing.assert_close(method.positions, fixed_positions(8, 512), rtol=0, atol=1e-7)
+
+
+def test_mae_decays_what_its_authors_do():
+    """timm's groups, which theirs are: vectors and biases are spared, class and mask tokens are not."""
+    method = small("mae")
+    optimizer = make_optimizer(method, Recipe(weight_decay=0.05))
+    decayed = {id(p) for group in optimizer.param_groups if group["decays"] for p in group["params"]}
+    no_decay, decay = param_groups_weight_decay(method, 0.05)
+    assert decayed == {id(p) for p in decay["params"]}
+    names = {name for name, p in method.named_parameters() if id(p) in decayed}
+    assert {"mask_token", "encoder.vit.cls_token"} <= names
+    assert len(no_decay["params"]) + len(decayed) == sum(p.requires_grad for p in method.parameters())
 
 
 def test_mae_sees_crops_resized_as_the_authors_do():
