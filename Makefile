@@ -31,7 +31,7 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the leaderboards in docs/results
+docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the runs in docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 

@@ -22,7 +22,7 @@ ENCODERS = sorted(path for path in (ENGINE / "encoders").glob("*.py") if path.st
 # `--help`, `check` and `schema` answer at once, because none of these imports what takes seconds.
 LIGHT = (
     "app.api app.cli config config.metrics config.schema config.search_points contracts.dataset contracts.errors "
-    "contracts.evaluator contracts.ranges "
+    "contracts.metric contracts.ranges "
     "contracts.recipe contracts.report contracts.view report.analysis report.text runs.record"
 )
 AT_ONCE = ["eagleray", *(f"eagleray.{name}" for name in LIGHT.split())]

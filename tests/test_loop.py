@@ -159,12 +159,15 @@ def test_the_warm_up_is_linear_and_the_rest_half_a_cosine():
         reference.step()
 
 
-def test_a_rate_that_drops_falls_tenfold_each_time():
+def test_a_rate_that_drops_falls_by_the_recipes_factor_each_time():
     recipe = Recipe(name="sgd", lr=3, lr_scaling="none", drops=(0.6, 0.8), warmup_epochs=1)
     optimizer = make_optimizer(build_method(load_run(None, settings("simclr")), INFO), recipe)
     for step, rate in ((4, 1.5), (10, 3.0), (59, 3.0), (60, 0.3), (79, 0.3), (80, 0.03), (99, 0.03)):
         assert set_rates(optimizer, recipe, 256, Progress(step, 100, 0, 10)) == pytest.approx(rate)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    fifth = Recipe(name="sgd", lr=5, lr_scaling="none", drops=(0.3, 0.6), drop_factor=0.2)
+    rates = [set_rates(optimizer, fifth, 256, Progress(step, 100, 0, 10)) for step in (29, 30, 60)]
+    assert rates == pytest.approx([5, 1, 0.2])
     with pytest.raises(ConfigError, match="drops and final_lr exclude each other"):
         load_run(None, ["optimizer.drops=[0.5]", "optimizer.final_lr=0.1"])
 

@@ -1,4 +1,4 @@
-"""Run a function in two gloo processes: do they compute together what one process computes alone?"""
+"""Run a function in several gloo processes: do they compute together what one process computes alone?"""
 
 import os
 import subprocess
@@ -11,36 +11,40 @@ from typing import Any
 
 import torch
 
-WORLD = 2
-
 
 def two_processes(function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:
-    """Call `function(*arguments)` in two processes that share a gloo group; returns what each returned.
+    """Call `function(*arguments)` in two processes, as `processes` does."""
+    return processes(2, function, *arguments, timeout=timeout)
+
+
+def processes(world: int, function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:
+    """Call `function(*arguments)` in processes that share a gloo group; returns what each returned.
 
     Args:
+        world: how many processes.
         function: a function at the top of a test file; the children import that file anew.
         arguments: anything that pickles.
-        timeout: seconds until both are killed.
+        timeout: seconds until all are killed.
 
     Returns:
-        The two results in the order of the ranks: tensors, numbers, strings, and lists or dicts of them.
+        The results in the order of the ranks: tensors, numbers, strings, and lists or dicts of them.
 
     Raises:
         AssertionError: a child failed (with the end of its output), or the time is up.
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.save((function.__code__.co_filename, function.__name__, arguments), Path(folder, "call"))
-        children = [_start(rank, folder) for rank in range(WORLD)]
+        children = [_start(rank, world, folder) for rank in range(world)]
         try:
             _wait(children, folder, time.monotonic() + timeout)
         finally:
             for child in children:
                 child.kill()
                 child.communicate()  # reaps it and closes its pipe
-        return [torch.load(Path(folder, f"result{rank}"), weights_only=True) for rank in range(WORLD)]
+        return [torch.load(Path(folder, f"result{rank}"), weights_only=True) for rank in range(world)]
 
 
-def _start(rank: int, folder: str) -> subprocess.Popen[bytes]:
+def _start(rank: int, world: int, folder: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
@@ -48,7 +52,7 @@ def _start(rank: int, folder: str) -> subprocess.Popen[bytes]:
     }
     with Path(folder, f"output{rank}").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, __file__, str(rank), folder],
+            [sys.executable, __file__, str(rank), str(world), folder],
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends: see _die_with_parent
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -58,14 +62,16 @@ def _start(rank: int, folder: str) -> subprocess.Popen[bytes]:
 
 def _wait(children: list[subprocess.Popen[bytes]], folder: str, deadline: float) -> None:
     while any(child.poll() is None for child in children):
-        # One that failed leaves the other waiting in a collective, so do not wait for both.
+        # One that failed leaves the others waiting in a collective, so do not wait for all.
         if any(child.returncode for child in children) or time.monotonic() > deadline:
             break
         time.sleep(0.05)
     codes = [child.returncode for child in children]
-    outputs = [Path(folder, f"output{rank}").read_text(errors="replace")[-6000:] for rank in range(WORLD)]
-    shown = "\n".join(f"--- process {rank}, exit {codes[rank]}:\n{outputs[rank]}" for rank in range(WORLD))
-    assert codes == [0] * WORLD, f"two processes: one failed, or the time was up (exit None)\n{shown}"
+    outputs = [Path(folder, f"output{rank}").read_text(errors="replace")[-6000:] for rank in range(len(children))]
+    shown = "\n".join(f"--- process {rank}, exit {codes[rank]}:\n{outputs[rank]}" for rank in range(len(children)))
+    assert all(code == 0 for code in codes), (
+        f"{len(codes)} processes: one failed, or the time was up (exit None)\n{shown}"
+    )
 
 
 def _die_with_parent() -> None:
@@ -79,7 +85,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _child(rank: int, folder: str) -> None:
+def _child(rank: int, world: int, folder: str) -> None:
     import importlib
     from datetime import timedelta
 
@@ -91,15 +97,15 @@ def _child(rank: int, folder: str) -> None:
         "gloo",
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
-        world_size=WORLD,
+        world_size=world,
         timeout=timedelta(seconds=60),
     )
     sys.path.insert(0, str(Path(file).parent))
     result = getattr(importlib.import_module(Path(file).stem), name)(*arguments)
     torch.save(result, Path(folder, f"result{rank}"))
-    dist.barrier()  # neither leaves while the other still needs it
+    dist.barrier()  # none leaves while another still needs it
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _child(int(sys.argv[1]), sys.argv[2])
+    _child(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -3,8 +3,9 @@
 Zbontar, Jing, Misra, LeCun, Deny 2021, https://arxiv.org/abs/2103.03230
 Differs from the paper: its lower rate for biases and norms (0.0048 beside 0.2) is reached by a `scale` of the loss of
 0.024, which under LARS changes nothing else but decay's share of a step, a small one; up to 64 pixels there is no blur,
-and crops keep a fifth of the image at least. Under the small recipe the projector is narrower and AdamW trains it, to
-which a loss's scale is all one.
+and crops keep a fifth of the image at least; crops are resized by bilinear interpolation, the authors' by bicubic
+(`augment.interpolation`). Under the small recipe the projector is narrower and AdamW trains it, to which a loss's scale
+is all one.
 """
 
 from typing import Annotated, ClassVar

@@ -2,8 +2,9 @@
 
 Grill et al. 2020, https://arxiv.org/abs/2006.07733
 Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least: at that size
-less removes the object. Under the small recipe the projector ends in a batch norm (`last_norm`): in hundreds of steps,
-not hundreds of thousands, it is what makes the targets spread.
+less removes the object; crops are resized by bilinear interpolation, the paper's by bicubic (`augment.interpolation`).
+Under the small recipe the projector ends in a batch norm (`last_norm`): in hundreds of steps, not hundreds of
+thousands, it is what makes the targets spread.
 """
 
 from typing import Annotated

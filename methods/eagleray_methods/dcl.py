@@ -1,7 +1,9 @@
 """DCL: SimCLR without the positive pair in the denominator, so that small batches learn as well as large ones.
 
 Yeh, Hong, Hsu, Liu, Chen, LeCun 2021, https://arxiv.org/abs/2110.06848
-Differs from the paper: it is trained as SimCLR is; up to 64 pixels the views have no blur and half the jitter.
+Differs from the paper: it is trained as SimCLR is; up to 64 pixels the views have no blur and half the jitter. DCLW's
+weights are constants to the gradient; in the authors' code it passes through them, which changes the gradient and not
+the loss.
 """
 
 from typing import Annotated

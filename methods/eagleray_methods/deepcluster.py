@@ -5,7 +5,8 @@ Differs from the paper: no Sobel filter takes the colours away, since it is the 
 SimCLR's views make them unreliable. The features clustered are the encoder's, the classifier is one linear layer on
 them. Images are seen once an epoch and weighted by the inverse of the size of their cluster, which section 3.3 calls
 equivalent to sampling evenly over clusters. The classifier is new with each clustering, what the optimizer remembers of
-the old one is not. Small images are few: the small recipe makes a hundredth of the clusters of fewer components.
+the old one is not. Weight decay spares biases and norms, which the authors' does not. Small images are few: the small
+recipe makes a hundredth of the clusters of fewer components.
 """
 
 from typing import Annotated, ClassVar

@@ -6,10 +6,11 @@ are the class token. The teacher is what is judged, as in the paper.
 Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the paper has it for ViT-B; weight decay
 spares position embeddings and class tokens too, where the authors' spares biases and vectors alone; the gradient is
 clipped as a whole, not parameter by parameter, at 3.0, the default of their script; up to 64 pixels there is no blur,
-and small crops cover a tenth of the image at least. Under the small recipe there are two small crops and fewer
-prototypes, and all is made for hundreds of steps: the teacher moves sooner and the centre sooner still, since a centre
-that lags behind the teacher lets all images fall together; the teacher stays sharp; batch norm ends the head
-(`last_norm`), so that its targets spread.
+and small crops cover a tenth of the image at least; crops are resized by bilinear interpolation, the authors' by
+bicubic (`augment.interpolation`). Under the small recipe there are two small crops and fewer prototypes, and all is
+made for hundreds of steps: the teacher moves sooner and the centre sooner still, since a centre that lags behind the
+teacher lets all images fall together; the teacher stays sharp; batch norm ends the head (`last_norm`), so that its
+targets spread.
 """
 
 from typing import Annotated

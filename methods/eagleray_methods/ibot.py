@@ -6,9 +6,10 @@ its features pooled as `encoder.pool` says; the paper's are the class token.
 Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; weight decay
 spares position embeddings, class and mask tokens too, where the authors' spares biases and vectors alone; the gradient
 is clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of
-the image at least. Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds
-of steps: the teacher moves sooner and the centres sooner still, since a centre that lags behind the teacher lets all
-images fall together; the teacher stays sharp.
+the image at least; crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`).
+Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds of steps: the
+teacher moves sooner and the centres sooner still, since a centre that lags behind the teacher lets all images fall
+together; the teacher stays sharp.
 """
 
 import math

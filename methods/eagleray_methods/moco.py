@@ -3,10 +3,10 @@
 v1: He, Fan, Wu, Xie, Girshick 2019, https://arxiv.org/abs/1911.05722
 v2: Chen, Fan, Girshick, He 2020, https://arxiv.org/abs/2003.04297
 Differs from the papers: v1's learning rate falls by a cosine too (its paper divides it by ten after 120 and 160 of 200
-epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before; up to 64
-pixels v2's views have no blur. The papers' eight workers, each with its own batch norm, are `groups` of the batch,
-however many workers there are. Under the small recipe the queue holds less than the data, and the teacher moves as fast
-as hundreds of steps need.
+epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before; weight decay
+spares biases and norms, which the authors' does not; up to 64 pixels v2's views have no blur. The papers' eight
+workers, each with its own batch norm, are `groups` of the batch, however many workers there are. Under the small recipe
+the queue holds less than the data, and the teacher moves as fast as hundreds of steps need.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View, moco_view
-from eagleray.blocks.distributed import gather, rank, world_size
+from eagleray.blocks.distributed import gather, own_rows
 from eagleray.blocks.losses import info_nce, normalised
 from eagleray.blocks.networks import Queue, check_queue, ema_update, frozen_copy, mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
@@ -96,8 +96,8 @@ class MoCo(Method):
         """
         everyone = gather(images)  # [N, C, H, W]
         order = torch.randperm(len(everyone), generator=self.draw(step)).to(images.device, non_blocking=True)
-        keys = in_groups(self.teacher, everyone[_share(order)], self.config.groups)
-        return _share(gather(keys)[order.argsort()])
+        keys = in_groups(self.teacher, everyone[own_rows(order)], self.config.groups)
+        return own_rows(gather(keys)[order.argsort()])
 
     def after_step(self, progress: Progress) -> None:
         ema_update(self.teacher, nn.Sequential(self.encoder, self.projector), self.config.momentum)
@@ -127,8 +127,3 @@ def check_groups(groups: int, batch_size: int, workers: int) -> None:
             f"method.groups={groups} must divide the {images} images that a worker has of batch_size={batch_size} "
             f"into equal groups of two or more: take {near}"
         )
-
-
-def _share(x: Tensor) -> Tensor:
-    """This worker's rows of what all have."""
-    return x.chunk(world_size())[rank()]

@@ -4,11 +4,12 @@ Wu, Xiong, Yu, Lin 2018, https://arxiv.org/abs/1805.01978
 Its classifier, weighted k nearest neighbours (section 3.4), is how every run is judged here, by default with the
 paper's 200 neighbours and its temperature, though on the encoder's features, not on the projector's.
 Differs from the paper: the images of a step share their noise, which leaves the expectation as it is and makes of a
-gather of batch * negatives vectors one matrix product; views drop the colour after the colour jitter, not before. Where
-the paper has the proximal term, whose weight it leaves open, the authors' code has the bank's momentum: `proximal=0
-momentum=0.5`. The small recipe sees an image ten times, not hundreds of times: the projector has a hidden layer and
-ends in a batch norm, without which all vectors drift together and the bank runs after them; the temperature is higher,
-negatives are fewer, as images are, and momentum alone keeps the vectors steady.
+gather of batch * negatives vectors one matrix product; views drop the colour after the colour jitter, not before;
+weight decay spares biases and norms, which the authors' does not. Where the paper has the proximal term, whose weight
+it leaves open, the authors' code has the bank's momentum: `proximal=0 momentum=0.5`. The small recipe sees an image ten
+times, not hundreds of times: the projector has a hidden layer and ends in a batch norm, without which all vectors drift
+together and the bank runs after them; the temperature is higher, negatives are fewer, as images are, and momentum alone
+keeps the vectors steady.
 """
 
 import math

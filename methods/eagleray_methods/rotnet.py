@@ -1,13 +1,17 @@
 """RotNet: say by which right angle an image was turned.
 
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
-Differs from the paper: the classifier is one linear layer on the pooled features, so that these are what is trained.
+Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, a fifth of it after 60, 120 and
+160 of 200 epochs.
+Differs from the paper: the classifier is one linear layer on the pooled features, so that these are what is trained;
+weight decay spares biases and norms, which the authors' does not. Under the small recipe crops cover half of the image
+or more.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +19,7 @@ from eagleray.augment import View
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.ranges import Choice
 from eagleray.contracts.recipe import Recipe, Recipes
 
 
@@ -22,11 +27,21 @@ class RotNet(Method):
     """Pretext task: say by which right angle an image was turned."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """RotNet has no hyperparameter of its own."""
+        crop: Annotated[
+            Literal["padded", "resized"],
+            Choice("padded", "resized"),
+            Field(
+                description="padded: moved by up to an eighth of the side, black beyond the border; "
+                "resized: half of the area or more"
+            ),
+        ] = "padded"
 
     config: Config
     metrics: ClassVar[dict[str, str]] = {"rotation": "share of images whose rotation is recognised"}
-    recipes = Recipes(paper=Recipe(name="sgd", lr=0.1, nesterov=True, weight_decay=5e-4, lr_scaling="linear"))
+    recipes = Recipes(
+        paper=Recipe(name="sgd", lr=0.2, nesterov=True, weight_decay=5e-4, drops=(0.3, 0.6, 0.8), drop_factor=0.2),
+        small_settings={"crop": "resized"},
+    )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
@@ -35,6 +50,8 @@ class RotNet(Method):
     @property
     def views(self) -> tuple[View, ...]:
         # Colours carry no hint of the rotation, and crops that leave little of the object make it unanswerable.
+        if self.config.crop == "padded":
+            return (View(shift=0.125, shift_border="black", flip=0.5),)
         return (View(crop=(0.5, 1.0), flip=0.5),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:

@@ -2,7 +2,9 @@
 
 Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709
 Differs from the paper: up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur, half the
-jitter).
+jitter); crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`); LARS is timm's,
+whose learning rate multiplies the momentum buffer, where the authors' (TensorFlow) goes into it: the two part only
+while the rate changes.
 """
 
 from typing import Annotated

@@ -9,9 +9,10 @@ made to a student (another one, or one like itself) on all images:
     eagleray train method=distillation method.teacher=runs/eagleray/SECOND labels.per_class=40
 
 Differs from the paper: the head's width is a setting, where the paper's is that of its features; the memory of further
-negatives takes one view of each image, and is empty at first. Up to 64 pixels the views are those of SimCLR's CIFAR-10
-study. Under the small recipe AdamW trains it, with a narrower head, a higher temperature and no memory, which of few
-images would soon hold the very one that is looked for.
+negatives takes one view of each image, and is empty at first; crops are resized by bilinear interpolation, the authors'
+by bicubic (`augment.interpolation`); LARS is timm's, as for SimCLR. Up to 64 pixels the views are those of SimCLR's
+CIFAR-10 study. Under the small recipe AdamW trains it, with a narrower head, a higher temperature and no memory, which
+of few images would soon hold the very one that is looked for.
 """
 
 from typing import Annotated

@@ -2,8 +2,9 @@
 
 Bardes, Ponce, LeCun 2021, https://arxiv.org/abs/2105.04906
 As in the paper's code, the distance of the views is a mean over features too, and the hinge a mean over both views.
-Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least. Under the small
-recipe the projector (the paper's expander) is narrower and AdamW trains it.
+Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least; crops are
+resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`). Under the small recipe the
+projector (the paper's expander) is narrower and AdamW trains it.
 """
 
 from dataclasses import replace

@@ -2,10 +2,12 @@
 
 Ermolov, Siarohin, Sangineto, Sebe 2020, https://arxiv.org/abs/2007.06346
 Defaults are those of its CIFAR-10 runs with two views, at 512 images a step; `views=4` with 256 images is its W-MSE 4.
-Differs from the paper: the learning rate falls by a cosine, where the paper's falls to a fifth 50 epochs before the end
-and once more 25 before it; weight decay is AdamW's. Under the small recipe four images a dimension are whitened, and
-the learning rate is low: at four times that rate all images fall on one curve, along which whitening still finds as
-many directions as it wants (the embeddings' rank is then below 2). A little shrinkage keeps the first steps stable.
+The learning rate falls to a fifth 50 of 1000 epochs before the end and once more 25 before it.
+Differs from the paper: weight decay is AdamW's, and spares biases and norms; crops are resized by bilinear
+interpolation, the authors' by bicubic (`augment.interpolation`). Under the small recipe four images a dimension are
+whitened, and the learning rate is low: at four times that rate all images fall on one curve, along which whitening
+still finds as many directions as it wants (the embeddings' rank is then below 2). A little shrinkage keeps the first
+steps stable.
 """
 
 from itertools import combinations
@@ -48,7 +50,9 @@ class WMSE(Method):
 
     config: Config
     recipes = Recipes(
-        paper=Recipe(lr=3e-3, lr_scaling="none", weight_decay=1e-6, warmup_epochs=5),
+        paper=Recipe(
+            lr=3e-3, lr_scaling="none", weight_decay=1e-6, warmup_epochs=5, drops=(0.95, 0.975), drop_factor=0.2
+        ),
         small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5),
         small_settings={"hidden": 512, "projection": 32, "shrinkage": 1e-3},
     )

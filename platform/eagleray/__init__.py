@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` says the same
     from eagleray.contracts.errors import ConfigError as ConfigError
     from eagleray.contracts.evaluator import Evaluator as Evaluator
     from eagleray.contracts.method import Method as Method
+    from eagleray.contracts.metric import Metric as Metric
     from eagleray.contracts.ranges import Choice as Choice
     from eagleray.contracts.ranges import IntRange as IntRange
     from eagleray.contracts.ranges import LogUniform as LogUniform
@@ -47,6 +48,7 @@ _NAMES = {
     "contracts.errors": "ConfigError",
     "contracts.evaluator": "Evaluator",
     "contracts.method": "Method",
+    "contracts.metric": "Metric",
     "contracts.ranges": "Choice IntRange LogUniform Uniform",
     "contracts.recipe": "Recipe Recipes",
     "contracts.report": "Diverged",

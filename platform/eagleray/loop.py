@@ -62,7 +62,7 @@ def train(
             embed = partial(built.evaluation.embed, method, built.autocast)
             method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
         for batch in loader.epoch(epoch, start):
-            seed_all(run.seed, state.counters.step, distributed.rank())
+            seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)
             with built.autocast:
                 result: StepResult = forward(batch, state.progress)

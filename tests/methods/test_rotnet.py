@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from eagleray.augment import View
+from eagleray.config import load_run
 from eagleray_methods.rotnet import four_rotations
 from method_cases import NOW, batch_of, small
 
@@ -23,3 +25,13 @@ def test_rotnet_reports_the_share_it_recognises():
         method.classifier.bias.copy_(torch.tensor([0.0, 5.0, 0.0, 0.0]))  # says "a quarter turn" to everything
     result = method(batch_of(method), NOW)
     assert float(result.metrics["rotation"]) == pytest.approx(0.25)
+
+
+def test_the_papers_recipe_is_that_of_the_authors_cifar_runs():
+    """Rate 0.1 at 128 images, a fifth of it after 60, 120 and 160 of 200 epochs; RandomCrop(32, padding=4)."""
+    recipe = load_run(None, ["method=rotnet", "recipe=paper", "batch_size=128"]).optimizer
+    assert recipe.peak_lr(128) == 0.1
+    assert [drop * 200 for drop in recipe.drops] == pytest.approx([60, 120, 160])
+    assert (recipe.drop_factor, recipe.warmup_epochs) == (0.2, 0)
+    assert small("rotnet", "method.crop=padded").views == (View(shift=4 / 32, shift_border="black", flip=0.5),)
+    assert small("rotnet").views == (View(crop=(0.5, 1.0), flip=0.5),)

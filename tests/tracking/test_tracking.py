@@ -600,7 +600,7 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
     for index in range(3):
         trial = make(
             tmp_path / f"trials/{index}", name=f"t{index}", parent=sweep, experiment=sweep.experiment,
-            params={"seed": index},
+            params={"seed": index}, tags={"kind": "trial", "point": "7"},
         )  # fmt: skip
         report(trial, range(1, 3))
         trial.finish("stopped" if index else "finished")
@@ -613,6 +613,7 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
         assert [trial["params"] for trial in trials] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
         assert [trial["state"] for trial in trials] == ["finished", "stopped", "stopped"]
         assert {trial["parent"] for trial in trials} == {first["run_id"]}
+        assert {(trial["tags"]["kind"], trial["tags"]["point"]) for trial in trials} == {("trial", "7")}
         assert trials[0]["metrics"] == {"knn": 0.002, "loss": 0.5}
         with pytest.raises(ConfigError, match=f"no experiment 'x{sweep.experiment}'; it has '{sweep.experiment}'"):
             rows(f"x{sweep.experiment}", uri)

@@ -13,7 +13,7 @@ from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged, read_tree
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
-from eagleray.report.analysis import Answer, Row
+from eagleray.report.analysis import Analysis, Row
 from eagleray.report.text import finding
 from eagleray.runs.record import Record
 
@@ -44,28 +44,28 @@ class SweepResult:
     """A finished sweep."""
 
     directory: Path
-    answer: Answer
+    analysis: Analysis
     unsent: str | None  # what MLflow does not have yet, and why
 
     @property
     def leaderboard(self) -> list[Row]:
         """The points and the floors, the best first."""
-        return self.answer.rows
+        return self.analysis.rows
 
     @property
     def best(self) -> Row | None:
         """The best point; None where none measured the metric."""
-        return self.answer.winner
+        return self.analysis.winner
 
     @property
     def best_run(self) -> Path | None:
         """The directory of a run of the best point."""
-        return next(self.directory.glob(f"trials/{self.best.name}*"), None) if self.best else None
+        return self.directory / "trials" / self.best.runs[0] if self.best else None
 
     @property
     def finding(self) -> str:
         """What the sweep found, in one sentence."""
-        return finding(self.answer)
+        return finding(self.analysis)
 
 
 def train(
@@ -137,8 +137,8 @@ def sweep(
     count = len(points(asked)) if asked.search != "tpe" else (asked.trials or 0) * asked.seeds
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
-        answer, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)
-    return SweepResult(directory, answer, unsent)
+        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)
+    return SweepResult(directory, analysis, unsent)
 
 
 def _tree(settings: Mapping[str, Any] | Path | str) -> dict[str, Any]:

@@ -85,12 +85,12 @@ def sweep(
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_part
 
-    console.print(leaderboard(result.answer))
+    console.print(leaderboard(result.analysis))
     artifacts = result.directory / "artifacts"
     places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
     if result.best_run:
         places["winner"] = result.best_run
-    _say(f"{result.finding}\n{on_test_part(result.answer)}\n")
+    _say(f"{result.finding}\n{on_test_part(result.analysis)}\n")
     _farewell(places, asked.run.get("tracking", {}).get("uri"), result.unsent)
 
 
@@ -129,22 +129,22 @@ def compare(
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.analysis import answer, trials_of_rows
+    from eagleray.report.analysis import analyse, trials_of_rows
     from eagleray.report.text import finding
     from eagleray.tracking import compare_url, rows, ui_base
 
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
-    varied = list(next((trial.params for trial in trials if not trial.is_floor), {}))
+    varied = list(next((trial.params for trial in trials if not trial.floor), {}))
     better = mode or mode_of(metric, shipped())
-    found = answer(trials, varied, metric, "min" if better == "min" else "max")
+    found = analyse(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
     if better is None:
         raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
-    shown = [run["run_id"] for run in runs if run["run_id"] not in {each["parent"] for each in runs}]
+    shown = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
     _say(f"compare them: {compare_url(runs[0]['experiment_id'], shown[:100], ui_base(uri))}")
     _say("(`eagleray ui` serves that page)")
 

@@ -4,7 +4,7 @@ import fcntl
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
-from eagleray.report.analysis import Answer, answer, trials_of
-from eagleray.report.heatmap import draw
-from eagleray.report.text import csv_text, finding, markdown
+from eagleray.report.analysis import Analysis, analyse, trials_of
+from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.text import csv_text, finding, markdown, runs_csv
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
@@ -127,7 +127,7 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
 
 def launch_sweep(
     sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
-) -> tuple[Answer, str | None]:
+) -> tuple[Analysis, str | None]:
     """Runs a sweep, or goes on with it; writes its report.
 
     Returns:
@@ -151,7 +151,7 @@ def launch_sweep(
         parent = Record.open(directory)
         sender.add(parent)
         for child in parent.children():
-            if child.tags.get("kind") != "floor":
+            if child.kind == "trial":
                 _keep(recorded_run(child), child)
         found = conclude(sweep, parent)
     return found, sender.message
@@ -173,13 +173,18 @@ class Announcing:
         if self.watch:
             self.watch.trial(label, params, state, epoch, epochs, metrics)
 
+    def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
+        """See `ray_backend.callbacks.Watch`."""
+        if self.watch:
+            self.watch.floor(name, metrics)
 
-def conclude(sweep: Sweep, parent: Record) -> Answer:
+
+def conclude(sweep: Sweep, parent: Record) -> Analysis:
     """Writes what a sweep found into its artifacts, and ends its record."""
     trials = trials_of(parent, list(sweep.vary))
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    found = answer(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
-    has_picture = draw(found, parent.artifacts / "heatmap.png", sweep.question)
+    found = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
+    has_picture = plot_heatmap(found, parent.artifacts / "heatmap.png", sweep.question)
     early = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in early]
     page = markdown(
@@ -191,6 +196,7 @@ def conclude(sweep: Sweep, parent: Record) -> Answer:
     )
     (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(found), encoding="utf-8")
+    (parent.artifacts / "runs.csv").write_text(runs_csv(found, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(found)})
     best = found.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}

@@ -1,19 +1,51 @@
 """What happens to a view's colours: the exact chain of torchvision, and its fused form, one affine map a sample."""
 
 import math
+from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from eagleray.augment.draw import Parameters
+from eagleray.augment.numbers import Numbers, whole
+from eagleray.contracts.view import View
 
+ORDERS = torch.tensor(list(permutations(range(4)))).t()  # [4, 24]: the orders of brightness, contrast, saturation, hue
 LUMA = torch.tensor([0.2989, 0.587, 0.114])  # torchvision's weights of red, green, blue (ITU-R 601)
 _GREY = torch.full((3, 3), 1 / 3)  # onto the grey axis
 _AROUND = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
 _TURN = torch.stack([_GREY, torch.eye(3) - _GREY, _AROUND])  # Rodrigues' formula: what stays, times cos, times sin
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 
 
-def fused(images: Tensor, mean: Tensor, drawn: Parameters) -> Tensor:
+@dataclass(frozen=True)
+class Colours:
+    """What happens to each image's colours."""
+
+    brightness: Tensor  # factors; 1, 1, 1, 0 where the image is not jittered
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # part of the colour circle
+    order: Tensor  # [4, N] int64, on the CPU: the jitter's operations in their order, -1 where there is no jitter
+    grayscale: Tensor  # 1: colour dropped
+    solarize: Tensor  # 1: solarized
+
+
+def draw(view: View, numbers: Numbers) -> Colours:
+    """Draw each image's factors, as torchvision's ColorJitter, and whether its colours are dropped or inverted."""
+    *spreads, hue = (view.jitter * scale for scale in view.jitter_scale)
+    spans = [*((max(0.0, 1 - spread), 1 + spread) for spread in spreads), (-hue, hue)]
+    jittered = numbers.happens("jitter", view.jitter_probability) > 0
+    factors = zip(numbers.between("factors", spans), _NEUTRAL, strict=True)
+    return Colours(
+        *(torch.where(jittered, factor, still) for factor, still in factors),
+        order=torch.where(jittered, ORDERS[:, whole(numbers["order"][0], ORDERS.shape[1]).long()], -1),
+        grayscale=numbers.happens("grayscale", view.grayscale),
+        solarize=numbers.happens("solarize", view.solarize),
+    )
+
+
+def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
     """Jitter and grayscale as ONE affine map of each sample's colours, [N, C, S, S] in 0..1.
 
     Brightness, contrast, saturation and grayscale are linear in a pixel and in the image's mean, and without the
@@ -46,7 +78,7 @@ def _hue_rotation(hue: Tensor) -> Tensor:
     return still + angle.cos() * across + angle.sin() * around
 
 
-def jitter(images: Tensor, drawn: Parameters) -> Tensor:
+def jitter(images: Tensor, drawn: Colours) -> Tensor:
     """torchvision's ColorJitter, exact: each sample in its own order, clamped after every operation."""
     operations = (
         (adjust_brightness, drawn.brightness),
@@ -69,7 +101,7 @@ def luminance(images: Tensor) -> Tensor:
     return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device))[:, None]
 
 
-def grayscale(images: Tensor, drawn: Parameters) -> Tensor:
+def grayscale(images: Tensor, drawn: Colours) -> Tensor:
     """The colour dropped where drawn."""
     return torch.where(drawn.grayscale[:, None, None, None] > 0, luminance(images), images)
 
@@ -107,7 +139,12 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-def solarize(images: Tensor, drawn: Parameters) -> Tensor:
+def finish(view: View, images: Tensor, drawn: Colours) -> Tensor:
+    """Return what comes after the blur: solarized images, in 0..1 still."""
+    return solarize(images, drawn) if view.solarize else images
+
+
+def solarize(images: Tensor, drawn: Colours) -> Tensor:
     """Where drawn, what is at least one half is inverted."""
     chosen = drawn.solarize[:, None, None, None] > 0
     return torch.where(chosen & (images >= 0.5), 1 - images, images)

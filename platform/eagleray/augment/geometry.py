@@ -1,48 +1,139 @@
-"""Where each pixel of a view comes from: crop, resize, shift, flip and blur as two matrices a sample."""
+"""Where each pixel of a view comes from: crop, resize, shift, flip and blur as two matrices a sample; turns, cutout."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eagleray.augment.draw import Parameters
+from eagleray.augment.numbers import Numbers, whole
 from eagleray.contracts.view import View
 
 Matrices = tuple[Tensor, Tensor] | None  # rows [N, S, H] and columns [N, S, W]; None: every pixel stays where it is
+Kernel = Callable[[Tensor, Tensor], Tensor]  # distances in pixels and what lies inside (1, or 0 outside) -> weights
 
 
-def sampling(view: View, drawn: Parameters, height: int, width: int, size: int) -> Matrices:
-    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T."""
-    if view.crop is None and not view.shift and not view.flip and (height, width) == (size, size):
+@dataclass(frozen=True)
+class Geometry:
+    """How each image is laid out."""
+
+    corner: Tensor  # [2, N] the crop's top and left, whole pixels of the source
+    box: Tensor  # [2, N] its height and width
+    shift: Tensor  # [2, N] translation, whole pixels of the output
+    flip: Tensor  # 1: flipped
+    sigma: Tensor  # of the blur, pixels of the output; 0: not blurred
+    turns: Tensor  # int64, on the CPU: quarter turns
+    cutout: Tensor  # [2, N] centre of the square, whole pixels of the output
+
+
+def draw(view: View, numbers: Numbers, sizes: Tensor, size: int) -> Geometry:
+    """Draw for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`."""
+    corner, box = _crop(view, numbers, sizes.t().float())
+    most = min(round(view.shift * size), size - 1)
+    return Geometry(
+        corner=corner,
+        box=box,
+        shift=whole(numbers["shift"], 2 * most + 1) - most,
+        flip=numbers.happens("flip", view.flip),
+        sigma=numbers.between("sigma", [view.blur_sigma])[0] * numbers.happens("blur", view.blur),
+        turns=((1 + whole(numbers["turns"][0], 3)) * numbers.happens("rotate", view.rotate)).long(),
+        cutout=whole(numbers["cutout"], size),
+    )
+
+
+def _crop(view: View, numbers: Numbers, extent: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw the corner and box of each crop, [2, N] both: the first attempt that fits, as RandomResizedCrop."""
+    if view.crop is None:
+        return torch.zeros_like(extent), extent
+    (low, high), (narrow, wide) = view.crop, map(math.log, view.crop_ratio)
+    area = (numbers["areas"] * (high - low) + low) * extent.prod(0)
+    root = (numbers["ratios"] * (wide - narrow) + narrow).div_(2).exp_()  # of the ratio width / height
+    side = area.sqrt_()
+    boxes = torch.stack([side / root, side * root]).round_()  # [2, ATTEMPTS, N]
+    fits = ((boxes > 0) & (boxes <= extent[:, None])).all(0)
+    first = fits.float().argmax(0).expand(2, 1, -1)
+    box = torch.where(fits.any(0), boxes.gather(1, first)[:, 0], _central_box(view, extent))
+    corner = torch.where(fits.any(0), whole(numbers["place"], extent + 1 - box), ((extent - box) / 2).floor_())
+    return corner, box
+
+
+def _central_box(view: View, extent: Tensor) -> Tensor:
+    """Return the largest box of an allowed shape for each extent, for the images of which no attempt fits."""
+    low, high = view.crop_ratio
+    height, width = extent.double()  # rounded as Python rounds
+    box = torch.stack([height.minimum((width / low).round_()), width.minimum((height * high).round_())])
+    return box.clamp_(min=1).float()
+
+
+def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
+    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T.
+
+    `sizes`: height and width of each image, [N, 2] on the CPU. An image that is not cropped is resized until its
+    shorter side fits, and its middle is shown: torchvision's Resize(size) and CenterCrop(size).
+    """
+    if view.crop is None and not view.shift and not view.flip and bool((sizes == size).all()):
         return None
     pixel = torch.arange(size, dtype=torch.float32, device=drawn.box.device).expand(2, len(drawn.flip), size)
     if view.flip:
         pixel = torch.stack([pixel[0], torch.where(drawn.flip[:, None] > 0, size - 1 - pixel[1], pixel[1])])
+    shown = None
     if view.shift:
-        pixel = _reflect(pixel + drawn.shift[:, :, None], size)
-    rows, columns = _triangle(drawn.corner[:, :, None], drawn.box[:, :, None], pixel, max(height, width))
+        pixel = pixel + drawn.shift[:, :, None]
+        if view.shift_border == "black":
+            shown = ((pixel >= 0) & (pixel < size)).float()[..., None]  # [2, N, S, 1]: not behind the border
+        pixel = _reflect(pixel, size)
+    box, resized = drawn.box, torch.full_like(drawn.box, size)
+    if view.crop is None:
+        resized = (box.long() * size).div_(box.amin(0).long(), rounding_mode="floor").float()
+        pixel = pixel + ((resized - size) / 2).round_()[:, :, None]
+    height, width = sizes.amax(0).tolist()
+    corner, box, resized = (each[:, :, None] for each in (drawn.corner, box, resized))
+    kernel = _cubic if view.interpolation == "bicubic" else _triangle
+    weights = _weights(kernel, corner, box, resized, pixel, max(height, width))
+    rows, columns = weights if shown is None else weights * shown
     return rows[:, :, :height], columns[:, :, :width]
 
 
-def _triangle(start: Tensor, length: Tensor, pixel: Tensor, source: int) -> Tensor:
-    """[2, N, S, source]: each output pixel's weights on the source pixels, along both axes.
+def _weights(kernel: Kernel, start: Tensor, length: Tensor, resized: Tensor, pixel: Tensor, source: int) -> Tensor:
+    """Return each output pixel's weights on the source pixels, along both axes: [2, N, S, source].
 
-    The triangle filter of resize(antialias=True): as wide as an output pixel, at least as a source pixel, cut off
-    at the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which pixel of the resized box an
-    output pixel shows.
+    As resize(antialias=True): the kernel is as wide as an output pixel, at least as a source pixel, cut off at the box
+    (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which of the `resized` [2, N, 1] pixels of the
+    box an output pixel shows.
     """
-    scale = length / pixel.shape[2]  # source pixels in an output pixel
+    scale = length / resized  # source pixels in an output pixel
     steepness = 1 / scale.clamp(min=1)
     centre = (start + (pixel + 0.5) * scale) * steepness  # [2, N, S]
     position = torch.arange(source, dtype=torch.float32, device=start.device)
     inside = ((position >= start) & (position < start + length)).float()[:, :, None]  # [2, N, 1, source]
     distance = ((position + 0.5) * steepness)[:, :, None] - centre[:, :, :, None]
-    weights = torch.addcmul(inside, inside, distance.abs_().clamp_(max=1), value=-1)  # 1 - distance, inside
+    weights = kernel(distance.abs_(), inside)
     return weights.div_(weights.sum(3, keepdim=True))
+
+
+def _triangle(distance: Tensor, inside: Tensor) -> Tensor:
+    """Weigh by 1 - distance: bilinear."""
+    return torch.addcmul(inside, inside, distance.clamp_(max=1), value=-1)
+
+
+def _cubic(distance: Tensor, inside: Tensor) -> Tensor:
+    """Weigh by Keys' cubic with a = -1/2 (1981, equation 4, as PIL and resize(antialias=True)): bicubic."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, far).mul_(distance < 2).mul_(inside)
 
 
 def blurred(matrices: Matrices, sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The same matrices with a Gaussian blur after them; a Gaussian is separable, so it is a matrix on each side."""
     blur = blur_matrix(sigma, size)
     return (blur, blur) if matrices is None else (torch.bmm(blur, matrices[0]), torch.bmm(blur, matrices[1]))
+
+
+def resize(view: View, images: Tensor, matrices: Matrices) -> Tensor:
+    """Resample images, and cut off what bicubic interpolation throws beyond 0..1."""
+    images = resample(images, matrices)
+    return images.clamp_(0, 1) if view.interpolation == "bicubic" else images
 
 
 def resample(images: Tensor, matrices: Matrices) -> Tensor:
@@ -82,6 +173,14 @@ def blur_matrix(sigma: Tensor, size: int) -> Tensor:
 def _reflect(position: Tensor, size: int) -> Tensor:
     """Positions up to size - 1 outside, mirrored at the outermost pixels, which are not repeated."""
     return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def finish(view: View, images: Tensor, drawn: Geometry) -> None:
+    """Turn normalised square images and cut squares out of them, in place."""
+    if view.rotate:  # so late since a turn commutes with all before it but RandAugment
+        turn(images, drawn.turns)
+    if view.cutout:
+        cut_out(images, view.cutout, drawn.cutout)
 
 
 def turn(images: Tensor, turns: Tensor) -> Tensor:

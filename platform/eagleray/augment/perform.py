@@ -8,8 +8,10 @@ from torch import Tensor
 
 from eagleray.augment import colour, geometry
 from eagleray.augment.draw import Parameters, draw, joined
+from eagleray.augment.numbers import WHOLE, Share
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ragged import Ragged
 from eagleray.contracts.view import View
 
 CACHED_FLOATS = 200_000  # a piece of a batch on a CPU: 65 images of 32 x 32 in colour, 1 of 224 x 224
@@ -17,7 +19,7 @@ CACHED_FLOATS = 200_000  # a piece of a batch on a CPU: 65 images of 32 x 32 in 
 
 def make_view(
     view: View,
-    images: Tensor,
+    images: Tensor | Ragged,
     *,
     size: int,
     seed: tuple[int, ...],
@@ -35,7 +37,8 @@ def make_view(
 
     Args:
         view: what to do.
-        images: uint8 [N, C, H, W], C is 1 (grey) or 3 (colour); grey images have no saturation and no hue.
+        images: uint8 [N, C, H, W], C is 1 (grey) or 3 (colour); grey images have no saturation and no hue. Of images
+            of several shapes each is cropped within its own.
         size: side of the output, unless the view has its own.
         seed: what the parameters depend on, and nothing else: not on the device, not on torch's global state.
         mean: of each channel, images scaled to 0..1.
@@ -53,29 +56,31 @@ def make_view(
 
 def make_views(
     views: Sequence[View],
-    images: Tensor,
+    images: Tensor | Ragged,
     *,
     size: int,
     seed: tuple[int, ...],
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool = False,
+    share: Share = WHOLE,
 ) -> list[Tensor]:
     """Every view of every image: `make_view` with the view's index added to the seed.
 
-    Equal views that follow each other (the small crops of multi-crop) are made in one pass.
+    Equal views that follow each other (the small crops of multi-crop) are made in one pass. Where the images are the
+    `share` (rank, workers) of a batch, their views are those rows of the views of the whole batch, to the last bit.
     """
     made: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
         seeds = [(*seed, index) for index in places]
-        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact)
+        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
     return made
 
 
-def plain(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The view that evaluation uses: the whole image, resized if need be, normalised; nothing random.
+def plain(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The view that evaluation uses: shorter side resized, the middle cut out, normalised; nothing random.
 
-    uint8 [N, C, H, W] -> float32 [N, C, size, size]; a non-square image is squeezed. Raises as `make_view`.
+    uint8 [N, C, H, W] -> float32 [N, C, size, size]. Raises as `make_view`.
     """
     return make_view(View(), images, size=size, seed=(), mean=mean, std=std)
 
@@ -83,34 +88,32 @@ def plain(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]
 @torch.no_grad()
 def _made(
     view: View,
-    images: Tensor,
+    images: Tensor | Ragged,
     seeds: Sequence[tuple[int, ...]],
     *,
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
     exact: bool,
+    share: Share = WHOLE,
 ) -> Sequence[Tensor]:
     """One view of every image for each seed."""
-    _check(images, mean, std)
-    size = view.size or size
-    samples, channels, height, width = images.shape
-    drawn = joined([draw(view, samples, height, width, size, seed) for seed in seeds]).to(images.device)
-    images = images.repeat(len(seeds), 1, 1, 1) if len(seeds) > 1 else images
-    output = torch.empty(len(images), channels, size, size, device=images.device)
-    offset, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    images = images if isinstance(images, Ragged) else Ragged.of_one_shape(images)
+    _check(images.padded, mean, std)
+    size, device = view.size or size, images.padded.device
+    drawn = joined([draw(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
+    images = images.repeated(len(seeds))
+    output = torch.empty(len(images), len(mean), size, size, device=device)
+    offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
     perform = _exact if exact or view.randaugment else _fast
-    with torch.autocast(images.device.type, enabled=False):  # in bf16 a view would lose its shades
+    with torch.autocast(device.type, enabled=False):  # in bf16 a view would lose its shades
         for piece in _pieces(images, size):
-            pixels = images[piece].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            made = perform(view, pixels, drawn[piece], size)
-            if view.solarize:
-                made = colour.solarize(made, drawn[piece])
+            part = images[piece]
+            pixels = part.padded.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            made = perform(view, pixels, part.sizes, drawn[piece], size)
+            made = colour.finish(view, made, drawn[piece])
             torch.sub(made, offset, out=output[piece]).div_(scale)
-    if view.rotate:  # so late since a turn commutes with all before it but RandAugment
-        geometry.turn(output, drawn.turns)
-    if view.cutout:
-        geometry.cut_out(output, view.cutout, drawn.cutout)
+    geometry.finish(view, output, drawn)
     return output.chunk(len(seeds))
 
 
@@ -124,29 +127,29 @@ def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
         raise ConfigError(f"images of {images.shape[1]} channels need as many means and stds, not {mean} and {std}")
 
 
-def _pieces(images: Tensor, size: int) -> list[slice]:
+def _pieces(images: Ragged, size: int) -> list[slice]:
     """The batch in pieces: on a CPU so small that the tensors on the way stay in its cache and its allocator's hands.
 
     Where nothing else keeps the allocator from giving memory back (a young process), whole batches take twice as long.
     """
-    samples, channels, height, width = images.shape
-    floats = channels * max(height * width, size * size)
-    step = max(1, CACHED_FLOATS // floats) if images.device.type == "cpu" else max(1, samples)
+    samples, channels = images.padded.shape[:2]
+    area = max(int(images.sizes.prod(1).sum()) // max(1, samples), size * size)
+    step = max(1, CACHED_FLOATS // (channels * area)) if images.padded.device.type == "cpu" else max(1, samples)
     return [slice(start, start + step) for start in range(0, samples, step)]
 
 
-def _fast(view: View, pixels: Tensor, drawn: Parameters, size: int) -> Tensor:
-    matrices = geometry.sampling(view, drawn, pixels.shape[2], pixels.shape[3], size)
+def _fast(view: View, pixels: Tensor, sizes: Tensor, drawn: Parameters, size: int) -> Tensor:
+    matrices = geometry.sampling(view, drawn, sizes, size)
     recolour = view.jitter or view.grayscale
     mean = geometry.resampled_mean(pixels, matrices) if recolour else None
     if view.blur:
         matrices = geometry.blurred(matrices, drawn.sigma, size)
-    images = geometry.resample(pixels, matrices)
+    images = geometry.resize(view, pixels, matrices)
     return images if mean is None else colour.fused(images, mean, drawn)
 
 
-def _exact(view: View, pixels: Tensor, drawn: Parameters, size: int) -> Tensor:
-    images = geometry.resample(pixels, geometry.sampling(view, drawn, pixels.shape[2], pixels.shape[3], size))
+def _exact(view: View, pixels: Tensor, sizes: Tensor, drawn: Parameters, size: int) -> Tensor:
+    images = geometry.resize(view, pixels, geometry.sampling(view, drawn, sizes, size))
     if view.randaugment:
         images = randaugment(images, view.randaugment[1], drawn.randaugment)
     if view.jitter:

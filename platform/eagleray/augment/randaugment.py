@@ -2,16 +2,32 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.augment.colour import adjust_brightness, adjust_contrast, adjust_saturation
-from eagleray.contracts.view import MAGNITUDES
+from eagleray.augment.numbers import Numbers, whole
+from eagleray.contracts.view import MAGNITUDES, View
 
 # images [n, C, H, W] in 0..1, sign [n, 1, 1, 1] of +1 or -1, strength from 0 to 1 -> images
 Operation = Callable[[Tensor, Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Which operations each image goes through."""
+
+    randaugment: Tensor  # [operations, 2, N] on the CPU: which of the 14 operations, and its sign
+
+
+def draw(view: View, numbers: Numbers) -> Choices:
+    """Draw each image's operations and their signs."""
+    operations = view.randaugment[0] if view.randaugment else 0
+    choice, sign = numbers.stream("randaugment", 2 * operations).unflatten(0, (2, operations))
+    return Choices(torch.stack([whole(choice, len(OPERATIONS)), torch.where(sign < 0.5, -1.0, 1.0)], dim=1))
 
 
 def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:

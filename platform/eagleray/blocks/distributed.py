@@ -30,6 +30,14 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
 
 
+def own_rows(whole: Tensor) -> Tensor:
+    """This worker's rows of what every worker holds alike, the inverse of `gather`: [workers * n, ...] -> [n, ...].
+
+    Random numbers of images are drawn so: for the whole batch from `Method.draw`, then each worker's own.
+    """
+    return whole.chunk(world_size())[rank()]
+
+
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over workers, the same on each of them, with gradient; any shape. `x` itself is left as it is."""
     return _Sum.apply(x) if world_size() > 1 else x  # type: ignore[return-value]

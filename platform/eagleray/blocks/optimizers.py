@@ -53,7 +53,7 @@ def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: P
     peak = recipe.peak_lr(batch_size)
     constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
     lr = (
-        warmup_steps(peak, recipe.drops, recipe.warmup_epochs, progress)
+        warmup_steps(peak, recipe.drops, recipe.drop_factor, recipe.warmup_epochs, progress)
         if recipe.drops
         else warmup_cosine(peak, peak * recipe.final_lr, recipe.warmup_epochs, progress)
     )

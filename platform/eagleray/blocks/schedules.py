@@ -20,10 +20,10 @@ def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Pro
     return cosine(peak, final, (progress.fraction - warmup) / max(1e-12, 1 - warmup))
 
 
-def warmup_steps(peak: float, drops: Sequence[float], warmup_epochs: float, progress: Progress) -> float:
-    """Linear from 0 to `peak` during the warm-up, then a tenth of before at each of `drops`, parts of the training."""
+def warmup_steps(peak: float, drops: Sequence[float], factor: float, warmup_epochs: float, progress: Progress) -> float:
+    """Linear from 0 to `peak` during the warm-up, then times `factor` at each of `drops`, parts of the training."""
     passed = sum(progress.fraction >= drop for drop in drops)
-    return warmup_cosine(peak, peak, warmup_epochs, progress) * 0.1**passed
+    return warmup_cosine(peak, peak, warmup_epochs, progress) * factor**passed
 
 
 def ramp(start: float, end: float, over: float, progress: Progress) -> float:

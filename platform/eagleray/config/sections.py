@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,9 @@ from pydantic import (
 from eagleray.config.mistakes import nested, wrong
 from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.contracts import view
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import When
-from eagleray.contracts.ranges import Uniform
+from eagleray.contracts.metric import When
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -132,31 +132,17 @@ class DataChoice(Chosen, frozen=True):
         }
 
 
-Operation = Literal[
-    "crop", "shift", "flip", "jitter", "grayscale", "blur", "solarize", "rotate", "randaugment", "cutout"
-]
-Probability = Annotated[float | None, Uniform(0.0, 1.0), Field(ge=0, le=1)]
+if TYPE_CHECKING:
+    Operation = str
+else:
+    Operation = Literal[*view.OPERATIONS]
+_from_views: dict[str, Any] = {name: (kind, None) for name, kind in view.SETTINGS.items()}
+_ViewSettings = create_model("_ViewSettings", __base__=Strict, **_from_views)
 
 
-class Augment(Strict, frozen=True):
+class Augment(_ViewSettings, frozen=True):
     """Changes to the views a method declares; what is null stays as the method has it."""
 
-    crop_min: Annotated[
-        float | None, Uniform(0.05, 1.0), Field(gt=0, le=1, description="smallest area of a random crop")
-    ] = None
-    flip: Annotated[Probability, Field(description="probability of a horizontal flip")] = None
-    jitter: Annotated[
-        float | None, Uniform(0.0, 1.0), Field(ge=0, le=2, description="strength of the colour jitter")
-    ] = None
-    grayscale: Annotated[Probability, Field(description="probability of dropping the colour")] = None
-    blur: Annotated[Probability, Field(description="probability of a Gaussian blur")] = None
-    solarize: Annotated[Probability, Field(description="probability of solarizing")] = None
-    rotate: Annotated[Probability, Field(description="probability of a right-angle rotation")] = None
-    cutout: Annotated[
-        float | None,
-        Uniform(0.0, 0.5),
-        Field(ge=0, lt=1, description="side of the square cut out, a part of the image's"),
-    ] = None
     only: Annotated[
         tuple[Operation, ...] | None,
         Field(description="keep these operations alone; the others are switched off"),
@@ -164,6 +150,10 @@ class Augment(Strict, frozen=True):
     exact: Annotated[
         bool, Field(description="torchvision's exact colour chain in place of the fused approximation")
     ] = False
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the run sets itself: a field of `View` and its value."""
+        return self.model_dump(exclude={"only", "exact"}, exclude_none=True)
 
 
 class Labels(Strict, frozen=True):
@@ -201,9 +191,14 @@ class Evaluate(Strict, frozen=True):
     @classmethod
     def _whole(cls, given: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
         """Validate with the sections of all evaluators."""
-        if cls is Evaluate and isinstance(given, Mapping):
-            return evaluate_with(given.get("also", ())).model_validate(given)
-        return handler(given)
+        if cls is not Evaluate or not isinstance(given, Mapping):
+            return handler(given)
+        found = evaluate_with(given.get("also", ())).model_validate(given)
+        for name in found.evaluators:
+            settings = getattr(found, name)
+            if type(settings).model_validate(settings.model_dump(mode="json")) != settings:
+                raise wrong(f"evaluate.{name}: a validator of its Config changes what a run file gives back")
+        return found
 
 
 def evaluate_with(also: Any) -> type[Evaluate]:
@@ -223,7 +218,7 @@ def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
     """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
-    default = one.values.get("when", "always")
+    default = one.values["when"]
     return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 

@@ -25,7 +25,7 @@ _IMPORTED = (
     "typing_extensions",
     "numpy",
     "eagleray.contracts.errors",
-    "eagleray.contracts.evaluator",
+    "eagleray.contracts.metric",
     "eagleray.contracts.ranges",
     "eagleray.contracts.recipe",
     "eagleray.contracts.view",
@@ -168,7 +168,8 @@ class Outline(type):
         """Return the outline of a class, built on those of its bases that can be read."""
         bases = around.bases(node)
         docstring = {"__module__": around.source.shadow, "__doc__": ast.get_docstring(node, clean=False)}
-        made = cls(node.name, tuple(base for base in bases if isinstance(base, type)), docstring)
+        kept = tuple(base for base in bases if type(base) in (type, Outline))  # ABC, Protocol would bring metaclasses
+        made = cls(node.name, kept, docstring)
         made.node_ = node
         made.names_ = Names(around.source, node.body, {})
         made.missing_ = [base for base in bases if isinstance(base, Unreadable)]
@@ -249,6 +250,8 @@ def _spec(module: str) -> ModuleSpec | None:
     package = module.rpartition(".")[0]
     if not package:
         return importlib.util.find_spec(module)
+    if package in sys.modules:
+        return PathFinder.find_spec(module, getattr(sys.modules[package], "__path__", []))
     above = _spec(package)
     return PathFinder.find_spec(module, above.submodule_search_locations) if above is not None else None
 

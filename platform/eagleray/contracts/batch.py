@@ -10,7 +10,7 @@ from torch import Tensor
 class DataInfo:
     """What a method may know about the images and how they come: never a label."""
 
-    image_size: int  # side of the square images, in pixels
+    image_size: int  # side of the views, in pixels
     channels: int  # 1 (grey) or 3 (colour)
     samples: int  # training images
     classes: int | None  # None: no class is known
@@ -19,6 +19,7 @@ class DataInfo:
     seed: int = 0  # the run's
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
+    stored_size: int = 64  # shorter side that larger images were reduced to before any view was made
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PartName = Literal["train", "unlabelled", "validation", "test"]
 class Part:
     """Images that belong together."""
 
-    images: np.ndarray | Sequence[str]  # pixels, uint8 [N, C, H, W] with C 1 or 3 and H = W; or image files
+    images: np.ndarray | Sequence[str]  # pixels, uint8 [N, C, H, W] with C 1 or 3; or image files
     labels: np.ndarray | None = None  # int64 [N], -1: not known; None: this source has no labels
 
     def __len__(self) -> int:
@@ -33,7 +33,8 @@ class Part:
 class Decoding:
     """How image files become pixels; of no meaning to a source that hands out pixels."""
 
-    size: int | None = None  # side in pixels; None: the median shorter side of the images, at most 64
+    size: int | None = None  # side of the views; None: the median shorter side of the images, at most 64
+    stored_size: int | None = None  # shorter side of the stored image, never enlarged; None: twice `size`
     channels: Literal[1, 3] | None = None  # None: 1 if every image is grey, else 3
     skip_bad: bool = False  # leave out what cannot be read, instead of refusing the source
 

@@ -1,4 +1,4 @@
-"""The contract of an evaluator, and the metrics that runs report. Who adds one reads this file and one neighbour.
+"""The contract of an evaluator. Who adds one reads this file, `metric.py` and one neighbour.
 
 An evaluator is one class in one file of `evaluators/`; the file's name is the evaluator's name. What it declares is
 read from the SOURCE (see `config/registry.py`), and everything else follows from that: `eagleray check`, what a sweep
@@ -6,10 +6,11 @@ accepts as `metric`, tables, pages, descriptions. This file imports no torch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import BaseModel
+
+from eagleray.contracts.metric import Metric, When
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,39 +19,6 @@ if TYPE_CHECKING:
     from eagleray.contracts.method import Method
     from eagleray.contracts.view import View
     from eagleray.data.images import Data, Images
-
-Need = Literal[
-    "labels",  # of the training images, and images held out to be judged
-    "two_views",  # a method that declares views of its training images
-    "tokens",  # an encoder that has tokens (a ViT)
-    "classifier",  # a method that learns from labels
-]
-Better = Literal["higher", "lower"]
-When = Literal["always", "end", "never"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What one reported number means."""
-
-    meaning: str  # without its name: "share of the images that are classified right"
-    better: Better | None = None  # None: neither end is; a sweep then has to say its `mode`
-    needs: frozenset[Need] = frozenset()  # an evaluator is called where all that its metrics need is there
-    headline: bool = False  # shown beside whatever is compared
-
-    @property
-    def mode(self) -> Literal["max", "min"] | None:
-        """The better end, as a sweep says it."""
-        return None if self.better is None else "max" if self.better == "higher" else "min"
-
-
-# What the loop itself reports of every epoch.
-LOOP = {
-    "loss": Metric("the training loss, averaged over an epoch", "lower"),
-    "images_per_second": Metric("training images a second; evaluating and saving stop the clock", "higher"),
-    "z_std": Metric("spread of the embeddings that the loss sees: 1 isotropic, 0 collapsed to a point", "higher"),
-    "z_rank": Metric("effective rank of the embeddings that the loss sees; at most their width", "higher"),
-}
 
 
 class Encodings(Protocol):
@@ -115,10 +83,11 @@ class Evaluator:
     class Config(BaseModel, frozen=True, extra="forbid"):  # its settings, each with default and meaning
         pass
 
+    config: BaseModel  # an evaluator writes `config: Config` below its own Config, for type checkers
     metrics: ClassVar[dict[str, Metric]]  # all it may return, by name
     when: ClassVar[When] = "always"  # default of `evaluate.NAME.when`: at every evaluation, at the end, or never
 
-    def __init__(self, config: Any):
+    def __init__(self, config: BaseModel):
         self.config = config
 
     def __call__(self, given: Encodings) -> dict[str, float]:

@@ -76,7 +76,11 @@ class Method(nn.Module):
         return self.encoder
 
     def draw(self, *when: int) -> torch.Generator:
-        """A generator of the run's seed and a step or an epoch, for what all workers must draw alike; on the CPU."""
+        """A generator of the run's seed and a step or an epoch, on the CPU; the same on all workers.
+
+        Numbers that belong to images are drawn for the whole batch (`data.batch_size`), and each worker takes its rows
+        (`blocks.distributed.own_rows`): so any number of workers computes the same.
+        """
         return generator(self.data.seed, *when)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:

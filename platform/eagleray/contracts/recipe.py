@@ -34,8 +34,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
     drops: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
-        Field(description="parts of the training after which lr falls tenfold, each time; empty: cosine decay"),
+        Field(description="parts of the training after which lr falls by drop_factor, each time; empty: cosine decay"),
     ] = ()
+    drop_factor: Annotated[float, Field(gt=0, lt=1, description="what lr is multiplied by at each of drops")] = 0.1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")] = None
 
     @model_validator(mode="after")

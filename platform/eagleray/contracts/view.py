@@ -1,13 +1,25 @@
-"""What one view does to an image: a declaration, without torch and without randomness."""
+"""What one view does to an image: a declaration, without torch and without randomness.
+
+`View` is the one definition of the operations. The `augment` section of a run file, what `augment.only` may name and
+how a run's settings are laid over a method's views all follow from its fields.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import InitVar, dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ranges import Choice, Uniform
 
-INFINITY = math.inf
 MAGNITUDES = 30  # RandAugment's scale: 0 changes next to nothing, 30 the most
+
+_OPERATION = object()  # marks a field that switches an operation on; its default switches the operation off
+_PART = Field(ge=0, le=1)
+_PROBABILITY = Annotated[float, _OPERATION, Uniform(0.0, 1.0), _PART]
 
 
 @dataclass(frozen=True)
@@ -15,49 +27,98 @@ class View:
     """One view of an image, as a method declares it; `make_view` performs it on a batch.
 
     The operations act in the order of SimCLR, whatever the order they are written in: crop, shift, flip, RandAugment,
-    colour jitter, grayscale, blur, solarize, rotate, cutout. What is not declared is switched off.
+    colour jitter, grayscale, blur, solarize, rotate, cutout. What is not declared is switched off. A field with a
+    description can also be set for all views of a run, in its `augment` section.
 
     Raises:
         ConfigError: a value outside its range.
     """
 
     size: int | None = None  # side of the output in pixels; None: the run's image size
-    crop: tuple[float, float] | None = None  # range of the area of a random crop, 1: all; None: the whole image
+    crop: Annotated[tuple[float, float] | None, _OPERATION] = None  # range of the area of a random crop, 1: all
+    crop_min: InitVar[  # the lower end alone: what `crop` says of the upper one stays
+        Annotated[float | None, Uniform(0.05, 1.0), Field(gt=0, le=1, description="smallest area of a random crop")]
+    ] = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height, drawn log-uniformly
-    shift: float = 0.0  # random translation by up to this part of the side, borders reflected (FixMatch: 0.125)
-    flip: float = 0.0  # probability of a horizontal flip
-    jitter: float = 0.0  # strength of the colour jitter; multiplies jitter_scale
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"],
+        Choice("bilinear", "bicubic"),
+        Field(description="how crops are resized, in either case with antialiasing"),
+    ] = "bilinear"
+    shift: Annotated[float, _OPERATION, _PART] = 0.0  # random translation by up to this part of the side
+    shift_border: Literal["reflect", "black"] = "reflect"  # what appears behind it (FixMatch reflects, RotNet pads)
+    flip: Annotated[_PROBABILITY, Field(description="probability of a horizontal flip")] = 0.0
+    jitter: Annotated[
+        float, _OPERATION, Uniform(0.0, 1.0), Field(ge=0, le=2, description="strength of the colour jitter")
+    ] = 0.0  # multiplies jitter_scale
     jitter_scale: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)  # brightness, contrast, saturation, hue
-    jitter_probability: float = 0.8  # share of the images that are jittered at all
-    grayscale: float = 0.0  # probability of dropping the colour
-    blur: float = 0.0  # probability of a Gaussian blur; its kernel is 10 % of the side, odd, at least 3
+    jitter_probability: Annotated[float, _PART] = 0.8  # share of the images that are jittered at all
+    grayscale: Annotated[_PROBABILITY, Field(description="probability of dropping the colour")] = 0.0
+    blur: Annotated[_PROBABILITY, Field(description="probability of a Gaussian blur")] = 0.0  # kernel: 10 % of the side
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # range of its standard deviation, in pixels of the output
-    solarize: float = 0.0  # probability of inverting what is brighter than one half
-    rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
-    randaugment: tuple[int, int] | None = None  # how many operations, and their magnitude from 0 to 30
-    cutout: float = 0.0  # side of the square that is cut out, as a part of the image's side; 0: none
+    solarize: Annotated[_PROBABILITY, Field(description="probability of solarizing")] = 0.0
+    rotate: Annotated[_PROBABILITY, Field(description="probability of a right-angle rotation")] = 0.0
+    randaugment: Annotated[tuple[int, int] | None, _OPERATION] = None  # how many operations; magnitude, 0 to 30
+    cutout: Annotated[
+        float,
+        _OPERATION,
+        Uniform(0.0, 0.5),
+        Field(ge=0, le=1, description="side of the square cut out, a part of the image's"),
+    ] = 0.0
 
-    def __post_init__(self):
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize", "rotate", "shift", "cutout"):
-            _within(name, getattr(self, name), 0, 1)
-        _within("jitter", self.jitter, 0, INFINITY)
+    def __post_init__(self, crop_min: float | None):
+        if crop_min is not None:
+            largest = self.crop[1] if self.crop else 1.0
+            object.__setattr__(self, "crop", (min(crop_min, largest), largest))
+        for name, (low, high) in _LIMITS.items():
+            _within(name, getattr(self, name), low, high)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"view: {name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         for scale in _several("jitter_scale", self.jitter_scale, 4):
-            _within("jitter_scale", scale, 0, INFINITY)
+            _within("jitter_scale", scale, 0, math.inf)
         _within("jitter times the hue of jitter_scale", self.jitter * self.jitter_scale[3], 0, 0.5)
-        for name, most in (("crop", 1), ("crop_ratio", INFINITY), ("blur_sigma", INFINITY)):
+        for name, most in (("crop", 1), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
             if getattr(self, name) is not None:
                 _ordered(name, getattr(self, name), most)
         if self.size is not None:
-            _whole("size", self.size, 1, INFINITY)
+            _whole("size", self.size, 1, math.inf)
         if self.randaugment is not None:
             operations, magnitude = _several("randaugment", self.randaugment, 2)
-            _whole("the operations of randaugment", operations, 1, INFINITY)
+            _whole("the operations of randaugment", operations, 1, math.inf)
             _whole("the magnitude of randaugment", magnitude, 0, MAGNITUDES)
+
+
+def _declared() -> Iterator[tuple[str, Any, list[Any]]]:
+    """Yield each field's name, its type, and what is said of it beside the type."""
+    for name, hint in View.__annotations__.items():
+        hint = hint.type if isinstance(hint, InitVar) else hint
+        kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        yield name, kind, said
+
+
+def _ends(said: list[Any]) -> tuple[float, float] | None:
+    """Return the lowest and highest value of a field, where it has both."""
+    limits = [limit for part in said if isinstance(part, FieldInfo) for limit in part.metadata]
+    ends = {key: getattr(limit, key) for limit in limits for key in ("ge", "le") if hasattr(limit, key)}
+    return (ends["ge"], ends["le"]) if len(ends) == 2 else None
+
+
+# Each operation, and the value that switches it off.
+OPERATIONS: dict[str, Any] = {name: getattr(View, name) for name, _, said in _declared() if _OPERATION in said}
+# What a run may set for all its views, as types for pydantic with range, limits and description; None: not set.
+SETTINGS: dict[str, Any] = {
+    name: Annotated[kind | None, *(part for part in said if part is not _OPERATION)]
+    for name, kind, said in _declared()
+    if any(getattr(part, "description", None) for part in said)
+}
+_LIMITS = {name: ends for name, _, said in _declared() if (ends := _ends(said))}
+_CHOICES = {name: get_args(kind) for name, kind, _ in _declared() if get_origin(kind) is Literal}
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # said so that NaN is refused too
-        span = f"{low} or more" if high == INFINITY else f"from {low} to {high}"
+        span = f"{low} or more" if high == math.inf else f"from {low} to {high}"
         raise ConfigError(f"view: {name} goes {span}, it cannot be {value}")
 
 
@@ -76,5 +137,5 @@ def _several(name: str, values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 def _ordered(name: str, span: tuple[float, float], most: float) -> None:
     low, high = _several(name, span, 2)
     if not 0 < low <= high <= most:
-        top = "" if most == INFINITY else f" up to {most}"
+        top = "" if most == math.inf else f" up to {most}"
         raise ConfigError(f"view: {name} takes two numbers above 0{top}, the lower one first, not {span!r}")

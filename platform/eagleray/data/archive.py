@@ -1,7 +1,7 @@
 """Everything known of a source's images once all have been looked through, kept for the whole machine.
 
-Two files: `<source>-<state of its files>.npz` says which images there are, and `.npy` beside it holds their
-pixels, unless the folder is too large for that. Both are written once and never changed.
+Two files: `<source>-<state of its files>.npz` says which images there are, and `.bin` beside it holds their
+pixels, one image after the other, unless the folder is too large for that. Both are written once and never changed.
 """
 
 import math
@@ -10,7 +10,7 @@ import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,15 @@ from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import Stream
-from eagleray.data.cache import cache_folder, digest, locked, read_array, write_array, written_whole
-from eagleray.data.decode import Bad, decode, in_threads, settled
+from eagleray.data.cache import cache_folder, digest, locked, read_pixels, write_pixels, written_whole
+from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
 
-FORMAT = 1  # of the cache: to be raised by whoever changes what it holds or how images are decoded
+FORMAT = 2  # of the cache: to be raised by whoever changes what it holds or how images are decoded
 TEST_SHARE = 0.2  # held out of a source that brings no test part; the same images for every seed
 SAMPLE = 2048  # images that mean and std are taken of
 
-Shape = tuple[int, int, int, int]
 Rows = dict[PartName, np.ndarray]
 Labels = dict[PartName, np.ndarray | None]
 
@@ -38,7 +37,7 @@ Labels = dict[PartName, np.ndarray | None]
 class About(BaseModel, frozen=True):
     """What the cache says of a source beside its rows and labels."""
 
-    shape: Shape  # of all images together, bad ones included: [N, C, H, W]
+    kept: Kept
     streamable: bool  # the images are files, which can be decoded again
     checksum: int | None  # of the stored pixels; None: none are stored
     parts: tuple[PartName, ...]
@@ -98,11 +97,11 @@ def _remove_older(source: str, at: Path) -> None:
 def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
     """None: it is not there, damaged, or without the pixels that by now fit into memory."""
     try:
-        about, rows, labels = _read_index(Path(f"{at}.npz"))
-        streams = about.streamable and math.prod(about.shape) > settings.memory_limit
+        about, sizes, rows, labels = _read_index(Path(f"{at}.npz"))
+        streams = about.streamable and about.kept.total > settings.memory_limit
         if about.checksum is None and not streams:
             return None
-        pixels = _pixels(at, dataset, settings, about.shape, None if streams else about.checksum)
+        pixels = _pixels(at, dataset, settings, about.kept, sizes, None if streams else about.checksum)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return Archive(pixels, rows, labels, about)
@@ -110,20 +109,21 @@ def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
 
 def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
     parts = dataset.parts()
-    shape, images = _opened(dataset, parts)
-    fine = np.ones(shape[0], bool)
-    images = _readable(images, shape, fine, dataset)
+    kept, images = _opened(dataset, parts)
+    sizes = np.zeros((sum(map(len, parts.values())), 2), np.int32)
+    images = _readable(images, sizes, dataset)
     streamable = bool(_paths(parts))
     checksum = None
-    if streamable and math.prod(shape) > settings.memory_limit:
+    if streamable and kept.total > settings.memory_limit:
         deque(images, maxlen=0)  # looked through and let go, so that no bad file ends a run in its middle
     else:
-        checksum = write_array(Path(f"{at}.npy"), shape, images)
-    pixels = _pixels(at, dataset, settings, shape, checksum)
+        checksum = write_pixels(Path(f"{at}.bin"), images)
+    fine = sizes[:, 0] > 0
+    pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
     rows, labels = _arranged(parts, fine, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
     about = About(
-        shape=shape,
+        kept=kept,
         streamable=streamable,
         checksum=checksum,
         parts=tuple(rows),
@@ -132,14 +132,19 @@ def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         mean=mean,
         std=std,
     )
-    _write_index(Path(f"{at}.npz"), about, rows, labels)
+    _write_index(Path(f"{at}.npz"), about, sizes, rows, labels)
     return Archive(pixels, rows, labels, about)
 
 
-def _pixels(at: Path, dataset: Dataset, settings: DataSettings, shape: Shape, checksum: int | None) -> Pixels:
+def _pixels(
+    at: Path, dataset: Dataset, settings: DataSettings, kept: Kept, sizes: np.ndarray, checksum: int | None
+) -> Pixels:
+    """Return where the readable images come from; `sizes` [N, 2] are zeros where one is bad."""
+    fine = sizes[:, 0] > 0
     if checksum is None:
-        return Streamed(_paths(dataset.parts()), shape[2], shape[1], settings.workers)
-    return Stored(read_array(Path(f"{at}.npy"), shape, checksum))
+        paths = list(compress(_paths(dataset.parts()), fine))
+        return Streamed(paths, kept.stored_size, kept.channels, settings.workers)
+    return Stored(read_pixels(Path(f"{at}.bin"), checksum), sizes[fine], kept.channels)
 
 
 def _paths(parts: dict[PartName, Part]) -> list[str]:
@@ -148,31 +153,31 @@ def _paths(parts: dict[PartName, Part]) -> list[str]:
     return list(chain.from_iterable(files))
 
 
-def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Shape, Iterator[np.ndarray | Bad]]:
-    """The shape of all images together, and the images themselves, one after the other."""
+def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Kept, Iterator[np.ndarray | Bad]]:
+    """Return how images are decoded, and the images themselves, one after the other."""
     arrays = [part.images for part in parts.values() if isinstance(part.images, np.ndarray)]
     if arrays:
-        channels, size, _ = arrays[0].shape[1:]
-        return (sum(map(len, arrays)), channels, size, size), chain.from_iterable(arrays)
+        channels, *sides = arrays[0].shape[1:]
+        kept = Kept(min(sides), min(sides), channels, total=sum(array.size for array in arrays))
+        return kept, chain.from_iterable(arrays)
     paths = _paths(parts)
-    size, channels = settled(dataset.decoding, paths)
-    return (len(paths), channels, size, size), in_threads(decode, paths, size, channels)
+    kept = settled(dataset.decoding, paths)
+    return kept, in_threads(decode, paths, kept.stored_size, kept.channels)
 
 
-def _readable(
-    images: Iterable[np.ndarray | Bad], shape: Shape, fine: np.ndarray, dataset: Dataset
-) -> Iterator[np.ndarray]:
-    """The images, black where one is bad, with `fine` set to False there; refuses bad ones after the last."""
+def _readable(images: Iterable[np.ndarray | Bad], sizes: np.ndarray, dataset: Dataset) -> Iterator[np.ndarray]:
+    """Yield the images that are not bad, with height and width of each in `sizes`; refuse bad ones after the last."""
     bad: list[Bad] = []
     for row, image in enumerate(images):
         if isinstance(image, Bad):
             bad.append(image)
-            fine[row] = False
-        yield np.zeros(shape[1:], np.uint8) if isinstance(image, Bad) else image
+        else:
+            sizes[row] = image.shape[1:]
+            yield image
     if bad and not dataset.decoding.skip_bad:
-        raise ConfigError(_listed(bad, shape[0]))
-    if not fine.any():
-        raise ConfigError(f"{dataset.name} has {shape[0]} files and no image that can be read")
+        raise ConfigError(_listed(bad, len(sizes)))
+    if len(bad) == len(sizes):
+        raise ConfigError(f"{dataset.name} has {len(sizes)} files and no image that can be read")
 
 
 def _listed(bad: Sequence[Bad], total: int) -> str:
@@ -188,13 +193,13 @@ def _arranged(parts: dict[PartName, Part], fine: np.ndarray, dataset: Dataset) -
     """Rows and labels of train, test and, if the source brings it, validation."""
     rows: Rows = {}
     labels: Labels = {}
-    start = 0
+    start = row = 0
     for name, part in parts.items():
         places = np.flatnonzero(fine[start : start + len(part)])
         if len(places):
-            rows[name] = start + places
+            rows[name] = row + np.arange(len(places))
             labels[name] = None if part.labels is None else np.asarray(part.labels, np.int64)[places]
-        start += len(part)
+        start, row = start + len(part), row + len(places)
     if "train" not in rows:
         raise ConfigError(f"{dataset.name} holds no image to train on")
     if "test" not in rows:
@@ -226,9 +231,9 @@ def _join_training(rows: Rows, labels: Labels) -> None:
 def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of each channel, over at most SAMPLE training images, evenly spaced; from counts of the values."""
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
-    counts = np.zeros((pixels.shape[1], 256), np.int64)
-    for batch in pixels.batches(np.array_split(sample, math.ceil(len(sample) / 64))):
-        counts += [np.bincount(channel.ravel(), minlength=256) for channel in batch.swapaxes(0, 1)]
+    counts = np.zeros((pixels.channels, 256), np.int64)
+    for image in chain.from_iterable(pixels.batches(np.array_split(sample, math.ceil(len(sample) / 64)))):
+        counts += [np.bincount(channel.ravel(), minlength=256) for channel in image]
     shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     variance = shares @ values**2 - mean**2
@@ -236,16 +241,17 @@ def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], 
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _read_index(path: Path) -> tuple[About, Rows, Labels]:
+def _read_index(path: Path) -> tuple[About, np.ndarray, Rows, Labels]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         about = About.model_validate_json(str(held["about"]))
+        sizes = held["sizes"]
         rows: Rows = {name: held[f"{name} rows"] for name in about.parts}
         labels: Labels = {name: held.get(f"{name} labels") for name in about.parts}
-    return about, rows, labels
+    return about, sizes, rows, labels
 
 
-def _write_index(path: Path, about: About, rows: Rows, labels: Labels) -> None:
-    arrays = {f"{name} rows": value for name, value in rows.items()}
+def _write_index(path: Path, about: About, sizes: np.ndarray, rows: Rows, labels: Labels) -> None:
+    arrays = {"sizes": sizes} | {f"{name} rows": value for name, value in rows.items()}
     arrays |= {f"{name} labels": value for name, value in labels.items() if value is not None}
     arrays["about"] = np.array(about.model_dump_json())
     with written_whole(path) as file:

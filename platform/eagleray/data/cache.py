@@ -64,11 +64,10 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_array(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> int:
-    """Writes uint8 images one after the other as a `.npy` file of the given shape; returns their CRC-32."""
+def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
+    """Write uint8 images one after the other, bytes alone; return their CRC-32."""
     checksum = 0
     with written_whole(path) as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for image in images:
             block = image.tobytes()
             checksum = zlib.crc32(block, checksum)
@@ -76,23 +75,22 @@ def write_array(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]
     return checksum
 
 
-def read_array(path: Path, shape: tuple[int, ...], checksum: int) -> np.ndarray:
-    """The array of a `.npy` file, mapped and read-only.
+def read_pixels(path: Path, checksum: int) -> np.ndarray:
+    """Return the bytes of a file, uint8 [bytes], mapped and read-only.
 
     Raises:
         OSError, ValueError: it is not there, or not what was written.
     """
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
     state = path.stat()
-    if array.shape != shape or _checksum(path, state.st_size, state.st_mtime_ns) != checksum:
+    if _checksum(path, state.st_size, state.st_mtime_ns) != checksum:
         raise ValueError(f"{path} is damaged")
-    return array
+    return np.memmap(path, np.uint8, "r")
 
 
 @lru_cache(maxsize=16)
 def _checksum(path: Path, size: int, changed: int) -> int:
     """Read through once in a process for each state of the file: a process may train hundreds of runs."""
-    return zlib.crc32(np.load(path, mmap_mode="r", allow_pickle=False))
+    return zlib.crc32(np.memmap(path, np.uint8, "r").data)
 
 
 @contextmanager

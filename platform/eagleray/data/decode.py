@@ -1,5 +1,6 @@
 """Image files to pixels. Imports no torch: the processes that decode a streamed folder start in a moment."""
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -8,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
 
 CHUNK = 64  # files a thread takes at a time
-LARGEST_SIZE = 64  # of images whose size nobody said
+LARGEST_SIZE = 64  # of views whose size nobody said
+STORED = 2  # sides of a view in the shorter side of a stored image: four of five SimCLR crops are then not enlarged
+LONGEST = 3  # shorter sides in a longer one: of a panorama the middle is stored, or it would pad its whole batch
+TURNED = (5, 6, 7, 8)  # values of EXIF's orientation for which height and width change places
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -30,59 +34,80 @@ class Bad:
 class Look:
     """What a file says of its image before any pixel is decoded."""
 
-    side: int  # the shorter one
+    height: int  # as the file has it, which may be turned upright later
+    width: int
     grey: bool
 
 
-def settled(decoding: Decoding, paths: Sequence[str]) -> tuple[int, int]:
-    """Size and channels of the decoded images: as said, else what suits them all."""
-    if decoding.size and decoding.channels:
-        return decoding.size, decoding.channels
+@dataclass(frozen=True)
+class Kept:
+    """How images are decoded, and what that takes."""
+
+    size: int  # side of the views
+    stored_size: int  # shorter side that larger images are reduced to
+    channels: int
+    total: int  # bytes of all images together
+
+
+def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
+    """Return how the images are decoded: as said, else what suits them all."""
     looks = [look for look in in_threads(look_at, paths) if isinstance(look, Look)]
-    if not looks:
-        return decoding.size or 1, decoding.channels or 1  # every file is bad, and decoding them says so
-    size = decoding.size or min(LARGEST_SIZE, statistics.median_low(look.side for look in looks))
-    return size, decoding.channels or (1 if all(look.grey for look in looks) else 3)
+    if not looks:  # every file is bad, and decoding them says so
+        return Kept(decoding.size or 1, decoding.stored_size or 1, decoding.channels or 1, total=0)
+    shorter = statistics.median_low(min(look.height, look.width) for look in looks)
+    size = decoding.size or min(LARGEST_SIZE, shorter)
+    stored_size = decoding.stored_size or STORED * size
+    channels = decoding.channels or (1 if all(look.grey for look in looks) else 3)
+    pixels = sum(math.prod(stored_shape(look.height, look.width, stored_size)) for look in looks)
+    return Kept(size, stored_size, channels, total=channels * pixels)
+
+
+def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return height and width of a stored image: those of torchvision's Resize(size), if that does not enlarge it."""
+    shorter, longer = sorted((height, width))
+    side = min(shorter, size)
+    other = min(longer * side // shorter, LONGEST * side)
+    return (side, other) if height <= width else (other, side)
 
 
 def look_at(path: str) -> Look | Bad:
     """Size and kind of an image, read from the head of its file."""
     try:
         with Image.open(path) as image:
-            return Look(min(image.size), image.mode in GREY_MODES or _grey_palette(image))
+            return Look(image.height, image.width, image.mode in GREY_MODES or _grey_palette(image))
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
-    """An image file as uint8 [channels, size, size]: turned upright, shorter side resized, centre cut out.
+    """Return an image file as uint8 [channels, H, W]: turned upright, its shorter side reduced to at most `size`.
 
     Of 16 bits a channel the upper eight are kept; what is transparent becomes white.
     """
     try:
         with Image.open(path) as image:
+            shape = stored_shape(image.height, image.width, size)
             image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at a half, a quarter or an eighth
             upright = ImageOps.exif_transpose(image)
+            height, width = shape[::-1] if image.getexif().get(ExifTags.Base.Orientation) in TURNED else shape
             plain = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
-            fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
+            reduced = plain.resize((width, height), Image.Resampling.BILINEAR, box=_middle(plain.size))
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
-    return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)
+    return np.asarray(reduced).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def decode_batch(paths: Sequence[str], size: int, channels: int) -> np.ndarray:
-    """Image files as uint8 [N, channels, size, size].
+def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarray]:
+    """Return image files as uint8 [channels, H, W] each.
 
     Raises:
         ConfigError: one of them cannot be read.
     """
-    batch = np.empty((len(paths), channels, size, size), np.uint8)
-    for place, path in zip(batch, paths, strict=True):
-        image = decode(path, size, channels)
-        if isinstance(image, Bad):
-            raise ConfigError(f"{path} could be read when the images were looked through, but now: {image.reason}")
-        place[:] = image
-    return batch
+    images = [decode(path, size, channels) for path in paths]
+    bad = next((image for image in images if isinstance(image, Bad)), None)
+    if bad is not None:
+        raise ConfigError(f"{bad.path} could be read when the images were looked through, but now: {bad.reason}")
+    return [image for image in images if not isinstance(image, Bad)]
 
 
 def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: Any) -> Iterator[Any]:
@@ -95,6 +120,12 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
     with ThreadPoolExecutor(threads) as pool:
         for results in pool.map(of_chunk, range(0, len(paths), CHUNK)):
             yield from results
+
+
+def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is stored of an image of that width and height: all but a panorama's ends."""
+    left, top = (max(0, side - LONGEST * min(size)) / 2 for side in size)
+    return left, top, size[0] - left, size[1] - top
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

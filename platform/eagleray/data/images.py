@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from eagleray.config.sections import DataSettings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.ragged import Ragged
 from eagleray.contracts.seeds import Stream
 from eagleray.data.archive import Archive, open_archive
-from eagleray.data.pixels import Pixels, Stored
+from eagleray.data.pixels import Decoded, Pixels, Stored
 from eagleray.data.splits import balanced, drawn, held_out
 
 
@@ -32,20 +34,33 @@ class Images:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For every tensor of positions, int64 [n], their images, uint8 [n, C, H, W], free to be changed."""
+    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
+        """Yield the images of every tensor of positions, int64 [n]: uint8 [n, C, H, W], free to be changed."""
         rows = (self._rows[indices.numpy()] for indices in order)
-        return map(torch.from_numpy, self._pixels.batches(rows))
+        return map(batched, self._pixels.batches(rows))
 
     def in_memory(self) -> "Images":
         """The same images, decoded once and kept: for the few labelled ones that every step asks for."""
-        pixels = np.concatenate(list(self._pixels.batches(np.array_split(self._rows, -(-len(self) // 64)))))
-        return Images(Stored(pixels), np.arange(len(self)), self.labels)
+        images = list(chain.from_iterable(self._pixels.batches(np.array_split(self._rows, -(-len(self) // 64)))))
+        flat = np.concatenate([image.ravel() for image in images])
+        sizes = np.array([image.shape[1:] for image in images])
+        return Images(Stored(flat, sizes, self._pixels.channels), np.arange(len(self)), self.labels)
 
     def only(self, positions: np.ndarray) -> "Images":
         """Those at the given positions."""
         labels = None if self.labels is None else self.labels[positions]
         return Images(self._pixels, self._rows[positions], labels)
+
+
+def batched(images: Decoded) -> Tensor | Ragged:
+    """Return uint8 images [C, H, W] as one tensor [n, C, H, W], padded if their shapes differ."""
+    if isinstance(images, np.ndarray) or len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images) if isinstance(images, list) else images)
+    sizes = np.array([image.shape[1:] for image in images])
+    padded = np.zeros((len(images), len(images[0]), *sizes.max(0)), np.uint8)
+    for place, image, (height, width) in zip(padded, images, sizes, strict=True):
+        place[:, :height, :width] = image
+    return Ragged(torch.from_numpy(padded), torch.from_numpy(sizes))
 
 
 @dataclass(frozen=True)
@@ -116,10 +131,10 @@ def _held_out(
 
 def _info(archive: Archive, samples: int) -> DataInfo:
     about = archive.about
-    _, channels, size, _ = about.shape
     return DataInfo(
-        image_size=size,
-        channels=channels,
+        image_size=about.kept.size,
+        channels=about.kept.channels,
+        stored_size=about.kept.stored_size,
         samples=samples,
         classes=len(about.class_names) if about.class_names else None,
         mean=about.mean,

@@ -1,4 +1,4 @@
-"""What a run's network sees, batch by batch: functions of (seed, step, rank), with no state that had to be saved."""
+"""What a run's network sees, batch by batch: functions of (seed, step), with no state that had to be saved."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +11,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
 from eagleray.contracts.method import Method
+from eagleray.contracts.ragged import Ragged
 from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
@@ -54,14 +55,14 @@ class BatchLoader:
                 yield Batch([], indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
             return
         for step, (indices, images) in enumerate(zip(order, self.data.train.batches(order), strict=True), first):
-            views = self._views(images, self.views, (self.run.seed, step, rank, _UNLABELLED))
+            views = self._views(images, self.views, step, _UNLABELLED, (rank, world))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
-    def plain(self, images: Tensor) -> Tensor:
+    def plain(self, images: Tensor | Ragged) -> Tensor:
         """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
         return self._laid(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
 
-    def fixed(self, images: Tensor, views: Sequence[View], number: int) -> list[Tensor]:
+    def fixed(self, images: Tensor | Ragged, views: Sequence[View], number: int) -> list[Tensor]:
         """Views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""
         mean, std = self._norm
         images = images.to(self.device, non_blocking=True)
@@ -75,21 +76,25 @@ class BatchLoader:
         size = self.run.batch_size // self.run.labels.ratio // world * world
         chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
         images = next(self.labelled.batches([chosen]))
-        views = self._views(images, self.labelled_views, (self.run.seed, step, rank, _LABELLED))
+        views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
         places, classes = (each[chosen.to(self.device)] for each in self.labelled_set)
         return LabelledBatch(views, targets=classes, indices=places)
 
-    def _views(self, images: Tensor, views: Sequence[View], seed: tuple[int, ...]) -> list[Tensor]:
+    def _views(
+        self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
+    ) -> list[Tensor]:
+        """The views of a step's images, of which these are one worker's share (rank, workers)."""
         images = images.to(self.device, non_blocking=True)
         mean, std = self._norm
         made = make_views(
             views,
             images,
             size=self.info.image_size,
-            seed=seed,
+            seed=(self.run.seed, step, 0, kind),
             mean=mean,
             std=std,
             exact=self.run.augment.exact,
+            share=share,
         )
         return [self._laid(view) for view in made]
 

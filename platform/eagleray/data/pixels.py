@@ -8,52 +8,75 @@ from typing import Protocol
 
 import numpy as np
 
-from eagleray.data.decode import decode_batch
+from eagleray.data.decode import decode_all
 from eagleray.data.workers import Decoders
 
+Decoded = np.ndarray | list[np.ndarray]  # uint8: one [n, C, H, W], or n of [C, H, W] whose shapes may differ
 AHEAD = 2  # batches under way for each worker process
 
 
 class Pixels(Protocol):
     """All images of a source, one a row."""
 
-    shape: tuple[int, ...]  # [N, C, H, W]
+    channels: int
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """For every array of rows, int64 [n], a new array of their images, uint8 [n, C, H, W]."""
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
+        """Yield the images of every array of rows, int64 [n]; a list is to be read, an array is the caller's own."""
         ...
 
 
 class Stored:
-    """Images of a file that all processes of a machine map, and none can write."""
+    """Images of a file that all processes of a machine map, and none can write.
 
-    def __init__(self, mapped: np.ndarray):
-        self._mapped = np.asarray(mapped)
-        self.shape = mapped.shape
+    Args:
+        flat: the pixels of all images, uint8, one image [C, H, W] after the other.
+        sizes: [N, 2], height and width of each.
+        channels: of every image.
+    """
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Copies, which the caller may change."""
-        return (np.take(self._mapped, rows, axis=0) for rows in order)
+    def __init__(self, flat: np.ndarray, sizes: np.ndarray, channels: int):
+        self.channels = channels
+        self._mapped = np.asarray(flat)
+        self._sizes = sizes.astype(np.int64)
+        self._ends = channels * np.cumsum(self._sizes.prod(1))
+        self._one_shape = bool((sizes == sizes[0]).all())
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
+        """Yield an array where all images of the source have one shape, else lists."""
+        if self._one_shape:
+            images = self._mapped.reshape(-1, self.channels, *self._sizes[0])
+            return (np.take(images, rows, axis=0) for rows in order)
+        return ([self._image(row) for row in rows] for rows in order)
+
+    def _image(self, row: int) -> np.ndarray:
+        shape, end = (self.channels, *self._sizes[row]), self._ends[row]
+        return self._mapped[end - np.prod(shape) : end].reshape(shape)
 
 
 class Streamed:
     """Images decoded when they are asked for, by processes that run ahead; the same bytes as `Stored`.
 
     Any number of iterators may be under way: evaluation reads while an epoch waits.
+
+    Args:
+        paths: the image files.
+        size: shorter side that larger images are reduced to, in pixels.
+        channels: of every image.
+        workers: processes that decode.
     """
 
     def __init__(self, paths: Sequence[str], size: int, channels: int, workers: int):
+        self.channels = channels
         self._paths = np.array(paths, dtype=object)
+        self._size = size
         self._workers = workers
-        self.shape = (len(paths), channels, size, size)
 
-    def batches(self, order: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Decodes; the batches come in order whichever process is done first."""
-        *_, channels, size, _ = self.shape
-        wanted = ((list(self._paths[rows]), size, channels) for rows in order)
-        return self._run_ahead(wanted) if self._workers else (decode_batch(*each) for each in wanted)
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
+        """Decode; the batches come in order whichever process is done first."""
+        wanted = ((list(self._paths[rows]), self._size, self.channels) for rows in order)
+        return self._run_ahead(wanted) if self._workers else (decode_all(*each) for each in wanted)
 
-    def _run_ahead(self, wanted: Iterator[tuple[list[str], int, int]]) -> Iterator[np.ndarray]:
+    def _run_ahead(self, wanted: Iterator[tuple[list[str], int, int]]) -> Iterator[list[np.ndarray]]:
         begun = deque(self._decoders.submit(*each) for each in islice(wanted, AHEAD * self._workers))
         try:
             while begun:

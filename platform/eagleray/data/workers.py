@@ -5,6 +5,7 @@ Ray's) can hang in a lock that no one holds, and one that multiprocessing spawns
 if that has no `if __name__ == "__main__"`. They import no torch, so they start in a moment.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.data.decode import decode_batch
+from eagleray.data.decode import decode_all
 
 
 class Decoders:
@@ -37,8 +38,8 @@ class Decoders:
         self._waiters = ThreadPoolExecutor(count)  # one thread waits for each process
         weakref.finalize(self, _stop, self._waiters, started)
 
-    def submit(self, paths: Sequence[str], size: int, channels: int) -> Future[np.ndarray]:
-        """Asks for image files as uint8 [N, channels, size, size]; first asked, first begun.
+    def submit(self, paths: Sequence[str], size: int, channels: int) -> Future[list[np.ndarray]]:
+        """Ask for image files as uint8 [channels, H, W] each; first asked, first begun.
 
         The future raises:
             ConfigError: a file cannot be read.
@@ -47,21 +48,21 @@ class Decoders:
         return self._waiters.submit(_ask, self._idle, paths, size, channels)
 
 
-def _ask(idle: "SimpleQueue[Connection]", paths: Sequence[str], size: int, channels: int) -> np.ndarray:
+def _ask(idle: "SimpleQueue[Connection]", paths: Sequence[str], size: int, channels: int) -> list[np.ndarray]:
     connection = idle.get()
-    batch = np.empty((len(paths), channels, size, size), np.uint8)
     try:
         connection.send((paths, size, channels))
-        refused = connection.recv()
-        if refused is None:
-            connection.recv_bytes_into(batch.reshape(-1).data)
+        answer: str | list[tuple[int, ...]] = connection.recv()
+        if isinstance(answer, str):
+            raise ConfigError(answer)
+        ends = np.cumsum([math.prod(shape) for shape in answer])
+        flat = np.empty(ends[-1], np.uint8)
+        connection.recv_bytes_into(flat.data)
     except (EOFError, OSError) as error:
         raise RuntimeError("a process that decodes images was killed; was the memory used up?") from error
     finally:
         idle.put(connection)
-    if refused is not None:
-        raise ConfigError(refused)
-    return batch
+    return [image.reshape(shape) for image, shape in zip(np.split(flat, ends[:-1]), answer, strict=True)]
 
 
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
@@ -91,14 +92,14 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the other process answers it
     while True:
         try:
-            batch = decode_batch(*connection.recv())
+            images = decode_all(*connection.recv())
         except (EOFError, ConnectionError):
             return
         except ConfigError as refusal:
             connection.send(str(refusal))
         else:
-            connection.send(None)
-            connection.send_bytes(batch.reshape(-1).data)
+            connection.send([image.shape for image in images])
+            connection.send_bytes(np.concatenate([image.ravel() for image in images]).data)
 
 
 if __name__ == "__main__":

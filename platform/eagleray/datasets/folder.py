@@ -54,8 +54,16 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
-                description="side the images are kept at: shorter side resized to it, centre cut out; "
-                "null: the median shorter side, at most 64",
+                description="side of the views, where image_size does not say; null: the median shorter side of the "
+                "images, at most 64",
+            ),
+        ] = None
+        stored_size: Annotated[
+            int | None,
+            Field(
+                ge=4,
+                description="shorter side that larger images are reduced to when they are stored, whole, for random "
+                "crops to be taken from; null: twice size",
             ),
         ] = None
         channels: Annotated[
@@ -70,7 +78,9 @@ class Folder(Dataset):
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
-        self.decoding = Decoding(config.size, CHANNELS[config.channels], config.bad_images == "skip")
+        self.decoding = Decoding(
+            config.size, config.stored_size, CHANNELS[config.channels], skip_bad=config.bad_images == "skip"
+        )
 
     def files(self) -> Sequence[str]:
         return [path for part in self._listed for path in self._paths(part)]

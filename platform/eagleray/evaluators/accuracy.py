@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import accuracy
+from eagleray.contracts.metric import Metric
 
 
 class Accuracy(Evaluator):

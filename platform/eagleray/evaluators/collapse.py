@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import squares, stacked
+from eagleray.contracts.metric import Metric
 
 NOISE = 1e-6  # relative to the largest singular value: below it lies the rounding of float32
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import Features, accuracy
+from eagleray.contracts.metric import Metric
 
 BLOCK = 2**24  # similarities formed at a time: 64 MB
 

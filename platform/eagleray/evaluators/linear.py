@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric, When
+from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import Features, accuracy, evenly
+from eagleray.contracts.metric import Metric, When
 
 PENALTIES = [10 ** (1 - step / 2) for step in range(13)]  # 10 to 1e-5, for at most SAMPLE images
 SAMPLE = 10_000  # images that the penalty and the features' statistics are taken from

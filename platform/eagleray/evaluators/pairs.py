@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.augment.papers import simclr_view
-from eagleray.contracts.evaluator import Encodings, Evaluator, Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import squares, stacked
+from eagleray.contracts.metric import Metric
 
 IMAGES = 1024  # at most so many are compared
 

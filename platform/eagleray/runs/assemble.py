@@ -74,8 +74,9 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
             f"batch_size={run.batch_size} is larger than the data: {data.samples} training images "
             f"(allowed: 2 to {data.samples})"
         )
-    if data.channels == 1 and run.augment.grayscale:
-        raise ConfigError(f"augment.grayscale={run.augment.grayscale} does nothing: these images are grey already")
+    grayscale = run.augment.changes().get("grayscale")
+    if data.channels == 1 and grayscale:
+        raise ConfigError(f"augment.grayscale={grayscale} does nothing: these images are grey already")
     if run.labels is not None and data.classes is None:
         raise ConfigError(
             f"method={run.method.name} needs labels, and these images have none; sort some into class folders"

@@ -11,9 +11,10 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.config.metrics import TEST, has, needs
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import Evaluator, Need
+from eagleray.contracts.evaluator import Evaluator
 from eagleray.contracts.features import Features, evenly
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
 from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader

@@ -18,7 +18,9 @@ from eagleray.config.registry import find
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
-from eagleray.data.decode import decode_batch
+from eagleray.contracts.ragged import Ragged
+from eagleray.data.decode import decode_all
+from eagleray.data.images import batched
 from eagleray.runs.restore import restored
 
 WEIGHTS = "encoder.safetensors"
@@ -33,8 +35,7 @@ from pathlib import Path
 
 import torch
 
-from eagleray.data.decode import decode_batch
-from eagleray.runs.restore import restored
+from eagleray import load_encoder
 
 encoder = load_encoder(Path(__file__).parent)
 
@@ -53,6 +54,7 @@ class Build:
     name: str
     settings: dict[str, Any]
     image_size: int
+    stored_size: int  # the shorter side that image files are reduced to before they are resized and cut
     channels: int
     mean: tuple[float, ...]  # of each channel, images scaled to 0..1
     std: tuple[float, ...]
@@ -69,14 +71,14 @@ class ExportedEncoder(nn.Module):
         """Encode images that were prepared: float [N, C, S, S] -> [N, dim]."""
         return self.encoder(images)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Resize and normalise square images as evaluation does: uint8 [N, C, H, H] -> float [N, C, S, S]."""
+    def prepare(self, images: Tensor | Ragged) -> Tensor:
+        """Resize, cut and normalise images as evaluation does: uint8 [N, C, H, W] -> float [N, C, S, S]."""
         return plain(images, self.build.image_size, self.build.mean, self.build.std)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
         """Read and prepare image files: float [N, C, S, S]; raises ConfigError where one cannot be read."""
-        pixels = decode_batch([str(path) for path in paths], self.build.image_size, self.build.channels)
-        return self.prepare(torch.from_numpy(pixels))
+        images = decode_all([str(path) for path in paths], self.build.stored_size, self.build.channels)
+        return self.prepare(batched(images))
 
 
 def load_encoder(place: Path | str) -> ExportedEncoder:
@@ -127,7 +129,9 @@ def export(run: Run, directory: Path) -> bool:
     if encoder is None:
         return False
     settings = encoder.config.model_dump(mode="json")
-    build = Build(encoder.name, settings, info.image_size, info.channels, tuple(info.mean), tuple(info.std))
+    build = Build(
+        encoder.name, settings, info.image_size, info.stored_size, info.channels, tuple(info.mean), tuple(info.std)
+    )
     artifacts = directory / "artifacts"
     artifacts.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}

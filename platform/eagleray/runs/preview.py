@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from eagleray.augment import make_views
@@ -32,7 +32,7 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
     """
     data = data or images_of(run)
     columns = _columns(run, data)
-    largest = max(images.shape[-1] for images in columns.values())
+    largest = max(min(image.shape[-2:]) for images in columns.values() for image in images)
     cell = largest * max(1, -(-CELL // largest))
     count = len(next(iter(columns.values())))
     grid = Image.new("RGB", (len(columns) * (cell + GAP) + GAP, HEAD + count * (cell + GAP)), "white")
@@ -41,21 +41,21 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
         left = GAP + column * (cell + GAP)
         pen.text((left, 2), name, fill=GREY)
         for row, image in enumerate(images):
-            grid.paste(_enlarged(image, cell), (left, HEAD + row * (cell + GAP)))
+            grid.paste(_fitted(image, cell), (left, HEAD + row * (cell + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
     grid.save(unfinished, format="PNG")
     unfinished.replace(path)
 
 
-def _columns(run: Run, data: Data) -> dict[str, Tensor]:
-    """Name of each column -> its images, uint8 [N, C, H, W]; sizes differ where views do."""
+def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
+    """Name of each column -> its images, uint8 [C, H, W] each; sizes differ where views do."""
     method = build_method(run, fitted(run, data.info))
     images = next(iter(data.train.batches([torch.arange(min(ROWS, len(data.train)))])))
     kinds = {"view": overridden(method.views, run.augment)}
     if run.labels is not None:
         kinds["labelled"] = overridden(method.labelled_views, run.augment)
-    columns = {"image": images}
+    columns = {"image": list(images)}
     for number, (kind, views) in enumerate(kinds.items()):
         repeats = -(-COLUMNS // len(views)) if views else 0
         made = make_views(
@@ -69,7 +69,7 @@ def _columns(run: Run, data: Data) -> dict[str, Tensor]:
         )
         for place, view in enumerate(made):
             again = " " * (place // len(views))  # the same name, and a key of its own
-            columns[f"{kind} {place % len(views) + 1}{again}"] = _bytes(view, data)
+            columns[f"{kind} {place % len(views) + 1}{again}"] = list(_bytes(view, data))
     return columns
 
 
@@ -79,9 +79,11 @@ def _bytes(view: Tensor, data: Data) -> Tensor:
     return ((view.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _enlarged(image: Tensor, side: int) -> Image.Image:
-    """By whole pixels, so that small images stay what they are: uint8 [C, H, W] -> a picture."""
+def _fitted(image: Tensor, side: int) -> Image.Image:
+    """Return uint8 [C, H, W] as a picture that fits a cell; enlarged by whole pixels, so that small ones stay sharp."""
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
-    factor = side // picture.width
+    factor = side // max(picture.size)
+    if not factor:
+        return ImageOps.contain(picture, (side, side))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -1,0 +1,43 @@
+"""Images of several shapes in one tensor."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Images of several shapes, each in the upper left corner of its place; what lies beside it is never looked at."""
+
+    padded: Tensor  # uint8 [N, C, H, W]: as high as the highest, as wide as the widest
+    sizes: Tensor  # int64 [N, 2]: height and width of each
+
+    @classmethod
+    def of_one_shape(cls, images: Tensor) -> Self:
+        """Return [N, C, H, W] in this form."""
+        return cls(images, torch.tensor(images.shape[2:]).expand(len(images), -1))
+
+    def __len__(self) -> int:
+        return len(self.padded)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield each image, [C, H, W]."""
+        for image, (height, width) in zip(self.padded, self.sizes.tolist(), strict=True):
+            yield image[:, :height, :width]
+
+    def __getitem__(self, piece: slice) -> "Ragged":
+        """Return some of the images, padded no more than they need."""
+        sizes = self.sizes[piece]
+        height, width = sizes.amax(0).tolist()
+        return Ragged(self.padded[piece, :, :height, :width], sizes)
+
+    def repeated(self, times: int) -> "Ragged":
+        """Return all images so many times, one round after the other."""
+        return self if times == 1 else Ragged(self.padded.repeat(times, 1, 1, 1), self.sizes.repeat(times, 1))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Ragged":
+        """Return the same with the pixels on a device; the sizes stay on the CPU, where they are needed."""
+        return Ragged(self.padded.to(device, non_blocking=non_blocking), self.sizes)

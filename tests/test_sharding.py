@@ -1,0 +1,116 @@
+"""Workers that share a run compute what one process computes: from the views' pixels to the weights after training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eagleray.blocks import distributed
+from eagleray.config import Run, load_run
+from eagleray.data.images import load_data
+from eagleray.data.loader import BatchLoader
+from eagleray.loop import train
+from eagleray.runs import assemble
+from eagleray.runs.assemble import build_method, fitted
+from eagleray.runs.checkpoint import checkpoints, load_checkpoint
+from two_processes import processes
+
+# A step has twelve images, which two, three and four workers can share; three steps are an epoch.
+SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear=never", "evaluate.k=5"]
+RUNS = {
+    "byol": ["encoder=resnet18"],  # two views, batch norm, a teacher
+    "ibot": ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "method.prototypes=16"],  # multi-crop, masks
+    "fixmatch": ["labels.per_class=3", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty-four colour images of 16 x 16 in two classes, no two alike."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(64):
+        place = folder / "train" / f"class{number % 2}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rough = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        rough.resize((16, 16), Image.Resampling.BICUBIC).save(place)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def workers(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of so many workers has seen and learnt."""
+    return processes(request.param, everything, str(photos), str(tmp_path_factory.mktemp("runs")), timeout=300)
+
+
+@pytest.fixture(scope="module")
+def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What one process has seen and learnt."""
+    return everything(str(photos), str(tmp_path_factory.mktemp("alone")))
+
+
+def everything(photos: str, directory: str) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """The views of an epoch, and the weights after it, of every run."""
+    torch.set_num_threads(1)
+    runs = {name: a_run(name, photos, directory) for name in RUNS}
+    return {
+        "views": {name: seen(run) for name, run in runs.items()},
+        "weights": {name: trained(run, Path(directory, name)) for name, run in runs.items()},
+    }
+
+
+def a_run(name: str, photos: str, directory: str) -> Run:
+    images = ["data=folder", f"data.root={photos}", f"data.cache={directory}"]
+    return load_run(None, [f"method={name}", f"workers={distributed.world_size()}", *images, *SHARED, *RUNS[name]])
+
+
+def seen(run: Run) -> dict[str, Tensor]:
+    """This worker's views and indices, step by step."""
+    data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+    info = fitted(run, data.info)
+    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    found = {}
+    for step, batch in enumerate(feed.epoch(0, 0)):
+        found |= {f"step {step} view {place}": view for place, view in enumerate(batch.views)}
+        found[f"step {step} indices"] = batch.indices
+        if batch.labelled is not None:
+            found |= {f"step {step} labelled {place}": view for place, view in enumerate(batch.labelled.views)}
+            found[f"step {step} targets"] = batch.labelled.targets
+    return found
+
+
+def trained(run: Run, directory: Path) -> dict[str, Tensor]:
+    """All weights, teachers, statistics and queues after three steps of the loop.
+
+    In float64: where a gradient should be zero (a bias before a batch norm), float32 leaves a rounding error that
+    differs with the number of workers, and AdamW makes a whole step of it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        laid = BatchLoader._laid
+        patch.setattr(BatchLoader, "_laid", lambda self, images: laid(self, images).double())
+        patch.setattr(assemble, "build_method", lambda run, info: build_method(run, info).double())
+        for _ in train(run, directory):
+            pass
+    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_workers_see_the_views_of_one_process_to_the_last_bit(name: str, workers: list[dict], alone: dict):
+    whole = alone["views"][name]
+    assert any(key.startswith("step 2 view") for key in whole)
+    for key, value in whole.items():
+        assert torch.equal(torch.cat([worker["views"][name][key] for worker in workers]), value), key
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_workers_end_in_the_weights_of_one_process(name: str, workers: list[dict], alone: dict):
+    weights = alone["weights"][name]
+    for worker in workers:
+        assert worker["weights"][name].keys() == weights.keys()
+        for key, value in weights.items():
+            # Other views change weights by 1e-3. AdamW divides by gradients, so rounding errors of small ones grow.
+            torch.testing.assert_close(
+                worker["weights"][name][key], value, rtol=1e-7, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+            )
