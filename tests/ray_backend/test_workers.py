@@ -30,7 +30,6 @@ PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "enco
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),  # Ray's own
 ]
 
 
