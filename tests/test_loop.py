@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eagleray.augment import plain
+from eagleray.augment import evaluation_view
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
@@ -289,7 +289,7 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
         assert epoch.labelled is None
         assert self.training
         one = data.train.batches([torch.tensor([3])])
-        shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
+        shown = evaluation_view(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
         self.eval()
         torch.testing.assert_close(features[3:4], self.encode(shown))
         self.train()

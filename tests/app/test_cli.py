@@ -348,7 +348,7 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     built = restored(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
-        wanted = built.method.eval().encode(built.loader.plain(images))
+        wanted = built.method.eval().encode(built.loader.evaluation_view(images))
         found = encoder(encoder.prepare(images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

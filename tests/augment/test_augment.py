@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from eagleray.augment import View, byol_views, colour, geometry, make_view, make_views, multi_crop, plain
+from eagleray.augment import View, byol_views, colour, evaluation_view, geometry, make_view, make_views, multi_crop
 from eagleray.augment.draw import Parameters, draw
 from eagleray.augment.randaugment import OPERATIONS, randaugment
 from eagleray.contracts.errors import ConfigError
@@ -105,7 +105,7 @@ def test_without_a_crop_the_shorter_side_is_resized_and_the_middle_shown(height,
 def test_plain_normalises_and_nothing_else():
     images, mean, std = photos(5), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     expected = tv.normalize(images / 255, list(mean), list(std))
-    torch.testing.assert_close(plain(images, 32, mean, std), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(evaluation_view(images, 32, mean, std), expected, atol=1e-6, rtol=0)
 
 
 def test_shift_moves_whole_pixels_over_reflected_borders():
@@ -158,7 +158,7 @@ def test_turns_are_exact_right_angles():
 def test_cutout_is_a_square_of_the_mean_clipped_at_the_borders():
     view, images, mean = View(cutout=0.5), photos(50), (0.4, 0.5, 0.6)
     made = make_view(view, images, size=32, seed=(1, 2), mean=mean, std=(1.0,) * 3)
-    whole = plain(images, 32, mean, (1.0,) * 3)
+    whole = evaluation_view(images, 32, mean, (1.0,) * 3)
     centre = drawn_for(view, images).cutout.int()
     for i in range(len(images)):
         rows, columns = (slice(max(0, int(c) - 8), int(c) + 8) for c in centre[:, i])
@@ -493,7 +493,7 @@ def test_a_gpu_makes_the_same_views(exact):
 )
 def test_other_images_are_refused(images, says):
     with pytest.raises(ConfigError, match=says):
-        plain(images, 8, (0.5,) * 3, (0.5,) * 3)
+        evaluation_view(images, 8, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def make_views(
     return made
 
 
-def plain(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def evaluation_view(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The view that evaluation uses: shorter side resized, the middle cut out, normalised; nothing random.
 
     uint8 [N, C, H, W] -> float32 [N, C, size, size]. Raises as `make_view`.
