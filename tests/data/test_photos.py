@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tv
 
 from eagleray.augment import View, evaluation_view, make_views
-from eagleray.augment.draw import draw
+from eagleray.augment.parameters import draw_parameters
 from eagleray.config import load_run
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings
@@ -146,7 +146,7 @@ def test_a_photo_that_lies_on_its_side_is_stored_upright(tmp_path, orientation):
 @pytest.mark.parametrize("size", [24, 64, 130])
 def test_each_photo_is_cropped_within_its_own_shape_as_torchvision_crops(size):
     view, (images, together) = View(crop=(0.08, 1.0), flip=0.5), all_shapes(60)
-    drawn = draw(view, together.sizes, size, (1, 2, 0))
+    drawn = draw_parameters(view, together.sizes, size, (1, 2, 0))
     made = views_of(view, together, size)
     for i, image in enumerate(images):
         (top, left), (height, width) = drawn.corner[:, i].int().tolist(), drawn.box[:, i].int().tolist()
@@ -160,7 +160,7 @@ def test_each_photo_is_cropped_within_its_own_shape_as_torchvision_crops(size):
 def test_crops_reach_the_ends_of_every_photo():
     photos = batched([np.zeros((3, 48, 96), np.uint8), np.zeros((3, 96, 48), np.uint8)])
     assert isinstance(photos, Ragged)
-    drawn = draw(View(crop=(0.08, 1.0)), photos.sizes.repeat(2000, 1), 32, (3,))
+    drawn = draw_parameters(View(crop=(0.08, 1.0)), photos.sizes.repeat(2000, 1), 32, (3,))
     ends = drawn.corner + drawn.box
     for number, longer in ((0, 1), (1, 0)):
         assert drawn.corner[longer, number::2].min() == 0

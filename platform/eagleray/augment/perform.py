@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import Parameters, draw, joined
 from eagleray.augment.numbers import WHOLE, Share
+from eagleray.augment.parameters import Parameters, draw_parameters, joined
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
@@ -101,7 +101,7 @@ def _made(
     images = images if isinstance(images, Ragged) else Ragged.of_one_shape(images)
     _check(images.padded, mean, std)
     size, device = view.size or size, images.padded.device
-    drawn = joined([draw(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
+    drawn = joined([draw_parameters(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
     images = images.repeated(len(seeds))
     output = torch.empty(len(images), len(mean), size, size, device=device)
     offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))

@@ -33,7 +33,7 @@ def joined(parts: Sequence[Parameters]) -> Parameters:
     return Parameters(**{name: torch.cat([vars(part)[name] for part in parts], -1) for name in vars(parts[0])})
 
 
-def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
+def draw_parameters(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
     """Draw for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`.
 
     The images are the `share` (rank, workers) of a batch.
