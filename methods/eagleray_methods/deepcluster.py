@@ -85,13 +85,13 @@ class DeepCluster(Method):
         if number % self.config.every:
             return
         points = F.normalize(whiten(epoch.embed(), self.config.components), dim=1)
-        found = kmeans(points, self.config.clusters, self.config.iterations, self.draw(number))
+        found = kmeans(points, self.config.clusters, self.config.iterations, self.generator(number))
         # K-means amplifies the last digit, in which workers on unlike machines may differ.
         self.assignments.copy_(broadcast(found))
         self.sizes.copy_(self.assignments.bincount(minlength=self.config.clusters))
         # The new clusters have nothing to do with the old ones of the same number. Their classifier has a generator of
         # its own, as how often k-means draws hangs on the last digit too.
-        weight = torch.randn(self.classifier.weight.shape, generator=self.draw(number, 1))
+        weight = torch.randn(self.classifier.weight.shape, generator=self.generator(number, 1))
         self.classifier.weight.copy_(weight * 0.01)
         self.classifier.bias.zero_()
 
@@ -126,15 +126,15 @@ def whiten(features: Tensor, components: int) -> Tensor:
     return torch.cat([((block - mean) @ axes).to(features.dtype) for block in blocks])
 
 
-def kmeans(points: Tensor, clusters: int, iterations: int, draw: torch.Generator) -> Tensor:
+def kmeans(points: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> Tensor:
     """Lloyd's algorithm from random points; an empty cluster gets one side of another: [N, D] -> [N] int64.
 
     The same points and generator give the same clusters, but for the last digits that a GPU sums in any order.
     """
-    start = torch.randperm(len(points), generator=draw)[:clusters].to(points.device)
-    found = split_empty(points, nearest(points, points[start]), clusters, draw)
+    start = torch.randperm(len(points), generator=generator)[:clusters].to(points.device)
+    found = split_empty(points, nearest(points, points[start]), clusters, generator)
     for _ in range(iterations):
-        before, found = found, split_empty(points, nearest(points, means(points, found, clusters)), clusters, draw)
+        before, found = found, split_empty(points, nearest(points, means(points, found, clusters)), clusters, generator)
         if torch.equal(found, before):
             break
     return found
@@ -153,17 +153,17 @@ def means(points: Tensor, found: Tensor, clusters: int) -> Tensor:
     return totals / found.bincount(minlength=clusters).clamp(min=1).unsqueeze(1)
 
 
-def split_empty(points: Tensor, found: Tensor, clusters: int, draw: torch.Generator) -> Tensor:
+def split_empty(points: Tensor, found: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     """Gives every empty cluster what lies on one side of the centre of another, drawn at random (section 3.3).
 
     That is what two copies of the centre, moved apart a little, would leave each other.
     """
     sizes = found.bincount(minlength=clusters).cpu()
     for empty in (sizes == 0).nonzero().flatten().tolist():
-        donor = int(torch.multinomial((sizes - 1).clamp(min=0).float(), 1, generator=draw))
+        donor = int(torch.multinomial((sizes - 1).clamp(min=0).float(), 1, generator=generator))
         members = (found == donor).nonzero().flatten()
         apart = points[members] - points[members].mean(0)
-        direction = torch.randn(points.shape[1], generator=draw).to(points)
+        direction = torch.randn(points.shape[1], generator=generator).to(points)
         moved = members[apart @ direction > 0]
         found[moved] = empty
         sizes[empty], sizes[donor] = len(moved), len(members) - len(moved)

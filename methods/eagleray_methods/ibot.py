@@ -176,7 +176,7 @@ class IBOT(Method):
         Drawn from the step alone for the images of all workers, so that it is all one which worker holds which.
         """
         config, places = self.config, self.encoder.grid**2
-        generator = self.draw(step)
+        generator = self.generator(step)
         numbers = torch.empty(2 + max(places, 4 * TRIED), 2, world_size(), count).uniform_(generator=generator)
         numbers = numbers[:, :, rank()].flatten(1)  # [numbers, 2n]
         ratio = config.mask_min + (config.mask_max - config.mask_min) * numbers[0]

@@ -94,7 +94,7 @@ class MAE(Method):
 
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw for the images of all workers which patches are kept, and return this worker's: [N, L], kept first."""
-        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.draw(step))
+        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.generator(step))
         return own_rows(noise).argsort(1)
 
     def _paint(self, tokens: Tensor, order: Tensor) -> Tensor:

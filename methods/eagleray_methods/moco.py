@@ -95,7 +95,7 @@ class MoCo(Method):
         Batch statistics would otherwise tell a query its key, as both would carry those of the same few images.
         """
         everyone = gather(images)  # [N, C, H, W]
-        order = torch.randperm(len(everyone), generator=self.draw(step)).to(images.device, non_blocking=True)
+        order = torch.randperm(len(everyone), generator=self.generator(step)).to(images.device, non_blocking=True)
         keys = in_groups(self.teacher, everyone[own_rows(order)], self.config.groups)
         return own_rows(gather(keys)[order.argsort()])
 

@@ -92,8 +92,8 @@ class NPID(Method):
         with torch.autocast(images.device.type, enabled=False):
             vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
             # The same on all workers: of a step, not of a worker.
-            draw = self.draw(progress.step)
-            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=draw)
+            generator = self.generator(progress.step)
+            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=generator)
             noise, previous = self.bank[drawn.to(images.device, non_blocking=True)], self.bank[batch.indices]
             if not self.constant:
                 self.constant = float(all_reduce_mean(self._estimate(vectors.detach(), noise)))

@@ -33,7 +33,7 @@ def gather(x: Tensor) -> Tensor:
 def own_rows(whole: Tensor) -> Tensor:
     """This worker's rows of what every worker holds alike, the inverse of `gather`: [workers * n, ...] -> [n, ...].
 
-    Random numbers of images are drawn so: for the whole batch from `Method.draw`, then each worker's own.
+    Random numbers of images are drawn so: for the whole batch from `Method.generator`, then each worker's own.
     """
     return whole.chunk(world_size())[rank()]
 

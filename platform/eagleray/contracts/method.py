@@ -79,7 +79,7 @@ class Method(nn.Module):
         """
         return self.encoder
 
-    def draw(self, *when: int) -> torch.Generator:
+    def generator(self, *when: int) -> torch.Generator:
         """A generator of the run's seed and a step or an epoch, on the CPU; the same on all workers.
 
         Numbers that belong to images are drawn for the whole batch (`data.batch_size`), and each worker takes its rows
