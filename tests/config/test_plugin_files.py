@@ -141,6 +141,7 @@ CASES: dict[str, tuple[str, list[str], object] | tuple[str, str]] = {
         ["encoder.dim=16", "encoder.depth=1"],
         0.5,
     ),
+    "an abstract class": (file(base="Method, ABC", head="from abc import ABC"), [], 0.5),
     "two classes, one on top of the other": (file(top=ONE_OF_TWO + "\n", base="Plain", body=""), [], 0.5),
     "a validator that uses torch": (
         file(

@@ -1,7 +1,7 @@
 """An evaluator is one file: what it declares appears everywhere, and no list of metrics is kept beside it."""
 
 import ast
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from eagleray import evaluators
 from eagleray.app.launch import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
-from eagleray.config import Run, Sweep, load_run, validated
+from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
 from eagleray.config.metrics import has, headlines, mode_of, ordered, shipped
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
-from eagleray.config.sections import evaluate_with
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import LOOP, Metric
 from eagleray.loop import train
@@ -67,24 +65,21 @@ class Participation(Evaluator):
 '''
 
 
-def forget() -> None:
-    """What was read of evaluators is read again."""
-    for cached in (declared, shipped, *(f for f in vars(sys.modules[evaluate_with.__module__]).values())):
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
-
-
 @pytest.fixture
-def toy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The toy among those that ship: one file more in the package."""
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package/participation.py").write_text(TOY)
-    evaluators.__path__.append(str(tmp_path / "package"))
-    forget()
-    yield
-    evaluators.__path__.remove(str(tmp_path / "package"))
-    sys.modules.pop("eagleray.evaluators.participation", None)
-    forget()
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of the folder of evaluators with one file more."""
+    package = tmp_path / f"evaluators_{tmp_path.name.replace('-', '_')}"
+    shutil.copytree(ROOT / "platform/eagleray/evaluators", package)
+    (package / "participation.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    caches = [declared, shipped, *(each for each in vars(sections).values() if hasattr(each, "cache_clear"))]
+    with monkeypatch.context() as patched:
+        patched.setitem(registry._PACKAGES, "evaluator", package.name)
+        for cached in caches:
+            cached.cache_clear()
+        yield
+    for cached in caches:
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -92,6 +87,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The toy as a module of the user's own."""
     package = tmp_path / f"lab_{tmp_path.name.replace('-', '_')}"
     package.mkdir()
+    (package / "__init__.py").touch()
     (package / "participation.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
     return f"{package.name}.participation"
@@ -154,7 +150,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
 
 def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
     run = load_run(None, [*TINY, f"evaluate.also=[{own}]", "evaluate.participation.power=2", "evaluate.knn.k=3"])
-    assert validated(Run, run.file()) == run
+    assert read_run(run.file()) == run
     record = Record.create(tmp_path / "run", name="r", experiment="e", params={}, run=run.file())
     squared = trained(run, record)["participation"]
     plain = load_run(None, [*TINY, f"evaluate.also=[{own}]"])
@@ -189,6 +185,14 @@ def test_an_evaluator_returns_what_it_declares(own: str, tmp_path: Path, monkeyp
     built = assemble(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
     with pytest.raises(ConfigError, match="participation returns ratio, which its `metrics` do not declare"):
         built.evaluation(built.method, built.autocast, final=True)
+
+
+def test_what_a_run_file_would_not_give_back_is_refused(own: str, tmp_path: Path):
+    halved = TOY.replace("Field(gt=0,", "AfterValidator(lambda power: power / 2), Field(gt=0,")
+    file = next(tmp_path.rglob("participation.py"))
+    file.write_text(halved.replace("import BaseModel, Field", "import AfterValidator, BaseModel, Field"))
+    with pytest.raises(ConfigError, match=r"evaluate\.participation: a validator of its Config changes what"):
+        load_run(None, [f"evaluate.also=[{own}]", "evaluate.participation.power=2"])
 
 
 def test_two_metrics_of_one_name_are_refused(own: str, tmp_path: Path):

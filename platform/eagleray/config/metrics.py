@@ -101,7 +101,7 @@ def has(run: Run, *, labels: bool) -> frozenset[Need]:
         "labels": labels,
         # All methods declare views of the training images, but those that see labelled images alone.
         "two_views": "only_labels" not in run.method.declaration.needs,
-        "tokens": bool(run.encoder.declaration.values.get("has_tokens")),
+        "tokens": run.encoder.declaration.values["has_tokens"],
         "classifier": run.labels is not None,
     }
     return frozenset(need for need, holds in there.items() if holds)
@@ -137,7 +137,7 @@ def _table(parts: Iterable[Table]) -> Table:
 
 def _own(run: Run) -> Table:
     """What the method declares; no end of it is known to be the better one."""
-    own: Mapping[str, str] = run.method.declaration.values.get("metrics", {})
+    own: Mapping[str, str] = run.method.declaration.values["metrics"]
     return {name: Metric(meaning) for name, meaning in own.items()}
 
 

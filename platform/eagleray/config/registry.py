@@ -217,15 +217,16 @@ def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
 
 def _check_names(outline: Outline, contract: Contract) -> None:
     """Refuse a class variable whose name is nearly one of the contract's."""
-    words = {"Config": "Config", **dict.fromkeys(contract.types)}
+    words = {name: name for name in ("Config", *contract.types)}
     if "recipes" in words:
         words |= {field: f"recipes=Recipes({field}=…)" for field in Recipes.model_fields}
-    for name, statements in outline.names_.statements.items():
-        is_value = isinstance(statements[0], ast.Assign | ast.AnnAssign | ast.ClassDef)
-        near = difflib.get_close_matches(name, words, 1, 0.6)
-        if is_value and near and not name.startswith("_") and name not in contract.names:
+    for name, (statement, *_) in outline.names_.statements.items():
+        is_value = isinstance(statement, ast.Assign | ast.AnnAssign | ast.ClassDef)
+        if not is_value or name.startswith("_") or name in contract.names:
+            continue
+        if near := difflib.get_close_matches(name, words, 1, 0.6):
             raise ConfigError(
-                f"{outline.__name__} declares {name}, which nothing reads; did you mean {words[near[0]] or near[0]}? "
+                f"{outline.__name__} declares {name}, which nothing reads; did you mean {words[near[0]]}? "
                 f"(a name of your own: _{name})"
             )
 

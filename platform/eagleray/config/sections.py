@@ -191,9 +191,14 @@ class Evaluate(Strict, frozen=True):
     @classmethod
     def _whole(cls, given: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
         """Validate with the sections of all evaluators."""
-        if cls is Evaluate and isinstance(given, Mapping):
-            return evaluate_with(given.get("also", ())).model_validate(given)
-        return handler(given)
+        if cls is not Evaluate or not isinstance(given, Mapping):
+            return handler(given)
+        found = evaluate_with(given.get("also", ())).model_validate(given)
+        for name in found.evaluators:
+            settings = getattr(found, name)
+            if type(settings).model_validate(settings.model_dump(mode="json")) != settings:
+                raise wrong(f"evaluate.{name}: a validator of its Config changes what a run file gives back")
+        return found
 
 
 def evaluate_with(also: Any) -> type[Evaluate]:
@@ -213,7 +218,7 @@ def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
     """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
-    default = one.values.get("when", "always")
+    default = one.values["when"]
     return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 

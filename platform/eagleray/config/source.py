@@ -168,7 +168,8 @@ class Outline(type):
         """Return the outline of a class, built on those of its bases that can be read."""
         bases = around.bases(node)
         docstring = {"__module__": around.source.shadow, "__doc__": ast.get_docstring(node, clean=False)}
-        made = cls(node.name, tuple(base for base in bases if isinstance(base, type)), docstring)
+        kept = tuple(base for base in bases if type(base) in (type, Outline))  # ABC, Protocol would bring metaclasses
+        made = cls(node.name, kept, docstring)
         made.node_ = node
         made.names_ = Names(around.source, node.body, {})
         made.missing_ = [base for base in bases if isinstance(base, Unreadable)]

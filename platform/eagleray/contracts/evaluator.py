@@ -1,4 +1,4 @@
-"""The contract of an evaluator. Who adds one reads this file and one neighbour.
+"""The contract of an evaluator. Who adds one reads this file, `metric.py` and one neighbour.
 
 An evaluator is one class in one file of `evaluators/`; the file's name is the evaluator's name. What it declares is
 read from the SOURCE (see `config/registry.py`), and everything else follows from that: `eagleray check`, what a sweep
@@ -6,7 +6,7 @@ accepts as `metric`, tables, pages, descriptions. This file imports no torch.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import BaseModel
 
@@ -83,10 +83,11 @@ class Evaluator:
     class Config(BaseModel, frozen=True, extra="forbid"):  # its settings, each with default and meaning
         pass
 
+    config: BaseModel  # an evaluator writes `config: Config` below its own Config, for type checkers
     metrics: ClassVar[dict[str, Metric]]  # all it may return, by name
     when: ClassVar[When] = "always"  # default of `evaluate.NAME.when`: at every evaluation, at the end, or never
 
-    def __init__(self, config: Any):
+    def __init__(self, config: BaseModel):
         self.config = config
 
     def __call__(self, given: Encodings) -> dict[str, float]:
