@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test lint types docs bench clean
+.PHONY: help environment demo test test-fast lint types docs bench clean
 
 help:  ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 environment: $(INSTALLED)  ## the virtual environment in .venv, with everything in it
 
@@ -15,10 +15,13 @@ demo: $(INSTALLED)  ## a first sweep on the digits, its leaderboard, and the com
 	$(BIN)/eagleray sweep sweeps/quickstart.yaml
 
 # One thread for each process: the tests start several processes, and threads that fight for cores are slower.
-test: export OMP_NUM_THREADS = 1
-test: export MKL_NUM_THREADS = 1
+test test-fast: export OMP_NUM_THREADS = 1
+test test-fast: export MKL_NUM_THREADS = 1
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED)  ## the tests without workers, Ray, MLflow and whole runs: under a minute
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)  ## ruff: format and rules
 	$(BIN)/ruff format --check .
@@ -28,7 +31,7 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the leaderboards in docs/results
+docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the runs in docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 

@@ -71,7 +71,7 @@ def turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
 def many(count: int) -> float:
     """Trials a minute of a sweep."""
     vary = {"method.temperature": {"log_uniform": [0.05, 1]}}
-    question = validated(Sweep, {"name": "many", "run": SHORT, "vary": vary, "trials": count, "floor": False})
+    question = validated(Sweep, {"name": "many", "run": SHORT, "vary": vary, "trials": count, "floor": []})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         records = sweep(question, Path(folder) / "sweep")
@@ -125,7 +125,7 @@ def bare(file: dict[str, Any]) -> float:
 
 def under_tune(file: dict[str, Any]) -> float:
     """The same of a trial, as its record was written."""
-    question = validated(Sweep, {"name": "long", "run": file, "vary": {"seed": [0]}, "search": "grid", "floor": False})
+    question = validated(Sweep, {"name": "long", "run": file, "vary": {"seed": [0]}, "search": "grid", "floor": []})
     with tempfile.TemporaryDirectory() as folder:
         (record,) = sweep(question, Path(folder) / "sweep")
         ends = [row["time"] / 1000 for row in record.read()[0][: file["epochs"]]]

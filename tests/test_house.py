@@ -21,10 +21,11 @@ ENCODERS = sorted(path for path in (ENGINE / "encoders").glob("*.py") if path.st
 
 # `--help`, `check` and `schema` answer at once, because none of these imports what takes seconds.
 LIGHT = (
-    "app.cli config config.metrics config.schema config.search_points contracts.dataset contracts.errors "
-    "contracts.evaluator contracts.metric contracts.ranges "
+    "app.api app.cli config config.metrics config.schema config.search_points contracts.dataset contracts.errors "
+    "contracts.metric contracts.ranges "
     "contracts.recipe contracts.report contracts.view report.analysis report.text runs.record"
 )
+AT_ONCE = ["eagleray", *(f"eagleray.{name}" for name in LIGHT.split())]
 SLOW = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "matplotlib", "optuna"}
 
 # What a method may use: torch, ranges and settings, and the engine's few modules for methods.
@@ -39,6 +40,7 @@ FLOORS = (
     "loop report tracking encoders eagleray_methods",
     "ray_backend",
     "app",
+    "__main__",
 )
 LIBRARIES_FOR_METHODS = {"torch", "pydantic", "timm", *sys.stdlib_module_names}
 
@@ -156,7 +158,7 @@ def test_ray_and_mlflow_are_imported_in_their_own_files_only(library: str, where
 
 @pytest.mark.parametrize(
     "path",
-    [*map(file_of, (f"eagleray.{name}" for name in LIGHT.split())), *DATASETS],
+    [*map(file_of, AT_ONCE), *DATASETS],
     ids=module_of,
 )
 def test_what_must_answer_at_once_imports_nothing_slow_at_its_top(path: Path):
@@ -164,7 +166,8 @@ def test_what_must_answer_at_once_imports_nothing_slow_at_its_top(path: Path):
     assert [module for module in run if top_level(module) in SLOW] == []
 
 
-@pytest.mark.parametrize("module", [f"eagleray.{name}" for name in LIGHT.split()])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", AT_ONCE)
 def test_what_must_answer_at_once_imports_nothing_slow_through_others_either(module: str):
     run_python(f"block({SLOW!r}); import {module}")
 
@@ -196,10 +199,10 @@ def test_imports_between_folders_go_down_only():
 
 def test_every_folder_stands_on_a_floor():
     rooms = {path.name for path in ENGINE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    loose = {path.stem for path in ENGINE.glob("*.py")} - {"__init__", "__main__"}
+    loose = {path.stem for path in ENGINE.glob("*.py")} - {"__init__"}
     named = " ".join(FLOORS).split()
     assert sorted(named) == sorted({*rooms, *loose, "eagleray_methods"})
-    assert loose == {"loop"}
+    assert loose == {"loop", "__main__"}
 
 
 def test_a_folder_of_tests_mirrors_each_folder_of_the_engine():
@@ -241,6 +244,7 @@ def test_files_are_named_after_what_is_in_them():
     assert {path.stem for path in FILES}.isdisjoint(vague)
 
 
+@pytest.mark.slow
 def test_training_needs_neither_ray_nor_mlflow(tmp_path: Path):
     """It runs on a bare machine with torch alone: all modules below the loop, all methods, and a real run."""
     run_python(

@@ -29,6 +29,8 @@ from eagleray_methods.fixmatch import FixMatch
 from eagleray_methods.simclr import SimCLR
 from method_cases import INFO, METHODS, own, settings
 
+pytestmark = pytest.mark.slow
+
 TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.linear.when=never"]
 
 

@@ -72,7 +72,7 @@ class Distillation(Method):
         return self
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        return (ParameterGroup(self.classifier, decay=False),)
+        return (ParameterGroup(self.classifier, decay="nothing"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images, weight = batch.views[0], self.config.labelled

@@ -52,7 +52,7 @@ class Finetune(Method):
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out
         # too.
-        return (ParameterGroup(self.classifier, decay=False),)
+        return (ParameterGroup(self.classifier, decay="nothing"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None

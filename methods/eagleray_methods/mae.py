@@ -1,22 +1,27 @@
 """MAE: most patches are hidden, a small decoder paints them from the few that the encoder saw.
 
 He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
-Differs from the paper: nothing. Its features are made for fine-tuning and the linear probe; their kNN says little.
+Network, first weights, views and what decays are those of the authors' code; an encoder's positions become fixed
+sine-cosine ones. Differs from it: under the small recipe the decoder has two blocks of width 128. Its features are made
+for fine-tuning and the linear probe.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eagleray.augment import View
+from eagleray.blocks.distributed import own_rows, world_size
+from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.method import Method
+from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -47,45 +52,61 @@ class MAE(Method):
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         self.encoder: TokenEncoder = encoder
-        width, pixels = config.decoder_dim, encoder.patch_size**2 * data.channels
+        width, patches, pixels = config.decoder_dim, encoder.grid**2, encoder.patch_size**2 * data.channels
         if config.normalise and pixels == 1:
             raise ConfigError(
                 "method.normalise needs patches of more than one number: take encoder.patch_size=2 or more"
             )
-        self.kept = max(1, round(encoder.grid**2 * (1 - config.mask_ratio)))
+        self.kept = max(1, int(patches * (1 - config.mask_ratio)))
+        if self.kept == patches:
+            raise ConfigError(
+                f"method.mask_ratio={config.mask_ratio} hides none of {patches} patches: take a larger one, or smaller "
+                "patches with encoder.patch_size"
+            )
         self.embed = nn.Linear(encoder.dim, width)
-        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
-        positions = build_sincos2d_pos_embed([encoder.grid, encoder.grid], width)  # [L, width]
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        positions = torch.cat([torch.zeros(1, width), sincos_positions(encoder.grid, width)])  # [1 + L, width]
         self.register_buffer("positions", positions, persistent=False)
+        heads = width // math.gcd(width, 32)  # 16 at the paper's width of 512
         self.decoder = nn.Sequential(
-            *[Block(width, num_heads=width // 16, qkv_bias=True) for _ in range(config.decoder_depth)],
-            nn.LayerNorm(width),
+            *[Block(width, heads, qkv_bias=True) for _ in range(config.decoder_depth)],
+            nn.LayerNorm(width, eps=1e-6),
             nn.Linear(width, pixels),
         )
+        encoder.fix_positions()
+        draw_weights(self)
 
     @property
     def views(self) -> tuple[View, ...]:
-        return (View(crop=(0.2, 1.0), flip=0.5),)
+        return (View(crop=(0.2, 1.0), flip=0.5, interpolation="bicubic"),)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        return (ParameterGroup(self, decay="matrices"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
-        patches = self.encoder.patches(images)  # [N, L, dim]
-        order = torch.rand(patches.shape[:2], device=images.device).argsort(1)  # [N, L]
-        seen = order[:, : self.kept]  # [N, K]
-        tokens = self.encoder.tokens(take(patches, seen))  # [N, 1 + K, dim]
-        painted = self.decoder(self._placed(self.embed(tokens[:, 1:]), order))  # [N, L, pixels]
-        loss = self._loss(painted.float(), patchify(images, self.encoder.patch_size).float(), order)
+        order = self._orders(progress.step, len(images)).to(images.device, non_blocking=True)  # [N, L]
+        seen = take(self.encoder.patches(images), order[:, : self.kept])  # [N, K, dim]
+        tokens = self.encoder.tokens(seen)  # [N, 1 + K, dim]
+        painted = self._paint(tokens, order)  # [N, L, pixels]
+        loss = self._loss(painted, patchify(images, self.encoder.patch_size), order)
         return StepResult(loss, [tokens[:, 1:].detach().mean(1)])
 
-    def _placed(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """Seen tokens and mask tokens, each at its place in the image: [N, K, width] -> [N, L, width]."""
-        count, places = order.shape
-        hidden = self.mask_token.to(tokens.dtype).expand(count, places - self.kept, -1)
-        shuffled = torch.cat([tokens, hidden], 1)
-        return take(shuffled, order.argsort(1)) + self.positions
+    def _orders(self, step: int, count: int) -> Tensor:
+        """Draw for the images of all workers which patches are kept, and return this worker's: [N, L], kept first."""
+        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.draw(step))
+        return own_rows(noise).argsort(1)
+
+    def _paint(self, tokens: Tensor, order: Tensor) -> Tensor:
+        """Put mask tokens at the hidden places and decode: [N, 1 + K, dim] -> [N, L, pixels]."""
+        tokens = self.embed(tokens)
+        count, patches = order.shape
+        hidden = self.mask_token.to(tokens.dtype).expand(count, patches - self.kept, -1)
+        placed = take(torch.cat([tokens[:, 1:], hidden], 1), order.argsort(1))  # [N, L, width]
+        return self.decoder(torch.cat([tokens[:, :1], placed], 1) + self.positions)[:, 1:]
 
     def _loss(self, painted: Tensor, target: Tensor, order: Tensor) -> Tensor:
-        """Mean squared error on hidden patches alone (section 3, "Reconstruction target")."""
+        """Return the mean squared error on hidden patches alone (section 3, "Reconstruction target")."""
         if self.config.normalise:
             variance, mean = torch.var_mean(target, -1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
@@ -93,14 +114,27 @@ class MAE(Method):
         return errors.gather(1, order[:, self.kept :]).mean()
 
 
+@torch.no_grad()
+def draw_weights(method: nn.Module) -> None:
+    """Draw linear layers by Xavier's rule, a patch projection as one of them, tokens from N(0, 0.02)."""
+    for module in method.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+        if isinstance(module, nn.Linear) and module.bias is not None:  # the projection's stays as torch draws it
+            nn.init.zeros_(module.bias)
+    for name, parameter in method.named_parameters():
+        if name.endswith(("cls_token", "reg_token", "mask_token")):
+            nn.init.normal_(parameter, std=0.02)
+
+
 def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """Tokens at given places of each sample: [N, L, D], [N, K] -> [N, K, D]."""
+    """Return the tokens at given places of each sample: [N, L, D], [N, K] -> [N, K, D]."""
     return tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: Tensor, size: int) -> Tensor:
-    """The pixels of each patch, row by row: [N, C, S, S] -> [N, (S / size)^2, C * size * size]."""
+    """Cut images into patches, row by row, channels last in each: [N, C, S, S] -> [N, (S/size)^2, size*size*C]."""
     count, channels, side, _ = images.shape
     grid = side // size
     cut = images.reshape(count, channels, grid, size, grid, size)
-    return cut.permute(0, 2, 4, 1, 3, 5).reshape(count, grid * grid, channels * size * size)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, grid * grid, size * size * channels)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import make_optimizer, set_rates
@@ -53,8 +52,7 @@ def train(
         state.restore(saved, built.device)
         if resume_from is None and state.is_between_epochs:  # that epoch's report may not have been heard: repeat it
             yield Report(state.progress, state.counters.metrics, 0.0, epoch_ended=True, checkpoint=saved)
-    # The gradient passes through DistributedDataParallel; statistics are equal on all workers by construction.
-    forward = DistributedDataParallel(method, broadcast_buffers=False) if distributed.world_size() > 1 else method
+    forward = distributed.data_parallel(method)
     method.train()
     watch = Stopwatch(run.batch_size)
     while not state.progress.done:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,7 @@ def written(path: Path) -> list[str]:
 # --- what answers at once --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -131,9 +133,15 @@ def test_a_method_is_shown_with_both_recipes_values_and_the_ranges_of_a_sweep(ea
 # --- schema and check ------------------------------------------------------------------------------------------
 
 
-def errors(schema: dict[str, Any], tree: Any) -> list[str]:
+@cache
+def validator(kind: str) -> jsonschema.Draft202012Validator:
+    schema = {"run": run_schema, "sweep": sweep_schema}[kind]()
     jsonschema.Draft202012Validator.check_schema(schema)
-    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(tree)]
+    return jsonschema.Draft202012Validator(schema)
+
+
+def errors(kind: str, tree: Any) -> list[str]:
+    return [error.message for error in validator(kind).iter_errors(tree)]
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
@@ -141,7 +149,7 @@ def test_shipped_sweeps_are_valid(eagleray: Any, file: Path):
     outcome = eagleray("check", str(file))
     assert (outcome.code, outcome.err) == (0, "")
     assert "is a valid sweep" in outcome.out
-    assert errors(sweep_schema(), yaml.safe_load(file.read_text())) == []
+    assert errors("sweep", yaml.safe_load(file.read_text())) == []
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
@@ -160,7 +168,7 @@ def test_the_quick_start_is_at_least_eight_trials():
 
 @pytest.mark.parametrize("method", sorted(declared("method")))
 def test_resolved_runs_fit_the_schema(method: str):
-    assert errors(run_schema(), load_run(None, [f"method={method}", *needed(method)]).file()) == []
+    assert errors("run", load_run(None, [f"method={method}", *needed(method)]).file()) == []
 
 
 @pytest.mark.parametrize(
@@ -181,13 +189,13 @@ def test_resolved_runs_fit_the_schema(method: str):
     ],
 )
 def test_the_schema_knows_right_from_wrong(tree: Any, is_valid: bool):
-    assert (errors(run_schema(), tree) == []) is is_valid
-    assert (errors(sweep_schema(), {"name": "s", "run": tree, "vary": {"seed": [0]}}) == []) is is_valid
+    assert (errors("run", tree) == []) is is_valid
+    assert (errors("sweep", {"name": "s", "run": tree, "vary": {"seed": [0]}}) == []) is is_valid
 
 
 @pytest.mark.parametrize("vary", [{"seed": 3}, {"optimizer.lr": {"uniform": [1]}}, {"optimizer.lr": "declard"}, {}])
 def test_the_schema_knows_what_a_range_is(vary: Any):
-    assert errors(sweep_schema(), {"name": "s", "vary": vary})
+    assert errors("sweep", {"name": "s", "vary": vary})
 
 
 def test_schema_prints_json(eagleray: Any):
@@ -300,6 +308,7 @@ def test_previews_of_one_seed_are_equal_and_of_two_are_not(eagleray: Any):
 # --- train -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     outcome = eagleray("train", *TINY, "tracking.experiment=lab")
     assert outcome.code == 0, outcome.err
@@ -327,6 +336,7 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
         assert re.search(rf"^{name} +{shown[name]}$", again.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "mae"])
 def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagleray: Any, method: str):
     small = ["labels.per_class=2"] if method == "fixmatch" else []
@@ -334,15 +344,16 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     tiny = [text for text in TINY if method != "mae" or not text.startswith("encoder")]
     assert eagleray("train", f"method={method}", *tiny, *small, *encoder, "epochs=1").code == 0
     (directory,) = Path("runs/eagleray").iterdir()
-    loader = runpy.run_path(str(directory / "artifacts/load_encoder.py"))
+    encoder = runpy.run_path(str(directory / "artifacts/load_encoder.py"))["encoder"]
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     built = restored(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
         wanted = built.method.eval().encode(built.loader.plain(images))
-        found = loader["load_encoder"]()(loader["prepare"](images))
+        found = encoder(encoder.prepare(images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
     assert eagleray("train", *TINY, "epochs=1").code == 0
     (directory,) = Path("runs/eagleray").iterdir()
@@ -366,6 +377,7 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eagleray.app.terminal.followed", pressed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_been(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -391,6 +403,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
 
 
+@pytest.mark.slow
 def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     for number, shade in enumerate((40, 90, 140, 190) * 8):
         place = Path(f"images/{'dark' if shade < 100 else 'light'}/{number}.png")
@@ -403,6 +416,7 @@ def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch:
     assert eagleray("train", *settings, "--resume").code == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         interrupt_after(1, patched)
@@ -412,6 +426,7 @@ def test_a_run_is_not_resumed_as_another_one(eagleray: Any, monkeypatch: pytest.
     assert "was started with epochs=2, and now it is epochs=7" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         interrupt_after(1, patched)
@@ -425,6 +440,7 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
     assert directory.is_dir()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(eagleray: Any):
     outcome = eagleray("train", *TINY, "optimizer.lr=1e30", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
     assert outcome.code == 1
@@ -447,8 +463,8 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
     for point in points(sweep):
         run = point.run(sweep)
         record = Record.create(
-            directory / "trials" / point.label,
-            name=point.label, experiment="s", params=point.params, run=run.file(), parent=parent,
+            directory / "trials" / point.name,
+            name=point.name, experiment="s", params=point.params, run=run.file(), parent=parent, tags=point.tags,
         )  # fmt: skip
         knn = 0.9 - 0.1 * (run.augment.flip or 0)
         record.append(1, {"knn": knn}, 1)
@@ -456,16 +472,18 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
             record.finish("failed", "no room")
         else:
             record.finish("finished", summary={"knn": knn, **({"test_knn": 0.85} if point.number == 0 else {})})
-        watch.trial(point.label, point.params, record.state, 1, 1, {"knn": knn})
+        watch.trial(point.name, point.params, record.state, 1, 1, {"knn": knn})
     floor = Record.create(
-        directory / "trials" / "raw-pixels", name="raw pixels digits", experiment="s", params={}, run={},
-        parent=parent, tags={"kind": "floor"},
+        directory / "trials" / "raw-pixels", name="raw pixels digits seed0", experiment="s", params={"seed": 0}, run={},
+        parent=parent,
+        tags={"kind": "floor", "floor": "pixels", "point": "raw pixels digits", "label": "raw pixels"},
     )  # fmt: skip
     floor.finish("finished", summary={"knn": 0.95, "test_knn": 0.94})
-    watch.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
+    watch.floor("raw pixels digits", [{"knn": 0.95}])
     return parent.children()
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -480,7 +498,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     board = outcome.out[outcome.out.index("trial") :]
     assert re.search(r"1 +raw pixels +0\.950 +floor", board)
     assert re.search(r"2 +000 +16 +0 +0\.900 +finished", board)
-    assert "raw pixels (0.950) did better than every trial (best 0.900)." in outcome.out
+    assert "the best trial (0.900) is worse than raw pixels (0.950)." in outcome.out
     assert "The winner (000) on the test part: test_knn 0.850 (raw pixels 0.940)." in outcome.out
     for name in ("report.md", "heatmap.png"):
         assert str(directory / "artifacts" / name) in outcome.out
@@ -493,6 +511,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     assert parent.tags["finding"].startswith("augment.flip")
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     def stopped(*arguments: Any, **settings: Any) -> list[Record]:
         quick_sweep(*arguments, **settings)
@@ -516,12 +535,13 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
     assert Record.open(directory).state == "finished"
 
 
+@pytest.mark.slow
 def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     """Everything together once: Ray, the loop, the report, a fresh MLflow store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     Path("s.yaml").write_text("name: s\nsearch: grid\nvary: {augment.flip: [0, 1]}\n")
-    outcome = eagleray("sweep", "s.yaml", *TINY, "floor=false")
+    outcome = eagleray("sweep", "s.yaml", *TINY, "floor=[]")
     assert outcome.code == 0, outcome.err
     assert "not completely in MLflow" not in outcome.out
     (directory,) = Path("runs/s").iterdir()

@@ -17,6 +17,8 @@ from eagleray.blocks.distributed import (
 )
 from two_processes import two_processes
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 

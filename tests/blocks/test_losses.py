@@ -132,6 +132,7 @@ def of_the_own_part() -> list[Tensor]:
     return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
 
 
+@pytest.mark.slow
 def test_nt_xent_of_two_workers_is_that_of_one():
     left, right = two_processes(of_the_own_part)
     loss, *gradients = of_the_own_part()
@@ -174,6 +175,7 @@ def test_the_norm_of_a_product_is_the_same_through_features_and_through_images(s
     torch.testing.assert_close(products(*shape, same), direct, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 100), (100, 8)])
 def test_the_norm_of_a_product_of_two_workers_is_that_of_one(shape: tuple[int, int]):
     left, right = two_processes(products, *shape, False)
@@ -265,6 +267,7 @@ def info_nce_of_the_own_part(with_queue: bool) -> list[Tensor]:
     return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_queue", [False, True], ids=["batch", "queue"])
 def test_info_nce_of_two_workers_is_that_of_one(with_queue: bool):
     left, right = two_processes(info_nce_of_the_own_part, with_queue)

@@ -26,6 +26,7 @@ def pushed() -> torch.Tensor:
     return queue.rows
 
 
+@pytest.mark.slow
 def test_a_queue_keeps_the_newest_rows_of_all_workers_in_their_order():
     alone = pushed()
     assert alone[:, 0].tolist() == [3.0, 3.5, 1.0, 1.5, 2.0, 2.5]  # the oldest were overwritten
@@ -116,6 +117,7 @@ def centred() -> list[torch.Tensor]:
     return [centre.mean, distributed.gather(targets)]
 
 
+@pytest.mark.slow
 def test_a_centre_is_the_moving_mean_of_all_workers_and_acts_before_it_moves():
     logits = torch.arange(12.0, dtype=torch.float64).view(4, 3).sin()
     mean = before = torch.zeros(3, dtype=torch.float64)

@@ -77,6 +77,7 @@ def test_every_setting_says_what_it_means(one: Declaration):
     assert [key for key, field in one.Config.model_fields.items() if not field.description] == []
 
 
+@pytest.mark.slow
 def test_reading_declarations_imports_nothing_slow():
     code = (
         "import sys; from eagleray.config.registry import declared; "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eagleray.config import Sweep, validated
-from eagleray.config.search_points import as_trial, assignments, points, read, shown
+from eagleray.config.search_points import as_param, as_trial, assignments, points, read
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform, sample
 
 
@@ -74,7 +74,8 @@ def test_samples_of_a_choice_are_its_values():
 
 def test_each_point_runs_with_each_seed_in_a_directory_of_its_own():
     found = points(a_sweep({"method.temperature": [0.1, 0.2]}, search="grid", seeds=2, run={"seed": 5}))
-    assert [point.label for point in found] == ["000-seed5", "000-seed6", "001-seed5", "001-seed6"]
+    assert [point.name for point in found] == ["000-seed5", "000-seed6", "001-seed5", "001-seed6"]
+    assert [point.tags for point in found][2] == {"kind": "trial", "point": "1", "label": "001"}
     assert [point.params for point in found][1] == {"method.temperature": 0.1, "seed": 6}
     question = a_sweep({"seed": [3, 9]}, search="grid")
     assert [point.run(question).seed for point in points(question)] == [3, 9]
@@ -89,13 +90,13 @@ def test_a_whole_variant_is_named_in_few_words():
     found = points(question)
     assert [point.params["run"] for point in found] == ["mae vit_tiny"] * 2 + ["simclr temperature=0.1 epochs=5"] * 2
     assert [point.params["augment.only"] for point in found][:2] == ["crop+jitter", "nothing"]
-    assert found[0].label == "000-mae_vit_tiny"
+    assert found[0].name == found[0].label == "000-mae_vit_tiny"
     assert found[0].run(question).encoder.name == "vit_tiny"
     assert [read(question, point.params) for point in found] == [dict(point.values) for point in found]
 
 
 def test_shown_leaves_plain_values_alone():
-    assert [shown(value) for value in (0.1, 3, "x", None, True)] == [0.1, 3, "x", None, True]
+    assert [as_param(value) for value in (0.1, 3, "x", None, True)] == [0.1, 3, "x", None, True]
 
 
 def test_a_trial_leaves_the_test_part_alone_and_keeps_to_its_share():

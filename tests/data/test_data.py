@@ -426,6 +426,7 @@ def test_many_at_once_make_one_cache(tmp_path, monkeypatch):
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.slow
 def test_processes_share_one_cache_file(tmp_path, cache):
     write_noise(tmp_path, {"a": 30, "b": 30})
     code = (
@@ -538,6 +539,7 @@ time.sleep(float(sys.argv[2]))
 """  # no `if __name__ == "__main__"`, as in many a user's script
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes by /proc")
 @pytest.mark.parametrize("end", ["killed", "well"])
 def test_workers_end_with_the_process_they_work_for(tmp_path, end):

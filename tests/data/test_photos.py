@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tv
@@ -183,6 +184,19 @@ def test_evaluation_of_a_reduced_photo_is_that_of_the_file(tmp_path):
     made = plain(batched([reduced]), 48, [0.0] * 3, [1.0] * 3)[0]
     difference = (made * 255 - torch.from_numpy(np.asarray(expected).transpose(2, 0, 1).copy())).abs()
     assert difference.mean() < 1  # grain of 12 shades, smoothed twice
+
+
+@pytest.mark.parametrize("stored", [96, 427])  # reduced, and as the file is
+def test_evaluation_of_a_real_photo_is_torchvisions(stored):
+    for name in ("china.jpg", "flower.jpg"):  # 640 x 427
+        path = Path(sklearn.datasets.__file__).parent / "images" / name
+        with Image.open(path) as opened:
+            expected = np.asarray(tv.center_crop(tv.resize(opened, [48]), [48, 48])).transpose(2, 0, 1)
+        image = decode(str(path), stored, 3)
+        assert image.shape[1] == stored
+        made = 255 * plain(batched([image]), 48, [0.0] * 3, [1.0] * 3)[0].numpy()
+        assert np.abs(made - expected).max() < (1.01 if stored == 427 else 20)
+        assert np.abs(made - expected).mean() < (0.6 if stored == 427 else 2)
 
 
 EVERYTHING = View(

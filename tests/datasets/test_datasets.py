@@ -36,6 +36,7 @@ def write_images(folder: Path, *names: str, size: tuple[int, int] = (8, 8)) -> N
 # --- what all of them promise ---
 
 
+@pytest.mark.slow
 def test_sources_are_read_without_torch():
     code = (
         "import sys; import eagleray.data.workers; from eagleray.config.registry import declared;"

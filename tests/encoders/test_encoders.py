@@ -239,6 +239,31 @@ def test_crops_of_another_size_take_positions_between_those_learnt():
     torch.testing.assert_close(encoder.tokens(encoder.patches(crops)), reference.forward_features(crops))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        ("vit_tiny_patch16_224", 1),
+        ("deit3_small_patch16_224", 0),  # no position for the class token
+        ("vit_small_patch14_reg4_dinov2", 0),  # registers
+    ],
+)
+def test_fixed_positions_tell_places_apart_and_stay(architecture: str, first: int):
+    """Each patch gets the sines and cosines of its column, then of its row; the class token zero."""
+    encoder = vit("vit", architecture=architecture, patch_size=8, depth=1)
+    encoder.fix_positions()
+    positions, width = encoder.vit.pos_embed, encoder.dim
+    assert not positions.requires_grad
+    assert positions.shape == (1, first + 16, width)
+    assert not positions[:, :first].any()
+    grid = positions[0, first:].view(4, 4, 2, 2, width // 4)  # row, column, of which, sine or cosine, wavelength
+    for row in range(4):
+        for column in range(4):
+            for of, place in enumerate((column, row)):
+                angles = torch.tensor([place * 10_000 ** (-4 * i / width) for i in range(width // 4)])
+                torch.testing.assert_close(grid[row, column, of], torch.stack([angles.sin(), angles.cos()]))
+    assert encoder(images(16)).shape == (2, width)  # crops of another size take positions between them
+
+
 def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
     mean, first = vit(), vit(pool="class")
     tokens = mean.tokens(mean.patches(images()))

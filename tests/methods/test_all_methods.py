@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.blocks import distributed
 from eagleray.contracts.encoder import Encoder
@@ -19,7 +18,7 @@ def one_step(name: str) -> dict[str, Tensor]:
     stepper: Any = method
     if distributed.world_size() > 1:
         method = distributed.synchronise_batch_norm(method)
-        stepper = DistributedDataParallel(method, broadcast_buffers=False)
+        stepper = distributed.data_parallel(method)
     result = stepper(batch_of(method), NOW)
     result.loss.backward()
     gradients = {f"gradient {n}": p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
@@ -42,6 +41,7 @@ def together(request: pytest.FixtureRequest) -> list[dict[str, dict[str, Tensor]
     return two_processes(steps, [t.callspec.params["name"] for t in tests if "together" in t.fixturenames])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_workers_take_the_step_of_one(name: str, together: list[dict[str, dict[str, Tensor]]]):
     """Value, gradient, teacher and statistics, on asymmetric data."""

@@ -101,6 +101,7 @@ def of_the_own_part(count: int, width: int) -> list[Tensor]:
     return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_barlow_twins_of_two_workers_is_that_of_one(shape: tuple[int, int]):
     left, right = two_processes(of_the_own_part, *shape)

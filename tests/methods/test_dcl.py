@@ -68,6 +68,7 @@ def of_the_own_part(sigma: float | None) -> list[Tensor]:
     return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
 
 
+@pytest.mark.slow
 @SIGMAS
 def test_two_workers_compute_the_loss_of_one(sigma: float | None):
     left, right = two_processes(of_the_own_part, sigma)

@@ -114,6 +114,7 @@ def after_an_epochs_clustering() -> dict[str, Tensor]:
     return dict(prepared("method.clusters=40").state_dict())
 
 
+@pytest.mark.slow
 def test_all_workers_cluster_as_one():
     alone = after_an_epochs_clustering()
     for state in two_processes(after_an_epochs_clustering):

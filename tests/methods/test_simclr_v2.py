@@ -1,6 +1,5 @@
 """SimCLR v2: its loss is SimCLR's (test_losses.py), what of its head is kept, and the three commands end to end."""
 
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from eagleray import load_encoder
 from eagleray.app import cli
 from eagleray.blocks.losses import nt_xent
 from eagleray.contracts.errors import ConfigError
@@ -98,12 +98,13 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def exported(run: Path, images: torch.Tensor) -> torch.Tensor:
-    """Features by the lines that a run leaves beside its weights."""
-    loader = runpy.run_path(str(run / "artifacts/load_encoder.py"))
+    """Features by the encoder that a run leaves."""
+    encoder = load_encoder(run)
     with torch.no_grad():
-        return loader["load_encoder"]()(loader["prepare"](images))
+        return encoder(encoder.prepare(images))
 
 
+@pytest.mark.slow
 def test_the_three_commands(typed: Any):
     """Pretraining, fine-tuning with five labels a class, distillation; what each leaves loads without the others."""
     few = ["labels.per_class=5", "augment.crop_min=0.6", "augment.flip=0", "optimizer.lr=5e-3"]
@@ -130,13 +131,13 @@ def test_the_three_commands(typed: Any):
     places = [Path(f"{first}-moved"), Path(f"{second}-moved"), third]
     assert [exported(run, images).shape for run in places] == [(5, 64), (5, 24), (5, 64)]
     held = load_checkpoint(checkpoints(places[1])[-1])["method"]
-    loader = runpy.run_path(str(places[1] / "artifacts/load_encoder.py"))
     with torch.no_grad():
-        wanted = finetuned.encode(loader["prepare"](images))
+        wanted = finetuned.encode(load_encoder(places[1]).prepare(images))
     assert torch.equal(finetuned.state_dict()["classifier.weight"], held["classifier.weight"])
     torch.testing.assert_close(exported(places[1], images), wanted)
 
 
+@pytest.mark.slow
 def test_a_chain_that_cannot_work_is_refused_before_anything_starts(typed: Any):
     said = typed("method=finetune", "encoder.run=runs/eagleray/none", *TINY)
     assert said.endswith("none is no run directory (no record.json); runs lie in runs/<experiment>/<name>.\n")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.blocks import distributed
 from eagleray.blocks.losses import cross_view_loss
@@ -89,19 +88,20 @@ def test_the_step_is_lightlys_loss_with_multi_crop_and_a_full_queue(local_crops:
 
 def step_with_a_full_queue() -> list[Tensor]:
     """Loss and gradients of a step whose codes use the queue."""
-    method, stepper = made("method.queue=16"), None
+    method = made("method.queue=16")
     for queue in method.queues:
         queue.rows.copy_(F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(5)).double(), dim=1))
         queue.count = 16
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
-        stepper = DistributedDataParallel(method, broadcast_buffers=False)
-    loss = (stepper or method)(batch_of(method), NOW).loss
+    stepper = distributed.data_parallel(method)  # it must live until the backward pass
+    loss = stepper(batch_of(method), NOW).loss
     loss.backward()
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     return [distributed.all_reduce_mean(loss.detach()), *gradients, method.queues[1].rows]
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_queue_between_them():
     alone = step_with_a_full_queue()
     for together in two_processes(step_with_a_full_queue):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import ray
 import yaml
 from PIL import Image
 
+from eagleray.app.launch import conclude
 from eagleray.config import Sweep, validated
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend import sweep as ray_tune
@@ -25,8 +26,8 @@ from eagleray.ray_backend.sweep import sweep
 from eagleray.runs.record import Record
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),  # Ray's own
 ]
 
 TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 2,
@@ -45,7 +46,7 @@ def session() -> Iterator[None]:
 
 
 def a_sweep(run: Mapping[str, Any] = TINY, **settings: Any) -> Sweep:
-    tree = {"name": "test", "run": dict(run), "search": "grid", "vary": TEMPERATURES, "floor": False, **settings}
+    tree = {"name": "test", "run": dict(run), "search": "grid", "vary": TEMPERATURES, "floor": [], **settings}
     return validated(Sweep, tree)
 
 
@@ -58,11 +59,15 @@ class Seen:
 
     def __init__(self):
         self.told: list[tuple[str, str, int]] = []
+        self.floors: dict[str, list[Mapping[str, float]]] = {}
         self.most = 0  # trials that ran at once
 
     def trial(self, label: str, params: Mapping, state: str, epoch: int, epochs: int, metrics: Mapping) -> None:
         self.told.append((label, state, epoch))
         self.most = max(self.most, list(self.now().values()).count("running"))
+
+    def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
+        self.floors[name] = list(metrics)
 
     def now(self) -> dict[str, str]:
         return {label: state for label, state, _ in self.told}
@@ -138,7 +143,7 @@ def in_a_process(settings: Mapping[str, Any], directory: Path, log: Path) -> sub
             sys.exit(130)
     """
     tree = a_sweep(**settings).model_dump(mode="json")
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), json.dumps(tree), str(directory)]
+    command = [sys.executable, "-c", textwrap.dedent(code), json.dumps(tree), str(directory)]
     with log.open("wb") as file:
         return subprocess.Popen(command, start_new_session=True, stdout=file, stderr=file)
 
@@ -222,10 +227,10 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
         told(self, *args, result=result, **info)
 
     monkeypatch.setattr(ray_tune.Course, "on_trial_result", with_pid)
-    question = a_sweep(floor=True, gpus_per_trial=0.5, cpus_per_trial=0.2)
+    question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
-    trials = {r.name: r for r in records if r.tags.get("kind") != "floor"}
-    floors = {r.name: r for r in records if r.tags.get("kind") == "floor"}
+    trials = {r.name: r for r in records if r.kind == "trial"}
+    floors = {r.name: r for r in records if r.kind == "floor"}
     assert sorted(trials) == [f"{n:03d}" for n in range(6)]
     assert [trials[label].params["method.temperature"] for label in sorted(trials)] == TEMPERATURES[
         "method.temperature"
@@ -237,15 +242,47 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     winners = [r for r in trials.values() if r.tags.get("winner")]
     assert [r.summary["knn"] for r in winners] == [best]
     assert [r for r in trials.values() if any(name.startswith("test_") for name in r.summary)] == winners
-    assert set(floors) == {"raw pixels digits", "random init convnet digits"}
-    assert floors["raw pixels digits"].summary["knn"] > floors["random init convnet digits"].summary["knn"]
+    pixels, random = "raw pixels digits seed0", "random init convnet digits seed0"
+    assert set(floors) == {pixels, random}
+    assert floors[pixels].summary["knn"] > floors[random].summary["knn"]
     assert all("test_knn" in r.summary for r in floors.values())
     file = yaml.safe_load((trials["000"].directory / "run.yaml").read_text())
     assert file["method"]["temperature"] == 1.0
     assert file["threads"] == 1
-    assert seen.now() == dict.fromkeys([*trials, *floors], "finished")
+    assert seen.now() == dict.fromkeys(trials, "finished")
+    assert seen.floors == {record.tags["point"]: [record.summary] for record in floors.values()}
     assert [epoch for label, _, epoch in seen.told if label == "003"] == [0, 0, 1, 2]  # waits, runs, two epochs
     assert not (tmp_path / "sweep/ray").exists()
+
+
+@pytest.mark.parametrize("search", [{"search": "grid"}, {"search": "tpe", "trials": 2}])
+def test_floors_are_measured_with_the_seeds_of_the_trials(session: None, tmp_path: Path, search: dict):
+    """Each once for every seed, with that seed's validation images; in the report beside the trials, as one row."""
+    seen, kinds = Seen(), ["random", "pixels", "kmeans"]
+    run = longer(1, data={"limit": 120, "validation": 0.2}, seed=3)
+    question = a_sweep(run, vary={"method.temperature": [0.2, 0.5]}, seeds=2, floor=kinds, **search)
+    records = sweep(question, tmp_path / "sweep", watch=seen)
+    floors = [record for record in records if record.kind == "floor"]
+    assert sorted((r.tags["floor"], r.params["seed"]) for r in floors) == sorted(itertools.product(kinds, (3, 4)))
+    trials = [record for record in records if record.kind == "trial"]
+    assert sorted((r.tags["point"], r.params["seed"]) for r in trials) == [("0", 3), ("0", 4), ("1", 3), ("1", 4)]
+    assert len(seen.floors) == 3
+    for name, metrics in seen.floors.items():
+        assert metrics == [r.summary for seed in (3, 4) for r in floors if r.name == f"{name} seed{seed}"]
+        assert metrics[0] != metrics[1]
+    (best,) = {record.tags["point"] for record in records if record.tags.get("winner")}
+
+    found = conclude(question, Record.open(tmp_path / "sweep"))
+    assert found.winner is not None
+    assert found.winner.name == f"00{best}"
+    assert {(row.floor, row.seeds) for row in found.floors} == {(kind, (3, 4)) for kind in kinds}
+    assert {row.name for row in found.floors} == {"random init", "raw pixels", "k-means patches"}
+    page = (tmp_path / "sweep/artifacts/report.md").read_text()
+    assert all(f"| {row.name} |  | {row.measured} | 2 |" in page for row in found.floors)
+
+    before = {record.name: (record.directory / "metrics.jsonl").read_bytes() for record in records}
+    again = sweep(question, tmp_path / "sweep", resume=True)
+    assert {record.name: (record.directory / "metrics.jsonl").read_bytes() for record in again} == before
 
 
 def test_asha_stops_the_worse_a_resumed_sweep_keeps_that_and_whole_gpus_are_not_shared(session: None, tmp_path: Path):

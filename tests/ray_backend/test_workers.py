@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,8 @@ PLAIN = ["augment.only=[]", "data.limit=160", "batch_size=40", "epochs=2", "enco
          "device=cpu", "threads=1", "evaluate.linear.when=never"]  # fmt: skip
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),  # Ray's own
 ]
 
 
@@ -36,6 +37,16 @@ pytestmark = [
 def session() -> Iterator[None]:
     with connected(None):
         yield
+
+
+@ray.remote
+def warns() -> None:
+    warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+def test_warnings_of_ray_workers_are_errors(session: None):
+    with pytest.raises(DeprecationWarning, match="old"):
+        ray.get(warns.remote())
 
 
 def run_of(workers: int, *more: str) -> Run:

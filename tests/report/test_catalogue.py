@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from eagleray.config.registry import declared
-from eagleray.report.catalogue import metrics_page, page, read_leaderboards
+from eagleray.report.catalogue import metrics_page, page, read_runs
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_in_docs_is_what_the_code_says_now():
-    made = page(read_leaderboards(sorted((DOCS / "results").glob("*.csv"))))
+    made = page(read_runs(sorted((DOCS / "results").glob("*.csv"))))
     assert (DOCS / "methods.md").read_text(encoding="utf-8") == made, "make docs"
     assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "make docs"
 
@@ -25,16 +27,18 @@ def test_every_method_names_its_paper_its_settings_and_both_recipes():
         assert "http" in section or method.name == "supervised"  # a baseline has no paper
 
 
-def test_numbers_are_those_of_the_leaderboard(tmp_path: Path):
-    board = tmp_path / "board.csv"
-    board.write_text(
-        "rank,trial,run,linear,linear_std,runs,state,accuracy,knn\n"
-        "1,001-mae,mae vit_tiny depth=4,0.5126,0.001,2,finished,,0.2\n"
-        "2,002-simclr,simclr,0.4,0.001,2,collapsed,,0.1\n"
-        "3,raw pixels,,0.36,,1,floor,,0.3\n"
+def test_numbers_are_the_means_over_the_seeds_of_a_methods_first_point(tmp_path: Path):
+    runs = tmp_path / "runs.csv"
+    runs.write_text(
+        "trial,run,seed,state,linear,accuracy,knn\n"
+        "001-mae,mae vit_tiny depth=4,0,finished,0.5126,,0.25\n"
+        "001-mae,mae vit_tiny depth=4,1,finished,0.5130,,0.15\n"
+        "003-mae,mae vit_tiny depth=2,0,finished,0.5,,0.3\n"
+        "002-simclr,simclr,0,collapsed,0.4,,0.1\n"
+        "raw pixels,,0,floor,0.36,,0.3\n"
     )
-    reached = read_leaderboards([board])
-    assert reached == {"mae": {"linear": 0.5126, "knn": 0.2}}
+    reached = read_runs([runs])
+    assert reached == {"mae": {"linear": pytest.approx(0.5128), "knn": pytest.approx(0.2)}}
     rows = {line.split("](#")[0].removeprefix("| ["): line for line in page(reached).splitlines() if "](#" in line}
     assert rows["mae"].endswith("| a ViT | 0.200 | 0.513 |  |")
     assert rows["simclr"].endswith("|  |  |  |  |")

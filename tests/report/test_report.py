@@ -10,30 +10,40 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import f_oneway
+from scipy.stats import f_oneway, ttest_rel
 
-from eagleray.report.analysis import Answer, Trial, answer, number, shown, trials_of, trials_of_rows
-from eagleray.report.heatmap import crossed, draw, paired
-from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part
-from eagleray.report.variance import spans, variance
+from eagleray.report.analysis import Analysis, TrialResult, analyse, number, param_text, trials_of, trials_of_rows
+from eagleray.report.heatmap import crossed, paired, plot_heatmap
+from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part, runs_csv
+from eagleray.report.variance import paired_t_test, spans, variance
 from eagleray.runs.record import Record
 
-FLOORS = [
-    Trial("random init convnet digits", {}, metrics={"knn": 0.836, "test_knn": 0.83}, is_floor=True),
-    Trial("raw pixels digits", {}, metrics={"knn": 0.978, "test_knn": 0.97}, is_floor=True),
-]
+
+def floor(kind: str, label: str, *knn: float, of: str = "digits", **metrics: float) -> list[TrialResult]:
+    """A floor, measured with the seeds 0, 1, …"""
+    point = f"{label} {of}"
+    return [
+        TrialResult(f"{point} seed{n}", {}, point, label, n, kind, metrics={"knn": value, **metrics})
+        for n, value in enumerate(knn)
+    ]
 
 
-def trial(name: str, knn: float | None, state: str = "finished", **params: Any) -> Trial:
-    return Trial(name, params, state, {} if knn is None else {"knn": knn, "loss": 2.0})
+RANDOM = floor("random", "random init", 0.836, of="convnet digits", test_knn=0.83)
+PIXELS = floor("pixels", "raw pixels", 0.978, test_knn=0.97)
+FLOORS = [*RANDOM, *PIXELS]
 
 
-def found(trials: list[Trial], mode: Any = "max", binned: tuple[str, ...] = ()) -> Answer:
-    varied = next(list(one.params) for one in trials if not one.is_floor)
-    return answer(trials, varied, "knn", mode, binned)
+def trial(label: str, knn: float | None, state: str = "finished", seed: int = 0, **params: Any) -> TrialResult:
+    metrics = {} if knn is None else {"knn": knn, "loss": 2.0}
+    return TrialResult(f"{label}-seed{seed}", params, label, label, seed, state=state, metrics=metrics)
 
 
-def grid(noise: float = 0.005, seed: int = 0) -> list[Trial]:
+def found(trials: list[TrialResult], mode: Any = "max", binned: tuple[str, ...] = ()) -> Analysis:
+    varied = next(list(one.params) for one in trials if not one.floor)
+    return analyse(trials, varied, "knn", mode, binned)
+
+
+def grid(noise: float = 0.005, seed: int = 0) -> list[TrialResult]:
     """16 points of which flip alone matters."""
     draw = random.Random(seed)
     points = [(flip, crop, batch, t) for flip in (0, 0.5) for crop in (0.2, 0.8) for batch in (64, 256) for t in (1, 2)]
@@ -48,8 +58,8 @@ def grid(noise: float = 0.005, seed: int = 0) -> list[Trial]:
 
 def test_seeds_of_a_point_make_one_row():
     values = [0.8, 0.9, 0.85]
-    rows = found([trial(f"000-seed{s}", value, t=0.1) for s, value in enumerate(values)]).rows
-    assert [(row.name, row.runs) for row in rows] == [("000", 3)]
+    rows = found([trial("000", value, seed=s, t=0.1) for s, value in enumerate(values)]).rows
+    assert [(row.name, len(row.runs)) for row in rows] == [("000", 3)]
     assert rows[0].mean == pytest.approx(mean(values))
     assert rows[0].std == pytest.approx(stdev(values))
     assert rows[0].measured == "0.850 ± 0.050"
@@ -63,15 +73,15 @@ def test_the_best_end_of_the_metric_comes_first(mode: str, names: list[str]):
 
 def test_nothing_is_left_out_and_every_ending_is_marked():
     trials = [
-        trial("000-seed0", 0.9, t=1),
-        trial("000-seed1", None, "failed", t=1),
-        trial("001-seed0", 0.95, "collapsed", t=2),
-        trial("002-seed0", None, "failed", t=3),
-        trial("003-seed0", 0.4, "stopped", t=4),
+        trial("000", 0.9, seed=0, t=1),
+        trial("000", None, "failed", seed=1, t=1),
+        trial("001", 0.95, "collapsed", seed=0, t=2),
+        trial("002", None, "failed", seed=0, t=3),
+        trial("003", 0.4, "stopped", seed=0, t=4),
     ]
     rows = found([*trials, *FLOORS]).rows
     assert [row.name for row in rows] == ["raw pixels", "001", "000", "random init", "003", "002"]
-    assert [row.state for row in rows if not row.is_floor] == [
+    assert [row.state for row in rows if not row.floor] == [
         "collapsed",
         "1 failed, 1 finished",
         "stopped",
@@ -88,9 +98,23 @@ def test_the_winner_has_finished():
 
 
 def test_floors_of_several_encoders_keep_their_names():
-    both = [Trial(f"random init {name} digits", {}, metrics={"knn": 0.5}, is_floor=True) for name in ("convnet", "vit")]
-    names = [row.name for row in found([*grid(), *both, FLOORS[1]]).floors]
+    both = [*RANDOM, *floor("random", "random init", 0.5, of="vit digits")]
+    names = [row.name for row in found([*grid(), *both, *PIXELS]).floors]
     assert sorted(names) == ["random init convnet digits", "random init vit digits", "raw pixels"]
+
+
+def test_seeds_of_a_floor_make_one_row():
+    values = [0.96, 0.98, 0.97]
+    (row,) = found([*grid(), *floor("pixels", "raw pixels", *values)]).floors
+    assert (row.name, row.floor, row.seeds, row.values) == ("raw pixels", "pixels", (0, 1, 2), tuple(values))
+    assert row.runs == tuple(f"raw pixels digits seed{seed}" for seed in range(3))
+    assert row.measured == "0.970 ± 0.010"
+
+
+def test_twins_of_a_population_stay_two_points():
+    """A point is told by its number: two that begin with the same settings change in flight."""
+    rows = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1), trial("002", 0.7, x=2)]).rows
+    assert [(row.name, len(row.runs)) for row in rows] == [("001", 1), ("000", 1), ("002", 1)]
 
 
 # --- what made the difference ----------------------------------------------------------------------------------
@@ -101,10 +125,10 @@ def test_one_column_is_a_one_way_analysis_of_variance():
     groups = {"a": draw.normal(0, 1, 5), "b": draw.normal(0.5, 1, 4), "c": draw.normal(1, 1, 7)}
     labels = [name for name, values in groups.items() for _ in values]
     values = np.concatenate(list(groups.values()))
-    ((share, chance),) = variance([labels], values.tolist())
+    ((share, p_value),) = variance([labels], values.tolist())
     between = sum(len(each) * (each.mean() - values.mean()) ** 2 for each in groups.values())
     assert share == pytest.approx(between / ((values - values.mean()) ** 2).sum())
-    assert chance == pytest.approx(f_oneway(*groups.values()).pvalue)
+    assert p_value == pytest.approx(f_oneway(*groups.values()).pvalue)
 
 
 def test_two_balanced_columns_share_the_variance_as_the_text_book_says():
@@ -121,15 +145,44 @@ def test_a_key_that_went_along_with_one_that_matters_gets_no_credit():
     real = ["0", "1"] * 12
     along = [label if draw.random() < 0.85 else "01"[label == "0"] for label in real]
     values = [float(label) + draw.gauss(0, 0.1) for label in real]
-    ((alone, by_chance),) = variance([along], values)
+    ((alone, p_alone),) = variance([along], values)
     (_, first), (share, second) = variance([real, along], values)
     assert alone > 0.2
-    assert by_chance is not None
-    assert by_chance < 0.05
+    assert p_alone is not None
+    assert p_alone < 0.05
     assert share < 0.01
     assert first is not None
     assert second is not None
     assert first < 1e-6 < 0.05 < second
+
+
+def test_p_values_are_corrected_for_the_number_of_keys():
+    one_key = [trial(str(x), x / 100 + s**2 / 90, seed=s, x=x) for x in (1, 2, 3) for s in range(3)]
+    (effect,) = found(one_key).effects
+    groups = [[one.metrics["knn"] for one in one_key if one.params["x"] == x] for x in (1, 2, 3)]
+    assert effect.p_value == pytest.approx(f_oneway(*groups).pvalue)
+    assert found(one_key).test == "F test"
+
+    points = grid(noise=0.1)
+    analysis = found(points)
+    labels = [[str(one.params[key]) for one in points] for key in ("flip", "crop", "batch", "t")]
+    raw = dict(
+        zip(("flip", "crop", "batch", "t"), variance(labels, [one.metrics["knn"] for one in points]), strict=True)
+    )
+    for effect in analysis.effects:
+        p_value = raw[effect.key][1]
+        assert p_value is not None
+        assert effect.p_value == min(1.0, 4 * p_value)
+    assert analysis.test == "F test, Bonferroni-corrected for 4 keys"
+
+
+def test_paired_differences_are_judged_as_scipy_does():
+    draw = np.random.default_rng(0)
+    for count in (2, 3, 10):
+        one, other = draw.normal(0.1, 1, count), draw.normal(0, 1, count)
+        assert paired_t_test(list(one - other)) == pytest.approx(ttest_rel(one, other).pvalue)
+    assert paired_t_test([0.5]) is None
+    assert (paired_t_test([0.5, 0.5]), paired_t_test([0.0, 0.0])) == (0.0, 1.0)
 
 
 def test_without_repeats_nothing_tells_noise_apart():
@@ -152,7 +205,7 @@ def test_values_drawn_from_a_range_are_compared_in_parts():
 def test_runs_of_one_point_are_no_witnesses_for_another_key():
     """Three seeds of each of four points are four observations of each key, not twelve."""
     points = [(x, y) for x in (0, 1) for y in (0, 1)]
-    trials = [trial(f"{n}-seed{s}", 0.5 + 0.1 * x, x=x, y=y) for n, (x, y) in enumerate(points) for s in range(3)]
+    trials = [trial(str(n), 0.5 + 0.1 * x, seed=s, x=x, y=y) for n, (x, y) in enumerate(points) for s in range(3)]
     levels = {effect.key: [len(level.values) for level in effect.levels] for effect in found(trials).effects}
     assert levels == {"x": [2, 2], "y": [2, 2]}
 
@@ -164,8 +217,9 @@ def test_the_finding_names_what_matters_and_the_floors():
     trials = grid()
     plain, flipped = ([one.metrics["knn"] for one in trials if one.params["flip"] == flip] for flip in (0, 0.5))
     assert finding(found([*trials, *FLOORS])) == (
-        f"flip matters most: knn is {mean(plain):.3f} at 0 and {mean(flipped):.3f} at 0.5 (means of 8 and 8); "
-        f"raw pixels (0.978) did better than every trial (best {max(plain):.3f}), random init (0.836) did not."
+        f"flip matters most: knn is {mean(plain):.3f} at 0 and {mean(flipped):.3f} at 0.5 (means of 8 and 8), "
+        "p < 0.001 (F test, Bonferroni-corrected for 4 keys); "
+        f"the best trial ({max(plain):.3f}) is worse than raw pixels (0.978), better than random init (0.836)."
     )
 
 
@@ -175,7 +229,7 @@ def test_noise_is_called_noise():
     for seed in range(200):
         draw = random.Random(seed)
         trials = [trial(one.name, draw.gauss(0.9, 0.01), **one.params) for one in grid()]
-        claims += "no setting stands out from noise" not in finding(found(trials))
+        claims += "no key has a significant effect" not in finding(found(trials))
     assert 0 < claims <= 24
 
 
@@ -185,33 +239,61 @@ def test_a_real_difference_is_seen_through_noise():
 
 
 def test_the_lower_end_is_the_better_one_of_a_loss():
-    trials = [trial(f"{x}-seed{s}", x + s / 100, x=x) for x in (1, 2) for s in range(3)]
-    floor = Trial("raw pixels digits", {}, metrics={"knn": 0.5}, is_floor=True)
-    sentence = finding(found([*trials, floor], "min"))
-    assert sentence.startswith("x matters: knn is 1.010 at 1 and 2.010 at 2 (means of 3 and 3)")
-    assert "raw pixels (0.500) did better than every trial (best 1.010 ± 0.010)" in sentence
+    trials = [trial(str(x), x + s / 100, seed=s, x=x) for x in (1, 2) for s in range(3)]
+    sentence = finding(found([*trials, *floor("pixels", "raw pixels", 0.5)], "min"))
+    assert sentence.startswith(
+        "x matters: knn is 1.010 at 1 and 2.010 at 2 (means of 3 and 3), p < 0.001 (F test); "
+        "the best trial (1.010 ± 0.010) is worse than raw pixels (0.500)"
+    )
 
 
 def test_single_runs_claim_nothing():
     sentence = finding(found([trial("a", 0.9, x=1), trial("b", 0.8, x=2)]))
-    assert "one run each cannot tell a difference from noise" in sentence
+    assert sentence == (
+        "x: knn is 0.900 at 1 and 0.800 at 2, but one run each cannot tell a difference from noise (seeds=3 could)."
+    )
 
 
-def test_a_floor_within_the_scatter_of_the_seeds_is_level():
-    trials = [trial(f"{x}-seed{s}", 0.83 + 0.01 * x + s / 100, x=x) for x in (0, 1) for s in range(-1, 2)]
-    assert "the best trial (0.840 ± 0.010) is level with random init (0.836)." in finding(found([*trials, FLOORS[0]]))
+def test_one_key_without_effect_is_said_with_its_p_value():
+    trials = [trial(str(x), 0.5 + x / 100 + s / 10, seed=s, x=x) for x in (1, 2) for s in range(3)]
+    groups = [[one.metrics["knn"] for one in trials if one.params["x"] == x] for x in (1, 2)]
+    p_value = f_oneway(*groups).pvalue
+    assert finding(found(trials)) == (
+        f"x has no significant effect: knn is 0.620 at 2 and 0.610 at 1 on average, p = {p_value:.2f} (F test)."
+    )
+
+
+def test_the_best_trial_and_a_floor_are_compared_seed_by_seed():
+    """Seeds draw the validation images: what moves both is no difference between them."""
+    hard = (0.0, 0.05, 0.1)
+    best = [trial("000", 0.84 - each + 0.001 * s, seed=s, x=1) for s, each in enumerate(hard)]
+    gains = [one.metrics["knn"] - (0.83 - each) for one, each in zip(best, hard, strict=True)]
+    p_value = ttest_rel(gains, [0, 0, 0]).pvalue
+    pixels = floor("pixels", "raw pixels", *(0.83 - each for each in hard))
+    assert finding(found([*best, *pixels])).endswith(
+        "the best trial (0.791 ± 0.049) is better than raw pixels "
+        f"(0.780 ± 0.050; p = {p_value:.3f}, paired t test over 3 seeds)."
+    )
+    noisy = floor("pixels", "raw pixels", 0.83, 0.7, 0.84)
+    assert "is not significantly different from raw pixels (0.790 ± 0.078; p = 0." in finding(found([*best, *noisy]))
+
+
+def test_a_best_trial_of_one_seed_is_compared_with_the_floor_of_that_seed():
+    best = trial("001", 0.82, seed=1, x=1)
+    pixels = floor("pixels", "raw pixels", 0.9, 0.8, 0.9)
+    assert finding(found([best, *pixels])).endswith("the best trial (0.820) is better than raw pixels (0.867 ± 0.058).")
 
 
 def test_a_best_trial_above_all_floors_says_so():
     trials = [trial("a", 0.99, x=1), trial("b", 0.98, x=2)]
     sentence = finding(found([*trials, *FLOORS]))
-    assert sentence.endswith("the best trial (0.990) beats raw pixels (0.978) and random init (0.836).")
+    assert sentence.endswith("the best trial (0.990) is better than raw pixels (0.978) and random init (0.836).")
 
 
 def test_a_metric_that_nobody_measured_is_said():
     failed = [trial("a", None, "failed", x=1)]
     assert finding(found(failed)) == "no trial measured knn."
-    other = [Trial("a", {"x": 1}, metrics={"loss": 1.0})]
+    other = [TrialResult("a", {"x": 1}, "0", "a", metrics={"loss": 1.0})]
     assert finding(found(other)) == "no trial measured knn; they measured loss."
 
 
@@ -242,10 +324,25 @@ def test_the_table_for_spreadsheets_holds_every_number():
     assert next(line for line in lines if line["trial"] == "raw pixels")["state"] == "floor"
 
 
+def test_every_run_and_seed_is_a_line_of_its_own():
+    trials = [*grid(), *FLOORS]
+    answered = found(trials)
+    lines = list(csv.DictReader(io.StringIO(runs_csv(answered, trials))))
+    assert len(lines) == len(trials)
+    assert [line["trial"] for line in lines] == [row.name for row in answered.rows for _ in row.runs]
+    for line, name in zip(lines, (name for row in answered.rows for name in row.runs), strict=True):
+        (trial,) = (trial for trial in trials if trial.name == name)
+        assert line["seed"] == ("" if trial.seed is None else str(trial.seed))
+        assert line["state"] == ("floor" if trial.floor else trial.state)
+        assert float(line[answered.metric]) == trial.metrics[answered.metric]
+
+
 def test_the_page_says_everything():
     answered = found([*grid(), trial("016", None, "failed", flip=9, crop=9, batch=9, t=9), *FLOORS])
     page = markdown(answered, name="s", question="What?", picture="heatmap.png", notes=["016 failed: no room"])
-    for part in ("# s\n\nWhat?", finding(answered), "![knn", "| 1 | raw pixels |", "- 016 failed: no room", "| flip |"):
+    parts = ("# s\n\nWhat?", finding(answered), "![knn", "| 1 | raw pixels |", "- 016 failed: no room", "| flip |")
+    meaning = "random init is the encoder before any training"
+    for part in (*parts, meaning, "| p (F test) |", "(F test, Bonferroni-corrected for 4 keys)"):
         assert part in page
     rows = [line for line in page.splitlines() if line.startswith("|")]
     heads = {line.count("|") for line in rows[:20]}
@@ -253,7 +350,7 @@ def test_the_page_says_everything():
 
 
 def test_the_winner_on_the_test_part_stands_beside_the_floors():
-    best = Trial("000", {"x": 1}, metrics={"knn": 0.99, "test_knn": 0.95})
+    best = TrialResult("000", {"x": 1}, "0", "000", metrics={"knn": 0.99, "test_knn": 0.95})
     assert on_test_part(found([best, *FLOORS])) == (
         "The winner (000) on the test part: test_knn 0.950 (raw pixels 0.970, random init 0.830)."
     )
@@ -262,7 +359,7 @@ def test_the_winner_on_the_test_part_stands_beside_the_floors():
 
 def test_seeds_are_counted_only_where_there_are_several():
     assert "runs" not in leaderboard_table(found(grid()))[0]
-    assert "runs" in leaderboard_table(found([trial("0-seed0", 0.1, x=1), trial("0-seed1", 0.2, x=1)]))[0]
+    assert "runs" in leaderboard_table(found([trial("0", 0.1, seed=0, x=1), trial("0", 0.2, seed=1, x=1)]))[0]
 
 
 def test_pairs_fill_both_sides_and_single_operations_the_diagonal():
@@ -288,19 +385,19 @@ def test_a_cell_holds_all_points_there():
     [
         [*grid(), *FLOORS],
         [trial(str(n), n / 3, only=only) for n, only in enumerate(["crop", "crop+flip", "flip"])],
-        [trial(f"{x}-seed{s}", x + s / 10, x=x) for x in (1, 2, 3) for s in range(2)],
+        [trial(str(x), x + s / 10, seed=s, x=x) for x in (1, 2, 3) for s in range(2)],
         [trial(str(n), n / 9, kind=f"a rather long name of variant {n % 2}", y=n % 3) for n in range(9)],
     ],
     ids=["two keys", "pairs", "one key", "words"],
 )
-def test_a_picture_is_drawn(tmp_path: Path, trials: list[Trial]):
-    assert draw(found(trials), tmp_path / "heatmap.png", "What?")
+def test_a_picture_is_drawn(tmp_path: Path, trials: list[TrialResult]):
+    assert plot_heatmap(found(trials), tmp_path / "heatmap.png", "What?")
     with Image.open(tmp_path / "heatmap.png") as picture:
         assert min(picture.size) > 200
 
 
 def test_no_picture_is_drawn_of_one_point(tmp_path: Path):
-    assert not draw(found([trial("a", 0.5, x=1), *FLOORS]), tmp_path / "heatmap.png")
+    assert not plot_heatmap(found([trial("a", 0.5, x=1), *FLOORS]), tmp_path / "heatmap.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -311,8 +408,9 @@ def test_the_trials_of_a_sweep_are_read_from_its_directory(tmp_path: Path):
     parent = Record.create(tmp_path, name="s", experiment="s", params={}, run={})
 
     def child(name: str, **more: Any) -> Record:
+        tags = {"kind": "trial", "point": str(int(name)), "label": name} if "tags" not in more else more.pop("tags")
         return Record.create(
-            tmp_path / "trials" / name, name=name, experiment="s", run={}, parent=parent, **{"params": {}, **more}
+            tmp_path / "trials" / name, name=name, experiment="s", run={}, parent=parent, tags=tags, **more
         )
 
     done = child("000", params={"batch_size": 64, "seed": 0})
@@ -321,37 +419,50 @@ def test_the_trials_of_a_sweep_are_read_from_its_directory(tmp_path: Path):
     done.finish("finished", summary={"knn": 0.8, "test_knn": 0.75})
     child("001", params={"batch_size": 128, "seed": 0}).append(10, {"knn": 0.6}, 1)
     child("002", params={"batch_size": 256, "seed": 0}).finish("failed", "no room")
-    child("raw pixels digits", tags={"kind": "floor"}).finish("finished", summary={"knn": 0.9})
-    trials = {one.name: one for one in trials_of(parent, ["batch_size"])}
-    assert trials["000"] == Trial("000", {"batch_size": 64}, metrics={"knn": 0.8, "test_knn": 0.75})
-    assert trials["001"] == Trial("001", {"batch_size": 128}, "running", {"knn": 0.6})
-    assert trials["002"] == Trial("002", {"batch_size": 256}, "failed", message="no room")
-    assert trials["raw pixels digits"] == Trial("raw pixels digits", {}, metrics={"knn": 0.9}, is_floor=True)
+    pixels = {"kind": "floor", "floor": "pixels", "point": "raw pixels digits", "label": "raw pixels"}
+    child("raw pixels digits seed3", params={"seed": 3}, tags=pixels).finish("finished", summary={"knn": 0.9})
+    assert {one.name: one for one in trials_of(parent, ["batch_size"])} == {
+        "000": TrialResult("000", {"batch_size": 64}, "0", "000", 0, metrics={"knn": 0.8, "test_knn": 0.75}),
+        "001": TrialResult("001", {"batch_size": 128}, "1", "001", 0, state="running", metrics={"knn": 0.6}),
+        "002": TrialResult("002", {"batch_size": 256}, "2", "002", 0, state="failed", message="no room"),
+        "raw pixels digits seed3": TrialResult(
+            "raw pixels digits seed3", {}, "raw pixels digits", "raw pixels", 3, "pixels", metrics={"knn": 0.9}
+        ),
+    }
 
 
 def test_the_trials_of_an_experiment_are_read_from_mlflows_rows():
-    def row(name: str, parent: str | None, knn: float | None, **params: str) -> dict[str, Any]:
-        metrics = {} if knn is None else {"knn": knn}
+    def row(name: str, parent: str | None, knn: float, tags: dict[str, str], **params: str) -> dict[str, Any]:
         return {
             "name": name,
             "run_id": f"id-{name}",
             "parent": parent,
             "state": "finished",
+            "tags": tags,
             "params": params,
-            "metrics": metrics,
+            "metrics": {"knn": knn},
         }
 
+    def trial_tags(number: int) -> dict[str, str]:
+        return {"kind": "trial", "point": str(number), "label": f"{number:03d}"}
+
+    pixels = {"kind": "floor", "floor": "pixels", "point": "raw pixels digits", "label": "raw pixels"}
     rows = [
-        row("sweep", None, 0.9),
-        row("000", "id-sweep", 0.8, batch_size="64", lr="1e-3", seed="0", same="x"),
-        row("001", "id-sweep", float("nan"), batch_size="128", lr="1e-3", seed="1", same="x"),
-        row("raw pixels digits", "id-sweep", 0.9),
+        row("sweep", None, 0.9, {"kind": "sweep"}),
+        row("000-seed0", "id-sweep", 0.8, trial_tags(0), batch_size="64", lr="1e-3", seed="0", same="x"),
+        row("000-seed1", "id-sweep", 0.7, trial_tags(0), batch_size="64", lr="1e-3", seed="1", same="x"),
+        row("001-seed0", "id-sweep", float("nan"), trial_tags(1), batch_size="128", lr="1e-3", seed="0", same="x"),
+        row("raw pixels digits seed0", "id-sweep", 0.9, pixels, seed="0"),
+        row("raw pixels digits seed1", "id-sweep", 0.8, pixels, seed="1"),
+        row("alone", None, 0.6, {}, batch_size="256", lr="1e-3", seed="5", same="x"),
+        row("again", None, 0.5, {}, batch_size="256", lr="1e-3", seed="6", same="x"),
     ]
-    trials = trials_of_rows(rows)
-    assert [(one.name, one.params, one.metrics, one.is_floor) for one in trials] == [
-        ("raw pixels digits", {}, {"knn": 0.9}, True),
-        ("000", {"batch_size": 64}, {"knn": 0.8}, False),
-        ("001", {"batch_size": 128}, {}, False),
+    board = analyse(trials_of_rows(rows), ["batch_size"], "knn", "max").rows
+    assert [(one.name, dict(one.params), one.values, one.seeds, one.floor) for one in board] == [
+        ("raw pixels", {}, (0.9, 0.8), (0, 1), "pixels"),
+        ("000", {"batch_size": 64}, (0.8, 0.7), (0, 1), ""),
+        ("alone", {"batch_size": 256}, (0.6, 0.5), (5, 6), ""),
+        ("001", {"batch_size": 128}, (), (), ""),
     ]
 
 
@@ -366,13 +477,12 @@ def test_numbers_can_be_compared_at_a_glance(value: float, text: str):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (["crop", "flip"], "crop+flip"),
-        ([], "nothing"),
+        ("crop+flip", "crop+flip"),
         (None, "default"),
         (True, "true"),
         (0.1 + 0.2, "0.3"),
         (64, "64"),
     ],
 )
-def test_settings_are_shown_short(value: Any, text: str):
-    assert shown(value) == text
+def test_params_are_written_short(value: Any, text: str):
+    assert param_text(value) == text

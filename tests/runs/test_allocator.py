@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FAULTS = """
 import resource, sys, torch
 from torch import nn

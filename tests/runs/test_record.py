@@ -80,6 +80,7 @@ def test_a_line_cut_anywhere_costs_that_line_only(tmp_path):
         assert [row["step"] for row in record.metrics()] == ([1, 2, 3] if cut == len(last) - 1 else [1, 3]), cut
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_every_row_that_it_appended(tmp_path):
     make(tmp_path)
     program = (
@@ -198,6 +199,7 @@ def test_all_runs_are_found_from_any_height(tmp_path):
     assert names(tmp_path / "nowhere") == []
 
 
+@pytest.mark.slow
 def test_the_environment_names_commit_and_changes(tmp_path, monkeypatch):
     def git(*arguments):
         settings = ["-c", "user.name=x", "-c", "user.email=x@x"]
@@ -239,6 +241,7 @@ def test_the_environment_names_versions_and_hardware(monkeypatch):
     assert environment()["gpus"] == "card 0, card 1"
 
 
+@pytest.mark.slow
 def test_importing_record_and_tracking_loads_none_of_the_heavy_packages():
     program = (
         "import sys, eagleray.runs.record, eagleray.tracking\neagleray.runs.record.environment()\n"

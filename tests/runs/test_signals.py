@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = textwrap.dedent("""
     import signal, sys
     for number in map(int, sys.argv[1].split()):

@@ -1,12 +1,9 @@
-"""A record is written once for each epoch; weights are measured again from it; floors are what they say."""
+"""A record is written once for each epoch; weights are measured again from it."""
 
 import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from sklearn.neighbors import KNeighborsClassifier
 
 from eagleray.config import Run, load_run
 from eagleray.config.metrics import reported
@@ -14,10 +11,11 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
 from eagleray.loop import train
 from eagleray.runs.assemble import images_of
-from eagleray.runs.floors import Floor, floors, pixels
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated, evaluated_on_test, restored
 from eagleray.runs.writer import recorded
+
+pytestmark = pytest.mark.slow
 
 TINY = ["data.limit=160", "batch_size=40", "epochs=3", "encoder.width=8", "threads=1", "precision=fp32", "device=cpu"]
 
@@ -100,45 +98,3 @@ def test_the_numbers_of_a_run_are_known_before_it_starts(more: list[str], tmp_pa
     data = images_of(run)
     known = reported(run, labels=data.train.labels is not None, validation=data.validation is not None)
     assert {name for name in last.numbers if not name.startswith("test_")} == known
-
-
-def test_each_encoder_and_data_set_has_its_floors_once():
-    masked = load_run(None, [*(setting for setting in TINY if not setting.startswith("encoder")), "method=mae"])
-    tuned = load_run(None, [TINY[0], "method=finetune", "encoder=pretrained", "encoder.run=somewhere"])
-    runs = [run_of(), run_of("method=byol"), run_of("encoder.width=16"), masked, tuned]
-    assert [(floor.name, floor.raw) for floor in floors([*runs, *runs])] == [
-        ("raw pixels digits", True),
-        ("random init convnet digits", False),
-        ("random init convnet digits 2", False),
-        ("random init vit_tiny digits", False),
-        ("source encoder pretrained digits", False),
-    ]
-
-
-def test_raw_pixels_are_judged_as_they_are():
-    """Held against scikit-learn's neighbours on the pixels themselves."""
-    run = run_of("evaluate.knn.k=1", "evaluate.linear.when=never")
-    data = images_of(run)
-    assert data.validation is not None
-    flat = []
-    for images in (data.train, data.validation):
-        batch = next(images.batches([torch.arange(len(images))]))
-        flat.append((batch.flatten(1).numpy() / 255.0 - np.mean(data.info.mean)) / np.mean(data.info.std))
-    neighbours = KNeighborsClassifier(1, metric="cosine").fit(flat[0], data.train.labels)
-    expected = neighbours.score(flat[1], data.validation.labels)
-    assert Floor("raw", run, raw=True).measure()["knn"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_large_images_are_shrunk_to_be_compared():
-    images = torch.arange(2 * 3 * 64 * 64, dtype=torch.float32).view(2, 3, 64, 64)
-    assert pixels(images).shape == (2, 3 * 32 * 32)
-    assert pixels(images)[0, 0] == images[0, 0, :2, :2].mean()
-    assert torch.equal(pixels(images[..., :32, :32]), images[..., :32, :32].flatten(1))
-
-
-def test_random_init_is_the_run_before_its_first_step():
-    run = run_of("evaluate.linear.when=never")
-    floor = next(floor for floor in floors([run]) if not floor.raw)
-    assert floor.measure() == floor.measure()
-    other = run_of("evaluate.linear.when=never", "seed=1")
-    assert next(floor for floor in floors([other]) if not floor.raw).measure() != floor.measure()

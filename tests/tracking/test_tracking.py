@@ -25,6 +25,8 @@ from eagleray.runs.record import Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
 from eagleray.tracking.send import Destination
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Database:
@@ -508,7 +510,9 @@ def pages(database) -> Iterator[tuple[int, subprocess.Popen]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = f"from eagleray.tracking import ui; ui({database.uri!r}, port={port})"
+    # Warnings are errors in our own part alone: MLflow's server, which it starts, warns of MLflow's own imports.
+    ours = "import os; del os.environ['PYTHONWARNINGS']; from eagleray.tracking import ui"
+    program = f"{ours}; ui({database.uri!r}, port={port})"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         eventually(lambda: answers(port) or process.poll() is not None, 120)
         yield port, process
@@ -596,7 +600,7 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
     for index in range(3):
         trial = make(
             tmp_path / f"trials/{index}", name=f"t{index}", parent=sweep, experiment=sweep.experiment,
-            params={"seed": index},
+            params={"seed": index}, tags={"kind": "trial", "point": "7"},
         )  # fmt: skip
         report(trial, range(1, 3))
         trial.finish("stopped" if index else "finished")
@@ -609,6 +613,7 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
         assert [trial["params"] for trial in trials] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
         assert [trial["state"] for trial in trials] == ["finished", "stopped", "stopped"]
         assert {trial["parent"] for trial in trials} == {first["run_id"]}
+        assert {(trial["tags"]["kind"], trial["tags"]["point"]) for trial in trials} == {("trial", "7")}
         assert trials[0]["metrics"] == {"knn": 0.002, "loss": 0.5}
         with pytest.raises(ConfigError, match=f"no experiment 'x{sweep.experiment}'; it has '{sweep.experiment}'"):
             rows(f"x{sweep.experiment}", uri)

@@ -14,11 +14,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from eagleray.app import api
 from eagleray.config import Sweep, load_run, load_sweep
 from eagleray.config.metrics import check_metric, metric_needs, mode_of, shipped
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Diverged
 from eagleray.runs.signals import as_interrupts
 
 app = typer.Typer(
@@ -54,26 +56,16 @@ def main() -> None:
 @app.command()
 def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
     """Train one method (SimCLR on digits by default)."""
-    file, overrides = _split(settings)
-    run = load_run(file, overrides)
-    from eagleray.app.launch import folder_of, launch_run, new_directory, newest_unfinished, resumable_run
-    from eagleray.contracts.report import Diverged
-
-    folder = folder_of(run.tracking.runs, run.tracking.experiment)
-    directory = newest_unfinished(folder) if resume else new_directory(folder, run.method.name)
-    if resume:
-        run = resumable_run(directory, _given(file, overrides))
-    from eagleray.app.terminal import followed, metrics_table
-    from eagleray.runs.record import Record
-
     try:
-        unsent = launch_run(run, directory, lambda reports, name: followed(reports, name, console), address=address)
+        result = api.train(_given(*_split(settings)), resume=resume, address=address, console=console)
     except Diverged as diverged:
         _fail(str(diverged), 1)
     except KeyboardInterrupt:
         _interrupted("train", settings)
-    console.print(metrics_table(Record.open(directory).summary, run))
-    _farewell({"run": directory}, run.tracking.uri, unsent)
+    from eagleray.app.terminal import metrics_table
+
+    console.print(metrics_table(result.metrics, result.run))
+    _farewell({"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
 @app.command()
@@ -86,29 +78,20 @@ def sweep(
     """Run the trials of a sweep file and compare them."""
     overrides = _only_settings(settings)
     asked = load_sweep(file, overrides)
-    from eagleray.app.launch import check_same_sweep, folder_of, launch_sweep, new_directory, newest_unfinished
-    from eagleray.app.terminal import SweepDisplay, leaderboard
-    from eagleray.config.search_points import points
-    from eagleray.report.text import finding, on_test_part
-
-    tracking = asked.run.get("tracking", {})
-    folder = folder_of(tracking.get("runs", "runs"), asked.name)
-    directory = newest_unfinished(folder) if resume else new_directory(folder)
-    if resume:
-        check_same_sweep(asked, directory)
-    count = len(points(asked)) if asked.search != "tpe" else (asked.trials or 0) * asked.seeds
-    title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     try:
-        with SweepDisplay(title, asked.metric, count, console) as watch:
-            found, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)
+        result = api.sweep(asked, resume=resume, address=address, console=console)
     except KeyboardInterrupt:
         _interrupted("sweep", [str(file), *overrides])
-    console.print(leaderboard(found))
-    places = {"report": directory / "artifacts/report.md", "heat map": directory / "artifacts/heatmap.png"}
-    if found.winner:
-        places["winner"] = next(directory.glob(f"trials/{found.winner.name}*"))
-    _say(f"{finding(found)}\n{on_test_part(found)}\n")
-    _farewell(places, tracking.get("uri"), unsent)
+    from eagleray.app.terminal import leaderboard
+    from eagleray.report.text import on_test_part
+
+    console.print(leaderboard(result.analysis))
+    artifacts = result.directory / "artifacts"
+    places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
+    if result.best_run:
+        places["winner"] = result.best_run
+    _say(f"{result.finding}\n{on_test_part(result.analysis)}\n")
+    _farewell(places, asked.run.get("tracking", {}).get("uri"), result.unsent)
 
 
 @app.command()
@@ -146,22 +129,22 @@ def compare(
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.analysis import answer, trials_of_rows
+    from eagleray.report.analysis import analyse, trials_of_rows
     from eagleray.report.text import finding
     from eagleray.tracking import compare_url, rows, ui_base
 
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
-    varied = list(next((trial.params for trial in trials if not trial.is_floor), {}))
+    varied = list(next((trial.params for trial in trials if not trial.floor), {}))
     better = mode or mode_of(metric, shipped())
-    found = answer(trials, varied, metric, "min" if better == "min" else "max")
+    found = analyse(trials, varied, metric, "min" if better == "min" else "max")
     if not found.tried:
         raise ConfigError(f"--metric: {finding(found)}")
     if better is None:
         raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
     console.print(leaderboard(found))
     _say(f"\n{finding(found)}\n")
-    shown = [run["run_id"] for run in runs if run["run_id"] not in {each["parent"] for each in runs}]
+    shown = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
     _say(f"compare them: {compare_url(runs[0]['experiment_id'], shown[:100], ui_base(uri))}")
     _say("(`eagleray ui` serves that page)")
 

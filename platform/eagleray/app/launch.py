@@ -1,10 +1,10 @@
-"""Starts runs and sweeps for the command line: where they lie, what is kept of them, and what is sent to MLflow."""
+"""Starts runs and sweeps: where they lie, what is kept of them, and what is sent to MLflow."""
 
 import fcntl
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
-from eagleray.report.analysis import Answer, answer, trials_of
-from eagleray.report.heatmap import draw
-from eagleray.report.text import csv_text, finding, markdown
+from eagleray.report.analysis import Analysis, analyse, trials_of
+from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.text import csv_text, finding, markdown, runs_csv
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
@@ -126,8 +126,8 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
 
 
 def launch_sweep(
-    sweep: Sweep, directory: Path, watch: "Watch", *, resume: bool, address: str | None
-) -> tuple[Answer, str | None]:
+    sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
+) -> tuple[Analysis, str | None]:
     """Runs a sweep, or goes on with it; writes its report.
 
     Returns:
@@ -151,7 +151,7 @@ def launch_sweep(
         parent = Record.open(directory)
         sender.add(parent)
         for child in parent.children():
-            if child.tags.get("kind") != "floor":
+            if child.kind == "trial":
                 _keep(recorded_run(child), child)
         found = conclude(sweep, parent)
     return found, sender.message
@@ -160,25 +160,31 @@ def launch_sweep(
 class Announcing:
     """Tells the sender of a sweep as soon as the sweep has a record, and passes on the rest."""
 
-    def __init__(self, watch: "Watch", directory: Path, sender: Sender):
+    def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """See `ray_watch.Watch`."""
+        """See `ray_backend.callbacks.Watch`."""
         if not self.is_known and (self.directory / "record.json").exists():
             self.sender.add(Record.open(self.directory))
             self.is_known = True
-        self.watch.trial(label, params, state, epoch, epochs, metrics)
+        if self.watch:
+            self.watch.trial(label, params, state, epoch, epochs, metrics)
+
+    def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
+        """See `ray_backend.callbacks.Watch`."""
+        if self.watch:
+            self.watch.floor(name, metrics)
 
 
-def conclude(sweep: Sweep, parent: Record) -> Answer:
+def conclude(sweep: Sweep, parent: Record) -> Analysis:
     """Writes what a sweep found into its artifacts, and ends its record."""
     trials = trials_of(parent, list(sweep.vary))
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    found = answer(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
-    has_picture = draw(found, parent.artifacts / "heatmap.png", sweep.question)
+    found = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
+    has_picture = plot_heatmap(found, parent.artifacts / "heatmap.png", sweep.question)
     early = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in early]
     page = markdown(
@@ -190,6 +196,7 @@ def conclude(sweep: Sweep, parent: Record) -> Answer:
     )
     (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(found), encoding="utf-8")
+    (parent.artifacts / "runs.csv").write_text(runs_csv(found, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(found)})
     best = found.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from eagleray.config import Run
 from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
-from eagleray.report.analysis import Answer, number, shown
+from eagleray.report.analysis import Analysis, number, param_text, spread
 from eagleray.report.text import leaderboard_table
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Ta
     return made
 
 
-def leaderboard(found: Answer) -> Table:
+def leaderboard(found: Analysis) -> Table:
     """The leaderboard of a sweep: floors in italics, what ended early in colour."""
     heads, lines = leaderboard_table(found)
     made = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
-    for row, line in zip(made.rows, lines, strict=True):
-        row.style = "italic dim" if line[-1] == "floor" else None
+    for line, row in zip(made.rows, found.rows, strict=True):
+        line.style = "italic dim" if row.floor else None
     return made
 
 
@@ -130,10 +130,6 @@ class Line:
     epochs: int
     metrics: Mapping[str, float]
 
-    @property
-    def is_floor(self) -> bool:
-        return self.epochs == 0
-
 
 class SweepDisplay:
     """The live table of a sweep's trials; without a terminal, a line for each that ends.
@@ -151,6 +147,7 @@ class SweepDisplay:
     def __init__(self, title: str, metric: str, count: int, console: Console):
         self.title, self.metric, self.count, self.console = title, metric, count, console
         self.lines: dict[str, Line] = {}
+        self.floors: dict[str, str] = {}  # name -> what it reached
         self.began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -166,26 +163,30 @@ class SweepDisplay:
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """What `ray_watch.Watch` says of a trial or a floor."""
+        """What `ray_backend.callbacks.Watch` says of a trial."""
         before = self.lines.get(label)
         self.lines[label] = Line(params, state, epoch, epochs, metrics or (before.metrics if before else {}))
         if not self.console.is_terminal and state in ENDED and (before is None or before.state != state):
             self._print(self._ending(label))
 
+    def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
+        """What `ray_backend.callbacks.Watch` says of a floor."""
+        self.floors[name] = spread([each[self.metric] for each in metrics if self.metric in each])
+        if not self.console.is_terminal:
+            self._print(f"floor {name}: {self.metric} {self.floors[name]}")
+
     def _ending(self, label: str) -> str:
         line = self.lines[label]
-        params = " ".join(f"{key}={shown(value)}" for key, value in line.params.items())
+        params = " ".join(f"{key}={param_text(value)}" for key, value in line.params.items())
         what = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
-        if line.is_floor:
-            return f"floor {label}: {what}"
-        ended = sum(each.state in ENDED and not each.is_floor for each in self.lines.values())
+        ended = sum(each.state in ENDED for each in self.lines.values())
         return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {what}"
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _render(self) -> RenderableType:
-        lines = {label: line for label, line in list(self.lines.items()) if not line.is_floor}
+        lines = dict(self.lines)
         room = max(5, self.console.height - 7)
         chosen = list(lines) if len(lines) <= room else sorted(lines, key=lambda label: self._rank(lines[label]))[:room]
         keys = list(dict.fromkeys(key for line in lines.values() for key in line.params))
@@ -198,18 +199,14 @@ class SweepDisplay:
         return ("running", *ENDED, "waiting").index(line.state)
 
     def _cells(self, label: str, line: Line, keys: Sequence[str]) -> list[RenderableType]:
-        params = [shown(line.params[key]) if key in line.params else "" for key in keys]
+        params = [param_text(line.params[key]) if key in line.params else "" for key in keys]
         value = number(line.metrics[self.metric]) if self.metric in line.metrics else ""
         return [label, *params, f"{line.epoch}/{line.epochs}", value, _state(line.state)]
 
     def _summary(self, hidden: int) -> str:
-        states = Counter(line.state for line in self.lines.values() if not line.is_floor)
+        states = Counter(line.state for line in self.lines.values())
         parts = [f"{count} {state}" for state, count in sorted(states.items())]
-        floors = [
-            f"{label} {number(line.metrics[self.metric])}"
-            for label, line in self.lines.items()
-            if line.is_floor and self.metric in line.metrics
-        ]
+        floors = [f"{name} {reached}" for name, reached in self.floors.items()]
         more = [f"{hidden} more trials not shown"] if hidden else []
         return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began)])
 

@@ -12,6 +12,7 @@ Every worker must hold tensors of one shape, and must call these operations in t
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
@@ -64,6 +65,19 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     # Moments of the parts join without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
     mean = means.mean(0)
     return mean, (variances + (means - mean).square()).mean(0)
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Average the workers' gradients in the backward pass of this module; with a single process it is the module.
+
+    The result must live until that backward pass has ended.
+    """
+    if world_size() == 1:
+        return module
+    parallel = DistributedDataParallel(module)
+    # All workers compute the same buffers. The attribute, because torch 2.13 deprecates the argument of this name.
+    parallel.broadcast_buffers = False
+    return parallel
 
 
 def barrier() -> None:

@@ -68,6 +68,18 @@ def copy_buffers(teacher: nn.Module, student: nn.Module) -> None:
         mine.copy_(theirs)
 
 
+def sincos_positions(grid: int, dim: int) -> Tensor:
+    """Return fixed positions of grid x grid patches, row by row, for tokens of a width `dim` that 4 divides: [L, dim].
+
+    The first half is the column's sines and cosines, the second half the row's, at wavelengths from 2 pi towards
+    20,000 pi patches (MAE, 2111.06377, and MoCo v3, 2104.02057, after "Attention Is All You Need", 1706.03762).
+    """
+    rates = 10_000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(grid)[:, None] * rates  # [grid, dim / 4]
+    line = torch.cat([angles.sin(), angles.cos()], 1)  # [grid, dim / 2]
+    return torch.cat([line.repeat(grid, 1), line.repeat_interleave(grid, 0)], 1).float()
+
+
 class Queue(nn.Module):
     """The newest embeddings of all workers, oldest overwritten first; checkpoints carry it. [size, dim]
 

@@ -27,7 +27,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             group = own.get(parameter, ParameterGroup(method))
-            is_plain = not (group.decay and decays(name, parameter))
+            is_plain = not decays(name, parameter, group.decay)
             kinds.setdefault((group.schedule == "constant", is_plain, group.lr), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1], "factor": kind[2]}
@@ -43,9 +43,10 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     return Lars(groups, lr=recipe.lr, momentum=recipe.momentum, trust_coeff=0.001)  # pyright: ignore[reportArgumentType]
 
 
-def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay acts on a parameter: not on biases, norms, position embeddings, class and mask tokens."""
-    return parameter.ndim > 1 and not any(part in name for part in _POSITIONS)
+def decays(name: str, parameter: torch.Tensor, on: str = "weights") -> bool:
+    """Return whether weight decay acts on a parameter, where it acts on weights, on matrices or on nothing."""
+    is_token = any(part in name for part in _POSITIONS)
+    return on != "nothing" and parameter.ndim > 1 and (on == "matrices" or not is_token)
 
 
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:

@@ -20,12 +20,18 @@ class Point:
     number: int  # runs of one number differ in their seed alone
     values: Mapping[str, Any]  # what is varied, by key
     seed: int
-    label: str  # names the run's directory
+    label: str  # names the point in tables
+    name: str  # names the run and its directory
 
     @property
     def params(self) -> dict[str, Any]:
-        """What is varied, as tables show it."""
-        return {key: shown(value) for key, value in self.values.items()} | {"seed": self.seed}
+        """What is varied, as the record keeps it."""
+        return {key: as_param(value) for key, value in self.values.items()} | {"seed": self.seed}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its record says of its place in the sweep."""
+        return {"kind": "trial", "point": str(self.number), "label": self.label}
 
     def run(self, sweep: Sweep) -> Run:
         """The run it stands for."""
@@ -56,8 +62,8 @@ def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Poi
     """The runs of one point, one a seed, counted up from the seed of its run."""
     first = sweep.variant(values).seed
     for seed in range(first, first + sweep.seeds):
-        words = [f"{number:03d}", *_variant(values), *([f"seed{seed}"] if sweep.seeds > 1 else [])]
-        yield Point(number, values, seed, "-".join(words))
+        label = "-".join([f"{number:03d}", *_variant(values)])
+        yield Point(number, values, seed, label, f"{label}-seed{seed}" if sweep.seeds > 1 else label)
 
 
 def assignments(sweep: Sweep) -> list[dict[str, Any]]:
@@ -80,10 +86,10 @@ def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
 
 
-def shown(value: Any) -> Any:
-    """A value as a table and MLflow show it: plain numbers and words stay, lists and whole variants become words.
+def as_param(value: Any) -> Any:
+    """A value as a record keeps it: plain numbers and words stay, lists and whole variants become words.
 
-    >>> shown(["crop", "jitter"]), shown({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
+    >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
     ('crop+jitter', 'mae mask=0.5 epochs=5')
     """
     if isinstance(value, Mapping):
@@ -98,12 +104,12 @@ def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
         elif key == "name" or key in ("method", "encoder", "data"):
             yield str(value)
         else:
-            yield f"{key}={shown(value)}"
+            yield f"{key}={as_param(value)}"
 
 
 def _variant(values: Mapping[str, Any]) -> list[str]:
     """A whole variant, short enough for the name of a directory."""
-    return ["".join(c if c.isalnum() else "_" for c in shown(values["run"]))[:40]] if "run" in values else []
+    return ["".join(c if c.isalnum() else "_" for c in as_param(values["run"]))[:40]] if "run" in values else []
 
 
 def _combinations(lists: Mapping[str, tuple[Any, ...]], numbers: Iterable[int]) -> list[dict[str, Any]]:
@@ -122,4 +128,4 @@ def _drawn(count: int, wanted: int, seed: int) -> list[int]:
 
 
 def _value(span: Range, text: Any) -> Any:
-    return next(v for v in span.values if shown(v) == text) if isinstance(span, Choice) else text
+    return next(v for v in span.values if as_param(v) == text) if isinstance(span, Choice) else text

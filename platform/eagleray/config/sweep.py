@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
 from eagleray.config.mistakes import wrong
 from eagleray.config.nested import branch, merged, parse_override, read_tree
@@ -45,7 +46,10 @@ class Sweep(Strict, frozen=True):
     scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
     grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
-    floor: Annotated[bool, Field(description="measure random init and raw pixels beside the trials")] = True
+    floor: Annotated[
+        tuple[FloorKind, ...],
+        Field(description=f"what the trials must beat: {'; '.join(map(': '.join, MEANINGS.items()))}. [] is none"),
+    ] = ("random", "pixels")
     concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = None
     cpus_per_trial: Annotated[float, Field(gt=0, description="cores of one worker of a trial")] = 1
     gpus_per_trial: Annotated[

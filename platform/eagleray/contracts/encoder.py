@@ -47,3 +47,7 @@ class TokenEncoder(Encoder):
     def tokens(self, patches: Tensor) -> Tensor:
         """The blocks over any subset of patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
         raise NotImplementedError
+
+    def fix_positions(self) -> None:
+        """Replace the positions of the patches by sine-cosine ones that no training moves (MAE)."""
+        raise NotImplementedError

@@ -26,11 +26,15 @@ Need = Literal["tokens", "trained_encoder", "labels", "only_labels"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """A part of a method that trains in its own way. Biases and norms never decay, in any group."""
+    """A part of a method that trains in its own way.
+
+    `decay` says on what weight decay acts: on weights, which are neither biases and norms nor positions and tokens; on
+    all matrices, so on class and mask tokens too; or on nothing, and then LARS does not adapt the rate either.
+    """
 
     module: nn.Module
     lr: float = 1.0  # factor on the learning rate
-    decay: bool = True  # False: trained as biases are, without decay, and LARS does not adapt the rate
+    decay: Literal["weights", "matrices", "nothing"] = "weights"
     schedule: Literal["recipe", "constant"] = "recipe"  # constant: after the warm-up the rate stays at its peak
 
 

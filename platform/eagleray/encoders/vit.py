@@ -11,6 +11,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 
@@ -101,6 +102,12 @@ class ViT(TokenEncoder):
         """Features: [N, C, H, W] -> [N, dim]."""
         tokens = self.tokens(self.patches(images))
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
+
+    @torch.no_grad()
+    def fix_positions(self) -> None:
+        """Replace all positions by sine-cosine ones that no training moves; class token and registers get zeros."""
+        positions = self._positions().zero_().requires_grad_(False)
+        positions[:, -(self.grid**2) :] = sincos_positions(self.grid, self.dim)
 
     def _prefix(self) -> Tensor:
         """Class token and registers, with their positions where the architecture has any: [1, 1 + R, dim]."""

@@ -1,6 +1,6 @@
 """What Ray Tune says of a sweep's trials, passed on to who watches; a trial that Tune ended is recorded as ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,10 @@ class Watch(Protocol):
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """A trial or a floor waits, runs (its last epoch and metrics), or has ended (as its record says)."""
+        """A trial waits, runs (its last epoch and metrics), or has ended (as its record says)."""
+
+    def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
+        """A floor has been measured: its metrics with each seed."""
 
 
 class Course(tune.Callback):

@@ -12,8 +12,9 @@ import ray
 import torch
 
 from eagleray.config import Run, Sweep, read_run
+from eagleray.config.floors import FloorKind
 from eagleray.ray_backend.callbacks import Watch
-from eagleray.runs.floors import Floor, floors
+from eagleray.runs.floors import Floor, floors, measure
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated_on_test, recorded_run
 
@@ -35,20 +36,23 @@ class Beside:
 
     def floors(self, runs: list[Run]) -> Later:
         """Begins with the floors under some runs; call what is returned to have them all."""
-        wanted = floors(runs) if self.sweep.floor else []
-        records = {floor: floor_record(floor, self.parent) for floor in wanted}
-        missing = {floor: record for floor, record in records.items() if record.state != "finished"}
+        records = [(floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor)]
         results = [
-            self._begin(measure_floor, floor.run.file(), floor.raw, str(record.directory))
-            for floor, record in missing.items()
+            self._begin(measure_floor, floor.kind, floor.run.file(), str(record.directory))
+            for floor, record in records
+            if record.state != "finished"
         ]
 
         def finish() -> None:
             for result in results:
                 result()
-            self._tell(list(records.values()))
+            measured: dict[str, list[dict[str, float]]] = {}
+            for floor, record in records:
+                measured.setdefault(floor.point, []).append(record.summary)
+            if self.watch:
+                for point, metrics in measured.items():
+                    self.watch.floor(point, metrics)
 
-        self._tell(list(records.values()))
         return finish
 
     def winner(self) -> None:
@@ -70,26 +74,20 @@ class Beside:
         result = ray.remote(measure).options(**share).remote(*arguments)
         return lambda: ray.get(result)
 
-    def _tell(self, records: list[Record]) -> None:
-        for record in records:
-            if self.watch:
-                state = record.state if record.state == "finished" else "waiting"
-                self.watch.trial(record.name, {}, state, 0, 0, record.summary)
-
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
     """The runs of the best point, best by the mean over its seeds; none if no point finished with all its seeds."""
     points: dict[str, list[Record]] = {}
     for record in parent.children():
-        if record.state == "finished" and sweep.metric in record.summary and record.tags.get("kind") != "floor":
-            points.setdefault(record.name.partition("-")[0], []).append(record)
+        if record.kind == "trial" and record.state == "finished" and sweep.metric in record.summary:
+            points.setdefault(record.tags["point"], []).append(record)
     whole = [records for records in points.values() if len(records) == sweep.seeds]
     pick = max if sweep.mode == "max" else min
     return pick(whole, key=lambda records: fmean(r.summary[sweep.metric] for r in records), default=[])
 
 
 def floor_record(floor: Floor, parent: Record) -> Record:
-    """The record of a floor: a child of the sweep like its trials, tagged `kind: floor`."""
+    """The record of a floor: a child of the sweep like its trials."""
     directory = parent.directory / "trials" / floor.name.replace(" ", "-")
     if (directory / "status.json").exists():
         return Record.open(directory)
@@ -97,20 +95,20 @@ def floor_record(floor: Floor, parent: Record) -> Record:
         directory,
         name=floor.name,
         experiment=parent.experiment,
-        params={},
+        params={"seed": floor.run.seed},
         run=floor.run.file(),
         meanings=parent.meanings,
         parent=parent,
-        tags={"kind": "floor"},
+        tags=floor.tags,
         uri=parent.uri,
     )
 
 
-def measure_floor(file: dict[str, Any], raw: bool, directory: str) -> None:
+def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None:
     """Measures a floor and records it."""
     run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
-    metrics = Floor(record.name, run, raw).measure()
+    metrics = measure(kind, run)
     record.append(0, metrics, 0)
     record.finish("finished", summary=metrics)
 

@@ -83,11 +83,12 @@ def sweep(
 def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     """All that a trial needs to know, as plain values; `values` is what a population may change."""
     is_population = sweep.scheduler == "pbt"
-    place = directory / "trials" / point.label
+    place = directory / "trials" / point.name
     return {
         "directory": str(place),
         "run": point.run(sweep).file(),
         "params": point.params,
+        "tags": point.tags,
         "values": _current(place, point) if is_population else {},
         "replay": not is_population,
         "stop_collapsed": sweep.stop_collapsed,
@@ -137,7 +138,7 @@ def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
     if sweep.scheduler == "asha":
         return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)
     if sweep.scheduler == "pbt":
-        past = [Past.of(directory / "trials" / point.label) for point in points(sweep)]
+        past = [Past.of(directory / "trials" / point.name) for point in points(sweep)]
         behind = min((each.epoch for each in past if not each.ended), default=0)
         return Population(sweep, behind // sweep.grace * sweep.grace)
     return FIFOScheduler()
@@ -180,7 +181,7 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             f"{directory} holds trials already; take that sweep up with --resume, or take another directory"
         )
     for point in known:
-        place = directory / "trials" / point.label
+        place = directory / "trials" / point.name
         if (place / "record.json").exists() and (params := dict(Record.open(place).params)) != point.params:
             raise ConfigError(f"{place} is of another sweep: it has {params}, and this one has {point.params} there")
 
@@ -188,8 +189,8 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
 def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
     """The points that an earlier start has begun, by their number."""
     records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
-    trials = [record for record in records if record.tags.get("kind") != "floor"]
-    return {int(record.name.partition("-")[0]): read(sweep, record.params) for record in trials}
+    trials = [record for record in records if record.kind == "trial"]
+    return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:

@@ -155,6 +155,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         run=run.file(),
         meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
+        tags=trial["tags"],
         uri=run.tracking.uri,
     )
     return run, record

@@ -1,6 +1,6 @@
-"""What a sweep found: the leaderboard, and what made the difference. `wording.py` says it.
+"""What a sweep found: the leaderboard, and what made the difference. `text.py` says it.
 
-It knows runs as plain numbers (`Trial`), wherever they were read from, and imports nothing slow.
+It knows runs as plain numbers (`TrialResult`), wherever they were read from, and imports nothing slow.
 """
 
 import json
@@ -20,27 +20,33 @@ Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run of a sweep, or one of the floors."""
+class TrialResult:
+    """One run of a sweep, or one of its floors with one seed."""
 
-    name: str
+    name: str  # of its record
     params: Mapping[str, Any]  # the varied keys; none of a floor
+    point: str  # runs of one point differ in their seed alone
+    label: str  # names the point in tables
+    seed: int | None = None
+    floor: str = ""  # its kind (`config.floors`); empty: a trial
+    sweep: str = ""  # tells the sweeps of an experiment apart
     state: str = "finished"
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last of each
     message: str = ""
-    is_floor: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: the runs of one point of the sweep, its seeds together."""
+    """One line of the leaderboard: the runs of one point of the sweep or of one floor, its seeds together."""
 
     name: str
     params: Mapping[str, Any]
+    runs: tuple[str, ...]  # the names of their records
     states: Mapping[str, int]  # how many of its runs ended how
     values: tuple[float, ...]  # of the metric, one a run that measured it
+    seeds: tuple[int | None, ...]  # of these runs
     metrics: Mapping[str, float]  # every other one's mean
-    is_floor: bool = False
+    floor: str = ""  # its kind; empty: a point of the sweep
 
     @property
     def mean(self) -> float | None:
@@ -52,11 +58,6 @@ class Row:
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def runs(self) -> int:
-        """How many there are, with those that measured nothing."""
-        return sum(self.states.values())
-
-    @property
     def state(self) -> str:
         """`finished`, or how many of the runs ended otherwise."""
         if len(self.states) == 1:
@@ -66,8 +67,7 @@ class Row:
     @property
     def measured(self) -> str:
         """The metric's mean, ± its standard deviation where there is one."""
-        spread = "" if self.std is None else f" ± {number(self.std)}"
-        return "–" if self.mean is None else f"{number(self.mean)}{spread}"
+        return spread(self.values)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Effect:
     of: str  # the varied key
     levels: tuple[Level, ...]  # in the order of the values
     share: float  # of the metric's variance between points that lies between levels (eta squared)
-    chance: float | None  # how often noise alone explains as much (F test); None: nothing tells noise apart
+    p_value: float | None  # as `Analysis.test` says; None: nothing is left to estimate the noise from
 
 
 @dataclass(frozen=True)
-class Answer:
+class Analysis:
     """All that a sweep has to say."""
 
     metric: str
@@ -108,12 +108,12 @@ class Answer:
     @property
     def tried(self) -> list[Row]:
         """The points that measured something, the best first."""
-        return [row for row in self.rows if not row.is_floor and row.values]
+        return [row for row in self.rows if not row.floor and row.values]
 
     @property
     def floors(self) -> list[Row]:
-        """What was measured of them, the best first."""
-        return [row for row in self.rows if row.is_floor and row.values]
+        """The floors that measured something, the best first."""
+        return [row for row in self.rows if row.floor and row.values]
 
     @property
     def winner(self) -> Row | None:
@@ -122,7 +122,7 @@ class Answer:
 
     @cached_property
     def effects(self) -> list[Effect]:
-        """Of every key that took more than one value, the least likely to be noise first."""
+        """Of every key that took more than one value, the smallest p-value first."""
         columns = [each for key in self.varied for each in self._columns(key) if len(set(each.labels)) > 1]
         if len(self.varied) == 1 and not self.parts(self.varied[0]):
             columns = [replace(each, labels=self._a_run(each.labels)) for each in columns]
@@ -130,16 +130,26 @@ class Answer:
         else:  # runs of one point share all their keys: they are no independent witnesses
             values = [fmean(row.values) for row in self.tried]
         explained = variance([each.labels for each in columns], values) if columns else []
-        found = [each.effect(values, *shares) for each, shares in zip(columns, explained, strict=True)]
-        return sorted(found, key=lambda effect: (effect.chance is None, effect.chance, -effect.share))
+        # Bonferroni: the more keys are looked at, the sooner one of them looks good by chance.
+        found = [
+            each.effect(values, share, None if p is None else min(1.0, p * len(columns)))
+            for each, (share, p) in zip(columns, explained, strict=True)
+        ]
+        return sorted(found, key=lambda effect: (effect.p_value is None, effect.p_value, -effect.share))
+
+    @property
+    def test(self) -> str:
+        """What the p-values of the effects are of."""
+        keys = len(self.effects)
+        return f"F test, Bonferroni-corrected for {keys} keys" if keys > 1 else "F test"
 
     def levels(self, key: str) -> dict[str, str]:
-        """From each value of a key, as `shown`, to the label of its level; in the order of the levels."""
+        """From each value of a key, as `param_text`, to the label of its level; in the order of the levels."""
         values = [row.params[key] for row in self.tried]
         if all(isinstance(value, int | float) for value in values):
             values = sorted(values)
-        labels = spans(values) if key in self.binned else map(shown, values)
-        return dict(zip(map(shown, values), labels, strict=True))
+        labels = spans(values) if key in self.binned else map(param_text, values)
+        return dict(zip(map(param_text, values), labels, strict=True))
 
     def parts(self, key: str) -> list[str]:
         """The operations that a key combines (`crop`, `crop+jitter`), most common first; none of a plain key."""
@@ -155,7 +165,7 @@ class Answer:
                 yield _Column(part, key, labels, {"with": f"with {part}", "without": f"without {part}"})
             return
         names = self.levels(key)
-        labels = [names[shown(row.params[key])] for row in self.tried]
+        labels = [names[param_text(row.params[key])] for row in self.tried]
         yield _Column(key, key, labels, {label: f"at {label}" for label in names.values()})
 
     def _a_run(self, labels: Sequence[str]) -> list[str]:
@@ -171,22 +181,22 @@ class _Column:
     labels: list[str]
     places: Mapping[str, str]  # label -> how a sentence has it; in the order of the levels
 
-    def effect(self, values: Sequence[float], share: float, chance: float | None) -> Effect:
+    def effect(self, values: Sequence[float], share: float, p_value: float | None) -> Effect:
         groups: dict[str, list[float]] = {label: [] for label in self.places if label in self.labels}
         for label, value in zip(self.labels, values, strict=True):
             groups[label].append(value)
         levels = tuple(Level(label, tuple(each), self.places[label]) for label, each in groups.items())
-        return Effect(self.key, self.of, levels, share, chance)
+        return Effect(self.key, self.of, levels, share, p_value)
 
 
-def answer(
-    trials: Iterable[Trial],
+def analyse(
+    results: Iterable[TrialResult],
     varied: Iterable[str],
     metric: str,
     mode: Mode,
     binned: Collection[str] = (),
     table: Table | None = None,
-) -> Answer:
+) -> Analysis:
     """Everything that follows from the runs of a sweep.
 
     Args:
@@ -197,38 +207,59 @@ def answer(
         binned: the keys drawn from a range: where nearly all values differ, ranges of them are compared.
         table: what the metrics mean; by default those that ship with the project.
     """
-    rows = leaderboard(trials, metric, mode)
-    return Answer(metric, mode, tuple(varied), frozenset(binned), rows, shipped() if table is None else table)
+    rows = leaderboard(results, metric, mode)
+    return Analysis(metric, mode, tuple(varied), frozenset(binned), rows, shipped() if table is None else table)
 
 
-def trials_of(sweep: Record, varied: Sequence[str]) -> list[Trial]:
+def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
     """The runs of a sweep from its directory; those that still train have the numbers of their last epoch."""
     found = []
     for record in sweep.children():
-        status, rows = record.status, record.metrics()
+        status, rows, floor = record.status, record.metrics(), record.tags.get("floor", "")
         measured = {name: value for row in rows for name, value in row.items() if name not in PLACES}
-        metrics = _finite({**measured, **status["summary"]})
-        is_floor = record.tags.get("kind") == "floor"
-        params = {} if is_floor else {key: record.params.get(key) for key in varied}
-        found.append(Trial(record.name, params, status["state"], metrics, status["message"], is_floor))
+        found.append(
+            TrialResult(
+                record.name,
+                {} if floor else {key: record.params.get(key) for key in varied},
+                point=record.tags["point"],
+                label=record.tags["label"],
+                seed=record.params.get("seed"),
+                floor=floor,
+                state=status["state"],
+                metrics=_finite({**measured, **status["summary"]}),
+                message=status["message"],
+            )
+        )
     return found
 
 
-def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
-    """The runs of an experiment as MLflow has them (`tracking.rows`), with the params that differ between them."""
-    parents = {row["parent"] for row in rows}
-    runs = [row for row in rows if row["run_id"] not in parents]
-    floors = [row for row in runs if row["parent"] is not None and not row["params"]]
-    trials = [row for row in runs if row not in floors]
+def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrialResult]:
+    """The runs of an experiment as MLflow has them (`tracking.rows`), with the params that differ between them.
+
+    Runs that belong to no sweep are one point where they differ in their seed alone.
+    """
+    runs = [row for row in rows if row["tags"].get("kind") != "sweep"]
+    trials = [row for row in runs if "floor" not in row["tags"]]
     texts = {key: {row["params"].get(key) for row in trials} for row in trials for key in row["params"]}
     varied = [key for key, values in texts.items() if len(values) > 1 and key != "seed"]
-    return [
-        *(Trial(row["name"], {}, row["state"], _finite(row["metrics"]), is_floor=True) for row in floors),
-        *(
-            Trial(row["name"], {k: _value(row["params"].get(k)) for k in varied}, row["state"], _finite(row["metrics"]))
-            for row in trials
-        ),
-    ]
+    found = []
+    for row in runs:
+        tags, floor = row["tags"], row["tags"].get("floor", "")
+        params = {} if floor else {key: _value(row["params"].get(key)) for key in varied}
+        found.append(
+            TrialResult(
+                row["name"],
+                params,
+                point=tags.get("point", json.dumps(params, sort_keys=True, default=str)),
+                label=tags.get("label", row["name"]),
+                seed=_value(row["params"].get("seed")),
+                floor=floor,
+                sweep=row["parent"] or "",
+                state=row["state"],
+                metrics=_finite(row["metrics"]),
+            )
+        )
+    return found
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -245,35 +276,41 @@ def _value(text: str | None) -> Any:
     return text
 
 
-def leaderboard(trials: Iterable[Trial], metric: str, mode: Mode) -> list[Row]:
+def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list[Row]:
     """One row a point and a floor, the best first; what measured nothing comes last, and nothing is left out."""
-    points: dict[str, list[Trial]] = {}
-    for trial in trials:
-        point = trial.name if trial.is_floor else json.dumps(trial.params, sort_keys=True, default=str)
-        points.setdefault(point, []).append(trial)
+    points: dict[tuple[str, ...], list[TrialResult]] = {}
+    for each in results:
+        points.setdefault((each.sweep, each.floor, each.point), []).append(each)
+    # Where several encoders or data sets are compared, "random init" alone would not say of which.
+    alike = Counter(runs[0].label for runs in points.values() if runs[0].floor)
+    rows = [_row(runs, metric, is_label_enough=alike[runs[0].label] < 2) for runs in points.values()]
     sign = -1 if mode == "max" else 1
-    rows = [_row(runs, metric) for runs in points.values()]
-    ranked = sorted(rows, key=lambda row: math.inf if row.mean is None else sign * row.mean)
-    return _short_floors(ranked)
+    return sorted(rows, key=lambda row: math.inf if row.mean is None else sign * row.mean)
 
 
-def _short_floors(rows: Sequence[Row]) -> list[Row]:
-    """`raw pixels digits` is `raw pixels`, where no other images are compared."""
-    short = Counter(" ".join(row.name.split()[:2]) for row in rows if row.is_floor)
-    names = {row.name: " ".join(row.name.split()[:2]) for row in rows if row.is_floor}
-    return [replace(row, name=names[row.name]) if row.is_floor and short[names[row.name]] == 1 else row for row in rows]
-
-
-def _row(runs: Sequence[Trial], metric: str) -> Row:
+def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> Row:
     values: dict[str, list[float]] = {}
     for run in runs:
         for name, value in run.metrics.items():
             values.setdefault(name, []).append(value)
-    measured = tuple(values.pop(metric, ()))
-    means = {name: fmean(each) for name, each in values.items()}
-    states = Counter(run.state for run in runs)
-    name = runs[0].name.partition("-seed")[0]
-    return Row(name, runs[0].params, states, measured, means, runs[0].is_floor)
+    first = runs[0]
+    return Row(
+        first.label if is_label_enough else first.point,
+        first.params,
+        runs=tuple(run.name for run in runs),
+        states=Counter(run.state for run in runs),
+        values=tuple(values.pop(metric, ())),
+        seeds=tuple(run.seed for run in runs if metric in run.metrics),
+        metrics={name: fmean(each) for name, each in values.items()},
+        floor=first.floor,
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, ± the standard deviation of two or more; a dash of none."""
+    if len(values) < 2:
+        return number(values[0]) if values else "–"
+    return f"{number(fmean(values))} ± {number(stdev(values))}"
 
 
 def number(value: float) -> str:
@@ -281,12 +318,8 @@ def number(value: float) -> str:
     return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.3g}"
 
 
-def shown(value: Any) -> str:
-    """A setting as short as it can be read: a list of operations as `crop+flip`, a variant by its values."""
-    if isinstance(value, Mapping):
-        return " ".join(shown(each) for each in value.values())
-    if isinstance(value, list | tuple):
-        return "+".join(map(shown, value)) or "nothing"
+def param_text(value: Any) -> str:
+    """A param (`config.search_points.as_param`) as a table shows it: floats short, none as `default`."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "default"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)

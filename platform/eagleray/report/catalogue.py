@@ -1,6 +1,6 @@
-"""The pages of all methods and all metrics, made from what files declare and from leaderboards of sweeps.
+"""The pages of all methods and all metrics, made from what files declare and from the runs of sweeps.
 
-python -m eagleray.report.catalogue LEADERBOARD.csv ... > docs/methods.md
+python -m eagleray.report.catalogue RUNS.csv ... > docs/methods.md
 python -m eagleray.report.catalogue --metrics > docs/metrics.md
 """
 
@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -38,7 +39,7 @@ def page(reached: Reached) -> str:
     return "\n".join([
         "# Methods",
         "",
-        "Made by `make docs` from the methods' own files and the leaderboards in `docs/results`; a test compares. The",
+        "Made by `make docs` from the methods' own files and the runs in `docs/results`; a test compares. The",
         "numbers are means over seeds on validation, ten epochs on 10,000 images of CIFAR-10 (docs/results.md).",
         "",
         *_table(head, rows),
@@ -102,15 +103,21 @@ def recipes(method: Declaration) -> dict[str, str]:
     return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
 
 
-def read_leaderboards(files: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """The numbers of each method: of its best row, in leaderboards of sweeps that vary `run` or `method.name`."""
-    reached: dict[str, dict[str, float]] = {}
+def read_runs(files: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Return the means over seeds of each method's best point, from the `runs.csv` of sweeps over methods."""
+    points: dict[str, list[dict[str, str]]] = {}
     for file in files:
         with open(file, newline="", encoding="utf-8") as text:
             for row in csv.DictReader(text):
-                words = (row.get("run") or row.get("method.name") or "").split()
-                if words and row["state"] == "finished":
-                    reached.setdefault(words[0], {name: float(row[name]) for name in NUMBERS if row.get(name)})
+                point = row.get("run") or row.get("method.name")
+                if point and row.get("state") == "finished":
+                    points.setdefault(point, []).append(row)
+    reached: dict[str, dict[str, float]] = {}
+    for point, rows in points.items():
+        means = {
+            name: fmean(float(row[name]) for row in rows) for name in NUMBERS if all(row.get(name) for row in rows)
+        }
+        reached.setdefault(point.split()[0], means)
     return reached
 
 
@@ -185,4 +192,4 @@ def _recipe(recipe: Recipe) -> str:
 
 if __name__ == "__main__":
     is_metrics = sys.argv[1:] == ["--metrics"]
-    sys.stdout.write(metrics_page() if is_metrics else page(read_leaderboards(map(Path, sys.argv[1:]))))
+    sys.stdout.write(metrics_page() if is_metrics else page(read_runs(map(Path, sys.argv[1:]))))

@@ -6,7 +6,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from eagleray.report.analysis import Answer, Row, number, shown
+from eagleray.report.analysis import Analysis, Row, number, param_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Cells = dict[tuple[str, str], list[float]]  # (row, column) -> the metric of all points there
 
 
-def draw(found: Answer, path: Path, title: str = "") -> bool:
+def plot_heatmap(found: Analysis, path: Path, title: str = "") -> bool:
     """Writes a PNG: a heat map, or dots where one key is varied. False: nothing was measured that can be compared.
 
     Args:
@@ -53,17 +53,17 @@ def paired(rows: Sequence[Row], key: str) -> Cells:
     return cells
 
 
-def crossed(found: Answer, key: str, other: str) -> Cells:
+def crossed(found: Analysis, key: str, other: str) -> Cells:
     down, along = found.levels(key), found.levels(other)
     cells: Cells = {}
     for row in found.tried:
-        place = down[shown(row.params[key])], along[shown(row.params[other])]
+        place = down[param_text(row.params[key])], along[param_text(row.params[other])]
         cells.setdefault(place, []).append(fmean(row.values))
     return cells
 
 
 def _map(
-    figure: "Figure", cells: Cells, down: list[str], along: list[str], keys: tuple[str, str], found: Answer
+    figure: "Figure", cells: Cells, down: list[str], along: list[str], keys: tuple[str, str], found: Analysis
 ) -> None:
     axes = figure.add_subplot()
     means = [[fmean(cells[a, b]) if (a, b) in cells else float("nan") for b in along] for a in down]
@@ -90,13 +90,13 @@ def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> Non
     axes.text(x, y, number(fmean(values)) + count, ha="center", va="center", fontsize=8, color=color)
 
 
-def _dots(figure: "Figure", found: Answer) -> None:
+def _dots(figure: "Figure", found: Analysis) -> None:
     """Every run of every value, their mean as a line across, floors as dashed lines."""
     axes, key = figure.add_subplot(), found.effects[0].of
     labels = found.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}
     for row in found.tried:
-        levels[labels[shown(row.params[key])]].extend(row.values)
+        levels[labels[param_text(row.params[key])]].extend(row.values)
     figure.set_size_inches(7, 1.3 + 0.45 * len(levels))
     for y, values in enumerate(levels.values()):
         axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
@@ -110,6 +110,6 @@ def _dots(figure: "Figure", found: Answer) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _floors(found: Answer) -> str:
+def _floors(found: Analysis) -> str:
     floors = [f"{row.name} {row.measured}" for row in found.floors]
     return f"{found.metric} of {', '.join(floors)}" if floors else ""

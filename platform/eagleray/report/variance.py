@@ -1,7 +1,8 @@
-"""Which of several settings made a number vary: analysis of variance over the points of a sweep."""
+"""The tests behind a report: which settings made a number vary, and whether two points differ."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import fmean, stdev
 
 
 def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[tuple[float, float | None]]:
@@ -15,8 +16,8 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
         values: [N], of the metric.
 
     Returns:
-        For each column its share of the variance, and how often noise alone makes so much (the tail of the F
-        distribution); None where nothing is left that would show the noise.
+        For each column its share of the variance (eta squared) and the p-value of its F test; None where no degree
+        of freedom is left to estimate the noise from.
     """
     import numpy as np
     from scipy.special import fdtrc
@@ -48,6 +49,18 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
         else:
             found.append((share, float(fdtrc(groups, free, gain / groups / (rest / free)))))
     return found
+
+
+def paired_t_test(differences: Sequence[float]) -> float | None:
+    """The two-sided p-value of the hypothesis that paired differences have mean 0; None of less than two pairs."""
+    from scipy.special import stdtr
+
+    if len(differences) < 2:
+        return None
+    mean, deviation = fmean(differences), stdev(differences)
+    if deviation <= 1e-9 * abs(mean):  # rounding alone
+        return 0.0 if mean else 1.0
+    return float(2 * stdtr(len(differences) - 1, -abs(mean) * len(differences) ** 0.5 / deviation))
 
 
 def spans(values: Sequence[float]) -> list[str]:

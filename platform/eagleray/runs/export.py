@@ -1,20 +1,31 @@
 """What is kept of a run for use elsewhere: the trained encoder, and a few lines that load it."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from eagleray.augment import plain
 from eagleray.config import Run
-from eagleray.contracts.batch import DataInfo
+from eagleray.config.recorded import settings_of
+from eagleray.config.registry import find
 from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.ragged import Ragged
+from eagleray.data.decode import decode_all
+from eagleray.data.images import batched
 from eagleray.runs.restore import restored
 
+WEIGHTS = "encoder.safetensors"
 LOADER = '''\
-"""Loads the encoder beside this file. It was trained by {method} on {data}.
+"""Load the encoder beside this file.
 
     python load_encoder.py IMAGE ...     # prints the features of some images
 """
@@ -23,42 +34,83 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from eagleray.augment import plain
-from eagleray.data.decode import decode_all
-from eagleray.data.images import batched
-from eagleray.config.registry import find
+from eagleray import load_encoder
 
-NAME, SETTINGS = {name!r}, {settings!r}
-SIZE, STORED, CHANNELS = {size}, {stored}, {channels}
-MEAN, STD = {mean!r}, {std!r}
-
-
-def load_encoder() -> torch.nn.Module:
-    """What turns prepared images into features: [N, {channels}, {size}, {size}] -> [N, {dim}]."""
-    encoder_class = find("encoder", NAME).load()
-    encoder = encoder_class(NAME, encoder_class.Config(**SETTINGS), image_size=SIZE, channels=CHANNELS)
-    encoder.load_state_dict(load_file(Path(__file__).with_name("encoder.safetensors")))
-    return encoder.eval()
-
-
-def prepare(images):
-    """Images as the encoder wants them: uint8 -> float [N, {channels}, {size}, {size}], resized and normalised."""
-    return plain(images, SIZE, MEAN, STD)
-
+encoder = load_encoder(Path(__file__).parent)
 
 if __name__ == "__main__":
-    images = batched(decode_all(sys.argv[1:], STORED, CHANNELS))
     with torch.no_grad():
-        features = load_encoder()(prepare(images))
+        features = encoder(encoder.read(sys.argv[1:]))
     for path, feature in zip(sys.argv[1:], features.tolist(), strict=True):
         print(path, *feature)
 '''
 
 
+@dataclass(frozen=True)
+class Build:
+    """What an exported encoder is built from; written as JSON into the metadata of its weights."""
+
+    name: str
+    settings: dict[str, Any]
+    image_size: int
+    stored_size: int  # the shorter side that image files are reduced to before they are resized and cut
+    channels: int
+    mean: tuple[float, ...]  # of each channel, images scaled to 0..1
+    std: tuple[float, ...]
+
+
+class ExportedEncoder(nn.Module):
+    """A trained encoder in eval mode: prepared images [N, C, S, S] -> features [N, dim]."""
+
+    def __init__(self, encoder: Encoder, build: Build):
+        super().__init__()
+        self.encoder, self.build, self.dim = encoder, build, encoder.dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images that were prepared: float [N, C, S, S] -> [N, dim]."""
+        return self.encoder(images)
+
+    def prepare(self, images: Tensor | Ragged) -> Tensor:
+        """Resize, cut and normalise images as evaluation does: uint8 [N, C, H, W] -> float [N, C, S, S]."""
+        return plain(images, self.build.image_size, self.build.mean, self.build.std)
+
+    def read(self, paths: Sequence[str | Path]) -> Tensor:
+        """Read and prepare image files: float [N, C, S, S]; raises ConfigError where one cannot be read."""
+        images = decode_all([str(path) for path in paths], self.build.stored_size, self.build.channels)
+        return self.prepare(batched(images))
+
+
+def load_encoder(place: Path | str) -> ExportedEncoder:
+    """Load the encoder that a finished run exported, on the CPU and in eval mode.
+
+    Args:
+        place: the directory of the run, its artifacts, or the file `encoder.safetensors` itself.
+
+    Raises:
+        ConfigError: there is no such encoder, or it cannot be built.
+    """
+    place = Path(place)
+    files = [place / WEIGHTS, place / "artifacts" / WEIGHTS, place]
+    file = next((each for each in files if each.is_file()), None)
+    if file is None:
+        raise ConfigError(f"{place} holds no {WEIGHTS}; name the directory of a finished run, or its artifacts")
+    try:
+        with safe_open(file, "pt") as opened:
+            build = Build(**json.loads(opened.metadata()["build"]))
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no encoder that Eagleray has exported: {error!r}") from None
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced, so nobody's draws should change
+        encoder_class = find("encoder", build.name).load()
+        config = settings_of(encoder_class.Config, build.settings)
+        encoder = encoder_class(build.name, config, image_size=build.image_size, channels=build.channels)
+    encoder.load_state_dict(weights)
+    return ExportedEncoder(encoder, build).eval()
+
+
 def export(run: Run, directory: Path) -> bool:
-    """Writes `encoder.safetensors` and `load_encoder.py` into the artifacts of a run.
+    """Write `encoder.safetensors` and `load_encoder.py` into the artifacts of a run.
 
     Args:
         run: what was trained.
@@ -76,13 +128,18 @@ def export(run: Run, directory: Path) -> bool:
     encoder = used_encoder(method.cpu().eval(), probe)
     if encoder is None:
         return False
+    settings = encoder.config.model_dump(mode="json")
+    build = Build(
+        encoder.name, settings, info.image_size, info.stored_size, info.channels, tuple(info.mean), tuple(info.std)
+    )
     artifacts = directory / "artifacts"
     artifacts.mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    unfinished = artifacts / ".encoder.safetensors"
-    save_file(weights, unfinished, metadata={"encoder": encoder.name, "method": run.method.name})
-    unfinished.replace(artifacts / "encoder.safetensors")
-    (artifacts / "load_encoder.py").write_text(_loader(run, info, encoder), encoding="utf-8")
+    unfinished = artifacts / f".{WEIGHTS}"
+    metadata = {"method": run.method.name, "data": run.data.name, "build": json.dumps(asdict(build))}
+    save_file(weights, unfinished, metadata=metadata)
+    unfinished.replace(artifacts / WEIGHTS)
+    (artifacts / "load_encoder.py").write_text(LOADER, encoding="utf-8")
     return True
 
 
@@ -98,18 +155,3 @@ def used_encoder(method: Method, images: Tensor) -> Encoder | None:
     for hook in hooks:
         hook.remove()
     return next((module for module, output in outputs if torch.equal(output, features)), None)
-
-
-def _loader(run: Run, info: DataInfo, encoder: Encoder) -> str:
-    return LOADER.format(
-        method=run.method.name,
-        data=run.data.name,
-        name=encoder.name,
-        settings=encoder.config.model_dump(mode="json"),
-        size=info.image_size,
-        stored=info.stored_size,
-        channels=info.channels,
-        mean=tuple(info.mean),
-        std=tuple(info.std),
-        dim=encoder.dim,
-    )

@@ -1,50 +1,118 @@
-"""The floors under every comparison: the same encoder before any training, and the raw pixels."""
+"""How floors are measured: with features for which no network is trained, and like a run's own (`config.floors`)."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from eagleray.blocks.patch_features import fit_patch_features, image_patches, side_for
 from eagleray.config import Run
-from eagleray.runs.assemble import assemble
+from eagleray.config.floors import FloorKind
+from eagleray.contracts.batch import DataInfo
+from eagleray.contracts.seeds import generator
+from eagleray.runs.assemble import Assembly, assemble
 
-LARGEST = 32  # side in pixels to which raw images are shrunk: distances between larger ones cost much and say no more
+Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
+LARGEST = 32  # side in pixels to which larger images are shrunk, where pixels or patches are compared
+IMAGES = 10_000  # training images whose patches k-means sees
+PATCHES = 200_000  # of them together
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Something untrained to be measured like a trained run."""
+    """A floor under some runs, to be measured with one of their seeds."""
 
-    name: str  # "random init convnet digits", "raw pixels digits"
-    run: Run  # whose data and encoder it takes
-    raw: bool
+    kind: FloorKind
+    label: str  # "random init"
+    point: str  # "random init convnet digits": tells floors of one kind apart, and is the same for all seeds
+    run: Run  # whose data, encoder and seed it takes
 
-    def measure(self) -> dict[str, float]:
-        """What needs no trained method: kNN, linear probe, spread and pairs; on the test part too."""
-        built = assemble(self.run)
-        encode: Callable[[Tensor], Tensor] = pixels if self.raw else built.method.eval().encode
-        return built.evaluation.judge(encode, built.autocast, test=True)
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return f"{self.point} seed{self.run.seed}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its record says of its place in the sweep."""
+        return {"kind": "floor", "floor": self.kind, "point": self.point, "label": self.label}
 
 
-def floors(runs: Iterable[Run]) -> Iterator[Floor]:
-    """The floors of some runs: pixels once for each data and image size, untrained encoders once for each of these."""
-    seen: dict[str, set[str]] = {}  # name -> what is measured under it
+def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
+    """The floors under some runs: each once for every seed, and for every encoder and data set that it depends on."""
+    known: dict[str, list[str]] = {}  # name -> what is measured under it
+    begun = set[tuple[str, int]]()
     for run in runs:
-        file, start = run.file(), run.encoder.declaration.load().start
-        for words, keys in (("raw pixels", ("data",)), (start, ("encoder", "data"))):
+        file = run.file()
+        for kind in kinds:
+            label, keys = KINDS[kind].label(run), KINDS[kind].depends_on
             what = json.dumps([file[key] for key in (*keys, "image_size")])
-            name = " ".join([words, *(file[key]["name"] for key in keys)])
-            kinds = seen.setdefault(name, set())
-            if what not in kinds:
-                kinds.add(what)
-                number = f" {len(kinds)}" if len(kinds) > 1 else ""
-                yield Floor(name + number, run, raw=words == "raw pixels")
+            name = " ".join([label, *(file[key]["name"] for key in keys)])
+            others = known.setdefault(name, [])
+            if what not in others:
+                others.append(what)
+            number = others.index(what) + 1
+            point = f"{name} {number}" if number > 1 else name
+            if (point, run.seed) not in begun:
+                begun.add((point, run.seed))
+                yield Floor(kind, label, point, run)
+
+
+def measure(kind: FloorKind, run: Run) -> dict[str, float]:
+    """Return the metrics of a floor that need no trained method: kNN, linear probe, ...; on the test part too."""
+    built = assemble(run)
+    return built.evaluation.judge(KINDS[kind].features(built), built.autocast, test=True)
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as their own features, shrunk to 32 pixels a side where larger: [N, C, H, W] -> [N, C * h * w]."""
-    if max(images.shape[-2:]) > LARGEST:
-        images = adaptive_avg_pool2d(images, LARGEST)
-    return images.flatten(1)
+    """Images as their own features: [N, C, H, W] -> [N, C * h * w]."""
+    return shrunk(images).flatten(1)
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Images of at most 32 pixels a side: [N, C, H, W] -> [N, C, h, w]."""
+    return adaptive_avg_pool2d(images, LARGEST) if max(images.shape[-2:]) > LARGEST else images
+
+
+def _kmeans(built: Assembly) -> Encode:
+    """Patch features, fitted to training images without their labels."""
+    images, loader, seed = built.data.train, built.loader, built.run.seed
+    side, draw = side_for(min(LARGEST, loader.info.image_size)), generator(seed, purpose="patches")
+    chosen = torch.randperm(len(images), generator=draw)[:IMAGES]
+    each = -(-PATCHES // len(chosen))
+    found = []
+    for batch in images.batches(chosen.split(64)):
+        patches = image_patches(_in_bytes(loader.plain(batch), loader.info), side)
+        places = torch.rand(patches.shape[:2], generator=draw).argsort(1)[:, :each].to(patches.device)
+        found.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
+    features = fit_patch_features(torch.cat(found), side, seed=seed)
+    return lambda normalised: features(_in_bytes(normalised, loader.info))
+
+
+def _in_bytes(normalised: Tensor, info: DataInfo) -> Tensor:
+    """Normalised images once more as numbers from 0 to 255, of at most 32 pixels a side."""
+    mean, std = (torch.tensor(each).to(normalised).view(1, -1, 1, 1) for each in (info.mean, info.std))
+    return shrunk((normalised * std + mean) * 255)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a kind of floor is called and measured."""
+
+    label: Callable[[Run], str]
+    depends_on: tuple[str, ...]  # sections of a run file
+    features: Callable[[Assembly], Encode]
+
+
+KINDS: dict[FloorKind, _Kind] = {
+    "random": _Kind(
+        lambda run: run.encoder.declaration.load().start,
+        ("encoder", "data"),
+        lambda built: built.method.eval().encode,
+    ),
+    "pixels": _Kind(lambda _: "raw pixels", ("data",), lambda _: pixels),
+    "kmeans": _Kind(lambda _: "k-means patches", ("data",), _kmeans),
+}

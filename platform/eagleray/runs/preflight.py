@@ -43,7 +43,8 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
 def planned(sweep: Sweep) -> list[Run]:
     """The runs of a sweep; where they are not known yet, those at the ends of its ranges."""
     if sweep.search == "tpe":
-        return [as_trial(sweep, run) for run in sweep.probes()]
+        runs = [as_trial(sweep, run) for run in sweep.probes()]
+        return [changed(run, {"seed": run.seed + more}) for run in runs for more in range(sweep.seeds)]
     return [point.run(sweep) for point in points(sweep)]
 
 

@@ -113,6 +113,11 @@ class Record:
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None
 
+    @property
+    def kind(self) -> str:
+        """`sweep`, or `trial` or `floor` of one; `run`: by itself."""
+        return self.tags.get("kind", "run")
+
     # Writing, by the run itself
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:

@@ -18,8 +18,8 @@ _TRAINING = "workflowType=machine_learning"  # or MLflow's pages open as those o
 def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
     """The runs of an experiment as MLflow has them, the oldest first.
 
-    Each: {"name", "run_id", "parent" (a run_id or None), "state", "params" (as texts), "metrics" (their last
-    values), "experiment_id"}.
+    Each: {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as texts), "metrics" (their
+    last values), "experiment_id"}.
 
     Raises:
         ConfigError: no such store, no such experiment (naming the nearest), or a server that does not answer.
@@ -64,6 +64,7 @@ def _row(run: Any) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "parent": tags.get("mlflow.parentRunId"),
         "state": tags.get("eagleray.state", run.info.status.lower()),
+        "tags": dict(tags),
         "params": {**params, **resumed},
         "metrics": dict(run.data.metrics),
         "experiment_id": run.info.experiment_id,

@@ -1,0 +1,6 @@
+"""The command line as a module: `python -m eagleray` is `eagleray`."""
+
+from eagleray.app.cli import main
+
+if __name__ == "__main__":
+    main()

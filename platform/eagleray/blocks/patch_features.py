@@ -1,0 +1,83 @@
+"""Features of images without a network: how near their whitened patches lie to the centroids of k-means.
+
+Source: Coates, Ng, Lee 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, sections 3 and 4,
+https://proceedings.mlr.press/v15/coates11a.html; the constants are those of the authors' demo code.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 6  # of a patch, in pixels
+CENTROIDS = 1600
+PATCHES_EACH = 50  # of few patches, so many for every centroid
+CONTRAST = 10.0  # added to the variance of a patch, whose pixels go from 0 to 255
+WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
+BLOCK = 2**22  # distances formed at a time: 16 MB
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    """Whitening and centroids of square patches: a function from images to features."""
+
+    side: int  # of a patch, in pixels
+    mean: Tensor  # [C * side * side] of the patches
+    whitening: Tensor  # [C * side * side, the same], symmetric (ZCA)
+    centroids: Tensor  # [K, C * side * side] of whitened patches
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Triangle codes, summed over the four quadrants of an image: [N, C, H, W] of 0 to 255 -> [N, 4 * K].
+
+        With d the distances of a patch to the centroids, its code is max(0, mean(d) - d).
+        """
+        rows, columns = images.shape[2] - self.side + 1, images.shape[3] - self.side + 1
+        quadrants = _quadrants(rows, columns).to(images)
+        block = max(1, BLOCK // (rows * columns * len(self.centroids)))
+        with torch.autocast(images.device.type, enabled=False):  # the difference of two distances needs every digit
+            return torch.cat([(quadrants @ self._codes(each)).flatten(1) for each in images.float().split(block)])
+
+    def _codes(self, images: Tensor) -> Tensor:
+        """[n, C, H, W] -> [n, positions, K]"""
+        distances = torch.cdist((image_patches(images, self.side) - self.mean) @ self.whitening, self.centroids)
+        return distances.neg_().sub_(distances.mean(2, keepdim=True)).clamp_(min=0)
+
+
+def side_for(image_size: int) -> int:
+    """Six pixels; less in an image that has no room for two patches beside each other."""
+    return min(SIDE, image_size - 1)
+
+
+def image_patches(images: Tensor, side: int) -> Tensor:
+    """All patches, each less its mean and divided by its contrast: [N, C, H, W] of 0 to 255 -> [N, positions, D]."""
+    patches = F.unfold(images, side).transpose(1, 2)
+    variance, mean = torch.var_mean(patches, 2, keepdim=True)
+    return (patches - mean) / (variance + CONTRAST).sqrt()
+
+
+def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeatures:
+    """Whiten patches and group them by k-means, into 1,600 groups or one for every 50 patches.
+
+    Args:
+        patches: [P, C * side * side], as `image_patches` makes them.
+        side: of a patch, in pixels.
+        seed: of k-means, which draws where it begins.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T.cov())
+    whitening = vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
+    count = min(CENTROIDS, max(1, len(patches) // PATCHES_EACH))
+    found = MiniBatchKMeans(count, init="random", batch_size=10_000, compute_labels=False, random_state=seed)
+    found.fit(((patches - mean) @ whitening).cpu().numpy())
+    return PatchFeatures(side, mean, whitening, torch.from_numpy(found.cluster_centers_).to(patches))
+
+
+def _quadrants(rows: int, columns: int) -> Tensor:
+    """Which positions lie in each quadrant, [4, rows * columns]; the middle of an odd number goes up and left."""
+    is_low, is_right = torch.arange(rows) >= (rows + 1) // 2, torch.arange(columns) >= (columns + 1) // 2
+    quadrant = 2 * is_low[:, None] + 1 * is_right
+    return F.one_hot(quadrant.flatten(), 4).T.float()
