@@ -59,8 +59,8 @@ class Participation(Evaluator):
     }
     config: Config
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        values = torch.linalg.eigvalsh(given.shown.features.T.cov()).clamp_min(0) ** self.config.power
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        values = torch.linalg.eigvalsh(encodings.shown.features.T.cov()).clamp_min(0) ** self.config.power
         return {"participation": (values.sum() ** 2 / values.square().sum()).item()}
 '''
 
