@@ -20,9 +20,11 @@ from two_processes import processes
 
 # A step has twelve images, which two, three and four workers can share; three steps are an epoch.
 SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear.when=never", "evaluate.knn.k=5"]
+VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]
 RUNS = {
     "byol": ["encoder=resnet18"],  # two views, batch norm, a teacher
-    "ibot": ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "method.prototypes=16"],  # multi-crop, masks
+    "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
+    "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
     "fixmatch": ["labels.per_class=3", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
 }
 
