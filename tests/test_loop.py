@@ -229,7 +229,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
         assert batch.labelled is not None
         assert len(batch.labelled.targets) == run.batch_size  # which the learning rate is scaled by
     with pytest.raises(
-        ConfigError, match=r"labels\.ratio=2: supervised sees no unlabelled images, a step has batch_size=56"
+        ConfigError, match=r"labels\.ratio=2: supervised uses no unlabelled images, a step has batch_size=56"
     ):
         tiny("supervised", "labels.ratio=2")
 
