@@ -168,7 +168,7 @@ def test_download_only_if_asked_and_only_what_is_missing(tmp_path, monkeypatch):
     assert len(dataset.parts()["train"]) == 30
 
 
-def test_a_failed_download_is_a_refusal(tmp_path, monkeypatch):
+def test_a_failed_download_is_a_config_error(tmp_path, monkeypatch):
     def offline(root, download):
         raise OSError("no network")
 

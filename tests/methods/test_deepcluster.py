@@ -166,7 +166,7 @@ def test_the_loss_of_all_images_is_that_of_even_sampling_over_clusters():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("method.clusters=101", r"method.clusters=101 is more than the 100 training images: take 10, which leaves"),
+        ("method.clusters=101", r"method.clusters=101 is more than the 100 training images: take 10, which gives"),
         ("method.components=90", r"method.components=90 is more than the encoder's 64 features: take 64 or fewer"),
     ],
 )

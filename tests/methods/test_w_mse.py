@@ -82,7 +82,7 @@ def test_a_dead_axis_does_not_end_a_run_with_shrinkage():
     assert w_mse(x, torch.arange(16).view(1, -1), 1e-3).isfinite()
 
 
-def test_every_step_cuts_the_batch_anew():
+def test_every_step_divides_the_batch_again():
     method = small("w_mse", "method.sub_batch=4", "method.iterations=1").train()
     batch = batch_of(method)
     loss, again, other = (float(method(batch, replace(NOW, step=step)).loss.detach()) for step in (3, 3, 4))
