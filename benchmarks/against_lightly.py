@@ -78,7 +78,7 @@ class Theirs(nn.Module):
         """Moves a teacher, where there is one."""
 
     @property
-    def judged(self) -> Encoder:
+    def evaluated(self) -> Encoder:
         """The encoder that training has been for."""
         return self.encoder
 
@@ -271,7 +271,7 @@ class DINO(Theirs):
         update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, now.fraction))
 
     @property
-    def judged(self) -> Encoder:
+    def evaluated(self) -> Encoder:
         return self.teacher[0]
 
     def transform(self, **shared: Any) -> Transform:
@@ -357,8 +357,8 @@ def train(run: Run, data: Data) -> dict[str, float]:
     random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
     ours = build_method(run, info)
-    feed = BatchLoader(run, data, info, ours, torch.device("cpu"))
-    ours.encoder.to(memory_format=feed.layout)
+    loader = BatchLoader(run, data, info, ours, torch.device("cpu"))
+    ours.encoder.to(memory_format=loader.layout)
     theirs = METHODS[run.method.name](ours).train()
     for name, part in list(theirs.named_children()):
         if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
@@ -366,7 +366,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     autocast = autocast_for(run.precision, torch.device("cpu"))
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
-    loader = DataLoader(
+    their_loader = DataLoader(
         Viewed(data.train, transform),
         run.batch_size,
         shuffle=True,
@@ -376,11 +376,11 @@ def train(run: Run, data: Data) -> dict[str, float]:
         generator=torch.Generator().manual_seed(run.seed),
     )
     optimizer: Any = make_optimizer(theirs, run.optimizer)  # pyright: ignore[reportArgumentType]
-    for step, (epoch, views) in enumerate(_epochs(loader, run.epochs)):
-        now = Progress(step, len(loader) * run.epochs, epoch, run.epochs)
+    for step, (epoch, views) in enumerate(_epochs(their_loader, run.epochs)):
+        now = Progress(step, len(their_loader) * run.epochs, epoch, run.epochs)
         set_rates(optimizer, run.optimizer, run.batch_size, now)
         with autocast:
-            loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], now)
+            loss = theirs.loss([view.contiguous(memory_format=loader.layout) for view in views], now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if run.optimizer.clip is not None:
@@ -388,8 +388,8 @@ def train(run: Run, data: Data) -> dict[str, float]:
         theirs.before_step(now)
         optimizer.step()
         theirs.after_step(now)
-    encoder = theirs.judged.eval()
-    return Evaluation(run, data, feed).judge(encoder, autocast, test=False)
+    encoder = theirs.evaluated.eval()
+    return Evaluation(run, data, loader).measure(encoder, autocast, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:

@@ -220,10 +220,10 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
     run = tiny("supervised")
     data = images_of(run)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     monkeypatch.setattr(data.train, "batches", None)
-    batches = list(feed.epoch(0, 0))
-    assert len(batches) == feed.steps_per_epoch == 2
+    batches = list(loader.epoch(0, 0))
+    assert len(batches) == loader.steps_per_epoch == 2
     for batch in batches:
         assert batch.views == []
         assert batch.labelled is not None
@@ -336,15 +336,15 @@ def test_labelled_images_have_the_same_places_whoever_holds_them(monkeypatch: py
     run = tiny("fixmatch", "workers=2")
     data = images_of(run)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: 2)
-        shares.append([batch.labelled for batch in feed.epoch(1, 0)])
+        shares.append([batch.labelled for batch in loader.epoch(1, 0)])
     monkeypatch.setattr(distributed, "world_size", lambda: 1)
     monkeypatch.setattr(distributed, "rank", lambda: 0)
-    for batch, first, second in zip(feed.epoch(1, 0), *shares, strict=True):
+    for batch, first, second in zip(loader.epoch(1, 0), *shares, strict=True):
         assert batch.labelled is not None
         assert first is not None
         assert second is not None

@@ -70,9 +70,9 @@ def seen(run: Run) -> dict[str, Tensor]:
     """This worker's views and indices, step by step."""
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     found = {}
-    for step, batch in enumerate(feed.epoch(0, 0)):
+    for step, batch in enumerate(loader.epoch(0, 0)):
         found |= {f"step {step} view {place}": view for place, view in enumerate(batch.views)}
         found[f"step {step} indices"] = batch.indices
         if batch.labelled is not None:

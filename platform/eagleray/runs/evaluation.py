@@ -30,11 +30,11 @@ class Evaluation:
     Args:
         run: which evaluators, and their settings.
         data: the probes learn from train, and are judged on validation; on test when it is asked for.
-        feed: how images are shown.
+        loader: makes the images that the network sees.
     """
 
-    def __init__(self, run: Run, data: Data, feed: BatchLoader):
-        self.run, self.settings, self.data, self.feed = run, run.evaluate, data, feed
+    def __init__(self, run: Run, data: Data, loader: BatchLoader):
+        self.run, self.settings, self.data, self.loader = run, run.evaluate, data, loader
         self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
         self.evaluators: dict[str, Evaluator] = {
             name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
@@ -47,7 +47,7 @@ class Evaluation:
         method.train()
         return metrics
 
-    def judge(
+    def measure(
         self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True
     ) -> dict[str, float]:
         """Return the metrics of any encoding, raw pixels too: all that need no method.
@@ -75,7 +75,7 @@ class Evaluation:
         mine = torch.arange(rank * share, (rank + 1) * share).clamp_(max=count - 1)
         with torch.no_grad(), autocast:
             batches = images.batches(list(mine.split(self.settings.batch_size)))
-            parts = [encode(self.feed.plain(batch)).float() for batch in batches]
+            parts = [encode(self.loader.plain(batch)).float() for batch in batches]
         return distributed.gather(torch.cat(parts))[:count]
 
     def _measured(
@@ -113,7 +113,7 @@ class Encoded:
     encode: Encode
     method: Method | None
     autocast: AbstractContextManager
-    judged: Images
+    evaluated: Images
     chooser: Images | None = None
     known: dict[tuple[Images, Encode], Features] = field(
         default_factory=dict
@@ -125,7 +125,7 @@ class Encoded:
 
     @property
     def image_size(self) -> int:
-        return self.evaluation.feed.info.image_size
+        return self.evaluation.loader.info.image_size
 
     @property
     def data(self) -> Data:
@@ -137,7 +137,7 @@ class Encoded:
 
     @property
     def shown(self) -> Features:
-        return self.of(self.judged)
+        return self.of(self.evaluated)
 
     @property
     def chosen_on(self) -> Features | None:
@@ -146,7 +146,7 @@ class Encoded:
     @property
     def logits(self) -> Features:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
-        return self.of(self.judged, self.method.classify)
+        return self.of(self.evaluated, self.method.classify)
 
     def of(self, images: Images, by: Encode | None = None) -> Features:
         key = (images, by or self.encode)
@@ -156,18 +156,18 @@ class Encoded:
         return self.known[key]
 
     def views(self, views: Sequence[View], most: int) -> list[Features]:
-        places = evenly(torch.arange(len(self.judged)), most)
-        batches = self.judged.batches(list(places.split(VIEWED)))
+        places = evenly(torch.arange(len(self.evaluated)), most)
+        batches = self.evaluated.batches(list(places.split(VIEWED)))
         parts: list[list[Tensor]] = [[] for _ in views]
         with torch.no_grad(), self.autocast:
             for number, batch in enumerate(batches):
-                for part, view in zip(parts, self.evaluation.feed.fixed(batch, views, number), strict=True):
+                for part, view in zip(parts, self.evaluation.loader.fixed(batch, views, number), strict=True):
                     part.append(self.encode(view).float())
-        return [_labelled(torch.cat(part), self.judged.only(places.numpy())) for part in parts]
+        return [_labelled(torch.cat(part), self.evaluated.only(places.numpy())) for part in parts]
 
-    def on(self, judged: Images, *, chosen_by: Images | None) -> "Encoded":
+    def on(self, evaluated: Images, *, chosen_by: Images | None) -> "Encoded":
         """Return the same network, judged on other images; what is encoded already stays."""
-        return replace(self, judged=judged, chooser=chosen_by)
+        return replace(self, evaluated=evaluated, chooser=chosen_by)
 
 
 def _labelled(features: Tensor, images: Images) -> Features:

@@ -64,7 +64,7 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
 def measure(kind: FloorKind, run: Run) -> dict[str, float]:
     """Return the metrics of a floor that need no trained method: kNN, linear probe, ...; on the test part too."""
     built = assemble(run)
-    return built.evaluation.judge(KINDS[kind].features(built), built.autocast, test=True)
+    return built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
 
 
 def pixels(images: Tensor) -> Tensor:
