@@ -220,13 +220,13 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pids, seen = set(), Seen()
-    told = ray_tune.Course.on_trial_result
+    told = ray_tune.TrialFollower.on_trial_result
 
     def with_pid(self, *args: Any, result: dict, **info: Any) -> None:
         pids.add(result["pid"])
         told(self, *args, result=result, **info)
 
-    monkeypatch.setattr(ray_tune.Course, "on_trial_result", with_pid)
+    monkeypatch.setattr(ray_tune.TrialFollower, "on_trial_result", with_pid)
     question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
     trials = {r.name: r for r in records if r.kind == "trial"}

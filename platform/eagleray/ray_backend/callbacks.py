@@ -24,7 +24,7 @@ class Watch(Protocol):
         """A floor has been measured: its metrics with each seed."""
 
 
-class Course(tune.Callback):
+class TrialFollower(tune.Callback):
     """Follows the trials of one sweep."""
 
     def __init__(self, watch: Watch | None):
@@ -36,14 +36,14 @@ class Course(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It has got its share of the machines."""
-        self._tell(trial, "running")
+        self._notify(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch has ended."""
         if not result["done"]:
-            self._tell(trial, "running", result)
+            self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It is done, or the scheduler has ended it."""
@@ -65,12 +65,12 @@ class Course(tune.Callback):
 
     def _end(self, trial: Trial, record: Record) -> None:
         self.ended.add(record.name)
-        self._tell(trial, record.state, trial.last_result)
+        self._notify(trial, record.state, trial.last_result)
 
-    def _tell(self, trial: Trial, state: str, result: dict[str, Any] | None = None) -> None:
-        self.tell(trial.config["trial"], state, result)
+    def _notify(self, trial: Trial, state: str, result: dict[str, Any] | None = None) -> None:
+        self.notify(trial.config["trial"], state, result)
 
-    def tell(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
+    def notify(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
         """Passes on how a trial (its configuration) stands."""
         if self.watch:
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]

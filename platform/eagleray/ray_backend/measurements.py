@@ -21,7 +21,7 @@ from eagleray.runs.restore import evaluated_on_test, recorded_run
 Later = Callable[[], Any]  # waits for a result, or computes it
 
 
-class Beside:
+class Measurements:
     """Measures the floors and the winner of one sweep.
 
     Args:

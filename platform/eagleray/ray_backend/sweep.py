@@ -17,12 +17,12 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from eagleray.config import Run, Sweep
 from eagleray.config.search_points import Point, points, read
 from eagleray.contracts.errors import ConfigError
-from eagleray.ray_backend.callbacks import Course, Watch
+from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected
-from eagleray.ray_backend.measurements import Beside
+from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.pbt import Population
 from eagleray.ray_backend.tpe import Tpe
-from eagleray.ray_backend.trial import Past, Trial
+from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
 from eagleray.runs.preflight import check, planned
 from eagleray.runs.record import Record
 
@@ -66,17 +66,17 @@ def sweep(
         if address is None:
             check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory)
-        course = Course(watch)
+        follower = TrialFollower(watch)
         for point in known:
-            course.tell(trial_config(sweep, directory, point), "waiting")
-        beside = Beside(sweep, parent, in_tasks=address is not None, watch=watch)
-        finish_floors = beside.floors(runs)
-        _tuner(sweep, directory, known, runs, course).fit()
+            follower.notify(trial_config(sweep, directory, point), "waiting")
+        measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
+        finish_floors = measurements.floors(runs)
+        _tuner(sweep, directory, known, runs, follower).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
-        if len(course.ended) < _count(sweep, known):
+        if len(follower.ended) < _count(sweep, known):
             raise KeyboardInterrupt
         finish_floors()
-        beside.winner()
+        measurements.winner()
     return parent.children()
 
 
@@ -97,7 +97,7 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     }
 
 
-def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], course: Course) -> tune.Tuner:
+def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], follower: TrialFollower) -> tune.Tuner:
     workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
     config = functools.partial(trial_config, sweep, directory)
@@ -121,25 +121,25 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], c
             storage_path=str(directory),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[course],
+            callbacks=[follower],
             verbose=0,
         ),
     )
 
 
-def _trainable(sweep: Sweep, workers: int) -> type[Trial]:
+def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
     if workers > 1:
         # It only waits for its workers, and a share of a core would be missing to them; of nothing is refused.
-        return tune.with_resources(Trial, tune.PlacementGroupFactory([{HEAD: 0.001}]))
-    return tune.with_resources(Trial, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
+        return tune.with_resources(TrialActor, tune.PlacementGroupFactory([{HEAD: 0.001}]))
+    return tune.with_resources(TrialActor, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 
 def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
     if sweep.scheduler == "asha":
         return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)
     if sweep.scheduler == "pbt":
-        past = [Past.of(directory / "trials" / point.name) for point in points(sweep)]
-        behind = min((each.epoch for each in past if not each.ended), default=0)
+        recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
+        behind = min((each.epoch for each in recorded if not each.ended), default=0)
         return Population(sweep, behind // sweep.grace * sweep.grace)
     return FIFOScheduler()
 

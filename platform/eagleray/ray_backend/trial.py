@@ -25,7 +25,7 @@ from eagleray.runs.writer import recorded
 Result = dict[str, Any]
 
 
-class Trial(tune.Trainable):
+class TrialActor(tune.Trainable):
     """One run at a time, in an actor that serves many runs one after the other: a step is the loop's next epoch.
 
     An actor that has imported torch and warmed it up is worth seconds, so it is kept. The generator does nothing until
@@ -70,18 +70,19 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     A resumed sweep is the same sweep run again, except that nothing recorded is computed anew; so the scheduler and
     the search learn again what they knew.
     """
-    past = Past.of(Path(trial["directory"]))
+    recorded_epochs = RecordedEpochs.of(Path(trial["directory"]))
     if resume_from is None:
         # A population compares where all are now; what it compared before led to the settings it has.
-        yield from list(past.results())[0 if trial["replay"] else -1 :]
-    if past.ended:
+        yield from list(recorded_epochs.results())[0 if trial["replay"] else -1 :]
+    if recorded_epochs.ended:
         return
     run, record = started(trial)
     if resume_from is not None:
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
-        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {run_directory(resume_from).name}"})
+        tag = f"changed_after_epoch_{recorded_epochs.epoch}"
+        record = record.tag({tag: f"{changes}, from {run_directory(resume_from).name}"})
     torch.set_num_threads(run.threads or 1)
-    told = past.epoch
+    told = recorded_epochs.epoch
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
     try:
         with closing(_reports(run, record, trial, resume_from)) as reports:
@@ -107,15 +108,15 @@ def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path 
 
 
 @dataclass(frozen=True)
-class Past:
+class RecordedEpochs:
     """What the record of a trial holds already."""
 
     rows: list[dict[str, Any]]
     ended: bool
 
     @classmethod
-    def of(cls, directory: Path) -> "Past":
-        """Nothing, if it never began."""
+    def of(cls, directory: Path) -> "RecordedEpochs":
+        """Read the record of a trial; no epochs if it never began."""
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)

@@ -58,12 +58,12 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     """
     free(directory)
     exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
-    fitting = Fitting(_trainer(run, directory, exchange, cpus, gpus), exchange)
-    fitting.start()
+    thread = FitThread(_trainer(run, directory, exchange, cpus, gpus), exchange)
+    thread.start()
     waiting: int | None = None  # the step at which the group wants to know whether to go on
     try:
-        while (said := ray.get(exchange.hear.remote())) is not None:
-            report = from_plain(dict(said))
+        while (values := ray.get(exchange.next_report.remote())) is not None:
+            report = report_from_dict(dict(values))
             waiting = report.progress.step if report.epoch_ended else None
             yield report
             if waiting is not None:
@@ -71,14 +71,14 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     except GeneratorExit:
         if waiting is not None:
             exchange.answer.remote(waiting, False)
-            fitting.join()
+            thread.join()
         raise
     finally:
         ray.kill(exchange)
     (directory / ".workers").unlink(missing_ok=True)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    if fitting.failure is not None:
-        raise fitting.failure
+    if thread.failure is not None:
+        raise thread.failure
     if (status := Record.open(directory).status)["state"] == "failed":
         raise Diverged(status["message"])
 
@@ -97,16 +97,16 @@ class Exchange:
     """What the first worker and the driver say to each other; an actor of its own, so that either may be killed."""
 
     def __init__(self):
-        self.said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.answers: dict[int, asyncio.Future[bool]] = defaultdict(asyncio.get_running_loop().create_future)
 
-    async def say(self, report: dict[str, Any] | None) -> None:
+    async def send(self, report: dict[str, Any] | None) -> None:
         """A report, or None at the end."""
-        await self.said.put(report)
+        await self.reports.put(report)
 
-    async def hear(self) -> dict[str, Any] | None:
+    async def next_report(self) -> dict[str, Any] | None:
         """The next report; waits for it."""
-        return await self.said.get()
+        return await self.reports.get()
 
     async def may_go_on(self, step: int) -> bool:
         """Waits for the driver's answer; a group that was started again gets the one of before."""
@@ -118,7 +118,7 @@ class Exchange:
             self.answers[step].set_result(go_on)
 
 
-class Fitting(threading.Thread):
+class FitThread(threading.Thread):
     """`fit` waits for the end of the training, so it does that in a thread."""
 
     def __init__(self, trainer: TorchTrainer, exchange: Any):
@@ -132,7 +132,7 @@ class Fitting(threading.Thread):
             self.trainer.fit()
         except Exception as error:  # raised again where the reports are read
             self.failure = error
-        self.exchange.say.remote(None)
+        self.exchange.send.remote(None)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def work(config: dict[str, Any]) -> None:
     try:
         for report in reports:
             if is_first:
-                ray.get(exchange.say.remote(plain(report)))
+                ray.get(exchange.send.remote(report_to_dict(report)))
             if report.epoch_ended and not report.done:
                 go_on = torch.tensor(1.0, device=get_device())
                 if is_first:
@@ -159,13 +159,13 @@ def work(config: dict[str, Any]) -> None:
         return  # all workers see the same loss, and starting again would not change it; the record says so
 
 
-def plain(report: Report) -> dict[str, Any]:
+def report_to_dict(report: Report) -> dict[str, Any]:
     """A report as plain values, to cross processes."""
     return {**asdict(report), "checkpoint": str(report.checkpoint) if report.checkpoint else None}
 
 
-def from_plain(values: dict[str, Any]) -> Report:
-    """The inverse of `plain`."""
+def report_from_dict(values: dict[str, Any]) -> Report:
+    """Return the report that `report_to_dict` made these values of."""
     place = Path(values["checkpoint"]) if values["checkpoint"] else None
     return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": place})
 
