@@ -221,7 +221,7 @@ def test_a_run_is_resumed_only_when_asked(monkeypatch: pytest.MonkeyPatch):
         eagleray.ConfigError, match="parts holds a run already; name another directory, or set resume=True"
     ):
         eagleray.train(TINY, "parts")
-    with pytest.raises(eagleray.ConfigError, match="no run directory"):
+    with pytest.raises(eagleray.ConfigError, match="not the directory of a run"):
         eagleray.train(TINY, "gone", resume=True)
     assert numbers(eagleray.train(TINY, "parts", resume=True).metrics) == numbers(whole.metrics)
 
@@ -247,7 +247,7 @@ def test_an_encoder_is_loaded_from_the_run_its_artifacts_or_its_file():
 
 
 def test_what_is_no_exported_encoder_is_refused():
-    with pytest.raises(eagleray.ConfigError, match=r"nowhere holds no encoder\.safetensors"):
+    with pytest.raises(eagleray.ConfigError, match=r"nowhere has no encoder\.safetensors"):
         eagleray.load_encoder("nowhere")
     save_file({"weight": torch.zeros(1)}, "other.safetensors")
     Path("text.safetensors").write_text("no weights")

@@ -161,7 +161,7 @@ def test_a_tag_learnt_late_is_kept(tmp_path):
 
 
 def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing is no run directory"):
+    with pytest.raises(ConfigError, match=r"nothing is not the directory of a run"):
         Record.open(tmp_path / "nothing")
     for text in ("", "[]", '{"key": "x"}'):
         (tmp_path / "record.json").write_text(text)

@@ -78,7 +78,7 @@ def test_reloaded_weights_measure_as_the_run_itself_did(tmp_path: Path):
     assert again == pytest.approx(trained, abs=1e-6)
     without = run_of("evaluate.test=false")
     assert evaluated_on_test(without, tmp_path) == {name: again[name] for name in ("test_knn", "test_linear")}
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="has no checkpoint"):
         restored(run, tmp_path / "elsewhere")
 
 
