@@ -241,7 +241,7 @@ MISTAKES = [
     ("train data=folder data.root=nowhere", "is not there"),
     ("train data=mnist", "set data.root to the folder that holds it, or data.download=true"),
     ("train device=cuda", "torch finds no GPU here"),
-    ("train tracking.uri=some/folder", "is no MLflow store"),
+    ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "nothing unfinished lies in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
     ("sweep many.yaml", "search=grid needs a list of values"),
@@ -316,7 +316,7 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     assert re.fullmatch(r"simclr on digits  epoch 1/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", first)
     assert re.fullmatch(r"simclr on digits  epoch 2/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", second)
     assert any(re.fullmatch(r"test_knn +[\d.]+", line) for line in rest)
-    assert "1 run is not completely in MLflow at http://127.0.0.1:1 yet" in outcome.out
+    assert "1 run is not yet completely in MLflow at http://127.0.0.1:1:" in outcome.out
     assert outcome.out.rstrip().endswith("eagleray ui")
     (directory,) = Path("runs/lab").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-simclr", directory.name)
@@ -499,7 +499,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     assert re.search(r"1 +raw pixels +0\.950 +floor", board)
     assert re.search(r"2 +000 +16 +0 +0\.900 +finished", board)
     assert "the best trial (0.900) is worse than raw pixels (0.950)." in outcome.out
-    assert "The winner (000) on the test part: test_knn 0.850 (raw pixels 0.940)." in outcome.out
+    assert "The winner (000) on the test set: test_knn 0.850 (raw pixels 0.940)." in outcome.out
     for name in ("report.md", "heatmap.png"):
         assert str(directory / "artifacts" / name) in outcome.out
         assert (directory / "artifacts" / name).stat().st_size > 100
@@ -543,7 +543,7 @@ def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pyte
     Path("s.yaml").write_text("name: s\nsearch: grid\nvary: {augment.flip: [0, 1]}\n")
     outcome = eagleray("sweep", "s.yaml", *TINY, "floor=[]")
     assert outcome.code == 0, outcome.err
-    assert "not completely in MLflow" not in outcome.out
+    assert "not yet completely in MLflow" not in outcome.out
     (directory,) = Path("runs/s").iterdir()
     for trial in directory.glob("trials/*"):
         assert (trial / "artifacts/encoder.safetensors").is_file()

@@ -502,7 +502,7 @@ def test_labelled_images_can_be_held_in_memory(tmp_path):
 def test_a_file_that_goes_bad_later_is_named(tmp_path):
     data = streamed_folder(tmp_path)
     data.train._pixels._paths[data.train._rows[5]] = str(tmp_path / "gone.png")
-    with pytest.raises(ConfigError, match=r"gone\.png could be read .* but now: .*No such file"):
+    with pytest.raises(ConfigError, match=r"gone\.png could be read .* but cannot now: .*No such file"):
         pixels_of(data.train)
 
 

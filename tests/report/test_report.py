@@ -14,7 +14,7 @@ from scipy.stats import f_oneway, ttest_rel
 
 from eagleray.report.analysis import Analysis, TrialResult, analyse, number, param_text, trials_of, trials_of_rows
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
-from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part, runs_csv
+from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_set, runs_csv
 from eagleray.report.variance import paired_t_test, spans, variance
 from eagleray.runs.record import Record
 
@@ -250,7 +250,7 @@ def test_the_lower_end_is_the_better_one_of_a_loss():
 def test_single_runs_claim_nothing():
     sentence = finding(found([trial("a", 0.9, x=1), trial("b", 0.8, x=2)]))
     assert sentence == (
-        "x: knn is 0.900 at 1 and 0.800 at 2, but one run each cannot tell a difference from noise (seeds=3 could)."
+        "x: knn is 0.900 at 1 and 0.800 at 2, but with one run each a difference may be noise (set seeds=3)."
     )
 
 
@@ -351,10 +351,10 @@ def test_the_page_says_everything():
 
 def test_the_winner_on_the_test_part_stands_beside_the_floors():
     best = TrialResult("000", {"x": 1}, "0", "000", metrics={"knn": 0.99, "test_knn": 0.95})
-    assert on_test_part(found([best, *FLOORS])) == (
-        "The winner (000) on the test part: test_knn 0.950 (raw pixels 0.970, random init 0.830)."
+    assert on_test_set(found([best, *FLOORS])) == (
+        "The winner (000) on the test set: test_knn 0.950 (raw pixels 0.970, random init 0.830)."
     )
-    assert on_test_part(found([trial("000", 0.9, x=1)])) == ""
+    assert on_test_set(found([trial("000", 0.9, x=1)])) == ""
 
 
 def test_seeds_are_counted_only_where_there_are_several():

@@ -83,14 +83,14 @@ def sweep(
     except KeyboardInterrupt:
         _interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.text import on_test_part
+    from eagleray.report.text import on_test_set
 
     console.print(leaderboard(result.analysis))
     artifacts = result.directory / "artifacts"
     places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
     if result.best_run:
         places["winner"] = result.best_run
-    _say(f"{result.finding}\n{on_test_part(result.analysis)}\n")
+    _say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
     _farewell(places, asked.run.get("tracking", {}).get("uri"), result.unsent)
 
 
