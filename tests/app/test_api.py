@@ -183,7 +183,7 @@ def test_python_trains_what_the_command_line_trains(monkeypatch: pytest.MonkeyPa
     assert result.directory == directory
     assert numbers(result.metrics) == numbers(Record.open(by_command).summary)
     assert result.unsent is not None
-    assert "not completely in MLflow" in result.unsent
+    assert "not yet completely in MLflow" in result.unsent
     files = [
         sorted(path.relative_to(each) for path in each.rglob("*") if path.name != "sent.json")
         for each in (by_command, directory)

@@ -391,7 +391,7 @@ def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, data
     message = sender.close()
     assert is_sent(good, database.uri)
     assert message is not None
-    assert message.startswith("1 run is not completely in MLflow")
+    assert message.startswith("1 run is not yet completely in MLflow")
     assert "eagleray sync" in message
 
 
@@ -477,7 +477,7 @@ def test_a_server_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path, free
         assert appending < 0.5
         assert closing < 1.0
         assert message is not None
-        assert message.startswith("1 run is not completely in MLflow")
+        assert message.startswith("1 run is not yet completely in MLflow")
         eventually(lambda: not [each for each in threading.enumerate() if each.name == "eagleray-sender"])
         assert sender.troubles == {record.key: "it does not answer in time"}
     assert len(record.metrics()) == 100
@@ -491,7 +491,7 @@ def test_a_server_that_is_gone_is_named_with_the_remedy(tmp_path, free_port):
     with Sender(uri, every=0.05) as sender:
         sender.add(sweep)
     assert sender.message == (
-        f"4 runs are not completely in MLflow at http://127.0.0.1:{free_port} yet: connection refused. "
+        f"4 runs are not yet completely in MLflow at http://127.0.0.1:{free_port}: connection refused. "
         "Nothing is lost; `eagleray sync` sends the rest."
     )
     result = sync_all(tmp_path, uri)
@@ -672,9 +672,9 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     assert tracking.ui_base() == "http://host:5000"
     assert tracking.ui_base("sqlite:///x.db", port=5001) == "http://127.0.0.1:5001"
     for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
-        with pytest.raises(ConfigError, match="is no MLflow store"):
+        with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
-    with pytest.raises(ConfigError, match="There is no MLflow store"):
+    with pytest.raises(ConfigError, match="There is not an MLflow store"):
         rows("any", "sqlite:///nothing.db")
     assert not (tmp_path / "nothing.db").exists()
 
