@@ -674,7 +674,7 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
         with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
-    with pytest.raises(ConfigError, match="There is not an MLflow store"):
+    with pytest.raises(ConfigError, match="There is no MLflow store"):
         rows("any", "sqlite:///nothing.db")
     assert not (tmp_path / "nothing.db").exists()
 
