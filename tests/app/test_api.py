@@ -218,7 +218,7 @@ def test_a_run_is_resumed_only_when_asked(monkeypatch: pytest.MonkeyPatch):
             eagleray.train(TINY, "parts", console=Console(file=StringIO()))
     assert Record.open("parts").state == "stopped"
     with pytest.raises(
-        eagleray.ConfigError, match="parts holds a run already; name another directory, or set resume=True"
+        eagleray.ConfigError, match="parts has a run already; name another directory, or set resume=True"
     ):
         eagleray.train(TINY, "parts")
     with pytest.raises(eagleray.ConfigError, match="not the directory of a run"):

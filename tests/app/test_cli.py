@@ -230,7 +230,7 @@ MISTAKES = [
     ("train bad.yaml", "bad.yaml is not YAML"),
     ("train list.yaml", "list.yaml holds no settings"),
     ("train typo.yaml", "unknown key method.temprature; did you mean method.temperature?"),
-    ("train typo.yaml list.yaml", "one run file at a time"),
+    ("train typo.yaml list.yaml", "name only one run file, not 2"),
     ("train method=mae encoder=resnet18", "take encoder=vit_tiny"),
     ("train encoder.stem=small", "convnet has no such setting"),
     ("train batch_size=5000", "batch_size=5000 is larger than the data: "),
@@ -242,14 +242,14 @@ MISTAKES = [
     ("train data=mnist", "set data.root to the folder that holds it, or data.download=true"),
     ("train device=cuda", "torch finds no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
-    ("train --resume", "nothing unfinished lies in runs/eagleray"),
+    ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
     ("sweep many.yaml", "search=grid needs a list of values"),
     ("sweep novary.yaml", "vary is missing"),
     ("sweep pbt.yaml", "vary.batch_size cannot change in flight"),
     ("sweep sweep.yaml", "batch_size=5000 is larger than the data"),
     ("sweep metric.yaml", "metric=knnn: simclr reports no such number; did you mean knn?"),
-    ("sweep sweep.yaml --resume", "nothing unfinished lies in runs/s"),
+    ("sweep sweep.yaml --resume", "there is nothing unfinished in runs/s"),
     ("sweep sweep.yaml simclr", "'simclr' is not a setting"),
     ("check gone.yaml", "there is no file gone.yaml"),
     ("schema runs", "there is a schema of run and one of sweep files"),
@@ -388,7 +388,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
         outcome = eagleray("train", *settings)
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
-    hint = outcome.err.strip().rpartition("To go on: ")[2]
+    hint = outcome.err.strip().rpartition("To continue: ")[2]
     assert hint.startswith("eagleray train data.limit=64 ")
     (directory,) = Path("runs/eagleray").iterdir()
     assert Record.open(directory).state == "stopped"
@@ -400,7 +400,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     ends = [{**Record.open(place).summary, "images_per_second": 0} for place in (directory, whole)]
     assert ends[0] == ends[1]  # but for the clock
     assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
-    assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
+    assert eagleray("train", "--resume").err.startswith("eagleray: there is nothing unfinished in runs/eagleray")
 
 
 @pytest.mark.slow
@@ -436,7 +436,7 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
         fcntl.flock(lock, fcntl.LOCK_EX)
         outcome = eagleray("train", *TINY, "--resume")
     assert outcome.code == 2
-    assert "is being trained by another process" in outcome.err
+    assert "another process trains in" in outcome.err
     assert directory.is_dir()
 
 
@@ -522,7 +522,7 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
         patched.setattr("eagleray.ray_backend.sweep.sweep", stopped)
         outcome = eagleray("sweep", "s.yaml", "seeds=2")
     assert outcome.code == 130
-    assert outcome.err.strip().endswith("To go on: eagleray sweep s.yaml seeds=2 --resume")
+    assert outcome.err.strip().endswith("To continue: eagleray sweep s.yaml seeds=2 --resume")
     (directory,) = Path("runs/s").iterdir()
     assert Record.open(directory).state == "stopped"
 
@@ -552,7 +552,7 @@ def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pyte
     assert len(re.findall(r"^\d +00[01] +[01] +0\.\d+ +finished", compared.out, re.MULTILINE)) == 2
     assert re.search(r"http://127\.0\.0\.1:5000/#/compare-runs\?runs=", compared.out)
     assert "sync" not in compared.out
-    assert "0 runs sent, 3 were there already, 0 could not be sent" in eagleray("sync").out
+    assert "0 runs sent, 3 were complete already, 0 could not be sent" in eagleray("sync").out
     wrong = eagleray("compare", "s", "--metric", "knnn")
     assert (wrong.code, "no trial measured knnn; they measured " in wrong.err) == (2, True)
 
