@@ -252,7 +252,7 @@ def test_what_is_no_exported_encoder_is_refused():
     save_file({"weight": torch.zeros(1)}, "other.safetensors")
     Path("text.safetensors").write_text("no weights")
     for name in ("other", "text"):
-        with pytest.raises(eagleray.ConfigError, match=f"{name}.safetensors is no encoder that Eagleray has exported"):
+        with pytest.raises(eagleray.ConfigError, match=f"{name}.safetensors is not an encoder that Eagleray exported"):
             eagleray.load_encoder(f"{name}.safetensors")
 
 

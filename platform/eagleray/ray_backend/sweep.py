@@ -1,7 +1,7 @@
-"""A sweep on Ray Tune: which trials there are, how they run, who ends them, and what is measured beside them.
+"""Run a sweep on Ray Tune: its trials, search and scheduler, and the measurements of its floors and winner.
 
-The records of the trials are the truth: a sweep that is resumed is run again, its recorded epochs replayed instead
-of computed. So nothing depends on what Ray kept of it.
+Only the records of the trials count: a resumed sweep is run again, with its recorded epochs replayed instead of
+computed. So nothing depends on the state that Ray keeps.
 """
 
 import functools
@@ -28,7 +28,7 @@ from eagleray.runs.record import Record
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial that failed: its machine may have been at fault
-HALVING = 3  # of as many trials that reach a rung, ASHA lets one go on (Li et al. 2020, arXiv 1810.05934, use 3 and 4)
+HALVING = 3  # ASHA continues one of three trials that reach a rung (Li et al. 2020, arXiv 1810.05934, use 3 and 4)
 
 
 def sweep(
@@ -39,22 +39,22 @@ def sweep(
     address: str | None = None,
     watch: Watch | None = None,
 ) -> list[Record]:
-    """Runs the trials of a sweep, its floors beside them, and measures the winner on the test part.
+    """Run the trials of a sweep, measure its floors, and measure the winner on the test set.
 
     Args:
-        sweep: the question.
-        directory: of the sweep's record, which is made if it is not there; trials and floors lie in `trials/`. On a
-            cluster, one that all machines share.
-        resume: go on with what lies there: what has ended stays, what has not goes on from its checkpoint.
+        sweep: what to vary and compare.
+        directory: of the sweep's record, created if missing; trials and floors are in `trials/`. On a cluster, one
+            that all machines share.
+        resume: continue the sweep in the directory: ended trials stay, the others continue from their checkpoints.
         address: of a Ray cluster; None: this machine.
-        watch: is told what happens.
+        watch: shows trials and floors.
 
     Returns:
         The records of the trials and floors.
 
     Raises:
-        ConfigError: something cannot work; nothing was started.
-        KeyboardInterrupt: somebody stopped it; `resume` takes it up.
+        ConfigError: a setting cannot work; nothing was started.
+        KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
     known = points(sweep) if sweep.search != "tpe" else []
@@ -81,7 +81,7 @@ def sweep(
 
 
 def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
-    """All that a trial needs to know, as plain values; `values` is what a population may change."""
+    """Return the configuration of a trial, as plain values; a population may change its `values`."""
     is_population = sweep.scheduler == "pbt"
     place = directory / "trials" / point.name
     return {
@@ -129,7 +129,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], f
 
 def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
     if workers > 1:
-        # It only waits for its workers, and a share of a core would be missing to them; of nothing is refused.
+        # The actor only waits for its workers, so it takes no core from them; Ray refuses an empty request.
         return tune.with_resources(TrialActor, tune.PlacementGroupFactory([{HEAD: 0.001}]))
     return tune.with_resources(TrialActor, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
@@ -139,18 +139,18 @@ def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
         return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)
     if sweep.scheduler == "pbt":
         recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
-        behind = min((each.epoch for each in recorded if not each.ended), default=0)
-        return Population(sweep, behind // sweep.grace * sweep.grace)
+        done = min((each.epoch for each in recorded if not each.ended), default=0)
+        return Population(sweep, done // sweep.grace * sweep.grace)
     return FIFOScheduler()
 
 
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
-    """A trial of several workers begins without them, so Ray must not begin more trials than there is room for."""
+    """Return how many trials may run at once: one of several workers starts before Ray has room for the workers."""
     if workers == 1:
         return sweep.concurrent
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     wanted = {"CPU": workers * sweep.cpus_per_trial, "GPU": workers * sweep.gpus_per_trial}
-    room = min(there.get(kind, 0) / count for kind, count in wanted.items() if count)
+    room = min(available.get(kind, 0) / count for kind, count in wanted.items() if count)
     return min(max(1, int(room)), sweep.concurrent or int(room) or 1)
 
 
@@ -162,7 +162,7 @@ def _label(trial: Any) -> str:
     return Path(trial.config["trial"]["directory"]).name
 
 
-# --- what lies there already -----------------------------------------------------------------------------------
+# --- records of an earlier start -------------------------------------------------------------------------------
 
 
 def _record(sweep: Sweep, directory: Path) -> Record:
@@ -178,23 +178,23 @@ def _record(sweep: Sweep, directory: Path) -> Record:
 def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: bool) -> None:
     if not resume and any(directory.glob("trials/*")):
         raise ConfigError(
-            f"{directory} holds trials already; take that sweep up with --resume, or take another directory"
+            f"{directory} has trials already; continue that sweep with --resume, or use another directory"
         )
     for point in known:
         place = directory / "trials" / point.name
         if (place / "record.json").exists() and (params := dict(Record.open(place).params)) != point.params:
-            raise ConfigError(f"{place} is of another sweep: it has {params}, and this one has {point.params} there")
+            raise ConfigError(f"{place} is of another sweep: it has {params}, but this sweep needs {point.params}")
 
 
 def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
-    """The points that an earlier start has begun, by their number."""
+    """Return the points that an earlier start of the sweep has begun, by their number."""
     records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
     trials = [record for record in records if record.kind == "trial"]
     return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:
-    """The values of a trial as a population has changed them last."""
+    """Return the values of a trial after the last change by a population."""
     if not (place / "record.json").exists():
         return dict(point.values)
     file = Record.open(place).file()
