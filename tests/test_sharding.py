@@ -15,14 +15,16 @@ from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
 from eagleray.runs import assemble
 from eagleray.runs.assemble import build_method, fitted
-from eagleray.runs.checkpoint import checkpoints, load_checkpoint
+from eagleray.runs.checkpoint import load_checkpoint
 from two_processes import processes
 
 # A step has twelve images, which two, three and four workers can share; three steps are an epoch.
-SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear=never", "evaluate.k=5"]
+SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear.when=never", "evaluate.knn.k=5"]
+VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]
 RUNS = {
     "byol": ["encoder=resnet18"],  # two views, batch norm, a teacher
-    "ibot": ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32", "method.prototypes=16"],  # multi-crop, masks
+    "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
+    "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
     "fixmatch": ["labels.per_class=3", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
 }
 
@@ -91,9 +93,9 @@ def trained(run: Run, directory: Path) -> dict[str, Tensor]:
         laid = BatchLoader._laid
         patch.setattr(BatchLoader, "_laid", lambda self, images: laid(self, images).double())
         patch.setattr(assemble, "build_method", lambda run, info: build_method(run, info).double())
-        for _ in train(run, directory):
-            pass
-    return load_checkpoint(checkpoints(directory / "checkpoints")[-1])["method"]
+        *_, last = train(run, directory)
+    assert last.checkpoint is not None
+    return load_checkpoint(last.checkpoint)["method"]
 
 
 @pytest.mark.parametrize("name", RUNS)

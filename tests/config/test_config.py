@@ -147,7 +147,8 @@ MISTAKES = [
     (["method=mae", "encoder=resnet18"], "encoder=resnet18: mae works on a ViT's patches; take encoder=vit_tiny"),
     (["workers=3"], "batch_size=256 cannot be shared by workers=3; the nearest that can is 255"),
     (["labels.per_class=4"], "labels: simclr sees no labels"),
-    (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves no labelled image"),
+    (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves 0 labelled images in a step of batch_size=4, which"),
+    (["method=fixmatch", "batch_size=128", "workers=4"], "workers=4 cannot share; the nearest that fits is 8"),
     (["optimizer.nesterov=true"], "optimizer.nesterov is of no use to optimizer.name=adamw"),
     (["optimizer.name=sgd", "optimizer.beta2=0.9"], "optimizer.beta2 is of no use to optimizer.name=sgd"),
     (["epochs"], "'epochs' is not a setting; write key=value"),
@@ -250,7 +251,7 @@ WRONG_SWEEPS = [
     ({"name": "a/b"}, "name=a/b"),
     ({"vary": {}}, "vary"),
     ({"trails": 3}, "unknown key trails; did you mean trials?"),
-    ({"search": "grdi"}, "search=grdi is not one of grid, random, tpe; did you mean grid?"),
+    ({"search": "grdi"}, "there is no search 'grdi'; did you mean grid? (there are: grid, random, tpe)"),
     ({"search": "random"}, "trials is missing: search=random needs the number of points to try"),
     ({"trials": True}, "trials=true is not a number"),
     ({"vary": {"optimizer.lr": {"uniform": [0.1, 1]}}}, "vary.optimizer.lr is a range, and search=grid needs a list"),
@@ -271,7 +272,7 @@ WRONG_SWEEPS = [
     ({"vary": {"seed": [0, 1]}, "seeds": 2}, "vary.seed and seeds exclude each other"),
     ({"run": {"epochz": 3}}, "unknown key epochz; did you mean epochs?"),
     ({"scheduler": "pbt", "search": "random", "trials": 4}, "vary.batch_size cannot change in flight"),
-    ({"grace": 3}, "grace=3 is of no use with scheduler=none"),
+    ({"grace": 3}, "grace=3 has no effect with scheduler=none"),
 ]
 
 

@@ -22,7 +22,7 @@ from eagleray.loop import train
 from eagleray.report.catalogue import metrics_page
 from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
-from eagleray.runs.floors import floors
+from eagleray.runs.floors import measure
 from eagleray.runs.preflight import check
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
@@ -108,7 +108,7 @@ def a_sweep(**changes: Any) -> Sweep:
 
 def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     """In the run, the terminal, a sweep by it, its leaderboard, the pages, and MLflow."""
-    sweep = a_sweep(metric="participation", floor=False)
+    sweep = a_sweep(metric="participation", floor=[])
     assert sweep.mode == "min"
     check(sweep, [point.run(sweep) for point in points(sweep)])
     meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
@@ -124,6 +124,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
             params=point.params,
             run=run.file(),
             parent=parent,
+            tags=point.tags,
             meanings=meanings,
         )
         assert trained(run, record)["participation"] > 1
@@ -133,9 +134,9 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     values = [row.mean for row in found.rows]
     assert values == sorted(values, key=lambda value: value or 0)  # the fewest directions first
     assert "participation" in [column.header for column in leaderboard(found).columns]
-    assert "(participation " in (parent.artifacts / "report.md").read_text()
+    assert "participation is " in (parent.artifacts / "report.md").read_text()
     assert "participation" in (parent.artifacts / "leaderboard.csv").read_text().partition("\n")[0].split(",")
-    by_knn = conclude(a_sweep(floor=False), parent)
+    by_knn = conclude(a_sweep(floor=[]), parent)
     assert "participation" in [column.header for column in leaderboard(by_knn).columns]  # a headline, beside kNN
     assert "| `participation` | how many directions carry the variance | lower |  |" in metrics_page()
     assert "- `evaluate.participation.power` (1.0): of the eigenvalues" in metrics_page()
@@ -248,8 +249,8 @@ def test_pairs_are_the_same_for_every_method():
 
 def test_floors_have_pairs_too():
     run = load_run(None, TINY)
-    for floor in floors([run]):
-        assert {"knn", "linear", "rank", "alignment", "test_knn"} <= set(floor.measure())
+    for kind in ("random", "pixels"):
+        assert {"knn", "linear", "rank", "alignment", "test_knn"} <= set(measure(kind, run))
 
 
 @pytest.mark.parametrize("name", METHODS)

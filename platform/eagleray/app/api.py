@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged, read_tree
-from eagleray.config.search_points import points
+from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
 from eagleray.report.text import finding
@@ -138,7 +138,7 @@ def sweep(
     directory = _place(directory, folder, resume=resume)
     if resume:
         check_same_sweep(asked, directory)
-    count = len(points(asked)) if asked.search != "tpe" else (asked.trials or 0) * asked.seeds
+    count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
         analysis, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)

@@ -24,21 +24,28 @@ from eagleray.config.source import Outline, Source, Unreadable, find_source
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe, Recipes
 
-Kind = Literal["method", "encoder", "data", "evaluator"]
+Kind = Literal["method", "encoder", "data", "evaluator", "scheduler", "search"]
 
 _PACKAGES: dict[Kind, str] = {
     "method": "eagleray_methods",
     "encoder": "eagleray.encoders",
     "data": "eagleray.datasets",
     "evaluator": "eagleray.evaluators",
+    "scheduler": "eagleray.ray_backend.schedulers",
+    "search": "eagleray.ray_backend.searches",
 }
 _CONTRACTS: dict[Kind, tuple[str, str]] = {
     "method": ("eagleray.contracts.method", "Method"),
     "encoder": ("eagleray.contracts.encoder", "Encoder"),
     "data": ("eagleray.contracts.dataset", "Dataset"),
     "evaluator": ("eagleray.contracts.evaluator", "Evaluator"),
+    "scheduler": ("eagleray.contracts.scheduler", "Scheduler"),
+    "search": ("eagleray.contracts.search", "Search"),
 }
-WORDS: dict[Kind, str] = {"method": "method", "encoder": "encoder", "data": "dataset", "evaluator": "evaluator"}
+WORDS: dict[Kind, str] = {
+    **{kind: kind for kind in get_args(Kind)},
+    "data": "dataset",
+}
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """The points of a sweep: which runs answer its question. Known before anything starts, the same on every machine."""
 
 import math
-import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eagleray.config.registry import find
 from eagleray.config.run import Run, changed
 from eagleray.config.sweep import Sweep
-from eagleray.contracts.ranges import Choice, Range, sample
+from eagleray.contracts.ranges import Choice, Range
+from eagleray.contracts.seeds import python_generator
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def as_trial(sweep: Sweep, run: Run) -> Run:
         own["threads"] = max(1, int(sweep.cpus_per_trial))
     if not sweep.gpus_per_trial:
         own["device"] = "cpu"
-    if sweep.scheduler == "pbt":
+    if sweep.changes_trials:
         # Every change starts from a checkpoint, which must still be there when a slower trial takes it.
         own["checkpoints.every_epochs"] = 1
         own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
@@ -67,18 +68,22 @@ def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Poi
 
 
 def assignments(sweep: Sweep) -> list[dict[str, Any]]:
-    """What is varied, point by point; a draw is a function of the sweep file alone.
+    """Return what is varied, point by point: a function of the sweep file alone; nothing where the search learns."""
+    return [] if sweep.learns else find("search", sweep.search).load()().assignments(sweep)
 
-    Where there are lists only, no combination comes twice, and `random` tries all if `trials` allows. (A population
-    that learns may well start with twins.)
-    """
-    ranges, seed = sweep.ranges(), int(sweep.run.get("seed", 0))
-    lists = {key: span.values for key, span in ranges.items() if isinstance(span, Choice)}
-    if len(lists) == len(ranges) and (sweep.search == "grid" or sweep.scheduler != "pbt"):
-        count = math.prod(map(len, lists.values()))
-        return _combinations(lists, range(count) if sweep.trials is None else _drawn(count, sweep.trials, seed))
-    rng = np.random.default_rng(seed)
-    return [{key: sample(span, rng) for key, span in ranges.items()} for _ in range(sweep.trials or 0)]
+
+def trial_count(sweep: Sweep) -> int:
+    """Return the number of runs of a sweep."""
+    return (sweep.trials or 0) * sweep.seeds if sweep.learns else len(points(sweep))
+
+
+def combinations(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the combinations of listed values, the last key changing fastest; of them `trials`, drawn by the seed."""
+    lists = {key: span.values for key, span in sweep.ranges().items() if isinstance(span, Choice)}
+    count, sizes = math.prod(map(len, lists.values())), [len(values) for values in lists.values()]
+    numbers = range(count) if sweep.trials is None else _drawn(count, sweep.trials, sweep.seed)
+    places = (np.unravel_index(number, sizes) for number in numbers)
+    return [{key: lists[key][i] for key, i in zip(lists, place, strict=True)} for place in places]
 
 
 def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,16 +117,9 @@ def _variant(values: Mapping[str, Any]) -> list[str]:
     return ["".join(c if c.isalnum() else "_" for c in as_param(values["run"]))[:40]] if "run" in values else []
 
 
-def _combinations(lists: Mapping[str, tuple[Any, ...]], numbers: Iterable[int]) -> list[dict[str, Any]]:
-    """Combinations of listed values by their number, the last list changing fastest."""
-    sizes = [len(values) for values in lists.values()]
-    places = (np.unravel_index(number, sizes) for number in numbers)
-    return [{key: lists[key][i] for key, i in zip(lists, place, strict=True)} for place in places]
-
-
 def _drawn(count: int, wanted: int, seed: int) -> list[int]:
     """So many different numbers below `count`; more of them begin with the same, so that a sweep can be extended."""
-    rng, numbers = random.Random(seed), dict[int, None]()
+    rng, numbers = python_generator(seed), dict[int, None]()
     while len(numbers) < min(wanted, count):
         numbers[rng.randrange(count)] = None
     return list(numbers)

@@ -1,21 +1,32 @@
 """Everything that defines a sweep: one question, and the runs that may answer it."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
 from eagleray.config.mistakes import wrong
 from eagleray.config.nested import branch, merged, parse_override, read_tree
+from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes, read_range
+
+
+def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
+    """Let the JSON schema of a key list the names of a kind, and a module of one's own."""
+
+    def names(schema: dict[str, Any]) -> None:
+        own = {"pattern": r"\.", "description": "a module of your own, such as my_lab.fancy"}
+        schema["anyOf"] = [{"enum": list(declared(kind))}, own]
+
+    return names
 
 
 class Sweep(Strict, frozen=True):
@@ -35,7 +46,11 @@ class Sweep(Strict, frozen=True):
             "{int: …}) or `declared`; the key `run` takes whole variants ([{method: mae, encoder: vit_tiny}, …])",
         ),
     ]
-    search: Annotated[Literal["grid", "random", "tpe"], Field(description="tpe: Optuna's")] = "random"
+    search: Annotated[
+        str,
+        AfterValidator(lambda name: find("search", name).name),
+        Field(description="which points are tried; tpe: Optuna's", json_schema_extra=_one_of("search")),
+    ] = "random"
     trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
@@ -43,7 +58,11 @@ class Sweep(Strict, frozen=True):
         Literal["max", "min"],
         Field(default=None, description="which end of it is better; left out: the one that the metric declares"),
     ]
-    scheduler: Annotated[Literal["none", "asha", "pbt"], Field(description="who ends or changes trials")] = "none"
+    scheduler: Annotated[
+        str,
+        AfterValidator(lambda name: find("scheduler", name).name),
+        Field(description="what ends or changes trials", json_schema_extra=_one_of("scheduler")),
+    ] = "none"
     grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
     floor: Annotated[
@@ -67,16 +86,20 @@ class Sweep(Strict, frozen=True):
     def _runs(self) -> Self:
         """Whatever the search may try must be a valid run."""
         ranges = self.ranges()
-        if self.search != "grid" and self.trials is None:
+        if not self.tries_all and self.trials is None:
             raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
-        if self.scheduler == "none" and self.grace != 1:
-            raise wrong(f"grace={self.grace} is of no use with scheduler=none; leave it out or take scheduler=asha")
+        if not self._scheduler["compares"] and self.grace != 1:
+            raise wrong(
+                f"grace={self.grace} has no effect with scheduler={self.scheduler}; leave it out or take scheduler=asha"
+            )
         for key, span in ranges.items():
-            if self.search == "grid" and not isinstance(span, Choice):
-                raise wrong(f"vary.{key} is a range, and search=grid needs a list of values; or take search=random")
-            if self.scheduler == "pbt" and not key.startswith(("optimizer.", "augment.", "method.")):
+            if self.tries_all and not isinstance(span, Choice):
                 raise wrong(
-                    f"vary.{key} cannot change in flight, as scheduler=pbt wants it to; "
+                    f"vary.{key} is a range, and search={self.search} needs a list of values; or take search=random"
+                )
+            if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
+                raise wrong(
+                    f"vary.{key} cannot change in flight, as scheduler={self.scheduler} wants it to; "
                     "keys of optimizer, augment and method can"
                 )
             if key == "seed" and self.seeds > 1:
@@ -95,7 +118,31 @@ class Sweep(Strict, frozen=True):
     @property
     def compares_every_epoch(self) -> str | None:
         """Who compares trials before their end, if anybody does."""
-        return None if self.scheduler == "none" else f"scheduler={self.scheduler}"
+        return f"scheduler={self.scheduler}" if self._scheduler["compares"] else None
+
+    @property
+    def changes_trials(self) -> bool:
+        """Whether the scheduler changes settings of trials while they run."""
+        return self._scheduler["changes"]
+
+    @property
+    def tries_all(self) -> bool:
+        """Whether the search tries all combinations of listed values."""
+        return find("search", self.search).values["tries_all"]
+
+    @property
+    def learns(self) -> bool:
+        """Whether the search chooses points by the results of others, so that none is known from the start."""
+        return find("search", self.search).values["learns"]
+
+    @property
+    def seed(self) -> int:
+        """The seed of its first run, from which its points are drawn too."""
+        return int(self.run.get("seed", 0))
+
+    @property
+    def _scheduler(self) -> Mapping[str, Any]:
+        return find("scheduler", self.scheduler).values
 
     def _settle_mode(self, better: Any) -> None:
         if self.mode is None and better is None:
@@ -117,7 +164,7 @@ class Sweep(Strict, frozen=True):
             ConfigError: one of them is no valid run.
         """
         spans = {key: probes(span) for key, span in self.ranges().items()}
-        if self.search == "grid":
+        if self.tries_all:
             points = itertools.islice(itertools.product(*spans.values()), 500)
             yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
             return

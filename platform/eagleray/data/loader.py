@@ -73,7 +73,7 @@ class BatchLoader:
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
             return None
-        size = self.run.batch_size // self.run.labels.ratio // world * world
+        size = self.run.batch_size // self.run.labels.ratio
         chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
         images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))

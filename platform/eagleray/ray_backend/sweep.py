@@ -12,23 +12,21 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
-from eagleray.config.search_points import Point, points, read
+from eagleray.config.registry import find
+from eagleray.config.search_points import Point, points, read, trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected
 from eagleray.ray_backend.measurements import Measurements
-from eagleray.ray_backend.pbt import Population
-from eagleray.ray_backend.tpe import Tpe
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
 from eagleray.runs.preflight import check, planned
 from eagleray.runs.record import Record
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
-RETRIES = 2  # of a trial that failed: its machine may have been at fault
-HALVING = 3  # ASHA continues one of three trials that reach a rung (Li et al. 2020, arXiv 1810.05934, use 3 and 4)
+RETRIES = 2  # of a trial that failed: its machine may have been the cause
 
 
 def sweep(
@@ -57,7 +55,7 @@ def sweep(
         KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
-    known = points(sweep) if sweep.search != "tpe" else []
+    known = points(sweep)
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
     check(sweep, runs)
@@ -73,7 +71,7 @@ def sweep(
         finish_floors = measurements.floors(runs)
         _tuner(sweep, directory, known, runs, follower).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
-        if len(follower.ended) < _count(sweep, known):
+        if len(follower.ended) < trial_count(sweep):
             raise KeyboardInterrupt
         finish_floors()
         measurements.winner()
@@ -82,15 +80,14 @@ def sweep(
 
 def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     """Return the configuration of a trial, as plain values; a population may change its `values`."""
-    is_population = sweep.scheduler == "pbt"
     place = directory / "trials" / point.name
     return {
         "directory": str(place),
         "run": point.run(sweep).file(),
         "params": point.params,
         "tags": point.tags,
-        "values": _current(place, point) if is_population else {},
-        "replay": not is_population,
+        "values": _current(place, point) if sweep.changes_trials else {},
+        "replay": not sweep.changes_trials,
         "stop_collapsed": sweep.stop_collapsed,
         "cpus": sweep.cpus_per_trial,
         "gpus": sweep.gpus_per_trial,
@@ -101,16 +98,19 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], f
     workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
     config = functools.partial(trial_config, sweep, directory)
-    tpe = Tpe(sweep, lambda point: {"trial": config(point)}, _begun(sweep, directory)) if not known else None
+    searcher = None
+    if sweep.learns:
+        search = find("search", sweep.search).load()()
+        searcher = search.build(sweep, lambda point: {"trial": config(point)}, _begun(sweep, directory))
     return tune.Tuner(
         _trainable(sweep, workers),
-        param_space={} if tpe else {"trial": tune.grid_search([config(point) for point in known])},
+        param_space={} if searcher else {"trial": tune.grid_search([config(point) for point in known])},
         tune_config=tune.TuneConfig(
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
-            search_alg=tpe,
+            search_alg=searcher,
             scheduler=_scheduler(sweep, max(run.epochs for run in runs), directory),
-            num_samples=_count(sweep, known) if tpe else 1,
+            num_samples=trial_count(sweep) if searcher else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,
             trial_name_creator=_label,
@@ -135,13 +135,9 @@ def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
 
 
 def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
-    if sweep.scheduler == "asha":
-        return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)
-    if sweep.scheduler == "pbt":
-        recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
-        done = min((each.epoch for each in recorded if not each.ended), default=0)
-        return Population(sweep, done // sweep.grace * sweep.grace)
-    return FIFOScheduler()
+    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
+    done = min((each.epoch for each in recorded if not each.ended), default=0)
+    return find("scheduler", sweep.scheduler).load()().build(sweep, epochs, done)
 
 
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
@@ -152,10 +148,6 @@ def _concurrent(sweep: Sweep, workers: int) -> int | None:
     wanted = {"CPU": workers * sweep.cpus_per_trial, "GPU": workers * sweep.gpus_per_trial}
     room = min(available.get(kind, 0) / count for kind, count in wanted.items() if count)
     return min(max(1, int(room)), sweep.concurrent or int(room) or 1)
-
-
-def _count(sweep: Sweep, known: list[Point]) -> int:
-    return len(known) or (sweep.trials or 0) * sweep.seeds
 
 
 def _label(trial: Any) -> str:

@@ -179,8 +179,8 @@ def _labelled(features: Tensor, images: Images) -> Features:
 
 
 def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
-    """Return spread and rank of a batch of embeddings (`z_std`, `z_rank`), which show a collapse."""
-    metrics = collapse(embeddings[0])
+    """Return spread and rank of the embeddings of a whole batch as the loss sees them, `z_std` and `z_rank`."""
+    metrics = collapse(distributed.gather(embeddings[0]))
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 

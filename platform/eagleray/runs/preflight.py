@@ -36,13 +36,13 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
             built.add(kind)
         labels, validation = images.train.labels is not None, images.validation is not None
         check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
-    if sweep.scheduler == "pbt":
+    if sweep.changes_trials:
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
 
 
 def planned(sweep: Sweep) -> list[Run]:
-    """Return the runs of a sweep; with search=tpe, which draws them later, those at the ends of its ranges."""
-    if sweep.search == "tpe":
+    """Return the runs of a sweep; if its search learns from results, those at the ends of its ranges."""
+    if sweep.learns:
         runs = [as_trial(sweep, run) for run in sweep.probes()]
         return [changed(run, {"seed": run.seed + more}) for run in runs for more in range(sweep.seeds)]
     return [point.run(sweep) for point in points(sweep)]
@@ -68,20 +68,24 @@ def _check_share(sweep: Sweep) -> None:
             f"gpus_per_trial={share}: the {workers} workers of a trial need a whole GPU each; "
             "only trials of one worker can share a GPU"
         )
-    if workers > 1 and sweep.scheduler == "pbt":
-        raise ConfigError(f"scheduler=pbt needs trials of one worker, and these have workers={workers}; set workers=1")
+    if workers > 1 and sweep.changes_trials:
+        raise ConfigError(
+            f"scheduler={sweep.scheduler} needs trials of one worker, and these have workers={workers}; set workers=1"
+        )
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
     """Check that the keys which a population changes during training leave network and optimizer as they are."""
     if "optimizer.name" in sweep.vary:
         raise ConfigError(
-            "vary.optimizer.name cannot change during training (scheduler=pbt): another optimizer has another state"
+            f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "
+            "another optimizer has another state"
         )
     for key, span in sweep.ranges().items():
         if key.startswith("method.") and len({_shapes(changed(run, {key: v}), data) for v in probes(span)}) > 1:
             raise ConfigError(
-                f"vary.{key} changes the network's shape, so it cannot change during training (scheduler=pbt)"
+                f"vary.{key} changes the network's shape, so it cannot change during training "
+                f"(scheduler={sweep.scheduler})"
             )
 
 

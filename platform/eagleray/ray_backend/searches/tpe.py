@@ -5,7 +5,7 @@ Ray's own `OptunaSearch` runs a point once; its `Repeater` forgets all results w
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.distributions import (
@@ -20,6 +20,17 @@ from ray.tune.search import Searcher
 from eagleray.config import Sweep
 from eagleray.config.search_points import Point, seeded
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Range, rounded
+from eagleray.contracts.search import Search, Values
+
+
+class OptunaTpe(Search):
+    """Suggest points by Optuna's tree-structured Parzen estimator."""
+
+    learns: ClassVar[bool] = True
+
+    def build(self, sweep: Sweep, config: Callable[[Point], Values], past: Mapping[int, Values]) -> Searcher:
+        """Return the searcher."""
+        return Tpe(sweep, config, past)
 
 
 class Tpe(Searcher):
@@ -37,7 +48,7 @@ class Tpe(Searcher):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(
             direction="maximize" if sweep.mode == "max" else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=int(sweep.run.get("seed", 0))),
+            sampler=optuna.samplers.TPESampler(seed=sweep.seed),
         )
         self.waiting: list[Point] = []  # runs of the last point that have not started
         self.running: dict[str, int] = {}  # Tune's trial -> number of its point
@@ -77,9 +88,8 @@ class Tpe(Searcher):
 
 def _distribution(span: Range) -> BaseDistribution:
     if isinstance(span, Choice):
-        return CategoricalDistribution(
-            list(range(len(span.values)))
-        )  # by index: values may be lists, which Optuna refuses
+        # By index: values may be lists, which Optuna refuses.
+        return CategoricalDistribution(list(range(len(span.values))))
     if isinstance(span, IntRange):
         return IntDistribution(span.low, span.high)
     return FloatDistribution(span.low, span.high, log=isinstance(span, LogUniform))

@@ -1,15 +1,26 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst trials copy the best."""
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from eagleray.config import Sweep
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Range, rounded
+from eagleray.contracts.scheduler import Scheduler
+
+
+class Pbt(Scheduler):
+    """Let the worst trials continue from the weights of the best, with changed settings, every `grace` epochs."""
+
+    changes: ClassVar[bool] = True
+
+    def build(self, sweep: Sweep, epochs: int, begun: int) -> TrialScheduler:
+        """Return the population's scheduler."""
+        return Population(sweep, begun // sweep.grace * sweep.grace)
 
 
 class Population(PopulationBasedTraining):
@@ -22,7 +33,7 @@ class Population(PopulationBasedTraining):
 
     def __init__(self, sweep: Sweep, done: int):
         self.ranges, self.done = sweep.ranges(), done
-        random.seed(int(sweep.run.get("seed", 0)))  # Ray draws from Python's global generator
+        random.seed(sweep.seed)  # Ray draws from Python's global generator
         super().__init__(
             time_attr="epoch",
             perturbation_interval=sweep.grace,

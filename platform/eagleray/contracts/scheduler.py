@@ -1,0 +1,32 @@
+"""The contract of a scheduler, which ends or changes the trials of a sweep while they run. Imports no ray.
+
+A scheduler is one class in one file of `ray_backend/schedulers/`; the file's name is what `scheduler=` takes. Its class
+variables are read from the source, so a sweep file is checked without ray.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from eagleray.config import Sweep
+
+
+class Scheduler:
+    """A rule for trials that have reported an epoch."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        """Nothing to set: `grace` and `metric` belong to the sweep."""
+
+    compares: ClassVar[bool] = True  # trials after every epoch, by the sweep's metric; `grace` then has an effect
+    changes: ClassVar[bool] = False  # settings of trials while they run
+
+    def build(self, sweep: "Sweep", epochs: int, begun: int) -> Any:
+        """Return Ray Tune's scheduler.
+
+        Args:
+            sweep: whose trials it watches.
+            epochs: of the longest trial.
+            begun: epochs that every unfinished trial of a resumed sweep has behind it.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Searches, one in each file: they choose the points of a sweep."""
