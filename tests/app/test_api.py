@@ -159,7 +159,7 @@ def test_the_module_is_the_command():
 
 
 def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that do not depend on how busy the machine is."""
+    """Return the metrics that do not depend on the load of the machine."""
     return {name: value for name, value in metrics.items() if name != "images_per_second"}
 
 
@@ -262,7 +262,7 @@ def test_what_is_no_exported_encoder_is_refused():
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_example_of_the_readme_runs():
-    """In a process of its own, as a user runs it, with fewer epochs, seeds and images and a smaller network."""
+    """In its own process, as a user runs it, with fewer epochs, seeds and images and a smaller network."""
     section = (ROOT / "README.md").read_text().split("\n## From Python\n")[1].split("\n## ")[0]
     code = re.sub(r'"(epochs|seeds)": \d+', r'"\1": 1', section.split("```python\n")[1].split("```")[0])
     small = '"data": {"limit": 64}, "batch_size": 16, "encoder": {"width": 4}, "threads": 1'

@@ -52,7 +52,7 @@ class Outcome:
 
 @pytest.fixture
 def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Types a command, in an empty directory."""
+    """Run a command in an empty directory."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
@@ -202,7 +202,7 @@ def test_schema_prints_json(eagleray: Any):
     assert json.loads(eagleray("schema", "sweep").out)["properties"].keys() >= {"run", "vary"}
 
 
-def test_check_tells_runs_from_sweeps(eagleray: Any):
+def test_check_distinguishes_runs_and_sweeps(eagleray: Any):
     Path("run.yaml").write_text("method: byol\n")
     assert "is a valid run: byol with convnet on digits" in eagleray("check", "run.yaml").out
     assert eagleray("check", "run.yaml", "method.temperature=1").code == 2
@@ -366,7 +366,7 @@ def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
 
 
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person presses Ctrl-C when so many epochs are done."""
+    """Press Ctrl-C after some epochs."""
 
     def pressed(reports: Iterator[Report], name: str, console: Console) -> Iterator[Report]:
         for report in reports:
@@ -378,7 +378,7 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_been(
+def test_ctrl_c_says_how_to_continue_and_the_resumed_run_ends_as_if_nothing_had_been(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
     settings = [*TINY, "epochs=3"]
@@ -458,7 +458,7 @@ SWEEP = (
 
 
 def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | None, watch: Any) -> list[Record]:
-    """Stands in for Ray: flips do harm, one trial fails."""
+    """Replace Ray: flips do harm, one trial fails."""
     parent = Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
     for point in points(sweep):
         run = point.run(sweep)
@@ -484,9 +484,7 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
-    eagleray: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_prints_its_leaderboard_its_finding_and_its_paths(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", quick_sweep)
     Path("s.yaml").write_text(SWEEP)
     outcome = eagleray("sweep", "s.yaml", "run.data.limit=200")
@@ -512,7 +510,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_stopped_sweep_says_how_to_continue(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     def stopped(*arguments: Any, **settings: Any) -> list[Record]:
         quick_sweep(*arguments, **settings)
         raise KeyboardInterrupt
@@ -537,7 +535,7 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
-    """Everything together once: Ray, the loop, the report, a fresh MLflow store."""
+    """Everything together: Ray, the loop, the report, a new MLflow store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     Path("s.yaml").write_text("name: s\nsearch: grid\nvary: {augment.flip: [0, 1]}\n")
@@ -580,7 +578,7 @@ def test_a_run_has_a_bar_in_a_terminal():
     assert re.search(r"simclr on digits ━+ epoch 1/1  loss 1\.000  knn 0\.900  1,234 images/s", last)
 
 
-def test_time_left_is_judged_by_what_was_done_since_the_start(monkeypatch: pytest.MonkeyPatch):
+def test_time_left_is_estimated_from_the_progress_since_the_start(monkeypatch: pytest.MonkeyPatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
     pace = Pace()
@@ -619,7 +617,7 @@ def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
     assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
 
 
-def test_without_a_terminal_a_trial_is_told_once():
+def test_without_a_terminal_a_trial_is_printed_once():
     console = Console(file=StringIO(), width=200)
     with SweepDisplay("s", "knn", 2, console) as display:
         for state in ("waiting", "running", "finished", "finished"):
@@ -630,7 +628,7 @@ def test_without_a_terminal_a_trial_is_told_once():
     ]
 
 
-def test_keys_are_short_where_that_tells_them_apart():
+def test_keys_are_shortened_if_that_keeps_them_unique():
     assert short(["augment.flip", "method.momentum", "optimizer.momentum"]) == [
         "flip",
         "method.momentum",

@@ -180,7 +180,7 @@ def epochs_done(directory: Path) -> list[int]:
         (signal.SIGINT, {"vary": {"method.temperature": {"uniform": [0.1, 1]}}, "search": "tpe", "trials": 4}),
     ],
 )
-def test_a_sweep_is_taken_up_where_it_was(
+def test_a_sweep_continues_where_it_was(
     sent: signal.Signals, settings: dict, tmp_path: Path, request: pytest.FixtureRequest
 ):
     """End it while some trials have finished, some have started and some have not."""

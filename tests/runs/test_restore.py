@@ -28,10 +28,10 @@ def finetune(run: Path, *settings: str) -> Method:
 
 
 def refused(run: Path) -> str:
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as error:
         finetune(run)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @torch.no_grad()
