@@ -285,7 +285,9 @@ def _only_settings(arguments: list[str] | None) -> list[str]:
 
 
 def _check_labels(sweep: Sweep) -> str:
-    """Check that the images have the labels that the metric needs; the images are listed, not read.
+    """Check that the images have the labels that the metric needs.
+
+    The images are listed, not read.
 
     Returns:
         Text for the user: what could not be checked, or nothing.

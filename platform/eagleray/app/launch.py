@@ -43,7 +43,10 @@ def folder_of(runs: str, experiment: str) -> Path:
 
 
 def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep that starts now; it is not created yet."""
+    """Return a new directory for a run or sweep that starts now.
+
+    It is not created yet.
+    """
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
     return next(folder / each for each in names if not (folder / each).exists())
@@ -205,7 +208,10 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
 
 
 def params(run: Run) -> dict[str, Any]:
-    """Return the settings by which runs are compared, with dotted keys; unset ones are left out."""
+    """Return the settings by which runs are compared, with dotted keys.
+
+    Unset ones are left out.
+    """
     file = {key: value for key, value in run.file().items() if key not in NO_PARAMS}
     return {key: value for key, value in flat(file).items() if value is not None}
 
@@ -258,7 +264,10 @@ def _keep(run: Run, record: Record) -> None:
 
 @contextmanager
 def _directory(directory: Path) -> Iterator[None]:
-    """Lock a directory for this process; delete it if a config error comes before the first metrics."""
+    """Lock a directory for this process.
+
+    Delete it if a config error comes before the first metrics.
+    """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "a") as lock:

@@ -93,7 +93,10 @@ class Pace:
     first: float | None = None  # fraction at the first report
 
     def left(self, fraction: float) -> str:
-        """Return the time left as m:ss or h:mm:ss; an empty string as long as it is unknown."""
+        """Return the time left as m:ss or h:mm:ss.
+
+        It is an empty string as long as it is unknown.
+        """
         if self.first is None:
             self.began, self.first = time.monotonic(), fraction
         if fraction <= self.first:

@@ -88,14 +88,20 @@ def _state(path: str) -> str:
 
 
 def _remove_older(source: str, at: Path) -> None:
-    """Delete the caches of earlier states, which would fill the disk; a process that maps one keeps it."""
+    """Delete the caches of earlier states, which would fill the disk.
+
+    A process that maps one keeps it.
+    """
     for path in at.parent.iterdir():
         if path.name.startswith(f"{source}-") and not path.name.startswith(f"{at.name}."):
             path.unlink(missing_ok=True)
 
 
 def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
-    """Read the cache; None if it is missing, damaged, or without pixels that fit the present memory limit."""
+    """Read the cache.
+
+    Return None if it is missing, damaged, or has no pixels although they fit into `memory_limit` now.
+    """
     try:
         about, sizes, rows, labels = _read_index(Path(f"{at}.npz"))
         streams = about.streamable and about.kept.total > settings.memory_limit
@@ -139,7 +145,10 @@ def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
 def _pixels(
     at: Path, dataset: Dataset, settings: DataSettings, kept: Kept, sizes: np.ndarray, checksum: int | None
 ) -> Pixels:
-    """Return the pixels of the readable images; `sizes` [N, 2] is zero for the others."""
+    """Return the pixels of the readable images.
+
+    `sizes` [N, 2] is zero for the others.
+    """
     readable = sizes[:, 0] > 0
     if checksum is None:
         paths = list(compress(_paths(dataset.parts()), readable))
@@ -148,7 +157,10 @@ def _pixels(
 
 
 def _paths(parts: dict[PartName, Part]) -> list[str]:
-    """List all image files in the order of their rows; empty if the parts are arrays."""
+    """List all image files in the order of their rows.
+
+    The list is empty if the parts are arrays.
+    """
     files = [part.images for part in parts.values() if not isinstance(part.images, np.ndarray)]
     return list(chain.from_iterable(files))
 

@@ -37,7 +37,10 @@ def digest(texts: Iterable[str]) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; it is released if the process dies."""
+    """Hold a lock between processes.
+
+    It is released if the process dies.
+    """
     with _errors_named(path.parent):
         file = path.open("ab")
     with file:
@@ -65,7 +68,10 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
-    """Write the bytes of uint8 images one after the other; return their CRC-32."""
+    """Write the bytes of uint8 images one after the other.
+
+    Return their CRC-32.
+    """
     checksum = 0
     with written_whole(path) as file:
         for image in images:

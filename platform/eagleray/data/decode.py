@@ -129,7 +129,10 @@ def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Keep the upper eight bits of a 16-bit grey image; Pillow's own conversion clips at 255."""
+    """Keep the upper eight bits of a 16-bit grey image.
+
+    Pillow's own conversion clips at 255.
+    """
     if image.mode in ("I", "F"):
         raise ValueError("pixels of 32 bits, whose range is unknown")
     if not image.mode.startswith("I;16"):

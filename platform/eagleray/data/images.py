@@ -119,7 +119,10 @@ def _part(archive: Archive, name: PartName) -> Images | None:
 def _held_out(
     train: Images, validation: Images | None, settings: DataSettings, seed: int
 ) -> tuple[Images, Images | None]:
-    """Return the training and validation sets; a source's own validation set is kept."""
+    """Return the training and validation sets.
+
+    A source's own validation set is kept.
+    """
     if validation is None:
         positions = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
         validation = train.only(positions) if len(positions) else None

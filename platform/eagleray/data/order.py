@@ -9,7 +9,9 @@ from eagleray.contracts.seeds import Stream, numpy_generator
 
 
 def epoch_order(samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
-    """Return this worker's share of every batch of an epoch; the last images, less than a batch, are left out.
+    """Return this worker's share of every batch of an epoch.
+
+    The last images, less than a batch, are left out.
 
     Batch i of all workers, joined in the order of their ranks, is batch i of a single process.
 

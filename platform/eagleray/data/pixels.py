@@ -21,7 +21,10 @@ class Pixels(Protocol):
     channels: int
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Yield the images at each array of rows, int64 [n]; the caller may change arrays, but not lists."""
+        """Yield the images at each array of rows, int64 [n].
+
+        The caller may change arrays, but not lists.
+        """
         ...
 
 

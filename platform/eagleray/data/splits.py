@@ -36,7 +36,9 @@ def drawn(samples: int, count: int, stream: tuple[int, ...]) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[str, ...]) -> np.ndarray:
-    """Draw positions of `per_class` images of every class, sorted; they depend only on the seed.
+    """Draw positions of `per_class` images of every class, sorted.
+
+    They depend only on the seed.
 
     Raises:
         ConfigError: a class has fewer images.

@@ -39,7 +39,9 @@ class Decoders:
         weakref.finalize(self, _stop, self._waiters, started)
 
     def submit(self, paths: Sequence[str], size: int, channels: int) -> Future[list[np.ndarray]]:
-        """Ask for image files as uint8 [channels, H, W] each; requests start in their order.
+        """Ask for image files as uint8 [channels, H, W] each.
+
+        Requests start in their order.
 
         The future raises:
             ConfigError: a file cannot be read.

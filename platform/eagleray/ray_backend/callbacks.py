@@ -79,5 +79,8 @@ class TrialFollower(tune.Callback):
 
 
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:
-    """Return the loop's metrics from a result of Tune; empty before the first epoch."""
+    """Return the loop's metrics from a result of Tune.
+
+    They are empty before the first epoch.
+    """
     return (result or {}).get("metrics", {})

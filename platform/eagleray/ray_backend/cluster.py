@@ -28,7 +28,9 @@ OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a co
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connect to Ray inside the block, and end what was started; an open connection is used and stays.
+    """Connect to Ray inside the block, and end what was started.
+
+    An open connection is used and stays.
 
     Args:
         address: of a cluster (`auto`, `host:port`); None starts Ray on this machine.

@@ -35,7 +35,10 @@ class Measurements:
         self.sweep, self.parent, self.in_tasks, self.watch = sweep, parent, in_tasks, watch
 
     def floors(self, runs: list[Run]) -> Deferred:
-        """Start measuring the floors of some runs; return a function that waits for all of them."""
+        """Start measuring the floors of some runs.
+
+        Return a function that waits for all of them.
+        """
         records = [(floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor)]
         results = [
             self._start(measure_floor, floor.kind, floor.run.file(), str(record.directory))
@@ -76,7 +79,10 @@ class Measurements:
 
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
-    """Return the runs of the best point by the mean over seeds; empty if no point finished with all seeds."""
+    """Return the runs of the best point by the mean over seeds.
+
+    The list is empty if no point finished with all seeds.
+    """
     points: dict[str, list[Record]] = {}
     for record in parent.children():
         if record.kind == "trial" and record.state == "finished" and sweep.metric in record.summary:
@@ -114,7 +120,10 @@ def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None
 
 
 def measure_test(directory: str) -> None:
-    """Measure a finished run once on the test set; record the metrics with its last epoch."""
+    """Measure a finished run once on the test set.
+
+    Record the metrics with its last epoch.
+    """
     record = Record.open(directory)
     if any(name.startswith("test_") for name in record.summary):
         return

@@ -79,7 +79,10 @@ def sweep(
 
 
 def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
-    """Return the configuration of a trial, as plain values; a population may change its `values`."""
+    """Return the configuration of a trial, as plain values.
+
+    A population may change its `values`.
+    """
     place = directory / "trials" / point.name
     return {
         "directory": str(place),

@@ -48,7 +48,10 @@ class TrialActor(tune.Trainable):
         return {"checkpoint": str(saved)} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Start from another trial's weights; the loop finds its own without help."""
+        """Start from another trial's weights.
+
+        The loop finds its own without help.
+        """
         place = Path(checkpoint["checkpoint"]) if checkpoint else None
         if place and run_directory(place) != Path(self.trial["directory"]):
             self._begin(self.trial, place)
@@ -116,7 +119,10 @@ class RecordedEpochs:
 
     @classmethod
     def of(cls, directory: Path) -> "RecordedEpochs":
-        """Read the record of a trial; no epochs if it has not started."""
+        """Read the record of a trial.
+
+        There are no epochs if it has not started.
+        """
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)
@@ -136,7 +142,10 @@ class RecordedEpochs:
 
 
 def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
-    """Return a result for Tune; our metrics have their own key (`metrics/knn`), because Tune adds its own numbers."""
+    """Return a result for Tune.
+
+    Our metrics have their own key (`metrics/knn`), because Tune adds its own numbers.
+    """
     return {"metrics": metrics, "epoch": epoch, "done": done}
 
 

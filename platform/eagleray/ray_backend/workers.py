@@ -30,7 +30,9 @@ RESTARTS = 3  # how often a group that lost a worker is started again
 
 
 def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -> Iterator[Report]:
-    """Train with `run.workers` processes; yield the reports of the first one, as the loop itself would.
+    """Train with `run.workers` processes.
+
+    Yield the reports of the first one, as the loop itself would.
 
     The first worker writes to the record, which must exist already (`Record.create`).
 
@@ -51,7 +53,9 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
 
 
 def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[Report]:
-    """Run a group of workers, each with some CPUs and GPUs, and yield its reports; Ray must be connected.
+    """Run a group of workers, each with some CPUs and GPUs, and yield its reports.
+
+    Ray must be connected.
 
     After an epoch the group waits until the next report is asked for; closing the generator then ends the group. If a
     worker is killed, all start again from the newest checkpoint.
@@ -111,7 +115,10 @@ class Exchange:
         return await self.reports.get()
 
     async def may_continue(self, step: int) -> bool:
-        """Wait for the driver's answer after a step; a group that was started again gets the same answer."""
+        """Wait for the driver's answer after a step.
+
+        A group that was started again gets the same answer.
+        """
         return await asyncio.shield(self.answers[step])
 
     async def answer(self, step: int, may_continue: bool) -> None:
@@ -138,7 +145,10 @@ class FitThread(threading.Thread):
 
 
 def work(config: dict[str, Any]) -> None:
-    """Run the loop in each worker; the first one also writes the record and sends its reports to the driver."""
+    """Run the loop in each worker.
+
+    The first one also writes the record and sends its reports to the driver.
+    """
     torch.set_num_threads(config["threads"])
     run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
     reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0

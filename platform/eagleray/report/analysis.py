@@ -54,7 +54,10 @@ class Row:
 
     @property
     def std(self) -> float | None:
-        """Standard deviation of the runs, not of their mean; None for less than two runs."""
+        """Standard deviation of the runs, not of their mean.
+
+        It is None for less than two runs.
+        """
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
@@ -117,7 +120,10 @@ class Analysis:
 
     @property
     def winner(self) -> Row | None:
-        """The best point with a run that finished; without any, the best."""
+        """The best point with a run that finished.
+
+        If no run finished, it is the best point.
+        """
         return next((row for row in self.tried if "finished" in row.states), next(iter(self.tried), None))
 
     @cached_property
@@ -144,7 +150,10 @@ class Analysis:
         return f"F test, Bonferroni-corrected for {keys} keys" if keys > 1 else "F test"
 
     def levels(self, key: str) -> dict[str, str]:
-        """Map each value of a key, as `param_text`, to the label of its level; in the order of the levels."""
+        """Map each value of a key, as `param_text`, to the label of its level.
+
+        The mapping is in the order of the levels.
+        """
         values = [row.params[key] for row in self.tried]
         if all(isinstance(value, int | float) for value in values):
             values = sorted(values)
@@ -152,7 +161,10 @@ class Analysis:
         return dict(zip(map(param_text, values), labels, strict=True))
 
     def parts(self, key: str) -> list[str]:
-        """List the operations that a key combines (`crop`, `crop+jitter`), most common first; else nothing."""
+        """List the operations that a key combines (`crop`, `crop+jitter`), most common first.
+
+        The list is empty for a key that combines none.
+        """
         values = [str(row.params[key]).split("+") for row in self.tried]
         counts = Counter(part for value in values for part in value)
         return [part for part, _ in counts.most_common()] if any(len(value) > 1 for value in values) else []
@@ -212,7 +224,10 @@ def analyse(
 
 
 def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
-    """Read the runs of a sweep from its directory; unfinished ones have the metrics of their last epoch."""
+    """Read the runs of a sweep from its directory.
+
+    Unfinished ones have the metrics of their last epoch.
+    """
     results = []
     for record in sweep.children():
         status, rows, floor = record.status, record.metrics(), record.tags.get("floor", "")
@@ -277,7 +292,10 @@ def _value(text: str | None) -> Any:
 
 
 def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list[Row]:
-    """Return a row for each point and floor, the best first; those without the metric come last."""
+    """Return a row for each point and floor, the best first.
+
+    Those without the metric come last.
+    """
     points: dict[tuple[str, ...], list[TrialResult]] = {}
     for each in results:
         points.setdefault((each.sweep, each.floor, each.point), []).append(each)
@@ -307,7 +325,10 @@ def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> 
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean as text, ± the standard deviation of two or more values; a dash for no value."""
+    """Return the mean as text, ± the standard deviation of two or more values.
+
+    Without a value it is a dash.
+    """
     if len(values) < 2:
         return number(values[0]) if values else "–"
     return f"{number(fmean(values))} ± {number(stdev(values))}"

@@ -52,7 +52,9 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
 
 
 def paired_t_test(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of a paired t test; None for less than two pairs.
+    """Return the two-sided p-value of a paired t test.
+
+    It is None for less than two pairs.
 
     Args:
         differences: [N], of the pairs; the null hypothesis is that their mean is 0.

@@ -107,7 +107,10 @@ def build_method(run: Run, data: DataInfo) -> Method:
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
-    """Return what a method was built from, as plain values for checkpoints; they need no other file."""
+    """Return what a method was built from, as plain values for checkpoints.
+
+    They need no other file.
+    """
     return {
         "method": {"name": run.method.name, **method.config.model_dump(mode="json")},
         "encoder": {"name": method.encoder.name, **method.encoder.config.model_dump(mode="json")},

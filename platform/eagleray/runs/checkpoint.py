@@ -33,7 +33,10 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the state in a checkpoint; no code from the file is run."""
+    """Read the state in a checkpoint.
+
+    No code from the file is run.
+    """
     return torch.load(path, map_location=device, weights_only=True)
 
 

@@ -11,7 +11,9 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from 
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device that a setting names; `auto` is a GPU if there is one.
+    """Return the device that a setting names.
+
+    `auto` is a GPU if there is one.
 
     Raises:
         ConfigError: the setting asks for a GPU, and torch finds none.
@@ -37,7 +39,10 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether matrix products run in bfloat16; with `auto`, where the hardware has units for it."""
+    """Return whether matrix products run in bfloat16.
+
+    With `auto` they do if the hardware has units for it.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -42,7 +42,10 @@ class Evaluation:
         }
 
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> dict[str, float]:
-        """Return the metrics of a method as it is now; set it to training mode."""
+        """Return the metrics of a method as it is now.
+
+        Set it to training mode.
+        """
         method.eval()
         metrics = self._measured(method.encode, method, autocast, final=final, test=final and self.settings.test)
         method.train()
@@ -62,14 +65,20 @@ class Evaluation:
         return self._measured(encode, None, autocast, final=final, test=test)
 
     def embed(self, method: Method, autocast: AbstractContextManager) -> Tensor:
-        """Return features of all training images, float32 [samples, D]; set the method to training mode."""
+        """Return features of all training images, float32 [samples, D].
+
+        Set the method to training mode.
+        """
         method.eval()
         features = self.encode(method.encode, self.data.train, autocast)
         method.train()
         return features
 
     def encode(self, encode: Encode, images: Images, autocast: AbstractContextManager) -> Tensor:
-        """Encode all images in their order, float32 [N, D]; each worker encodes a share."""
+        """Encode all images in their order, float32 [N, D].
+
+        Each worker encodes a share.
+        """
         rank, world, count = distributed.rank(), distributed.world_size(), len(images)
         share = -(-count // world)
         # Gathering needs equal shares: the last ones repeat the last image, which is cut off below.
@@ -165,12 +174,18 @@ class Encoded:
         return [_labelled(torch.cat(part), self.evaluated.only(places.numpy())) for part in parts]
 
     def on(self, evaluated: Images, *, chosen_by: Images | None) -> "Encoded":
-        """Return the same network, evaluated on other images; features computed before are kept."""
+        """Return the same network, evaluated on other images.
+
+        Features computed before are kept.
+        """
         return replace(self, evaluated=evaluated, chooser=chosen_by)
 
 
 def _labelled(features: Tensor, images: Images) -> Features:
-    """Return features and labels of the labelled images; classifiers cannot use the others."""
+    """Return features and labels of the labelled images.
+
+    Classifiers cannot use the others.
+    """
     labels = None if images.labels is None else torch.from_numpy(images.labels).to(features.device)
     if labels is None or bool((labels >= 0).all()):
         return Features(features, labels)

@@ -149,7 +149,10 @@ def export(run: Run, directory: Path) -> bool:
 
 @torch.no_grad()
 def used_encoder(method: Method, images: Tensor) -> Encoder | None:
-    """Return the encoder whose output is the method's representation, maybe a teacher's; None if there is none."""
+    """Return the encoder whose output is the method's representation, maybe a teacher's.
+
+    Return None if no encoder's is.
+    """
     outputs: list[tuple[Any, Any]] = []
     encoders = [module for module in method.modules() if isinstance(module, Encoder)]
     hooks = [

@@ -15,7 +15,9 @@ from eagleray.runs.assemble import build_method, fitted, images_of
 
 
 def check(sweep: Sweep, runs: list[Run]) -> None:
-    """Check every planned run against its data; loading it fills the cache that all trials share.
+    """Check every planned run against its data.
+
+    Loading it fills the cache that all trials share.
 
     Raises:
         ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
@@ -41,7 +43,10 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
 
 
 def planned(sweep: Sweep) -> list[Run]:
-    """Return the runs of a sweep; if its search learns from results, those at the ends of its ranges."""
+    """Return the runs of a sweep.
+
+    If its search learns from results, they are not known yet: return those at the ends of its ranges.
+    """
     if sweep.learns:
         runs = [as_trial(sweep, run) for run in sweep.probes()]
         return [changed(run, {"seed": run.seed + more}) for run in runs for more in range(sweep.seeds)]

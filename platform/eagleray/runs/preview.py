@@ -49,7 +49,10 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
 
 
 def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
-    """Return the name of each column with its images, uint8 [C, H, W]; their sizes may differ."""
+    """Return the name of each column with its images, uint8 [C, H, W].
+
+    Their sizes may differ.
+    """
     method = build_method(run, fitted(run, data.info))
     images = next(iter(data.train.batches([torch.arange(min(ROWS, len(data.train)))])))
     kinds = {"view": overridden(method.views, run.augment)}
@@ -80,7 +83,10 @@ def _bytes(view: Tensor, data: Data) -> Tensor:
 
 
 def _fitted(image: Tensor, side: int) -> Image.Image:
-    """Fit an image, uint8 [C, H, W], into a cell; enlarge by whole pixels, so that small images stay sharp."""
+    """Fit an image, uint8 [C, H, W], into a cell.
+
+    Enlarge by whole pixels, so that small images stay sharp.
+    """
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     factor = side // max(picture.size)

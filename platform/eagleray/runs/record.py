@@ -126,7 +126,9 @@ class Record:
     # Writing: only by the run itself
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
-        """Add a row, written to the file when this returns; `step` counts samples or optimizer steps.
+        """Add a row, written to the file when this returns.
+
+        `step` counts samples or optimizer steps.
 
         NaN and infinities are stored as strings: JSON has no numbers for them.
 
@@ -186,7 +188,10 @@ class Record:
         return [rows[step] for step in sorted(rows)]
 
     def read(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Read the rows from byte `start` on, as written; also return the byte where the next read starts."""
+        """Read the rows from byte `start` on, as written.
+
+        Also return the byte where the next read starts.
+        """
         try:
             with open(self.directory / "metrics.jsonl", "rb") as file:
                 file.seek(start)
@@ -198,7 +203,10 @@ class Record:
 
     @property
     def status(self) -> dict[str, Any]:
-        """{"state", "message", "time" in ms or None, "summary"}; the state is "running" until the run ends."""
+        """{"state", "message", "time" in ms or None, "summary"}.
+
+        The state is "running" until the run ends.
+        """
         try:
             status = json.loads((self.directory / "status.json").read_text())
         except FileNotFoundError:

@@ -5,7 +5,10 @@ from types import FrameType
 
 
 def as_interrupts() -> None:
-    """Make SIGTERM and SIGHUP interrupt as Ctrl-C does; a signal that is ignored (nohup) stays ignored."""
+    """Make SIGTERM and SIGHUP interrupt as Ctrl-C does.
+
+    A signal that is ignored (nohup) stays ignored.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)

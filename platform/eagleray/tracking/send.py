@@ -91,7 +91,10 @@ class Destination:
         self._kept: dict[str, Kept] = {}
 
     def send(self, record: Record) -> Sent | Unsent:
-        """Send what the store lacks of this run, and create its parent if it is missing; raise nothing."""
+        """Send what the store lacks of this run, and create its parent if it is missing.
+
+        It raises nothing: errors are returned as `Unsent`.
+        """
         try:
             with patient(), locked(record.directory / "sync.lock", wait=False):
                 return self._send(record)
@@ -223,7 +226,10 @@ class Destination:
             return self._known(parent).run_id
 
     def _send_params_and_tags(self, record: Record, kept: Kept) -> None:
-        """Send params and tags; params that a resumed run has changed become tags, as MLflow never changes a param."""
+        """Send params and tags.
+
+        Params that a resumed run has changed become tags, as MLflow never changes a param.
+        """
         from mlflow.entities import Param, RunTag
 
         params = {_name(name): _text(value, 6000) for name, value in record.params.items()}
@@ -326,7 +332,10 @@ def _name(name: str) -> str:
 
 
 def _text(value: Any, length: int = 6000) -> str:
-    """Return a value as text; equal numbers give the same text, whether from a file or a sampler."""
+    """Return a value as text.
+
+    Equal numbers give the same text, whether from a file or a sampler.
+    """
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -42,11 +42,17 @@ class Sender:
         self.close()
 
     def add(self, record: Record) -> None:
-        """Add a run; later changes in its directory (tags, its end) are sent too."""
+        """Add a run.
+
+        Later changes in its directory (tags, its end) are sent too.
+        """
         self._records[record.directory] = record
 
     def close(self, timeout: float = 30.0) -> str | None:
-        """Send what is left, in at most `timeout` seconds; return None, or what is unsent and why."""
+        """Send what is left, in at most `timeout` seconds.
+
+        Return None, or what is unsent and why.
+        """
         self._destination.deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout)
@@ -125,7 +131,10 @@ def sync_all(root: Path | str, uri: str | None = None) -> Synced:
 
 
 def _store_of(record: Record, uri: str | None) -> str:
-    """Return the store of a run; records keep no password, so use the environment's URI if it is the same store."""
+    """Return the store of a run.
+
+    Records keep no password, so use the environment's URI if it is the same store.
+    """
     here = store_uri(uri)
     if uri or record.uri is None or without_password(here) == store_uri(record.uri):
         return here

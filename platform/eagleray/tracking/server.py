@@ -25,7 +25,9 @@ def ui_command(uri: str | None = None) -> str:
 
 
 def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serve MLflow's pages on a store until Ctrl-C; if the store is a server, print the address of its pages.
+    """Serve MLflow's pages on a store until Ctrl-C.
+
+    If the store is a server, print the address of its pages.
 
     Raises:
         ConfigError: the port is taken, or the server does not start.

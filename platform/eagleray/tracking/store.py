@@ -53,13 +53,19 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifacts_beside(uri: str) -> str | None:
-    """Return where a directly opened store keeps files; MLflow would use the current working directory."""
+    """Return where a directly opened store keeps files.
+
+    MLflow would use the current working directory.
+    """
     path = sqlite_path(uri)
     return (path.parent / "mlartifacts").as_uri() if path else None
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Return MLflow's client; a missing SQLite store is created with its folder."""
+    """Return MLflow's client.
+
+    A missing SQLite store is created with its folder.
+    """
     from mlflow import MlflowClient
 
     # This logger prints each migration of a new store, and tracebacks of errors that we report in a line.
@@ -97,7 +103,10 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def answered(error: Exception) -> bool:
-    """Return whether the store answered with an error; if it did not answer, sending other runs will fail too."""
+    """Return whether the store answered with an error.
+
+    If it did not answer, sending other runs will fail too.
+    """
     if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
         return False
     from mlflow.exceptions import MlflowException, RestException

@@ -48,7 +48,10 @@ def fingerprint(record: Record) -> str:
 
 
 def files(record: Record) -> dict[str, list[int]]:
-    """List the files to send with size and time; those with names that begin with a dot are still being written."""
+    """List the files to send with size and time.
+
+    Those with names that begin with a dot are still being written.
+    """
     paths = [record.directory / "run.yaml", *sorted(record.artifacts.rglob("*"))]
     names = {path.relative_to(record.directory): path for path in paths if path.is_file()}
     complete = {name: path for name, path in names.items() if not any(part[0] == "." for part in name.parts)}

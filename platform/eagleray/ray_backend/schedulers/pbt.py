@@ -50,7 +50,10 @@ class Population(PopulationBasedTraining):
         self._trial_state[trial].last_perturbation_time = self.done
 
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
-        """Copy and change another trial's values; the rest of the configuration, such as its directory, stays."""
+        """Copy and change another trial's values.
+
+        The rest of the configuration, such as its directory, stays.
+        """
         config, operations = super()._get_new_config(trial, trial_to_clone)
         # Ray multiplies by 0.8 or 1.2 and knows no limits.
         values = {key: _clipped(self.ranges[key], value) for key, value in config["trial"]["values"].items()}
