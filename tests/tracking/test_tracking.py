@@ -296,7 +296,7 @@ def test_a_resumed_run_continues_its_own_run(tmp_path, database):
     assert (tags["eagleray.state"], tags["eagleray.message"]) == ("running", "")
     assert tags["resumed.epochs"] == "20"
     assert "resumed.seed" not in tags
-    assert database.pairs("params", again) == {"epochs": "10", "seed": "1", "added": "1"}  # MLflow's are for ever
+    assert database.pairs("params", again) == {"epochs": "10", "seed": "1", "added": "1"}  # MLflow never changes params
     assert rows(tmp_path.name, database.uri)[0]["params"] == {"epochs": "20", "seed": "1", "added": "1"}
 
     back = make(tmp_path, params={"epochs": 10, "seed": 1, "added": 1})
