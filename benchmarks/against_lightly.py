@@ -405,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="number of training images")
+    parser.add_argument("--limit", type=int, help="train on this many images only")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
