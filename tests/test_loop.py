@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eagleray.augment import plain
+from eagleray.augment import evaluation_view
 from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
@@ -229,7 +229,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
         assert batch.labelled is not None
         assert len(batch.labelled.targets) == run.batch_size  # which the learning rate is scaled by
     with pytest.raises(
-        ConfigError, match=r"labels\.ratio=2: supervised sees no unlabelled images, a step has batch_size=56"
+        ConfigError, match=r"labels\.ratio=2: supervised uses no unlabelled images, a step has batch_size=56"
     ):
         tiny("supervised", "labels.ratio=2")
 
@@ -245,7 +245,7 @@ def test_a_teacher_has_the_memory_layout_of_its_student(name: str):
 def test_draws_of_a_step_are_of_the_runs_seed_and_that_step():
     def drawn(step: int, *more: str) -> torch.Tensor:
         run = tiny("simclr", *more)
-        return torch.rand(3, generator=build_method(run, fitted(run, INFO)).draw(step))
+        return torch.rand(3, generator=build_method(run, fitted(run, INFO)).generator(step))
 
     assert torch.equal(drawn(5), drawn(5))
     assert not torch.equal(drawn(5), drawn(6))
@@ -289,7 +289,7 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
         assert epoch.labelled is None
         assert self.training
         one = data.train.batches([torch.tensor([3])])
-        shown = plain(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
+        shown = evaluation_view(next(iter(one)), data.info.image_size, data.info.mean, data.info.std)
         self.eval()
         torch.testing.assert_close(features[3:4], self.encode(shown))
         self.train()

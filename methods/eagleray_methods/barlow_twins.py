@@ -1,11 +1,11 @@
-"""Barlow Twins: the same feature of two views agrees, different features have nothing in common.
+"""Barlow Twins: each feature agrees between two views and is uncorrelated with all other features.
 
 Zbontar, Jing, Misra, LeCun, Deny 2021, https://arxiv.org/abs/2103.03230
-Differs from the paper: its lower rate for biases and norms (0.0048 beside 0.2) is reached by a `scale` of the loss of
-0.024, which under LARS changes nothing else but decay's share of a step, a small one; up to 64 pixels there is no blur,
-and crops keep a fifth of the image at least; crops are resized by bilinear interpolation, the authors' by bicubic
-(`augment.interpolation`). Under the small recipe the projector is narrower and AdamW trains it, to which a loss's scale
-is all one.
+Differs from the paper: its lower rate for biases and norms (0.0048 instead of 0.2) is obtained by a `scale` of the loss
+of 0.024, which under LARS changes nothing else except decay's small share of a step. Images up to 64 pixels are not
+blurred, and their crops keep at least a fifth of the image. Crops are resized by bilinear interpolation, the authors'
+by bicubic (`augment.interpolation`). The small recipe has a narrower projector and uses AdamW, where the scale of the
+loss makes no difference.
 """
 
 from typing import Annotated, ClassVar
@@ -32,12 +32,14 @@ class BarlowTwins(Method):
         redundancy: Annotated[
             float, LogUniform(1e-3, 0.1), Field(ge=0, description="weight of the correlations between features")
         ] = 0.0051
-        scale: Annotated[float, Field(gt=0, description="of the loss; LARS feels it in biases and norms alone")] = 0.024
+        scale: Annotated[float, Field(gt=0, description="of the loss; under LARS it affects only biases and norms")] = (
+            0.024
+        )
         hidden: Annotated[
             int, IntRange(256, 8192), Field(ge=1, description="width of the projector's two hidden layers")
         ] = 8192
         projection: Annotated[
-            int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings; the wider the better")
+            int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings; wider is better")
         ] = 8192
 
     config: Config
@@ -59,7 +61,7 @@ class BarlowTwins(Method):
         return byol_views(self.data.image_size)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper's code.
+        # Batch norm sees each view separately, as in the paper's code.
         first, second = (self.projector(self.encoder(view)) for view in batch.views)
         invariance, redundancy = cross_correlation(first, second)
         loss = self.config.scale * (invariance + self.config.redundancy * redundancy)
@@ -68,11 +70,11 @@ class BarlowTwins(Method):
 
 
 def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the cross-correlation matrix C of two views is from the identity (equations 1 and 2).
+    """Compute the distance of two views' cross-correlation matrix C from the identity (equations 1 and 2).
 
         sum over i of (1 - C_ii)²,   sum over i and j != i of C_ij²
 
-    C is that of the features standardised over the batches of all workers, and it need not be formed.
+    Features are standardised over the batches of all workers, and C itself need not be computed.
 
     Args:
         first, second: [n, D] embeddings of the two views of the same n images.
@@ -89,7 +91,7 @@ def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised(x: Tensor) -> Tensor:
-    """Each feature with mean 0 and variance 1 over the batches of all workers, in float32 at least: [n, D]."""
+    """Give each feature mean 0 and variance 1 over the batches of all workers, in float32 at least: [n, D]."""
     x = precise(x)
     mean, variance = mean_and_variance(x)
     return (x - mean) * (variance + 1e-5).rsqrt()

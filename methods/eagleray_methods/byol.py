@@ -1,10 +1,10 @@
-"""BYOL: a network predicts what its own slowly moving average says of another view; no negatives.
+"""BYOL: a network predicts its own moving average's embedding of another view; no negatives.
 
 Grill et al. 2020, https://arxiv.org/abs/2006.07733
-Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least: at that size
-less removes the object; crops are resized by bilinear interpolation, the paper's by bicubic (`augment.interpolation`).
-Under the small recipe the projector ends in a batch norm (`last_norm`): in hundreds of steps, not hundreds of
-thousands, it is what makes the targets spread.
+Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image,
+since smaller crops lose the object. Crops are resized by bilinear interpolation, the paper's by bicubic
+(`augment.interpolation`). Under the small recipe the projector ends with a batch norm (`last_norm`), which makes the
+targets spread within hundreds of steps instead of hundreds of thousands.
 """
 
 from typing import Annotated
@@ -25,19 +25,19 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class BYOL(Method):
-    """Distillation: a network predicts what its own moving average says of another view; no negatives."""
+    """Distillation: a network predicts its own moving average's embedding of another view; no negatives."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         momentum: Annotated[
             float,
             Uniform(0.9, 0.999),
-            Field(ge=0, le=1, description="of the teacher at the start; it ends at 1, by cosine"),
+            Field(ge=0, le=1, description="of the teacher at the start; it rises to 1 by a cosine"),
         ] = 0.996
         hidden: Annotated[
             int, IntRange(256, 4096), Field(ge=1, description="width of the hidden layers of projector and predictor")
         ] = 4096
         projection: Annotated[int, IntRange(64, 512), Field(ge=2, description="width of the embeddings compared")] = 256
-        last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
+        last_norm: Annotated[bool, Field(description="end the projector with a batch norm")] = False
 
     config: Config
     recipes = Recipes(
@@ -56,7 +56,7 @@ class BYOL(Method):
         return byol_views(self.data.image_size)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper; both directions are summed (equation 2 and what follows it).
+        # Batch norm sees each view separately, as in the paper; both directions are summed (equation 2 and below).
         online = [self.projector(self.encoder(view)) for view in batch.views]
         with torch.no_grad():
             targets = [self.teacher(view) for view in batch.views]

@@ -1,9 +1,9 @@
 """DCL: SimCLR without the positive pair in the denominator, so that small batches learn as well as large ones.
 
 Yeh, Hong, Hsu, Liu, Chen, LeCun 2021, https://arxiv.org/abs/2110.06848
-Differs from the paper: it is trained as SimCLR is; up to 64 pixels the views have no blur and half the jitter. DCLW's
-weights are constants to the gradient; in the authors' code it passes through them, which changes the gradient and not
-the loss.
+Differs from the paper: it is trained like SimCLR, and images up to 64 pixels have no blur and half the jitter. DCLW's
+weights are constants for the gradient; in the authors' code the gradient passes through them, which changes the
+gradient but not the loss.
 """
 
 from typing import Annotated
@@ -30,9 +30,9 @@ class DCL(Method):
         temperature: Annotated[
             float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply near negatives are pushed away")
         ] = 0.1
-        weighted: Annotated[bool, Field(description="pull distant pairs harder than near ones (DCLW)")] = False
+        weighted: Annotated[bool, Field(description="pull distant pairs more strongly than near ones (DCLW)")] = False
         sigma: Annotated[
-            float, LogUniform(0.1, 2.0), Field(gt=0, description="how sharply those weights differ; weighted only")
+            float, LogUniform(0.1, 2.0), Field(gt=0, description="how sharply these weights differ; weighted only")
         ] = 0.5
         hidden: Annotated[
             int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")
@@ -55,7 +55,7 @@ class DCL(Method):
         return view, view
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # All views in one pass: batch norm must not be able to tell them apart.
+        # All views in one pass: batch norm must not distinguish them.
         first, second = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)  # each [N, projection]
         sigma = self.config.sigma if self.config.weighted else None
         loss = decoupled_loss(first, second, self.config.temperature, sigma)
@@ -63,7 +63,7 @@ class DCL(Method):
 
 
 def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | None = None) -> Tensor:
-    """The decoupled contrastive loss, over the batches of all workers.
+    """Compute the decoupled contrastive loss over the batches of all workers.
 
     With z the L2-normalised embeddings, and i and j the two views of one image (eq. 6):
 
@@ -76,7 +76,7 @@ def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: flo
     Args:
         first, second: [n, D] embeddings of the two views of the same n images, not normalised.
         temperature: T above.
-        sigma: as above, no gradient passes through w; None: w = 1.
+        sigma: as above; no gradient passes through w. None: w = 1.
 
     Returns:
         A scalar, float32 (float64 for float64 embeddings).
@@ -94,6 +94,6 @@ def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: flo
 
 
 def _weights(pairs: Tensor, sigma: float) -> Tensor:
-    """DCLW's w of each pair, from the pairs' cosines on all workers: [n] -> [n]."""
+    """Compute DCLW's w of each pair from the pairs' cosines on all workers: [n] -> [n]."""
     closeness = (pairs / sigma).exp()
     return 2 - closeness / all_reduce_mean(closeness.mean())

@@ -1,16 +1,16 @@
-"""DINO: a network says of small crops what its own moving average says of large ones; labels emerge of themselves.
+"""DINO: from small crops a network predicts its own moving average's classes of large crops; classes emerge.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin 2021, https://arxiv.org/abs/2104.14294
-The defaults are those of the authors' best ViT-S/16. A ViT's features are pooled as `encoder.pool` says; the paper's
-are the class token. The teacher is what is judged, as in the paper.
-Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the paper has it for ViT-B; weight decay
-spares position embeddings and class tokens too, where the authors' spares biases and vectors alone; the gradient is
-clipped as a whole, not parameter by parameter, at 3.0, the default of their script; up to 64 pixels there is no blur,
-and small crops cover a tenth of the image at least; crops are resized by bilinear interpolation, the authors' by
-bicubic (`augment.interpolation`). Under the small recipe there are two small crops and fewer prototypes, and all is
-made for hundreds of steps: the teacher moves sooner and the centre sooner still, since a centre that lags behind the
-teacher lets all images fall together; the teacher stays sharp; batch norm ends the head (`last_norm`), so that its
-targets spread.
+The defaults are those of the authors' best ViT-S/16. A ViT's features are pooled by `encoder.pool`; the paper's are
+the class token. The teacher is evaluated, as in the paper.
+Differs from the paper: there is no stochastic depth, and prototypes keep the norm 1, as the paper's do for ViT-B.
+Weight decay also excludes position embeddings and class tokens, where the authors' excludes only biases and vectors.
+The gradient is clipped as a whole, not parameter by parameter, at 3.0, the default of their script. Images up to 64
+pixels are not blurred, and their small crops cover at least a tenth of the image. Crops are resized by bilinear
+interpolation, the authors' by bicubic (`augment.interpolation`). The small recipe has two small crops and fewer
+prototypes, and is tuned for hundreds of steps: the teacher moves faster, and the centre faster still, since all images
+collapse together if the centre lags behind the teacher. The teacher stays sharp, and batch norm ends the head
+(`last_norm`), so that its targets spread.
 """
 
 from typing import Annotated
@@ -31,22 +31,22 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class DINO(Method):
-    """Distillation: of small crops it says what its own moving average, centred and sharpened, says of large ones."""
+    """Distillation: from small crops it predicts its own moving average's centred, sharpened output for large ones."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         prototypes: Annotated[
-            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student tell apart")
+            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student distinguish")
         ] = 65536
         temperature: Annotated[float, LogUniform(0.05, 0.5), Field(gt=0, description="of the student")] = 0.1
         teacher_start: Annotated[
-            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at first")
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at the start")
         ] = 0.04
         teacher_temperature: Annotated[
             float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature after its warm-up")
         ] = 0.07
-        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which that temperature rises")] = 30.0
+        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which this temperature rises")] = 30.0
         momentum: Annotated[
-            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at first; at the end it is 1")
+            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at the start; at the end it is 1")
         ] = 0.996
         centre_momentum: Annotated[
             float, Uniform(0.5, 0.99), Field(ge=0, lt=1, description="of the mean of the teacher's logits")
@@ -54,11 +54,11 @@ class DINO(Method):
         frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
         hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the head's hidden layers")] = 2048
         bottleneck: Annotated[
-            int, IntRange(32, 512), Field(ge=2, description="width of what is compared with prototypes")
+            int, IntRange(32, 512), Field(ge=2, description="width of the vectors compared with prototypes")
         ] = 256
         norm: Annotated[bool, Choice(True, False), Field(description="batch norm in the head's hidden layers")] = False
         last_norm: Annotated[bool, Choice(True, False), Field(description="batch norm after the bottleneck")] = False
-        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 10
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops, next to the two large")] = 10
         local_size: Annotated[
             int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
         ] = None
@@ -106,7 +106,7 @@ class DINO(Method):
         embedded = self.head.embed(encode_crops(self.encoder, batch.views))  # [V * n, bottleneck]
         logits = self.head.compare(embedded).unflatten(0, (len(batch.views), -1))  # [V, n, prototypes]
         with torch.no_grad():
-            teacher = self.teacher(torch.cat(batch.views[:2]))  # large crops alone
+            teacher = self.teacher(torch.cat(batch.views[:2]))  # only large crops
         config = self.config
         sharp = ramp(config.teacher_start, config.teacher_temperature, config.teacher_warmup, progress)
         targets = self.centre.targets(teacher, sharp).unflatten(0, (2, -1))

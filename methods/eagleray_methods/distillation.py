@@ -1,4 +1,4 @@
-"""Distillation: a student learns, on all images, to say of each what a trained teacher says of it.
+"""Distillation: on all images a student learns the predictions of a trained teacher.
 
 SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2), equations 3 and 4:
 
@@ -6,8 +6,8 @@ SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, sect
 
 The teacher is any finished run whose method has a classifier (finetune, supervised, fixmatch, …). The student may be a
 smaller network, or one like the teacher (self-distillation; the paper's temperature is then 0.1).
-Differs from the paper: the classifier does not decay, where its code adds a decay without LARS; under the small recipe
-AdamW trains it.
+Differs from the paper: the classifier has no weight decay, where the paper's code adds a decay without LARS. The small
+recipe uses AdamW.
 """
 
 from pathlib import Path
@@ -30,16 +30,16 @@ from eagleray.runs.restore import check_images, trained
 
 
 class Distillation(Method):
-    """Semi-supervised: a student learns on all images what a trained classifier says of them."""
+    """Semi-supervised: on all images a student learns the predictions of a trained classifier."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         teacher: Annotated[
-            # A dictionary says what the network is built from, in what was saved.
+            # A dictionary describes how to build the network; saved files contain it instead of a path.
             Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
             Field(description="directory of a finished run whose method has a classifier"),
         ]
         temperature: Annotated[
-            float, LogUniform(0.05, 5.0), Field(gt=0, description="of both networks' answers; below 1: sharper")
+            float, LogUniform(0.05, 5.0), Field(gt=0, description="of both networks' predictions; below 1: sharper")
         ] = 1.0
         labelled: Annotated[
             float, Uniform(0.0, 0.9), Field(ge=0, lt=1, description="weight of the few labels (equation 4's 1 - alpha)")
@@ -47,8 +47,8 @@ class Distillation(Method):
 
     config: Config
     needs = frozenset({"labels"})
-    metrics: ClassVar[dict[str, str]] = {"agreement": "share of images that both networks take for the same class"}
-    # 0.1 times the root of the batch size; its warm-up is a twentieth of 400 epochs.
+    metrics: ClassVar[dict[str, str]] = {"agreement": "share of images for which both networks predict the same class"}
+    # 0.1 times the square root of the batch size; the warm-up is a twentieth of 400 epochs.
     recipes = Recipes(paper=Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20))
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
@@ -68,7 +68,7 @@ class Distillation(Method):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.teacher.eval()  # what it says of an image depends on no other image
+        self.teacher.eval()  # its prediction for an image must not depend on other images
         return self
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
@@ -81,11 +81,11 @@ class Distillation(Method):
         features = self.encoder(torch.cat([images, *labelled]))
         logits, labelled_logits = self.classifier(features).tensor_split([len(images)])
         with torch.no_grad():
-            taught = self.teacher.classify(renormalised(images, self.data, self.teacher.data))
-        loss = (1 - weight) * distillation_loss(logits, taught, self.config.temperature)
+            targets = self.teacher.classify(renormalised(images, self.data, self.teacher.data))
+        loss = (1 - weight) * distillation_loss(logits, targets, self.config.temperature)
         if labelled and batch.labelled:
             loss = loss + weight * F.cross_entropy(precise(labelled_logits), batch.labelled.targets)
-        agreement = (logits.argmax(1) == taught.argmax(1)).float().mean()
+        agreement = (logits.argmax(1) == targets.argmax(1)).float().mean()
         return StepResult(loss, [features.detach()[: len(images)]], {"agreement": agreement})
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class Distillation(Method):
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of the student's answers against the teacher's, both at one temperature T (equation 3).
+    """Compute the cross-entropy of the student's predictions against the teacher's, at temperature T (equation 3).
 
         loss = - sum over classes y of softmax(teacher / T)_y log softmax(student / T)_y, averaged over the images
 
@@ -105,12 +105,12 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     Returns:
         A scalar, float32 even inside a bf16 autocast (float64 for float64 logits).
     """
-    answers = (precise(teacher.detach()) / temperature).softmax(1)
-    return F.cross_entropy(precise(student) / temperature, answers)
+    targets = (precise(teacher.detach()) / temperature).softmax(1)
+    return F.cross_entropy(precise(student) / temperature, targets)
 
 
 def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
-    """Images normalised by the mean and standard deviation of some data, as those of other data want them."""
+    """Convert images normalised for the data `now` to the mean and standard deviation of the data `then`."""
     mean, std, new_mean, new_std = (
         images.new_tensor(values).view(-1, 1, 1) for values in (now.mean, now.std, then.mean, then.std)
     )
@@ -118,10 +118,10 @@ def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
 
 
 def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
-    """Whether a method can teach what is in these images.
+    """Check that a trained method can be the teacher for these images.
 
     Raises:
-        ConfigError: it has no classifier, or has learnt other classes or other images.
+        ConfigError: it has no classifier, or was trained on other classes or other kinds of images.
     """
     if type(teacher).classify is Method.classify:
         raise ConfigError(
@@ -131,6 +131,6 @@ def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
     check_images(f"method.teacher={source}", teacher.data, data.image_size, data.channels)
     if data.classes not in (None, teacher.data.classes):
         raise ConfigError(
-            f"method.teacher={source} tells {teacher.data.classes} classes apart, and these images have "
-            f"{data.classes}: take a teacher of the same classes"
+            f"method.teacher={source} distinguishes {teacher.data.classes} classes, but these images have "
+            f"{data.classes}: use a teacher with the same classes"
         )

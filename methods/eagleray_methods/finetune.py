@@ -1,12 +1,12 @@
 """Fine-tuning: a pretrained network and a new classifier on it learn from few labels.
 
-SimCLR v2's second step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2 and appendix B); it goes on from
+SimCLR v2's second step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2 and appendix B). It starts from
 any finished run:
 
     eagleray train method=finetune encoder.run=runs/eagleray/NAME
 
-A step has `batch_size` labelled images, each of which comes up many times an epoch where labels are few.
-Differs from the paper: under the small recipe AdamW trains it, gently enough for weights that are good already.
+A step has `batch_size` labelled images; if there are few, each of them occurs many times in an epoch.
+Differs from the paper: the small recipe uses AdamW, at a low rate since the weights are already good.
 """
 
 import torch
@@ -26,11 +26,11 @@ class Finetune(Method):
     """Semi-supervised: a pretrained network (encoder.run) and a new classifier learn from few labels."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """Fine-tuning has no hyperparameter of its own."""
+        """Fine-tuning has no hyperparameters of its own."""
 
     config: Config
     needs = frozenset({"trained_encoder", "only_labels"})
-    # 0.005 times the root of the batch size; neither decay nor warm-up.
+    # 0.005 times the square root of the batch size; neither decay nor warm-up.
     recipes = Recipes(
         paper=Recipe(name="lars", lr=0.08, lr_scaling="sqrt", weight_decay=0.0),
         small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4),
@@ -39,7 +39,7 @@ class Finetune(Method):
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         self.classifier = nn.Linear(encoder.dim, data.classes or 0)
-        nn.init.zeros_(self.classifier.weight)  # as in the paper's code: the first steps then leave the network alone
+        nn.init.zeros_(self.classifier.weight)  # as in the paper's code: the first steps hardly change the network
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -50,8 +50,8 @@ class Finetune(Method):
         return (View(crop=(0.08, 1.0), flip=0.5),)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        # LARS measures a step against the weights, and the classifier's begin at zero; the paper's code leaves it out
-        # too.
+        # LARS scales a step by the size of the weights, and the classifier's start at zero; the paper's code excludes
+        # it too.
         return (ParameterGroup(self.classifier, decay="nothing"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:

@@ -1,9 +1,9 @@
-"""FixMatch: what a weak view is confidently taken for, its strong view is trained to be.
+"""FixMatch: a confident prediction for a weak view is the label of the strong view of the same image.
 
 Sohn et al. 2020, https://arxiv.org/abs/2001.07685
-Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, where the paper's 7/16 of a
-cosine ends; its RandAugment draws from torchvision's fourteen operations at a fixed magnitude. Under the small recipe a
-confidence of 0.6 counts: in hundreds of steps hardly an image reaches the paper's 0.95.
+Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, the value at which the paper's
+7/16 of a cosine ends. RandAugment draws from torchvision's fourteen operations at a fixed magnitude. Under the small
+recipe a confidence of 0.6 is enough: in hundreds of steps hardly any image reaches the paper's 0.95.
 """
 
 from typing import Annotated, ClassVar
@@ -24,13 +24,13 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class FixMatch(Method):
-    """Semi-supervised: what a weak view is confidently taken for, its strong view is trained to be."""
+    """Semi-supervised: a confident prediction for a weak view is the label of the strong view."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         threshold: Annotated[
             float,
             Uniform(0.5, 0.99),
-            Field(ge=0, le=1, description="confidence from which a pseudo-label counts"),
+            Field(ge=0, le=1, description="smallest confidence at which a pseudo-label counts"),
         ] = 0.95
         weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of the unlabelled loss")] = 1.0
         momentum: Annotated[
@@ -77,7 +77,7 @@ class FixMatch(Method):
     def after_step(self, progress: Progress) -> None:
         student = nn.Sequential(self.encoder, self.classifier)
         ema_update(self.average, student, self.config.momentum)
-        copy_buffers(self.average, student)  # in eval mode an average of weights needs running statistics
+        copy_buffers(self.average, student)  # in evaluation mode an average of weights needs running statistics
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ class FixMatch(Method):
 
 
 def consistency(weak: Tensor, strong: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of strong views against confident pseudo-labels, over ALL images (equation 4).
+    """Compute the cross-entropy of strong views against confident pseudo-labels, over ALL images (equation 4).
 
     Args:
         weak: logits of the weak views, [N, classes]; no gradient passes through them.
         strong: logits of the strong views, [N, classes].
-        threshold: confidence from which an image counts; the others count as zero.
+        threshold: smallest confidence at which an image counts; the others count as zero.
 
     Returns:
         The loss, and the share of images that counted.

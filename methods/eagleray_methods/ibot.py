@@ -1,15 +1,15 @@
-"""iBOT: DINO's task, and beside it hidden patches for which the network says what its own moving average sees there.
+"""iBOT: DINO's task, and in addition the network predicts its own moving average's output for hidden patches.
 
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2021, https://arxiv.org/abs/2111.07832
-The defaults are those of the paper's ViT-S/16. One head serves class token and patches; the teacher is what is judged,
-its features pooled as `encoder.pool` says; the paper's are the class token.
-Differs from the paper: no stochastic depth; prototypes keep the norm 1, as the authors have it for ViT-B; weight decay
-spares position embeddings, class and mask tokens too, where the authors' spares biases and vectors alone; the gradient
-is clipped as a whole, not parameter by parameter; up to 64 pixels there is no blur, and small crops cover a tenth of
-the image at least; crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`).
-Under the small recipe there are two small crops and fewer prototypes, and all is made for hundreds of steps: the
-teacher moves sooner and the centres sooner still, since a centre that lags behind the teacher lets all images fall
-together; the teacher stays sharp.
+The defaults are those of the paper's ViT-S/16. Class token and patches share one head. The teacher is evaluated; its
+features are pooled by `encoder.pool`, the paper's are the class token.
+Differs from the paper: there is no stochastic depth, and prototypes keep the norm 1, as the authors' do for ViT-B.
+Weight decay also excludes position embeddings, class and mask tokens, where the authors' excludes only biases and
+vectors. The gradient is clipped as a whole, not parameter by parameter. Images up to 64 pixels are not blurred, and
+their small crops cover at least a tenth of the image. Crops are resized by bilinear interpolation, the authors' by
+bicubic (`augment.interpolation`). The small recipe has two small crops and fewer prototypes, and is tuned for hundreds
+of steps: the teacher moves faster, and the centres faster still, since all images collapse together if a centre lags
+behind the teacher. The teacher stays sharp.
 """
 
 import math
@@ -31,11 +31,11 @@ from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
-TRIED = 50  # blocks tried on a mask at most; 8 x 8 patches see the last one that fits long before
+TRIED = 50  # largest number of blocks tried for a mask; with 8 x 8 patches the last one fits long before
 
 
 class IBOT(Method):
-    """Masked images and distillation: the targets of hidden patches are what a moving average sees there."""
+    """Masked images and distillation: a moving average that sees the whole image gives hidden patches their targets."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         patch_weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of hidden patches' loss")] = 1.0
@@ -45,25 +45,27 @@ class IBOT(Method):
         mask_probability: Annotated[
             float, Uniform(0.2, 1.0), Field(gt=0, le=1, description="share of the large crops that are masked at all")
         ] = 0.5
-        mask_min: Annotated[float, Uniform(0.05, 0.7), Field(ge=0, lt=1, description="least part hidden of those")] = (
-            0.1
-        )
+        mask_min: Annotated[
+            float, Uniform(0.05, 0.7), Field(ge=0, lt=1, description="smallest hidden part of these crops")
+        ] = 0.1
         mask_max: Annotated[
-            float, Uniform(0.2, 0.8), Field(gt=0, lt=1, description="largest part; with random masks, 0.65 to 0.75")
+            float,
+            Uniform(0.2, 0.8),
+            Field(gt=0, lt=1, description="largest hidden part; with random masks, 0.65 to 0.75"),
         ] = 0.5
         prototypes: Annotated[
-            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student tell apart")
+            int, IntRange(64, 4096), Field(ge=2, description="classes that teacher and student distinguish")
         ] = 8192
         temperature: Annotated[float, LogUniform(0.05, 0.5), Field(gt=0, description="of the student")] = 0.1
         teacher_start: Annotated[
-            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at first")
+            float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature at the start")
         ] = 0.04
         teacher_temperature: Annotated[
             float, LogUniform(0.02, 0.08), Field(gt=0, description="the teacher's temperature after its warm-up")
         ] = 0.07
-        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which that temperature rises")] = 30.0
+        teacher_warmup: Annotated[float, Field(ge=0, description="epochs in which this temperature rises")] = 30.0
         momentum: Annotated[
-            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at first; at the end it is 1")
+            float, Uniform(0.9, 0.999), Field(ge=0, le=1, description="of the teacher at the start; at the end it is 1")
         ] = 0.996
         centre_momentum: Annotated[
             float, Uniform(0.5, 0.99), Field(ge=0, lt=1, description="of the mean of the teacher's logits")
@@ -71,9 +73,9 @@ class IBOT(Method):
         frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
         hidden: Annotated[int, IntRange(128, 4096), Field(ge=1, description="width of the head's hidden layers")] = 2048
         bottleneck: Annotated[
-            int, IntRange(32, 512), Field(ge=2, description="width of what is compared with prototypes")
+            int, IntRange(32, 512), Field(ge=2, description="width of the vectors compared with prototypes")
         ] = 256
-        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 10
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops, next to the two large")] = 10
         local_size: Annotated[
             int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
         ] = None
@@ -118,7 +120,7 @@ class IBOT(Method):
             raise ConfigError(f"method.mask_min={config.mask_min} must not exceed method.mask_max={config.mask_max}")
         if config.mask_max * patches < 1:
             raise ConfigError(
-                f"method.mask_max={config.mask_max} hides none of {patches} patches: take a larger one, or smaller "
+                f"method.mask_max={config.mask_max} hides none of {patches} patches: increase it, or use smaller "
                 "patches with encoder.patch_size"
             )
 
@@ -134,9 +136,9 @@ class IBOT(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         config, count = self.config, len(batch.views[0])
         large, small = torch.cat(batch.views[:2]), batch.views[2:]
-        mask = self._masks(progress.step, count)  # [2n, L], on the CPU, where its places are counted
+        mask = self._masks(progress.step, count)  # [2n, L], on the CPU, where the hidden places are counted
         hidden = mask.flatten().nonzero().squeeze(1)
-        share = (mask.double() / mask.sum(1, keepdim=True).clamp(min=1)).flatten()[hidden]  # of its crop's hidden ones
+        share = (mask.double() / mask.sum(1, keepdim=True).clamp(min=1)).flatten()[hidden]  # 1 / hidden of its crop
         share = share.to(large, non_blocking=True)
         hidden, mask = (x.to(large.device, non_blocking=True) for x in (hidden, mask))
 
@@ -158,7 +160,7 @@ class IBOT(Method):
 
     @torch.no_grad()
     def _targets(self, large: Tensor, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """What the teacher sees in whole crops, and where patches are hidden from the student; both centres move."""
+        """Compute the teacher's targets for whole crops and for the hidden patches; update both centres."""
         head = self.teacher_head
         embedded = head.embed(self.teacher.tokens(self.teacher.patches(large)))  # [2n, 1 + L, bottleneck]
         logits = head.compare(embedded[:, 0])
@@ -166,17 +168,18 @@ class IBOT(Method):
         targets = self.centre.targets(logits, temperature)
         patch_targets = self.patch_centre.targets(patch_logits, temperature)
         self.centre.update(logits)
-        # The centre is of ALL patches; as logits are linear, the mean's are the mean of theirs, without forming them.
+        # The centre covers ALL patches; logits are linear, so those of the mean are the mean of all logits.
         self.patch_centre.update(head.compare(embedded[:, 1:].mean((0, 1))[None]))
         return targets, patch_targets
 
     def _masks(self, step: int, count: int) -> Tensor:
-        """Which patches of this worker's two large crops of n images are hidden: [2n, L].
+        """Draw the hidden patches of this worker's two large crops of n images: [2n, L].
 
-        Drawn from the step alone for the images of all workers, so that it is all one which worker holds which.
+        They are drawn for the images of all workers from the step alone, so the distribution of images over workers
+        makes no difference.
         """
         config, places = self.config, self.encoder.grid**2
-        generator = self.draw(step)
+        generator = self.generator(step)
         numbers = torch.empty(2 + max(places, 4 * TRIED), 2, world_size(), count).uniform_(generator=generator)
         numbers = numbers[:, :, rank()].flatten(1)  # [numbers, 2n]
         ratio = config.mask_min + (config.mask_max - config.mask_min) * numbers[0]
@@ -200,7 +203,7 @@ class IBOT(Method):
 
 
 def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of hidden patches, summed with what each of them counts (equation 2).
+    """Compute the cross-entropy of hidden patches, summed with the weight of each (equation 2).
 
     Args:
         targets: the teacher's probabilities, [M, K].
@@ -213,13 +216,13 @@ def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: flo
 
 
 def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
-    """Rectangles laid on a grid until as many places are hidden as wanted, or the tenth in a row does not fit.
+    """Hide random rectangles of a grid until enough places are hidden, or ten in a row do not fit.
 
-    Their areas go from (grid / 3)² to what is still wanted, their aspect ratios from 0.3 to 1 / 0.3 (BEiT, 2106.08254,
-    algorithm 1).
+    Areas are between (grid / 3)² and the number of places still to hide, aspect ratios between 0.3 and 1 / 0.3 (BEiT,
+    2106.08254, algorithm 1).
 
     Args:
-        wanted: places to hide at most, [M].
+        wanted: largest number of places to hide, [M].
         grid: places along a side.
         numbers: random from 0 to 1, [rectangles tried, 4, M].
 
@@ -245,7 +248,7 @@ def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
 
 
 def _within(position: Tensor, length: Tensor, grid: int) -> Tensor:
-    """Which places of a side a stretch covers, its position from 0 (at the start) to 1 (at the end): [M, grid]."""
+    """Return which places of a side an interval covers; its position is 0 at the start, 1 at the end: [M, grid]."""
     start = (position * (grid - length + 1)).floor()[:, None]
     places = torch.arange(grid)
     return (places >= start) & (places < start + length[:, None])

@@ -1,9 +1,9 @@
-"""MAE: most patches are hidden, a small decoder paints them from the few that the encoder saw.
+"""MAE: most patches are hidden, and a small decoder reconstructs them from the few that the encoder sees.
 
 He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
-Network, first weights, views and what decays are those of the authors' code; an encoder's positions become fixed
-sine-cosine ones. Differs from it: under the small recipe the decoder has two blocks of width 128. Its features are made
-for fine-tuning and the linear probe.
+Network, initial weights, views and weight decay are those of the authors' code; an encoder's positions become fixed
+sine-cosine ones. Differs from the paper: under the small recipe the decoder has two blocks of width 128. The features
+are meant for fine-tuning and the linear probe.
 """
 
 import math
@@ -27,7 +27,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class MAE(Method):
-    """Masked images: the hidden patches are painted from the few that the encoder saw."""
+    """Masked images: hidden patches are reconstructed from the few that the encoder sees."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         mask_ratio: Annotated[
@@ -37,7 +37,7 @@ class MAE(Method):
             int, Choice(64, 128, 256, 512), Field(ge=16, multiple_of=16, description="width of the decoder")
         ] = 512
         decoder_depth: Annotated[int, IntRange(1, 8), Field(ge=1, description="blocks of the decoder")] = 8
-        normalise: Annotated[bool, Field(description="paint patches normalised each by itself")] = True
+        normalise: Annotated[bool, Field(description="reconstruct patches that are each normalised")] = True
 
     config: Config
     needs = frozenset({"tokens"})
@@ -60,7 +60,7 @@ class MAE(Method):
         self.kept = max(1, int(patches * (1 - config.mask_ratio)))
         if self.kept == patches:
             raise ConfigError(
-                f"method.mask_ratio={config.mask_ratio} hides none of {patches} patches: take a larger one, or smaller "
+                f"method.mask_ratio={config.mask_ratio} hides none of {patches} patches: increase it, or use smaller "
                 "patches with encoder.patch_size"
             )
         self.embed = nn.Linear(encoder.dim, width)
@@ -86,41 +86,41 @@ class MAE(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
         order = self._orders(progress.step, len(images)).to(images.device, non_blocking=True)  # [N, L]
-        seen = take(self.encoder.patches(images), order[:, : self.kept])  # [N, K, dim]
-        tokens = self.encoder.tokens(seen)  # [N, 1 + K, dim]
-        painted = self._paint(tokens, order)  # [N, L, pixels]
-        loss = self._loss(painted, patchify(images, self.encoder.patch_size), order)
+        visible = take(self.encoder.patches(images), order[:, : self.kept])  # [N, K, dim]
+        tokens = self.encoder.tokens(visible)  # [N, 1 + K, dim]
+        reconstructed = self._reconstruct(tokens, order)  # [N, L, pixels]
+        loss = self._loss(reconstructed, patchify(images, self.encoder.patch_size), order)
         return StepResult(loss, [tokens[:, 1:].detach().mean(1)])
 
     def _orders(self, step: int, count: int) -> Tensor:
-        """Draw for the images of all workers which patches are kept, and return this worker's: [N, L], kept first."""
-        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.draw(step))
+        """Draw the kept patches for the images of all workers, and return this worker's: [N, L], kept first."""
+        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.generator(step))
         return own_rows(noise).argsort(1)
 
-    def _paint(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """Put mask tokens at the hidden places and decode: [N, 1 + K, dim] -> [N, L, pixels]."""
+    def _reconstruct(self, tokens: Tensor, order: Tensor) -> Tensor:
+        """Insert mask tokens at the hidden places and decode: [N, 1 + K, dim] -> [N, L, pixels]."""
         tokens = self.embed(tokens)
         count, patches = order.shape
         hidden = self.mask_token.to(tokens.dtype).expand(count, patches - self.kept, -1)
         placed = take(torch.cat([tokens[:, 1:], hidden], 1), order.argsort(1))  # [N, L, width]
         return self.decoder(torch.cat([tokens[:, :1], placed], 1) + self.positions)[:, 1:]
 
-    def _loss(self, painted: Tensor, target: Tensor, order: Tensor) -> Tensor:
-        """Return the mean squared error on hidden patches alone (section 3, "Reconstruction target")."""
+    def _loss(self, reconstructed: Tensor, target: Tensor, order: Tensor) -> Tensor:
+        """Return the mean squared error on the hidden patches only (section 3, "Reconstruction target")."""
         if self.config.normalise:
             variance, mean = torch.var_mean(target, -1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
-        errors = (painted - target).square().mean(-1)  # [N, L]
+        errors = (reconstructed - target).square().mean(-1)  # [N, L]
         return errors.gather(1, order[:, self.kept :]).mean()
 
 
 @torch.no_grad()
 def draw_weights(method: nn.Module) -> None:
-    """Draw linear layers by Xavier's rule, a patch projection as one of them, tokens from N(0, 0.02)."""
+    """Draw linear layers and the patch projection by Xavier's rule, tokens from N(0, 0.02)."""
     for module in method.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.flatten(1))
-        if isinstance(module, nn.Linear) and module.bias is not None:  # the projection's stays as torch draws it
+        if isinstance(module, nn.Linear) and module.bias is not None:  # the projection keeps torch's initial bias
             nn.init.zeros_(module.bias)
     for name, parameter in method.named_parameters():
         if name.endswith(("cls_token", "reg_token", "mask_token")):

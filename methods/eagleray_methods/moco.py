@@ -3,10 +3,10 @@
 v1: He, Fan, Wu, Xie, Girshick 2019, https://arxiv.org/abs/1911.05722
 v2: Chen, Fan, Girshick, He 2020, https://arxiv.org/abs/2003.04297
 Differs from the papers: v1's learning rate falls by a cosine too (its paper divides it by ten after 120 and 160 of 200
-epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before; weight decay
-spares biases and norms, which the authors' does not; up to 64 pixels v2's views have no blur. The papers' eight
-workers, each with its own batch norm, are `groups` of the batch, however many workers there are. Under the small recipe
-the queue holds less than the data, and the teacher moves as fast as hundreds of steps need.
+epochs: `optimizer.drops=[0.6, 0.8]`), and its views drop the colour after the colour jitter, not before. Weight decay
+excludes biases and norms; the authors' includes them. Images up to 64 pixels are not blurred in v2's views. The papers'
+eight workers, each with its own batch norm, are `groups` of the batch, for any number of workers. Under the small
+recipe the queue is smaller than the data, and the teacher moves fast enough for hundreds of steps.
 """
 
 from typing import Annotated, Literal
@@ -47,9 +47,7 @@ class MoCo(Method):
             int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer; version 2 only")
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
-        groups: Annotated[
-            int, Field(ge=1, description="parts of the batch that batch norm normalises each by itself")
-        ] = 8
+        groups: Annotated[int, Field(ge=1, description="parts of the batch that batch norm normalises separately")] = 8
 
     config: Config
     recipes = Recipes(
@@ -90,12 +88,12 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images: Tensor, step: int) -> Tensor:
-        """The teacher's embeddings of this worker's images, each made in a random group: "Shuffling BN" of section 3.3.
+        """Return the teacher's embeddings of this worker's images, in random groups ("Shuffling BN", section 3.3).
 
-        Batch statistics would otherwise tell a query its key, as both would carry those of the same few images.
+        Otherwise batch statistics would reveal the key of a query, since both would come from the same few images.
         """
         everyone = gather(images)  # [N, C, H, W]
-        order = torch.randperm(len(everyone), generator=self.draw(step)).to(images.device, non_blocking=True)
+        order = torch.randperm(len(everyone), generator=self.generator(step)).to(images.device, non_blocking=True)
         keys = in_groups(self.teacher, everyone[own_rows(order)], self.config.groups)
         return own_rows(gather(keys)[order.argsort()])
 
@@ -104,20 +102,20 @@ class MoCo(Method):
 
 
 def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
-    """Embeddings, made group by group so that each has its own batch statistics: [n, C, H, W] -> [n, D].
+    """Embed images group by group, each with its own batch statistics: [n, C, H, W] -> [n, D].
 
-    Every `groups`-th image is of one group, on all workers, over which batch norm is synchronised: so the groups are
-    those of a single process.
+    Every `groups`-th image belongs to one group, on all workers, over which batch norm is synchronised: so the groups
+    are those of a single process.
     """
     parts = [network(images[group::groups]) for group in range(groups)]
     return torch.stack(parts, 1).flatten(0, 1)
 
 
 def check_groups(groups: int, batch_size: int, workers: int) -> None:
-    """Whether each worker's share of the batch falls into equal groups, each of two images at least in all.
+    """Check that each worker's share of the batch divides into equal groups, of at least two images over all workers.
 
     Raises:
-        ConfigError: it does not; names the nearest number of groups that fits.
+        ConfigError: it does not; names the nearest number of groups that does.
     """
     images = batch_size // workers
     fitting = [g for g in range(1, images + 1) if images % g == 0 and batch_size >= 2 * g]

@@ -1,13 +1,13 @@
-"""MoCo v3: each view predicts what a slowly moving teacher says of the other, among the batch; made for ViTs.
+"""MoCo v3: each view finds a slowly moving teacher's embedding of the other view in the batch; made for ViTs.
 
 Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057
 Defaults and recipe are the paper's for a ViT. Its ResNet-50 of 1,000 epochs, by the authors' script and CONFIG.md:
 `recipe=paper encoder=resnet50 encoder.zero_init_residual=true batch_size=4096 epochs=1000 method.temperature=1
 method.momentum=0.996 augment.crop_min=0.2 optimizer.name=lars optimizer.lr=0.3 optimizer.weight_decay=1.5e-6
 optimizer.warmup_epochs=10`.
-Differs from the paper: a ViT's positions are learnt, and its features are what `encoder.pool` says; up to 64 pixels the
-views have no blur, and crops keep a fifth of the image at least; weight decay spares biases, norms and tokens, where
-the authors' AdamW spares none. Under the small recipe the teacher moves as fast as hundreds of steps need.
+Differs from the paper: a ViT's positions are learnt, and its features are chosen by `encoder.pool`. Images up to 64
+pixels are not blurred, and their crops keep at least a fifth of the image. Weight decay excludes biases, norms and
+tokens; the authors' AdamW excludes nothing. Under the small recipe the teacher moves fast enough for hundreds of steps.
 """
 
 from typing import Annotated
@@ -28,7 +28,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class MoCoV3(Method):
-    """Contrastive: each view predicts what a slowly moving teacher says of the other, among the batch; for ViTs."""
+    """Contrastive: each view finds a slowly moving teacher's embedding of the other view in the batch; for ViTs."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         temperature: Annotated[
@@ -37,14 +37,14 @@ class MoCoV3(Method):
         momentum: Annotated[
             float,
             Uniform(0.9, 0.999),
-            Field(ge=0, le=1, description="of the teacher at the start; it ends at 1, by cosine"),
+            Field(ge=0, le=1, description="of the teacher at the start; it rises to 1 by a cosine"),
         ] = 0.99
         hidden: Annotated[
             int, IntRange(256, 4096), Field(ge=1, description="width of the hidden layers of projector and predictor")
         ] = 4096
         projection: Annotated[int, IntRange(64, 512), Field(ge=2, description="width of the embeddings compared")] = 256
         freeze_patches: Annotated[
-            bool, Field(description="keep a ViT's patch projection as it is drawn: without it training is unstable")
+            bool, Field(description="do not train a ViT's patch projection: training it is unstable")
         ] = True
 
     config: Config
@@ -71,7 +71,7 @@ class MoCoV3(Method):
         return byol_views(self.data.image_size)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper's algorithm 1.
+        # Batch norm sees each view separately, as in the paper's algorithm 1.
         online = [self.projector(self.encoder(view)) for view in batch.views]
         with torch.no_grad():
             keys = [self.teacher(view) for view in batch.views]
@@ -87,14 +87,14 @@ class MoCoV3(Method):
 
 @torch.no_grad()
 def freeze_patches(encoder: Encoder) -> None:
-    """Stops the training of a ViT's patch projection (section 4.1).
+    """Stop the training of a ViT's patch projection (section 4.1).
 
-    A fresh one is first drawn by Xavier's rule, as the paper's code does; that of a trained run stays as it is.
+    A new one is first drawn by Xavier's rule, as in the paper's code; that of a trained run is not changed.
     """
     for name, layer in encoder.named_modules():
         if name.endswith("patch_embed.proj") and isinstance(layer, nn.Conv2d):
             if isinstance(encoder, TokenEncoder):
-                nn.init.xavier_uniform_(layer.weight.flatten(1))  # as the linear layer that it is
+                nn.init.xavier_uniform_(layer.weight.flatten(1))  # it is a linear layer of each patch
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
             layer.requires_grad_(False)

@@ -1,8 +1,8 @@
 """NNCLR: the nearest neighbour of one view, among earlier images, finds the other view in the batch.
 
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, https://arxiv.org/abs/2104.14548
-Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least. Under the small
-recipe the queue holds less than the data, and the heads are four to eight times narrower.
+Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image.
+Under the small recipe the queue is smaller than the data, and the heads are four to eight times narrower.
 """
 
 from typing import Annotated
@@ -29,7 +29,7 @@ class NNCLR(Method):
             float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply near negatives are pushed away")
         ] = 0.1
         queue: Annotated[
-            int, Choice(1024, 4096, 16384, 98304), Field(ge=1, description="images among which neighbours are sought")
+            int, Choice(1024, 4096, 16384, 98304), Field(ge=1, description="images that are searched for neighbours")
         ] = 98304
         hidden: Annotated[
             int, IntRange(128, 4096), Field(ge=1, description="width of the projector's two hidden layers")
@@ -57,7 +57,7 @@ class NNCLR(Method):
         return byol_views(self.data.image_size)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper's algorithm 1.
+        # Batch norm sees each view separately, as in the paper's algorithm 1.
         first, second = (self.projector(self.encoder(view)) for view in batch.views)
         targets = first.detach(), second.detach()
         neighbours = [nearest(z, self.queue.rows) for z in targets]
@@ -65,20 +65,23 @@ class NNCLR(Method):
             neighbour_loss(neighbours[0], self.predictor(second), self.config.temperature)
             + neighbour_loss(neighbours[1], self.predictor(first), self.config.temperature)
         ) / 2
-        # Only now, or each would be its own neighbour; and one view alone, so that the queue spans twice the images.
+        # After the search, or each would be its own neighbour; only one view, so the queue has twice as many images.
         self.queue.push(normalised(targets[0]))
         return StepResult(loss, list(targets))
 
 
 @torch.no_grad()
 def nearest(embeddings: Tensor, rows: Tensor) -> Tensor:
-    """Of each embedding the nearest row by cosine, [n, D], [K, D] -> [n, D]; the rows have length 1 (equation 2)."""
+    """Return the nearest row of each embedding by cosine; the rows have length 1 (equation 2).
+
+    [n, D], [K, D] -> [n, D]
+    """
     with torch.autocast(rows.device.type, enabled=False):  # bfloat16 makes ties
         return rows[(embeddings.to(rows.dtype) @ rows.T).argmax(1)]
 
 
 def neighbour_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
-    """Neighbours find the predictions of the other view, and are found by them (equation 3 and section 3.2).
+    """Compute the loss of neighbours that find the other view's predictions, and the reverse (equation 3, section 3.2).
 
     Args:
         neighbours: of one view's embeddings, [n, D]; no gradient passes through them.
@@ -88,5 +91,5 @@ def neighbour_loss(neighbours: Tensor, predictions: Tensor, temperature: float) 
     Returns:
         The mean of both directions, averaged over this worker's images.
     """
-    found = info_nce(neighbours, predictions, temperature)
-    return (found + info_nce(predictions, neighbours, temperature)) / 2
+    forward = info_nce(neighbours, predictions, temperature)
+    return (forward + info_nce(predictions, neighbours, temperature)) / 2

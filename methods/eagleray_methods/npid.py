@@ -1,15 +1,15 @@
-"""NPID: each image is a class of its own; what it was told apart by last time is remembered in a bank.
+"""NPID: each image is a class of its own, and a memory bank keeps the latest embedding of every image.
 
 Wu, Xiong, Yu, Lin 2018, https://arxiv.org/abs/1805.01978
-Its classifier, weighted k nearest neighbours (section 3.4), is how every run is judged here, by default with the
-paper's 200 neighbours and its temperature, though on the encoder's features, not on the projector's.
-Differs from the paper: the images of a step share their noise, which leaves the expectation as it is and makes of a
-gather of batch * negatives vectors one matrix product; views drop the colour after the colour jitter, not before;
-weight decay spares biases and norms, which the authors' does not. Where the paper has the proximal term, whose weight
-it leaves open, the authors' code has the bank's momentum: `proximal=0 momentum=0.5`. The small recipe sees an image ten
-times, not hundreds of times: the projector has a hidden layer and ends in a batch norm, without which all vectors drift
-together and the bank runs after them; the temperature is higher, negatives are fewer, as images are, and momentum alone
-keeps the vectors steady.
+Its classifier, weighted k nearest neighbours (section 3.4), evaluates every run of Eagleray, by default with the
+paper's 200 neighbours and temperature, but on the encoder's features, not on the projector's.
+Differs from the paper: the images of a step share their noise, which does not change the expectation and replaces a
+gather of batch * negatives vectors by one matrix product. Views drop the colour after the colour jitter, not before.
+Weight decay excludes biases and norms; the authors' includes them. The paper has the proximal term but does not give
+its weight; the authors' code has the bank's momentum instead: `proximal=0 momentum=0.5`. The small recipe sees an image
+ten times, not hundreds of times. So its projector has a hidden layer and ends with a batch norm, without which all
+vectors drift in one direction and the bank follows them. The temperature is higher, negatives are fewer because there
+are fewer images, and momentum alone keeps the vectors stable.
 """
 
 import math
@@ -31,11 +31,11 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class NPID(Method):
-    """Contrastive: an image is told from all others by what a memory bank holds of it."""
+    """Contrastive: a memory bank of embeddings distinguishes each image from all others."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         temperature: Annotated[
-            float, LogUniform(0.05, 0.5), Field(gt=0, description="how sharply near images are told apart")
+            float, LogUniform(0.05, 0.5), Field(gt=0, description="how sharply near images are distinguished")
         ] = 0.07
         negatives: Annotated[
             int, IntRange(256, 16384), Field(ge=1, description="vectors drawn from the bank as noise, in each step")
@@ -44,13 +44,13 @@ class NPID(Method):
             float, Uniform(0, 50), Field(ge=0, description="weight of the pull towards an image's previous vector")
         ] = 10.0
         momentum: Annotated[
-            float, Uniform(0, 0.9), Field(ge=0, lt=1, description="share of the old in an image's new vector")
+            float, Uniform(0, 0.9), Field(ge=0, lt=1, description="share of the old vector in an image's new one")
         ] = 0.0
         hidden: Annotated[
-            int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
+            int, Field(ge=0, description="width of the projector's hidden layer; 0: a single linear layer")
         ] = 0
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the bank's vectors")] = 128
-        last_norm: Annotated[bool, Field(description="end the projector in a batch norm")] = False
+        last_norm: Annotated[bool, Field(description="end the projector with a batch norm")] = False
 
     config: Config
     recipes = Recipes(
@@ -71,7 +71,7 @@ class NPID(Method):
         super().__init__(encoder, config, data)
         hidden = [config.hidden] if config.hidden else []
         self.projector = mlp([encoder.dim, *hidden, config.projection], last_norm=config.last_norm)
-        # One vector an image, at the image's own place: however the images are shared out, each finds its own.
+        # One vector per image, at the image's index: so the distribution of images over workers makes no difference.
         self.register_buffer("bank", F.normalize(torch.randn(data.samples, config.projection), dim=1))
         self.constant = 0.0  # Z of equation 4; 0: not estimated yet
 
@@ -91,9 +91,9 @@ class NPID(Method):
         embedded = self.projector(self.encoder(images))
         with torch.autocast(images.device.type, enabled=False):
             vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
-            # The same on all workers: of a step, not of a worker.
-            draw = self.draw(progress.step)
-            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=draw)
+            # The same on all workers: it depends on the step only.
+            generator = self.generator(progress.step)
+            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=generator)
             noise, previous = self.bank[drawn.to(images.device, non_blocking=True)], self.bank[batch.indices]
             if not self.constant:
                 self.constant = float(all_reduce_mean(self._estimate(vectors.detach(), noise)))
@@ -103,24 +103,24 @@ class NPID(Method):
         return StepResult(loss, [vectors.detach()])
 
     def _estimate(self, vectors: Tensor, noise: Tensor) -> Tensor:
-        """The constant that makes the similarities to all images a distribution, from the noise alone (equation 8)."""
+        """Estimate from the noise the constant that normalises the similarities to all images (equation 8)."""
         return len(self.bank) * (vectors @ noise.T / self.config.temperature).exp().mean()
 
     def _remember(self, indices: Tensor, vectors: Tensor) -> None:
-        """Puts the vectors of all workers in each worker's bank."""
+        """Store the vectors of all workers in each worker's bank."""
         self.bank[gather(indices)] = gather(F.normalize(vectors, dim=1))
 
 
 def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: float, temperature: float, samples: int) -> Tensor:
-    """Noise-contrastive estimation: is it the image, or noise drawn evenly from all n images? (equations 4 to 7)
+    """Compute the noise-contrastive loss: image or noise drawn evenly from all n images (equations 4 to 7).
 
         h(i, v) = P(i|v) / (P(i|v) + m / n),    P(i|v) = exp(v_i·v / T) / Z
         loss = -log h(i, v) - sum over the m noise images j of log(1 - h(j, v))
 
     Args:
-        vectors: of the images as they are now, [N, D], normalised.
-        previous: the bank's of the same images, [N, D].
-        noise: the bank's of the m images drawn, [m, D].
+        vectors: the current vectors of the images, [N, D], normalised.
+        previous: the bank's vectors of the same images, [N, D].
+        noise: the bank's vectors of the m drawn images, [m, D].
         constant: Z above.
         temperature: T above.
         samples: n above.

@@ -1,11 +1,11 @@
-"""RotNet: say by which right angle an image was turned.
+"""RotNet: predict by which right angle an image was rotated.
 
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
-Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, a fifth of it after 60, 120 and
+Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, divided by five after 60, 120 and
 160 of 200 epochs.
-Differs from the paper: the classifier is one linear layer on the pooled features, so that these are what is trained;
-weight decay spares biases and norms, which the authors' does not. Under the small recipe crops cover half of the image
-or more.
+Differs from the paper: the classifier is one linear layer on the pooled features, so that these features are trained.
+Weight decay excludes biases and norms; the authors' includes them. Under the small recipe crops cover at least half of
+the image.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -24,15 +24,15 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class RotNet(Method):
-    """Pretext task: say by which right angle an image was turned."""
+    """Pretext task: predict by which right angle an image was rotated."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         crop: Annotated[
             Literal["padded", "resized"],
             Choice("padded", "resized"),
             Field(
-                description="padded: moved by up to an eighth of the side, black beyond the border; "
-                "resized: half of the area or more"
+                description="padded: shifted by up to an eighth of the side, black beyond the border; "
+                "resized: at least half of the area"
             ),
         ] = "padded"
 
@@ -49,7 +49,7 @@ class RotNet(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        # Colours carry no hint of the rotation, and crops that leave little of the object make it unanswerable.
+        # Colours say nothing about the rotation, and crops that keep little of the object make it unrecognisable.
         if self.config.crop == "padded":
             return (View(shift=0.125, shift_border="black", flip=0.5),)
         return (View(crop=(0.5, 1.0), flip=0.5),)
@@ -59,12 +59,12 @@ class RotNet(Method):
         features = self.encoder(four_rotations(images))  # [4N, dim]
         targets = torch.arange(4, device=images.device).repeat_interleave(len(images))
         logits = self.classifier(features)
-        found = (logits.detach().argmax(1) == targets).float().mean()
-        # The four parts are the same images under four rotations, as two views are under two crops.
+        recognised = (logits.detach().argmax(1) == targets).float().mean()
+        # The four parts are the same images under four rotations, like two views under two crops.
         embeddings = list(features.detach().chunk(4))
-        return StepResult(F.cross_entropy(logits, targets), embeddings, {"rotation": found})
+        return StepResult(F.cross_entropy(logits, targets), embeddings, {"rotation": recognised})
 
 
 def four_rotations(images: Tensor) -> Tensor:
-    """Every image turned by 0, 90, 180 and 270 degrees, without interpolation: [N, C, S, S] -> [4N, C, S, S]."""
+    """Rotate every image by 0, 90, 180 and 270 degrees, without interpolation: [N, C, S, S] -> [4N, C, S, S]."""
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

@@ -1,10 +1,10 @@
 """SimCLR: two views of an image find each other among all other views in the batch.
 
 Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709
-Differs from the paper: up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur, half the
-jitter); crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`); LARS is timm's,
-whose learning rate multiplies the momentum buffer, where the authors' (TensorFlow) goes into it: the two part only
-while the rate changes.
+Differs from the paper: for images up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur,
+half the jitter). Crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`). LARS
+is timm's, where the learning rate multiplies the momentum buffer; in the authors' (TensorFlow) it is part of the
+buffer, so the two differ only while the rate changes.
 """
 
 from typing import Annotated
@@ -52,7 +52,7 @@ class SimCLR(Method):
         return view, view
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # All views in one pass: batch norm must not be able to tell them apart.
+        # All views in one pass: batch norm must not distinguish them.
         embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
         first, second = embeddings.chunk(2)
         return StepResult(nt_xent(first, second, self.config.temperature), [first.detach(), second.detach()])

@@ -1,18 +1,18 @@
 """SimCLR v2: SimCLR with a deeper head, whose first layer is kept for fine-tuning with few labels.
 
 Chen, Kornblith, Swersky, Norouzi, Hinton 2020, https://arxiv.org/abs/2006.10029
-The whole method is three commands: pretraining without labels, fine-tuning with few, and distillation of the network so
-made to a student (another one, or one like itself) on all images:
+The whole method is three commands: pretraining without labels, fine-tuning with few labels, and distillation of the
+resulting network to a student (another network, or one like itself) on all images:
 
     eagleray train method=simclr_v2
     eagleray train method=finetune encoder.run=runs/eagleray/FIRST labels.per_class=40
     eagleray train method=distillation method.teacher=runs/eagleray/SECOND labels.per_class=40
 
-Differs from the paper: the head's width is a setting, where the paper's is that of its features; the memory of further
-negatives takes one view of each image, and is empty at first; crops are resized by bilinear interpolation, the authors'
-by bicubic (`augment.interpolation`); LARS is timm's, as for SimCLR. Up to 64 pixels the views are those of SimCLR's
-CIFAR-10 study. Under the small recipe AdamW trains it, with a narrower head, a higher temperature and no memory, which
-of few images would soon hold the very one that is looked for.
+Differs from the paper: the head's width is a setting, where the paper's is the width of its features. The memory of
+additional negatives keeps one view of each image, and is empty at the start. Crops are resized by bilinear
+interpolation, the authors' by bicubic (`augment.interpolation`). LARS is timm's, as for SimCLR. For images up to 64
+pixels the views are those of SimCLR's CIFAR-10 study. The small recipe uses AdamW, a narrower head, a higher
+temperature and no memory: with few images the memory would soon contain the positive itself.
 """
 
 from typing import Annotated
@@ -47,7 +47,7 @@ class SimCLRv2(Method):
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
         queue: Annotated[
-            int, Field(ge=0, description="embeddings kept as further negatives, whole batches; 0: no memory")
+            int, Field(ge=0, description="embeddings kept as additional negatives, whole batches; 0: no memory")
         ] = 65536
         momentum: Annotated[
             float,
@@ -56,7 +56,7 @@ class SimCLRv2(Method):
         ] = 0.999
 
     config: Config
-    # 0.1 times the root of the batch size; its warm-up is a twentieth of 800 epochs.
+    # 0.1 times the square root of the batch size; the warm-up is a twentieth of 800 epochs.
     recipes = Recipes(
         paper=Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40),
         small_settings={"temperature": 0.2, "hidden": 512, "queue": 0},
@@ -81,7 +81,7 @@ class SimCLRv2(Method):
         return nn.Sequential(self.encoder, self.projector[:3])
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # All views in one pass: batch norm must not be able to tell them apart.
+        # All views in one pass: batch norm must not distinguish them.
         embeddings = self.projector(self.encoder(torch.cat(batch.views)))  # [2N, projection]
         first, second = embeddings.chunk(2)
         negatives = self.queue.rows[: self.queue.filled] if self.config.queue else None

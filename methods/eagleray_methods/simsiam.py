@@ -1,8 +1,8 @@
-"""SimSiam: a network predicts what it says itself of another view; a stopped gradient alone keeps it from collapse.
+"""SimSiam: a network predicts its own embedding of another view; only a stopped gradient prevents collapse.
 
 Chen, He 2020, https://arxiv.org/abs/2011.10566
-Differs from the paper: weight decay spares biases and norms; up to 64 pixels there is no blur, as in its study of
-CIFAR-10 (appendix D). Under the small recipe AdamW trains it, and projector and predictor are four times narrower.
+Differs from the paper: weight decay excludes biases and norms. Images up to 64 pixels are not blurred, as in its study
+of CIFAR-10 (appendix D). The small recipe uses AdamW, and its projector and predictor are four times narrower.
 """
 
 from typing import Annotated
@@ -20,7 +20,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class SimSiam(Method):
-    """Distillation: a network predicts what it says itself of another view; no negatives, no moving average."""
+    """Distillation: a network predicts its own embedding of another view; no negatives, no moving average."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         hidden: Annotated[
@@ -52,11 +52,11 @@ class SimSiam(Method):
         return view, view
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        # The predictor should keep up with the latest embeddings, so its rate does not decay (section 4.2).
+        # The predictor should follow the latest embeddings, so its rate does not decay (section 4.2).
         return (ParameterGroup(self.predictor, schedule="constant"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper.
+        # Batch norm sees each view separately, as in the paper.
         first, second = (self.projector(self.encoder(view)) for view in batch.views)
         targets = first.detach(), second.detach()
         distance = cosine_loss(self.predictor(first), targets[1]) + cosine_loss(self.predictor(second), targets[0])

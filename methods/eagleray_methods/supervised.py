@@ -1,4 +1,4 @@
-"""Supervised: the few labels alone, nothing else; what a semi-supervised method has to beat."""
+"""Supervised: training on the few labelled images only; the baseline of semi-supervised methods."""
 
 import torch
 from pydantic import BaseModel
@@ -14,10 +14,10 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class Supervised(Method):
-    """Baseline: the few labels alone, with FixMatch's weak view; what a semi-supervised method has to beat."""
+    """Baseline: only the few labelled images, with FixMatch's weak view; semi-supervised methods must beat it."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """The baseline has no hyperparameter of its own."""
+        """The baseline has no hyperparameters of its own."""
 
     config: Config
     needs = frozenset({"only_labels"})

@@ -1,13 +1,13 @@
-"""SwAV: each view predicts to which clusters another one is assigned, where all clusters are made equally full.
+"""SwAV: each view predicts the cluster assignment of another view, where all clusters get equally many images.
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, https://arxiv.org/abs/2006.09882
-The defaults are those of the paper's runs with 256 images a step, which need the queue; its runs with 4,096 have none:
-`recipe=paper batch_size=4096 method.queue=0 optimizer.lr=0.3 optimizer.warmup_epochs=10`, which scales to the authors'
-rate of 4.8 (theirs warms up from 0.3, ours from 0).
-Differs from the paper: LARS leaves biases and norms their plain rate and no decay, where the authors' LARC adapts and
-decays them too; up to 64 pixels there is no blur and half the jitter, and small crops cover a tenth of the image at
-least. Under the small recipe there are two small crops, and so few prototypes that a batch fills them and no queue is
-needed; codes are sharper, as hundreds of steps want them.
+The defaults are those of the paper's runs with 256 images per step, which need the queue. Its runs with 4,096 images
+have none: `recipe=paper batch_size=4096 method.queue=0 optimizer.lr=0.3 optimizer.warmup_epochs=10`, which scales to
+the authors' rate of 4.8 (theirs warms up from 0.3, ours from 0).
+Differs from the paper: LARS neither adapts the rate of biases and norms nor decays them, where the authors' LARC does
+both. Images up to 64 pixels have no blur and half the jitter, and their small crops cover at least a tenth of the
+image. The small recipe has two small crops, and so few prototypes that a batch fills them and no queue is needed. Its
+codes are sharper, which hundreds of steps need.
 """
 
 from typing import Annotated
@@ -30,7 +30,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class SwAV(Method):
-    """Clustering: each view predicts the clusters of another; all clusters are kept equally full."""
+    """Clustering: each view predicts the clusters of another view; all clusters get equally many images."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         prototypes: Annotated[int, IntRange(32, 1024), Field(ge=2, description="centres of clusters")] = 3000
@@ -40,19 +40,19 @@ class SwAV(Method):
         epsilon: Annotated[
             float,
             Uniform(0.025, 0.1),
-            Field(ge=0.025, description="how soft codes are; where the loss stays at ln(prototypes), take 0.03"),
+            Field(ge=0.025, description="how soft codes are; if the loss stays at ln(prototypes), use 0.03"),
         ] = 0.05
-        iterations: Annotated[int, Field(ge=1, description="of Sinkhorn and Knopp, that make clusters equal")] = 3
+        iterations: Annotated[int, Field(ge=1, description="of Sinkhorn and Knopp, which make clusters equal")] = 3
         frozen_epochs: Annotated[float, Field(ge=0, description="epochs before prototypes start to move")] = 1.0
         queue: Annotated[
-            int, Field(ge=0, description="former embeddings of each large crop assigned beside the batch; 0: none")
+            int, Field(ge=0, description="earlier embeddings of each large crop, assigned with the batch; 0: none")
         ] = 3840
         queue_after: Annotated[float, Field(ge=0, description="epochs before the queue starts to fill")] = 15.0
         hidden: Annotated[
             int, IntRange(128, 4096), Field(ge=1, description="width of the projector's hidden layer")
         ] = 2048
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings")] = 128
-        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops beside the two large")] = 6
+        local_crops: Annotated[int, IntRange(0, 8), Field(ge=0, description="small crops, next to the two large")] = 6
         local_size: Annotated[
             int | None, Field(ge=1, description="their side in pixels; null: 3/7 of the image's, as 96 of 224")
         ] = None
@@ -109,13 +109,13 @@ class SwAV(Method):
 
     @torch.no_grad()
     def _codes(self, z: Tensor, scores: Tensor, progress: Progress) -> Tensor:
-        """Assignments of the two large crops, [2, n, prototypes]; the queue moves on."""
+        """Compute the assignments of the two large crops, [2, n, prototypes], and update the queue."""
         codes = [scores[0], scores[1]]
         if self.queues and progress.epochs_done >= self.config.queue_after:
             for crop, queue in enumerate(self.queues):
                 assert isinstance(queue, Queue)
                 if queue.filled == self.config.queue:
-                    # Every worker has the whole queue, and brings its share of it to the common sums.
+                    # Every worker has the whole queue, and adds its share of it to the common sums.
                     share = queue.rows.tensor_split(world_size())[rank()]
                     codes[crop] = torch.cat([scores[crop], self.prototypes(share)])
                 queue.push(z[crop])
@@ -136,15 +136,15 @@ class SwAV(Method):
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Soft assignments of all workers' images to prototypes, each prototype getting its equal share (equation 3).
+    """Assign all workers' images softly to prototypes, so that each prototype gets an equal share (equation 3).
 
     Args:
         scores: [n, K], cosines of this worker's embeddings with the prototypes, in float32 at least.
         epsilon: weight of the assignments' entropy.
-        iterations: of Sinkhorn and Knopp; the more, the more equal.
+        iterations: of Sinkhorn and Knopp; more make the shares more equal.
 
     Returns:
-        [n, K], rows that add up to 1.
+        [n, K], rows that sum to 1.
     """
     codes = (scores / epsilon).exp()
     for _ in range(iterations):

@@ -1,10 +1,10 @@
-"""Triplet margin: an image lies closer to its other view than to any other image, by a margin.
+"""Triplet margin: an image is closer to its other view than to any other image, by a margin.
 
 Schroff, Kalenichenko, Philbin 2015 (FaceNet), https://arxiv.org/abs/1503.03832
 Differs from the paper: the positive is another view of the same image, not another photo of the same person, and the
-views are SimCLR's; momentum replaces AdaGrad, and the rate falls by cosine, where the paper's is lowered to finish.
-Where no image of the batch is farther than the positive, the farthest serves as the negative: the triplet keeps a
-gradient, and one that cannot collapse. The small recipe compares after a projector with a hidden layer.
+views are SimCLR's. SGD with momentum replaces AdaGrad, and the rate falls by a cosine, where the paper's is lowered at
+the end. If no image of the batch is farther than the positive, the farthest is the negative: the triplet then keeps a
+gradient that does not lead to collapse. The small recipe compares after a projector with a hidden layer.
 """
 
 from typing import Annotated, ClassVar
@@ -31,17 +31,17 @@ class Triplet(Method):
         margin: Annotated[
             float,
             Uniform(0.05, 1.0),
-            Field(gt=0, le=4, description="by how much squared distances on the unit sphere, 0 to 4, shall differ"),
+            Field(gt=0, le=4, description="smallest difference of squared distances on the unit sphere, 0 to 4"),
         ] = 0.2
         hidden: Annotated[
-            int, Field(ge=0, description="width of the projector's hidden layer; 0: it is one linear layer")
+            int, Field(ge=0, description="width of the projector's hidden layer; 0: a single linear layer")
         ] = 0
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
     config: Config
     metrics: ClassVar[dict[str, str]] = {
-        "active": "share of triplets that keep less than the margin",
-        "semi_hard": "share of triplets whose negative lies beyond the positive, and within the margin",
+        "active": "share of triplets within the margin",
+        "semi_hard": "share of triplets whose negative is farther than the positive, but within the margin",
     }
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.05, lr_scaling="none", weight_decay=0.0), small_settings={"hidden": 512}
@@ -68,10 +68,10 @@ class Triplet(Method):
 
 
 def semi_hard(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances of every anchor to its positive and to its semi-hard negative (equation 4).
+    """Compute squared distances of every anchor to its positive and its semi-hard negative (equation 4).
 
-    Of the images of all workers that are farther from the anchor than its positive, the negative is the nearest; where
-    there is none, it is the farthest of all. The very nearest negatives would lead to a collapse (section 3.2).
+    The negative is the nearest of all workers' images that are farther from the anchor than its positive; without such
+    an image, it is the farthest of all. The nearest negatives of all would lead to collapse (section 3.2).
 
     Args:
         embeddings: the first views of n images, then the second, [2n, D], not normalised.

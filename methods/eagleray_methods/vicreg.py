@@ -1,10 +1,10 @@
-"""VICReg: two views of an image get one embedding, while each feature keeps its spread and none repeats another.
+"""VICReg: two views of an image get the same embedding, while each feature keeps its spread and none repeats another.
 
 Bardes, Ponce, LeCun 2021, https://arxiv.org/abs/2105.04906
 As in the paper's code, the distance of the views is a mean over features too, and the hinge a mean over both views.
-Differs from the paper: up to 64 pixels there is no blur, and crops keep a fifth of the image at least; crops are
-resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`). Under the small recipe the
-projector (the paper's expander) is narrower and AdamW trains it.
+Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image.
+Crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`). The small recipe has a
+narrower projector (the paper's expander) and uses AdamW.
 """
 
 from dataclasses import replace
@@ -47,7 +47,7 @@ class VICReg(Method):
     config: Config
     metrics: ClassVar[dict[str, str]] = {
         "invariance": "mean squared distance of the two views' embeddings",
-        "variance": "how much of a standard deviation of 1 the features lack, on average",
+        "variance": "amount by which the features' standard deviation is below 1, on average",
         "covariance": "squared covariances between different features, summed, for each feature",
     }
     recipes = Recipes(
@@ -61,13 +61,13 @@ class VICReg(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        # BYOL's two views made one (appendix C.1): the branches are alike.
+        # One view that combines BYOL's two (appendix C.1): both branches are the same.
         first, _ = byol_views(self.data.image_size)
         view = replace(first, blur=first.blur / 2, solarize=0.1)
         return view, view
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself, as in the paper's code.
+        # Batch norm sees each view separately, as in the paper's code.
         first, second = (self.projector(self.encoder(view)) for view in batch.views)
         invariance, variance, covariance = vicreg_terms(first, second)
         weight = self.config
@@ -78,13 +78,13 @@ class VICReg(Method):
 
 
 def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three terms of the loss (equations 1 to 5, scaled as in the paper's code), not weighted yet.
+    """Compute the three unweighted terms of the loss (equations 1 to 5, scaled as in the paper's code).
 
         invariance:  mean over images and features of (z - z')²
         variance:    mean over views and features of max(0, 1 - sqrt(Var + 1e-4))
         covariance:  sum over views of 1/D times the sum over i and j != i of Cov_ij²
 
-    Variances and covariances are those of the batches of all workers, and the matrix of covariances need not be formed.
+    Variances and covariances are taken over the batches of all workers; the covariance matrix need not be computed.
 
     Args:
         first, second: [n, D] embeddings of the two views of the same n images.
@@ -99,7 +99,7 @@ def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The two terms of one view, [n, D]."""
+    """Compute the variance and covariance terms of one view, [n, D]."""
     count = len(z) * world_size()
     mean, biased = mean_and_variance(z)
     centred, variance = z - mean, biased * count / (count - 1)

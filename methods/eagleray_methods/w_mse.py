@@ -1,13 +1,13 @@
-"""W-MSE: views of an image meet in a space where every batch is white, so that they cannot all be one point.
+"""W-MSE: views of an image become equal in a space where every batch is whitened, which prevents collapse to a point.
 
 Ermolov, Siarohin, Sangineto, Sebe 2020, https://arxiv.org/abs/2007.06346
-Defaults are those of its CIFAR-10 runs with two views, at 512 images a step; `views=4` with 256 images is its W-MSE 4.
-The learning rate falls to a fifth 50 of 1000 epochs before the end and once more 25 before it.
-Differs from the paper: weight decay is AdamW's, and spares biases and norms; crops are resized by bilinear
-interpolation, the authors' by bicubic (`augment.interpolation`). Under the small recipe four images a dimension are
-whitened, and the learning rate is low: at four times that rate all images fall on one curve, along which whitening
-still finds as many directions as it wants (the embeddings' rank is then below 2). A little shrinkage keeps the first
-steps stable.
+Defaults are those of its CIFAR-10 runs with two views and 512 images per step; `views=4` with 256 images is its W-MSE
+4. Of 1000 epochs, the learning rate is divided by five 50 epochs before the end, and again 25 epochs before it.
+Differs from the paper: weight decay is AdamW's, and excludes biases and norms. Crops are resized by bilinear
+interpolation, the authors' by bicubic (`augment.interpolation`). Under the small recipe there are four images for each
+whitened dimension, and the learning rate is low: at four times that rate all images collapse to one curve, along which
+whitening still finds all directions (the embeddings' rank is then below 2). A little shrinkage keeps the first steps
+stable.
 """
 
 from itertools import combinations
@@ -30,7 +30,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class WMSE(Method):
-    """Whitening: views of an image meet in a space where every batch is white."""
+    """Whitening: views of an image become equal in a space where every batch is whitened."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         views: Annotated[int, Choice(2, 4), Field(ge=2, le=8, description="views of an image, compared in pairs")] = 2
@@ -42,7 +42,7 @@ class WMSE(Method):
             int, Choice(64, 128, 256), Field(ge=3, description="images whitened together, best twice the width")
         ] = 128
         iterations: Annotated[
-            int, IntRange(1, 8), Field(ge=1, description="times the batch is cut into sub-batches, shuffled anew")
+            int, IntRange(1, 8), Field(ge=1, description="random divisions of the batch into sub-batches")
         ] = 1
         shrinkage: Annotated[
             float, LogUniform(1e-6, 1e-1), Field(ge=0, lt=1, description="share of the identity in the covariance")
@@ -77,23 +77,23 @@ class WMSE(Method):
         return (view,) * self.config.views
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        # Each view normalised by itself in the encoder and all together in the projector, as in the paper's code.
+        # Batch norm sees each view separately in the encoder, all together in the projector, as in the paper's code.
         features = torch.cat([self.encoder(view) for view in batch.views])
         embeddings = self.projector(features).chunk(len(batch.views))
         everyone = gather(torch.stack(embeddings, 1))  # [N, views, projection] of all workers, on each of them
-        draw = self.draw(progress.step)
-        orders = [torch.randperm(len(everyone), generator=draw) for _ in range(self.config.iterations)]
+        generator = self.generator(progress.step)
+        orders = [torch.randperm(len(everyone), generator=generator) for _ in range(self.config.iterations)]
         order = torch.cat(orders).view(-1, self.config.sub_batch).to(everyone.device, non_blocking=True)
         loss = w_mse(everyone.transpose(0, 1), order, self.config.shrinkage)
         return StepResult(loss, [z.detach() for z in embeddings])
 
 
 def w_mse(embeddings: Tensor, order: Tensor, shrinkage: float) -> Tensor:
-    """Mean squared distance of whitened, normalised views, over all pairs of views of an image (equations 3 to 6).
+    """Compute the mean squared distance of whitened, normalised views, over all pairs of views (equations 3 to 6).
 
     Args:
         embeddings: [views, N, D], not normalised.
-        order: which images are whitened together, [sub-batches, size]; each view is whitened by itself.
+        order: which images are whitened together, [sub-batches, size]; each view is whitened separately.
         shrinkage: share of the identity in the covariance.
 
     Returns:
@@ -105,14 +105,14 @@ def w_mse(embeddings: Tensor, order: Tensor, shrinkage: float) -> Tensor:
 
 
 def whiten(x: Tensor, shrinkage: float) -> Tensor:
-    """Mean zero and identity covariance: L⁻¹(x - mean) with L Lᵀ the shrunk covariance, [..., n, D] -> the same.
+    """Whiten: return L⁻¹(x - mean) with L Lᵀ the shrunk covariance, [..., n, D] -> the same shape.
 
-    NaN where there is no such L, because a direction has no variance.
+    The result has mean zero and identity covariance; it is NaN if no such L exists because a direction has no variance.
     """
     centred = x - x.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (x.shape[-2] - 1)  # [..., D, D]
     identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    # The plain `cholesky` would make the host wait, and end a run that has collapsed with an error of its own.
+    # `cholesky` without `_ex` would make the host wait for the GPU, and raise its own error in a collapsed run.
     factor, failed = torch.linalg.cholesky_ex((1 - shrinkage) * covariance + shrinkage * identity)
     factor = factor.where(failed[..., None, None] == 0, torch.nan)
     return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT

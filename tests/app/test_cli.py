@@ -228,25 +228,25 @@ MISTAKES = [
     ("train simclr", "there is no file simclr; settings are written key=value, for example method=simclr"),
     ("train gone.yaml", "there is no file gone.yaml"),
     ("train bad.yaml", "bad.yaml is not YAML"),
-    ("train list.yaml", "list.yaml holds no settings"),
+    ("train list.yaml", "list.yaml has no settings"),
     ("train typo.yaml", "unknown key method.temprature; did you mean method.temperature?"),
     ("train typo.yaml list.yaml", "name only one run file, not 2"),
-    ("train method=mae encoder=resnet18", "take encoder=vit_tiny"),
+    ("train method=mae encoder=resnet18", "use encoder=vit_tiny"),
     ("train encoder.stem=small", "convnet has no such setting"),
     ("train batch_size=5000", "batch_size=5000 is larger than the data: "),
     ("train workers=3", "the nearest that can is 255"),
     ("train method=mae encoder.patch_size=3", "encoder.patch_size=3 does not divide the image size of 8 pixels"),
     ("train method=fixmatch labels.per_class=500", "labels.per_class=500: train has "),
     ("train augment.grayscale=0.5", "these images are grey already"),
-    ("train data=folder data.root=nowhere", "is not there"),
-    ("train data=mnist", "set data.root to the folder that holds it, or data.download=true"),
+    ("train data=folder data.root=nowhere", "does not exist"),
+    ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
     ("train device=cuda", "torch finds no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
     ("sweep many.yaml", "search=grid needs a list of values"),
     ("sweep novary.yaml", "vary is missing"),
-    ("sweep pbt.yaml", "vary.batch_size cannot change in flight"),
+    ("sweep pbt.yaml", "vary.batch_size cannot change during training"),
     ("sweep sweep.yaml", "batch_size=5000 is larger than the data"),
     ("sweep metric.yaml", "metric=knnn: simclr reports no such number; did you mean knn?"),
     ("sweep sweep.yaml --resume", "there is nothing unfinished in runs/s"),
@@ -348,7 +348,7 @@ def test_a_kept_encoder_loads_with_a_few_lines_and_gives_the_same_features(eagle
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     built = restored(load_run(directory / "run.yaml", []), directory)
     with torch.no_grad():
-        wanted = built.method.eval().encode(built.loader.plain(images))
+        wanted = built.method.eval().encode(built.loader.evaluation_view(images))
         found = encoder(encoder.prepare(images))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

@@ -10,8 +10,8 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from eagleray.augment import View, byol_views, colour, geometry, make_view, make_views, multi_crop, plain
-from eagleray.augment.draw import Parameters, draw
+from eagleray.augment import View, byol_views, colour, evaluation_view, geometry, make_view, make_views, multi_crop
+from eagleray.augment.parameters import Parameters, draw_parameters
 from eagleray.augment.randaugment import OPERATIONS, randaugment
 from eagleray.contracts.errors import ConfigError
 
@@ -40,7 +40,7 @@ def sizes(samples: int, height: int, width: int) -> torch.Tensor:
 
 
 def drawn_for(view: View, images: torch.Tensor, size: int = 32, seed: tuple[int, ...] = (1, 2)) -> Parameters:
-    return draw(view, sizes(len(images), *images.shape[2:]), size, seed)
+    return draw_parameters(view, sizes(len(images), *images.shape[2:]), size, seed)
 
 
 def by_torchvision(view: View, images: torch.Tensor, size: int, drawn: Parameters) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_without_a_crop_the_shorter_side_is_resized_and_the_middle_shown(height,
 def test_plain_normalises_and_nothing_else():
     images, mean, std = photos(5), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     expected = tv.normalize(images / 255, list(mean), list(std))
-    torch.testing.assert_close(plain(images, 32, mean, std), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(evaluation_view(images, 32, mean, std), expected, atol=1e-6, rtol=0)
 
 
 def test_shift_moves_whole_pixels_over_reflected_borders():
@@ -158,7 +158,7 @@ def test_turns_are_exact_right_angles():
 def test_cutout_is_a_square_of_the_mean_clipped_at_the_borders():
     view, images, mean = View(cutout=0.5), photos(50), (0.4, 0.5, 0.6)
     made = make_view(view, images, size=32, seed=(1, 2), mean=mean, std=(1.0,) * 3)
-    whole = plain(images, 32, mean, (1.0,) * 3)
+    whole = evaluation_view(images, 32, mean, (1.0,) * 3)
     centre = drawn_for(view, images).cutout.int()
     for i in range(len(images)):
         rows, columns = (slice(max(0, int(c) - 8), int(c) + 8) for c in centre[:, i])
@@ -285,7 +285,7 @@ def test_equalize_is_pils():
 
 
 def test_randaugment_draws_each_operation_and_sign_alike():
-    drawn = draw(View(randaugment=(2, 10)), sizes(4000, 8, 8), 8, (5,)).randaugment  # [2, 2, N]
+    drawn = draw_parameters(View(randaugment=(2, 10)), sizes(4000, 8, 8), 8, (5,)).randaugment  # [2, 2, N]
     counts = torch.bincount(drawn[:, 0].flatten().long(), minlength=len(OPERATIONS))
     assert len(counts) == len(OPERATIONS)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
@@ -326,8 +326,8 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 
 def test_changing_one_operation_leaves_the_draws_of_the_others():
-    drawn = draw(EVERYTHING, sizes(50, 32, 32), 32, (3,))
-    other = draw(replace(EVERYTHING, blur=0.0, grayscale=0.9), sizes(50, 32, 32), 32, (3,))
+    drawn = draw_parameters(EVERYTHING, sizes(50, 32, 32), 32, (3,))
+    other = draw_parameters(replace(EVERYTHING, blur=0.0, grayscale=0.9), sizes(50, 32, 32), 32, (3,))
     changed = {name for name, values in vars(drawn).items() if not torch.equal(values, getattr(other, name))}
     assert changed == {"sigma", "grayscale"}
 
@@ -354,7 +354,7 @@ def test_multi_crop_is_two_large_views_and_small_ones_of_the_rest_of_the_areas(s
 
 def test_probabilities_are_kept():
     view = View(flip=0.3, jitter=1.0, jitter_probability=0.8, grayscale=0.2, blur=0.5, solarize=0.1, rotate=0.6)
-    drawn, samples = draw(view, sizes(20000, 32, 32), 32, (9,)), 20000
+    drawn, samples = draw_parameters(view, sizes(20000, 32, 32), 32, (9,)), 20000
     shares = {
         0.3: drawn.flip > 0, 0.8: drawn.order[0] >= 0, 0.2: drawn.grayscale > 0, 0.5: drawn.sigma > 0,
         0.1: drawn.solarize > 0, 0.6: drawn.turns > 0,
@@ -370,7 +370,7 @@ def test_probabilities_are_kept():
 
 def test_parameters_are_independent_of_each_other():
     view = View(crop=(0.2, 0.5), shift=0.2, jitter=0.5, jitter_probability=1.0, blur=1.0, randaugment=(1, 10))
-    drawn = draw(view, sizes(20000, 200, 200), 32, (7,))
+    drawn = draw_parameters(view, sizes(20000, 200, 200), 32, (7,))
     columns = [*drawn.box, *drawn.shift, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.sigma]
     rows = torch.stack([*columns, *drawn.cutout, *drawn.randaugment[0]])
     rows[0], rows[1] = drawn.box.prod(0), drawn.box[0] / drawn.box[1]  # area and shape; height and width hang together
@@ -379,7 +379,9 @@ def test_parameters_are_independent_of_each_other():
 
 
 def test_ranges_are_uniform():
-    drawn = draw(View(jitter=0.5, jitter_probability=1.0, blur=1.0, shift=0.25), sizes(5000, 32, 32), 32, (6,))
+    drawn = draw_parameters(
+        View(jitter=0.5, jitter_probability=1.0, blur=1.0, shift=0.25), sizes(5000, 32, 32), 32, (6,)
+    )
     spans = {
         "brightness": (0.6, 0.8),
         "contrast": (0.6, 0.8),
@@ -401,14 +403,14 @@ def test_crop_area_is_uniform_and_its_shape_log_uniform():
 
 
 def drawn_box(view: View, height: int, width: int) -> torch.Tensor:
-    return draw(view, sizes(5000, height, width), 32, (8,)).box
+    return draw_parameters(view, sizes(5000, height, width), 32, (8,)).box
 
 
 def test_crops_are_distributed_as_torchvisions():
     view, image = View(crop=(0.08, 1.0)), torch.zeros(3, 48, 64)
     torch.manual_seed(0)
     theirs = [v2.RandomResizedCrop(32).make_params([image]) for _ in range(3000)]
-    drawn = draw(view, sizes(3000, 48, 64), 32, (8,))
+    drawn = draw_parameters(view, sizes(3000, 48, 64), 32, (8,))
     ours = dict(zip(("top", "left", "height", "width"), [*drawn.corner, *drawn.box], strict=True))
     for name, values in ours.items():
         assert stats.ks_2samp(values.numpy(), [box[name] for box in theirs]).pvalue > 1e-4, name
@@ -418,7 +420,7 @@ def test_crops_are_distributed_as_torchvisions():
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10)])
 def test_where_no_crop_fits_the_largest_allowed_box_in_the_middle_is_taken(height, width):
     expected = v2.RandomResizedCrop(32, scale=(0.95, 1.0)).make_params([torch.zeros(3, height, width)])
-    drawn = draw(View(crop=(0.95, 1.0)), sizes(5000, height, width), 32, (8,))
+    drawn = draw_parameters(View(crop=(0.95, 1.0)), sizes(5000, height, width), 32, (8,))
     for values, names in ((drawn.box, ("height", "width")), (drawn.corner, ("top", "left"))):
         assert (values == torch.tensor([[expected[name]] for name in names])).all()
 
@@ -427,7 +429,7 @@ def test_crops_of_a_wide_image_fall_back_as_often_as_torchvisions():
     """Of 48 x 96 images some two fifths have no attempt that fits: all of those show the middle."""
     torch.manual_seed(0)
     theirs = [v2.RandomResizedCrop(32, scale=(0.5, 1.0)).make_params([torch.zeros(3, 48, 96)]) for _ in range(3000)]
-    drawn = draw(View(crop=(0.5, 1.0)), sizes(3000, 48, 96), 32, (8,))
+    drawn = draw_parameters(View(crop=(0.5, 1.0)), sizes(3000, 48, 96), 32, (8,))
     ours = dict(zip(("top", "left", "height", "width"), [*drawn.corner, *drawn.box], strict=True))
     central = {"top": 0, "left": 16, "height": 48, "width": 64}
     share = torch.stack([ours[name] == value for name, value in central.items()]).all(0).float().mean()
@@ -493,25 +495,25 @@ def test_a_gpu_makes_the_same_views(exact):
 )
 def test_other_images_are_refused(images, says):
     with pytest.raises(ConfigError, match=says):
-        plain(images, 8, (0.5,) * 3, (0.5,) * 3)
+        evaluation_view(images, 8, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"flip": 1.5}, "flip goes from 0 to 1"),
-        ({"blur": -0.1}, "blur goes"),
+        ({"flip": 1.5}, "flip must be from 0 to 1"),
+        ({"blur": -0.1}, "blur must be"),
         ({"grayscale": float("nan")}, "grayscale"),
         ({"crop": (0.0, 1.0)}, "crop takes two numbers above 0 up to 1"),
         ({"crop": (0.5, 0.2)}, "lower one first"),
         ({"crop": ()}, "crop takes 2 numbers"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
-        ({"jitter": -1.0}, "jitter goes from 0 to 2"),
+        ({"jitter": -1.0}, "jitter must be from 0 to 2"),
         ({"jitter": 2.0, "jitter_scale": (0.8, 0.8, 0.8, 0.3)}, "hue"),
         ({"jitter_scale": (0.8, 0.8)}, "jitter_scale takes 4 numbers"),
         ({"jitter_scale": (-0.8, 0.8, 0.8, 0.2)}, "jitter_scale"),
-        ({"size": 0}, "size goes 1 or more"),
+        ({"size": 0}, "size must be 1 or more"),
         ({"size": 32.5}, "size must be a whole number"),
         ({"randaugment": (0, 10)}, "operations"),
         ({"randaugment": (2, 31)}, "magnitude"),

@@ -175,7 +175,7 @@ CASES: dict[str, tuple[str, list[str], object] | tuple[str, str]] = {
     ),
     "a base class of another library": (
         file(base="Module", top="from sklearn.base import BaseEstimator as Module"),
-        "defines 0; Fancy builds on 'Module' of sklearn.base, which is not imported to read a declaration",
+        "defines 0; Fancy inherits from 'Module' of sklearn.base, which is not imported to read a declaration",
     ),
     "a name that nothing defines": (
         file("float", "HALF"),

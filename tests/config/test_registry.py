@@ -170,9 +170,9 @@ def test_a_misspelt_declaration_is_answered_with_the_nearest_right_name(lab: Pat
         (
             CONFIG,
             "    class Config:\n        strength = 1.0\n",
-            "the Config of Fancy is no pydantic model; write class",
+            "the Config of Fancy is not a pydantic model; write class",
         ),
-        (', extra="forbid"', "", "the Config of Fancy would take misspelt settings in silence; write class"),
+        (', extra="forbid"', "", "the Config of Fancy would silently ignore misspelt settings; write class"),
         ("strength: Annotated[float", 'strength: Annotated["Flaot"', "'Flaot' is not defined"),
     ],
 )

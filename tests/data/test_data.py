@@ -244,7 +244,7 @@ def test_a_source_keeps_its_own_validation(tmp_path):
 
 
 def test_too_few_images_are_refused(tmp_path):
-    for count, words in ((0, "holds no images"), (1, "leaves 1 image"), (2, "leaves 1 image")):
+    for count, words in ((0, "contains no images"), (1, "leaves 1 image"), (2, "leaves 1 image")):
         folder = tmp_path / str(count)
         folder.mkdir()
         write_noise(folder, {".": count})

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tv
 
-from eagleray.augment import View, make_views, plain
-from eagleray.augment.draw import draw
+from eagleray.augment import View, evaluation_view, make_views
+from eagleray.augment.parameters import draw_parameters
 from eagleray.config import load_run
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings
@@ -146,7 +146,7 @@ def test_a_photo_that_lies_on_its_side_is_stored_upright(tmp_path, orientation):
 @pytest.mark.parametrize("size", [24, 64, 130])
 def test_each_photo_is_cropped_within_its_own_shape_as_torchvision_crops(size):
     view, (images, together) = View(crop=(0.08, 1.0), flip=0.5), all_shapes(60)
-    drawn = draw(view, together.sizes, size, (1, 2, 0))
+    drawn = draw_parameters(view, together.sizes, size, (1, 2, 0))
     made = views_of(view, together, size)
     for i, image in enumerate(images):
         (top, left), (height, width) = drawn.corner[:, i].int().tolist(), drawn.box[:, i].int().tolist()
@@ -160,7 +160,7 @@ def test_each_photo_is_cropped_within_its_own_shape_as_torchvision_crops(size):
 def test_crops_reach_the_ends_of_every_photo():
     photos = batched([np.zeros((3, 48, 96), np.uint8), np.zeros((3, 96, 48), np.uint8)])
     assert isinstance(photos, Ragged)
-    drawn = draw(View(crop=(0.08, 1.0)), photos.sizes.repeat(2000, 1), 32, (3,))
+    drawn = draw_parameters(View(crop=(0.08, 1.0)), photos.sizes.repeat(2000, 1), 32, (3,))
     ends = drawn.corner + drawn.box
     for number, longer in ((0, 1), (1, 0)):
         assert drawn.corner[longer, number::2].min() == 0
@@ -171,7 +171,7 @@ def test_crops_reach_the_ends_of_every_photo():
 @pytest.mark.parametrize("size", [24, 48, 130])
 def test_evaluation_is_torchvisions_resize_and_centre_crop(size):
     images, together = all_shapes()
-    made = plain(together, size, [0.0] * 3, [1.0] * 3)
+    made = evaluation_view(together, size, [0.0] * 3, [1.0] * 3)
     for image, view in zip(images, made, strict=True):
         expected = tv.center_crop(tv.resize(image, [size], antialias=True), [size, size])
         assert (view * 255 - expected).abs().max() < 1.01
@@ -181,7 +181,7 @@ def test_evaluation_of_a_reduced_photo_is_that_of_the_file(tmp_path):
     photo(3).save(tmp_path / "a.png")
     expected = tv.center_crop(tv.resize(photo(3), [48]), [48, 48])
     reduced = decode(str(tmp_path / "a.png"), 96, 3)
-    made = plain(batched([reduced]), 48, [0.0] * 3, [1.0] * 3)[0]
+    made = evaluation_view(batched([reduced]), 48, [0.0] * 3, [1.0] * 3)[0]
     difference = (made * 255 - torch.from_numpy(np.asarray(expected).transpose(2, 0, 1).copy())).abs()
     assert difference.mean() < 1  # grain of 12 shades, smoothed twice
 
@@ -194,7 +194,7 @@ def test_evaluation_of_a_real_photo_is_torchvisions(stored):
             expected = np.asarray(tv.center_crop(tv.resize(opened, [48]), [48, 48])).transpose(2, 0, 1)
         image = decode(str(path), stored, 3)
         assert image.shape[1] == stored
-        made = 255 * plain(batched([image]), 48, [0.0] * 3, [1.0] * 3)[0].numpy()
+        made = 255 * evaluation_view(batched([image]), 48, [0.0] * 3, [1.0] * 3)[0].numpy()
         assert np.abs(made - expected).max() < (1.01 if stored == 427 else 20)
         assert np.abs(made - expected).mean() < (0.6 if stored == 427 else 2)
 

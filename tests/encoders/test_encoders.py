@@ -282,7 +282,7 @@ def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
         ),
         ("vit_tiny", 37, {}, "an image of 37 pixels cannot be cut"),
         ("vit", 32, {"architecture": "vit_tiny_patch16_225"}, "nearest are vit_tiny_patch16_224"),
-        ("vit", 32, {"architecture": "resnet18"}, "resnet18 is no VisionTransformer of timm"),
+        ("vit", 32, {"architecture": "resnet18"}, "resnet18 is not a VisionTransformer of timm"),
         ("vit", 32, {"architecture": "§"}, r"timm\.list_models\(\) lists them"),
         ("vit_small", 32, {"architecture": "vit_tiny_patch16_224"}, "belongs to encoder.name=vit"),
     ],

@@ -59,8 +59,8 @@ class Participation(Evaluator):
     }
     config: Config
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        values = torch.linalg.eigvalsh(given.shown.features.T.cov()).clamp_min(0) ** self.config.power
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        values = torch.linalg.eigvalsh(encodings.shown.features.T.cov()).clamp_min(0) ** self.config.power
         return {"participation": (values.sum() ** 2 / values.square().sum()).item()}
 '''
 
@@ -171,8 +171,8 @@ def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
     ("changes", "said"),
     [
         ("[nowhere.x]", "there is no evaluator 'nowhere.x': no such module can be imported from here"),
-        ("[knn]", "knn is no dotted module"),
-        ("[eagleray.evaluators.knn]", "an evaluator or a setting called knn already"),
+        ("[knn]", "knn is not a dotted module"),
+        ("[eagleray.evaluators.knn]", "already an evaluator or a setting called knn"),
     ],
 )
 def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said: str):
@@ -192,7 +192,7 @@ def test_what_a_run_file_would_not_give_back_is_refused(own: str, tmp_path: Path
     halved = TOY.replace("Field(gt=0,", "AfterValidator(lambda power: power / 2), Field(gt=0,")
     file = next(tmp_path.rglob("participation.py"))
     file.write_text(halved.replace("import BaseModel, Field", "import AfterValidator, BaseModel, Field"))
-    with pytest.raises(ConfigError, match=r"evaluate\.participation: a validator of its Config changes what"):
+    with pytest.raises(ConfigError, match=r"evaluate\.participation: a validator of its Config changes values"):
         load_run(None, [f"evaluate.also=[{own}]", "evaluate.participation.power=2"])
 
 
@@ -278,7 +278,10 @@ def test_the_better_end_is_the_metrics_own():
     own = {"method": "vicreg"}
     assert a_sweep(run=own, metric="variance", mode="min").mode == "min"
     assert a_sweep(metric="knn", mode="min").mode == "min"
-    with pytest.raises(ConfigError, match="metric=variance has no better end of its own: say mode=max or mode=min"):
+    with pytest.raises(
+        ConfigError,
+        match="metric=variance does not declare whether higher or lower is better",
+    ):
         a_sweep(run=own, metric="variance")
 
 

@@ -121,7 +121,7 @@ def test_the_teacher_sees_images_normalised_as_when_it_learnt():
     ("info", "settings", "says"),
     [
         (INFO, ["method=simclr", "method.hidden=8"], "SimCLR, which has no classifier: fine-tune it first .*=finetune"),
-        (replace(INFO, classes=4), ["method=supervised"], "tells 4 classes apart, and these images have 3"),
+        (replace(INFO, classes=4), ["method=supervised"], "distinguishes 4 classes, but these images have 3"),
         (replace(INFO, image_size=16), ["method=supervised"], "of 16 pixels, and these have 8: set image_size=16"),
         (replace(INFO, channels=1), ["method=supervised"], "of 1 channels, and these have 3"),
     ],

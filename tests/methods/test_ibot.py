@@ -207,7 +207,7 @@ def test_only_prototypes_are_frozen_and_only_at_first():
     ("settings", "says"),
     [
         (["method.mask_min=0.6"], r"method\.mask_min=0\.6 must not exceed method\.mask_max=0\.5"),
-        (["encoder.patch_size=8"], r"method\.mask_max=0\.5 hides none of 1 patches: take a larger one, or smaller"),
+        (["encoder.patch_size=8"], r"method\.mask_max=0\.5 hides none of 1 patches: increase it, or use smaller"),
         (["method.local_size=5"], r"method\.local_size=5 must be a multiple of the patches' 2 pixels: take 4$"),
     ],
 )

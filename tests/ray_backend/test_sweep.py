@@ -89,7 +89,7 @@ def steps(record: Record) -> list[int]:
     ("settings", "words"),
     [
         ({"metric": "kn"}, "metric=kn: simclr reports no such number; did you mean knn"),
-        ({"metric": "test_knn"}, "touched once, by the winner"),
+        ({"metric": "test_knn"}, "used once, by the winner"),
         ({"metric": "linear"}, "not measured with run.evaluate.linear.when=never"),
         ({"metric": "accuracy"}, "simclr has no classifier"),
         ({"run": {**TINY, "evaluate": {}}, "metric": "linear", "scheduler": "asha"}, "run.evaluate.linear.when=always"),

@@ -1,7 +1,7 @@
-"""Views of images: declared by a method (`View`), performed on whole batches (`make_view`)."""
+"""Views of images: declared by a method (`View`), computed for whole batches (`make_view`)."""
 
 from eagleray.augment.papers import byol_views, moco_view, multi_crop, simclr_view
-from eagleray.augment.perform import make_view, make_views, plain
+from eagleray.augment.perform import evaluation_view, make_view, make_views
 from eagleray.contracts.view import View
 
-__all__ = ["View", "byol_views", "make_view", "make_views", "moco_view", "multi_crop", "plain", "simclr_view"]
+__all__ = ["View", "byol_views", "evaluation_view", "make_view", "make_views", "moco_view", "multi_crop", "simclr_view"]

@@ -1,4 +1,4 @@
-"""What happens to a view's colours: the exact chain of torchvision, and its fused form, one affine map a sample."""
+"""Colour operations of views: torchvision's exact chain, and its fused form, one affine map per sample."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from eagleray.contracts.view import View
 
 ORDERS = torch.tensor(list(permutations(range(4)))).t()  # [4, 24]: the orders of brightness, contrast, saturation, hue
 LUMA = torch.tensor([0.2989, 0.587, 0.114])  # torchvision's weights of red, green, blue (ITU-R 601)
-_GREY = torch.full((3, 3), 1 / 3)  # onto the grey axis
+_GREY = torch.full((3, 3), 1 / 3)  # projection onto the grey axis
 _AROUND = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
 _TURN = torch.stack([_GREY, torch.eye(3) - _GREY, _AROUND])  # Rodrigues' formula: what stays, times cos, times sin
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
@@ -20,7 +20,7 @@ _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 
 @dataclass(frozen=True)
 class Colours:
-    """What happens to each image's colours."""
+    """The parameters of each image's colour operations."""
 
     brightness: Tensor  # factors; 1, 1, 1, 0 where the image is not jittered
     contrast: Tensor
@@ -32,13 +32,13 @@ class Colours:
 
 
 def draw(view: View, numbers: Numbers) -> Colours:
-    """Draw each image's factors, as torchvision's ColorJitter, and whether its colours are dropped or inverted."""
+    """Draw each image's jitter factors, as torchvision's ColorJitter does, and whether to drop or invert colours."""
     *spreads, hue = (view.jitter * scale for scale in view.jitter_scale)
     spans = [*((max(0.0, 1 - spread), 1 + spread) for spread in spreads), (-hue, hue)]
     jittered = numbers.happens("jitter", view.jitter_probability) > 0
     factors = zip(numbers.between("factors", spans), _NEUTRAL, strict=True)
     return Colours(
-        *(torch.where(jittered, factor, still) for factor, still in factors),
+        *(torch.where(jittered, factor, neutral) for factor, neutral in factors),
         order=torch.where(jittered, ORDERS[:, whole(numbers["order"][0], ORDERS.shape[1]).long()], -1),
         grayscale=numbers.happens("grayscale", view.grayscale),
         solarize=numbers.happens("solarize", view.solarize),
@@ -46,12 +46,12 @@ def draw(view: View, numbers: Numbers) -> Colours:
 
 
 def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
-    """Jitter and grayscale as ONE affine map of each sample's colours, [N, C, S, S] in 0..1.
+    """Apply jitter and grayscale as ONE affine map of each sample's colours, [N, C, S, S] in 0..1.
 
     Brightness, contrast, saturation and grayscale are linear in a pixel and in the image's mean, and without the
-    clamps between them they commute, so the fixed order here loses only those clamps; one clamp at the end stays.
-    Hue is the approximation: HSV moves along a hexagon; this turns around the grey axis, which is the same at
-    multiples of 120 degrees (a rotation in YIQ keeps the luma, which HSV does not, and lies further off).
+    clamps between them they commute, so the fixed order here loses only those clamps; one clamp at the end remains.
+    Hue is the approximation: HSV moves along a hexagon; this rotates around the grey axis, which is the same at
+    multiples of 120 degrees (a rotation in YIQ keeps the luma, which HSV does not, and is less accurate).
 
     Args:
         images: the views before any colour operation; blur may have been applied, since it commutes with this map.
@@ -62,7 +62,7 @@ def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
         matrix, grey = gain, mean
     else:
         turned = _hue_rotation(drawn.hue)  # [N, 3, 3]
-        luma = LUMA.to(turned.device) @ turned  # [N, 3]: red, green and blue's share in the turned colour's luma
+        luma = LUMA.to(turned.device) @ turned  # [N, 3]: red, green and blue's share in the rotated colour's luma
         saturation = torch.where(drawn.grayscale > 0, 0.0, drawn.saturation)[:, None, None]
         matrix = gain * torch.lerp(luma[:, None], turned, saturation)
         grey = (luma * mean).sum(1, keepdim=True)
@@ -72,14 +72,14 @@ def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
 
 
 def _hue_rotation(hue: Tensor) -> Tensor:
-    """[N, 3, 3]: rotation of RGB around its grey axis by `hue` of a full circle."""
+    """Return [N, 3, 3], the rotation of RGB around its grey axis by `hue` of a full circle."""
     angle = (2 * math.pi * hue)[:, None, None]
-    still, across, around = _TURN.to(hue.device)
-    return still + angle.cos() * across + angle.sin() * around
+    along, across, around = _TURN.to(hue.device)
+    return along + angle.cos() * across + angle.sin() * around
 
 
 def jitter(images: Tensor, drawn: Colours) -> Tensor:
-    """torchvision's ColorJitter, exact: each sample in its own order, clamped after every operation."""
+    """Apply torchvision's exact ColorJitter: each sample in its own order, clamped after every operation."""
     operations = (
         (adjust_brightness, drawn.brightness),
         (adjust_contrast, drawn.contrast),
@@ -95,34 +95,37 @@ def jitter(images: Tensor, drawn: Colours) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, 1, H, W]; a grey image is its own."""
+    """Compute luminance: [N, C, H, W] -> [N, 1, H, W]; a grey image is its own luminance."""
     if images.shape[1] == 1:
         return images
     return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device))[:, None]
 
 
 def grayscale(images: Tensor, drawn: Colours) -> Tensor:
-    """The colour dropped where drawn."""
+    """Remove the colour of the drawn images."""
     return torch.where(drawn.grayscale[:, None, None, None] > 0, luminance(images), images)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """images [n, C, H, W] in 0..1, factor [n, 1, 1, 1], as in all four: 0 black, 1 the image."""
+    """Scale images: factor 0 gives black, 1 the image.
+
+    Images are [n, C, H, W] in 0..1, the factor [n, 1, 1, 1], as in all four functions.
+    """
     return (images * factor).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """0: the image's mean luma everywhere, 1: the image."""
+    """Scale around the mean luma: factor 0 gives the mean everywhere, 1 the image."""
     return torch.lerp(luminance(images).mean((1, 2, 3), keepdim=True), images, factor).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """0: grey, 1: the image; a grey image stays as it is."""
+    """Scale around the luma: factor 0 gives grey, 1 the image; a grey image is unchanged."""
     return images if images.shape[1] == 1 else torch.lerp(luminance(images), images, factor).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """The hue of HSV moved by `shift` of the colour circle; a grey image stays as it is.
+    """Move HSV's hue by `shift` of the colour circle; a grey image is unchanged.
 
     A channel of the colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6h) mod 6 and n = 5, 3, 1
     for red, green and blue.
@@ -134,17 +137,17 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     chroma = value - images.amin(1, keepdim=True)
     difference = torch.where(value == red, green - blue, torch.where(value == green, blue - red, red - green))
     sector = torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
-    sixth = difference / torch.where(chroma > 0, chroma, 1.0) + sector + 6 * shift  # 6h, not yet within 0..6
+    sixth = difference / torch.where(chroma > 0, chroma, 1.0) + sector + 6 * shift  # 6h, not yet reduced to 0..6
     k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth).remainder_(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
 def finish(view: View, images: Tensor, drawn: Colours) -> Tensor:
-    """Return what comes after the blur: solarized images, in 0..1 still."""
+    """Apply what comes after the blur: solarize images, which stay in 0..1."""
     return solarize(images, drawn) if view.solarize else images
 
 
 def solarize(images: Tensor, drawn: Colours) -> Tensor:
-    """Where drawn, what is at least one half is inverted."""
+    """Invert pixels of at least one half, in the drawn images."""
     chosen = drawn.solarize[:, None, None, None] > 0
     return torch.where(chosen & (images >= 0.5), 1 - images, images)

@@ -1,4 +1,4 @@
-"""Where each pixel of a view comes from: crop, resize, shift, flip and blur as two matrices a sample; turns, cutout."""
+"""Geometry of views: crop, resize, shift, flip and blur as two matrices per sample; right-angle turns; cutout."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from eagleray.augment.numbers import Numbers, whole
 from eagleray.contracts.view import View
 
 Matrices = tuple[Tensor, Tensor] | None  # rows [N, S, H] and columns [N, S, W]; None: every pixel stays where it is
-Kernel = Callable[[Tensor, Tensor], Tensor]  # distances in pixels and what lies inside (1, or 0 outside) -> weights
+Kernel = Callable[[Tensor, Tensor], Tensor]  # distances in pixels, and 1 inside or 0 outside the box -> weights
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How each image is laid out."""
+    """The parameters of each image's geometry."""
 
     corner: Tensor  # [2, N] the crop's top and left, whole pixels of the source
     box: Tensor  # [2, N] its height and width
@@ -28,7 +28,7 @@ class Geometry:
 
 
 def draw(view: View, numbers: Numbers, sizes: Tensor, size: int) -> Geometry:
-    """Draw for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`."""
+    """Draw parameters for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`."""
     corner, box = _crop(view, numbers, sizes.t().float())
     most = min(round(view.shift * size), size - 1)
     return Geometry(
@@ -43,7 +43,7 @@ def draw(view: View, numbers: Numbers, sizes: Tensor, size: int) -> Geometry:
 
 
 def _crop(view: View, numbers: Numbers, extent: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw the corner and box of each crop, [2, N] both: the first attempt that fits, as RandomResizedCrop."""
+    """Draw each crop's corner and box, both [2, N]: the first attempt that fits, as RandomResizedCrop does."""
     if view.crop is None:
         return torch.zeros_like(extent), extent
     (low, high), (narrow, wide) = view.crop, map(math.log, view.crop_ratio)
@@ -59,7 +59,7 @@ def _crop(view: View, numbers: Numbers, extent: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _central_box(view: View, extent: Tensor) -> Tensor:
-    """Return the largest box of an allowed shape for each extent, for the images of which no attempt fits."""
+    """Return each extent's largest box of an allowed shape, for images where no attempt fits."""
     low, high = view.crop_ratio
     height, width = extent.double()  # rounded as Python rounds
     box = torch.stack([height.minimum((width / low).round_()), width.minimum((height * high).round_())])
@@ -67,21 +67,21 @@ def _central_box(view: View, extent: Tensor) -> Tensor:
 
 
 def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
-    """The matrices that crop, resize, shift and flip: view = rows @ image @ columns^T.
+    """Return the matrices that crop, resize, shift and flip: view = rows @ image @ columns^T.
 
-    `sizes`: height and width of each image, [N, 2] on the CPU. An image that is not cropped is resized until its
-    shorter side fits, and its middle is shown: torchvision's Resize(size) and CenterCrop(size).
+    `sizes`: height and width of each image, [N, 2] on the CPU. Without a random crop, the shorter side is resized to
+    `size` and the middle is cut out: torchvision's Resize(size) and CenterCrop(size).
     """
     if view.crop is None and not view.shift and not view.flip and bool((sizes == size).all()):
         return None
     pixel = torch.arange(size, dtype=torch.float32, device=drawn.box.device).expand(2, len(drawn.flip), size)
     if view.flip:
         pixel = torch.stack([pixel[0], torch.where(drawn.flip[:, None] > 0, size - 1 - pixel[1], pixel[1])])
-    shown = None
+    visible = None
     if view.shift:
         pixel = pixel + drawn.shift[:, :, None]
         if view.shift_border == "black":
-            shown = ((pixel >= 0) & (pixel < size)).float()[..., None]  # [2, N, S, 1]: not behind the border
+            visible = ((pixel >= 0) & (pixel < size)).float()[..., None]  # [2, N, S, 1]: 0 behind the border
         pixel = _reflect(pixel, size)
     box, resized = drawn.box, torch.full_like(drawn.box, size)
     if view.crop is None:
@@ -91,16 +91,16 @@ def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
     corner, box, resized = (each[:, :, None] for each in (drawn.corner, box, resized))
     kernel = _cubic if view.interpolation == "bicubic" else _triangle
     weights = _weights(kernel, corner, box, resized, pixel, max(height, width))
-    rows, columns = weights if shown is None else weights * shown
+    rows, columns = weights if visible is None else weights * visible
     return rows[:, :, :height], columns[:, :, :width]
 
 
 def _weights(kernel: Kernel, start: Tensor, length: Tensor, resized: Tensor, pixel: Tensor, source: int) -> Tensor:
     """Return each output pixel's weights on the source pixels, along both axes: [2, N, S, source].
 
-    As resize(antialias=True): the kernel is as wide as an output pixel, at least as a source pixel, cut off at the box
-    (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] says which of the `resized` [2, N, 1] pixels of the
-    box an output pixel shows.
+    As in resize(antialias=True), the kernel is as wide as an output pixel and at least as a source pixel, cut off at
+    the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] is the place of each output pixel among the
+    `resized` [2, N, 1] pixels of the box.
     """
     scale = length / resized  # source pixels in an output pixel
     steepness = 1 / scale.clamp(min=1)
@@ -125,19 +125,19 @@ def _cubic(distance: Tensor, inside: Tensor) -> Tensor:
 
 
 def blurred(matrices: Matrices, sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The same matrices with a Gaussian blur after them; a Gaussian is separable, so it is a matrix on each side."""
+    """Return the matrices followed by a Gaussian blur, which is separable and so a matrix on each side."""
     blur = blur_matrix(sigma, size)
     return (blur, blur) if matrices is None else (torch.bmm(blur, matrices[0]), torch.bmm(blur, matrices[1]))
 
 
 def resize(view: View, images: Tensor, matrices: Matrices) -> Tensor:
-    """Resample images, and cut off what bicubic interpolation throws beyond 0..1."""
+    """Resample images, and clamp to 0..1 where bicubic interpolation overshoots."""
     images = resample(images, matrices)
     return images.clamp_(0, 1) if view.interpolation == "bicubic" else images
 
 
 def resample(images: Tensor, matrices: Matrices) -> Tensor:
-    """rows @ image @ columns^T for each sample and channel: [N, C, H, W] -> [N, C, S, S]."""
+    """Compute rows @ image @ columns^T for each sample and channel: [N, C, H, W] -> [N, C, S, S]."""
     if matrices is None:
         return images
     rows, columns = matrices
@@ -149,7 +149,7 @@ def resample(images: Tensor, matrices: Matrices) -> Tensor:
 
 
 def resampled_mean(images: Tensor, matrices: Matrices) -> Tensor:
-    """Mean of each channel of `resample(images, matrices)`, [N, C], without making it: both are linear."""
+    """Compute each channel's mean of `resample(images, matrices)`, [N, C], without resampling: both are linear."""
     if matrices is None:
         return images.mean((2, 3))
     rows, columns = (matrix.mean(1)[:, None] for matrix in matrices)  # [N, 1, H], [N, 1, W]
@@ -157,7 +157,7 @@ def resampled_mean(images: Tensor, matrices: Matrices) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """[N, size, size]: a Gaussian blur along one axis with reflected borders; the identity where sigma is 0.
+    """Return a Gaussian blur along one axis with reflected borders, [N, size, size]; the identity where sigma is 0.
 
     The kernel is SimCLR's (2002.05709): a tenth of the side, odd; at least 3 pixels, or a small image stays sharp.
     """
@@ -165,26 +165,26 @@ def blur_matrix(sigma: Tensor, size: int) -> Tensor:
     offset = torch.arange(-radius, radius + 1, dtype=sigma.dtype, device=sigma.device)  # [K]
     kernel = torch.softmax(-((offset / sigma.clamp(min=1e-3)[:, None]) ** 2) / 2, dim=1)  # [N, K]
     pixel = torch.arange(size, dtype=sigma.dtype, device=sigma.device)
-    source = _reflect(pixel + offset[:, None], size)  # [K, S]: the pixel that lies `offset` from each pixel
+    source = _reflect(pixel + offset[:, None], size)  # [K, S]: the pixel at `offset` from each pixel
     taps = (source[:, :, None] == pixel).to(sigma.dtype)  # [K, S, S]
     return (kernel @ taps.flatten(1)).view(-1, size, size)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
-    """Positions up to size - 1 outside, mirrored at the outermost pixels, which are not repeated."""
+    """Mirror positions up to size - 1 outside at the outermost pixels, which are not repeated."""
     return (size - 1) - ((size - 1) - position.abs()).abs()
 
 
 def finish(view: View, images: Tensor, drawn: Geometry) -> None:
     """Turn normalised square images and cut squares out of them, in place."""
-    if view.rotate:  # so late since a turn commutes with all before it but RandAugment
+    if view.rotate:  # last, because a turn commutes with all operations before it except RandAugment
         turn(images, drawn.turns)
     if view.cutout:
         cut_out(images, view.cutout, drawn.cutout)
 
 
 def turn(images: Tensor, turns: Tensor) -> Tensor:
-    """Square images turned counter-clockwise by 0 to 3 right angles, [N] on the CPU: exact, pixels only move."""
+    """Turn square images counter-clockwise by 0 to 3 right angles, [N] on the CPU: exact, pixels only move."""
     for quarter in range(1, 4):
         index = (turns == quarter).nonzero()[:, 0].to(images.device)
         images[index] = torch.rot90(images[index], quarter, (2, 3))
@@ -192,7 +192,7 @@ def turn(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, part: float, centre: Tensor) -> Tensor:
-    """Zeroes a square of `part` of the side around each centre, [2, N], clipped at the borders (Cutout, 1708.04552).
+    """Zero a square of `part` of the side around each centre, [2, N], clipped at the borders (Cutout, 1708.04552).
 
     The images are normalised already, so zero is the mean.
     """

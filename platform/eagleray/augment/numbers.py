@@ -9,8 +9,8 @@ from eagleray.contracts.seeds import generator
 
 Share = tuple[int, int]  # rank and number of the workers that hold a batch in equal parts
 WHOLE: Share = (0, 1)
-ATTEMPTS = 10  # torchvision's RandomResizedCrop too tries ten boxes before it takes the central one
-# How many numbers an image draws for what. Another column would change all numbers: what is new takes a `stream`.
+ATTEMPTS = 10  # torchvision's RandomResizedCrop also tries ten boxes before it uses the central one
+# Numbers drawn per image and purpose. A new column would change all numbers, so new purposes use a `stream`.
 _COLUMNS = {
     "areas": ATTEMPTS, "ratios": ATTEMPTS, "place": 2, "flip": 1, "jitter": 1, "grayscale": 1, "blur": 1, "solarize": 1,
     "rotate": 1, "factors": 4, "sigma": 1, "shift": 2, "cutout": 2, "order": 1, "turns": 1,
@@ -20,8 +20,8 @@ _COLUMNS = {
 class Numbers:
     """Uniform numbers in 0..1 for each image of a worker's share of a batch.
 
-    Every purpose has its own column, drawn whether it is used or not: to change one operation leaves all others as they
-    were, so a sweep compares like with like. Image i depends on the seed and on its place in the batch alone: a worker
+    Every purpose has its own column, drawn whether it is used or not: changing one operation does not change the
+    others, so a sweep compares like with like. Image i depends only on the seed and on its place in the batch: a worker
     draws the numbers of the whole batch, which are few, and keeps its own rows.
     """
 
@@ -35,13 +35,13 @@ class Numbers:
         return self._columns[column]
 
     def stream(self, purpose: str, count: int) -> Tensor:
-        """Return numbers of a stream of their own, [count, N]; the purpose has at most 16 characters."""
+        """Return numbers of a separate stream, [count, N]; the purpose has at most 16 characters."""
         rank, world = self._share
         drawn = torch.rand(world * self._samples, count, generator=generator(*self._seed, purpose=purpose))
         return drawn[rank * self._samples : (rank + 1) * self._samples].t().contiguous()
 
     def happens(self, column: str, probability: float) -> Tensor:
-        """Return 1 where something of this probability happens, else 0, [N]."""
+        """Return 1 with this probability, else 0, [N]."""
         return (self[column][0] < probability).float()
 
     def between(self, column: str, spans: Sequence[tuple[float, float]]) -> Tensor:
@@ -51,5 +51,5 @@ class Numbers:
 
 
 def whole(u: Tensor, count: Tensor | int) -> Tensor:
-    """Return one of 0 … count - 1 for each uniform number."""
+    """Convert uniform numbers to whole numbers from 0 to count - 1."""
     return (u * count).floor_().clamp_(max=count - 1)  # the product may round up to `count`, once in 10^7 draws

@@ -1,4 +1,4 @@
-"""Views that several papers share. Up to 64 pixels they are changed as small images need it."""
+"""Views that several papers share, adapted to small images up to 64 pixels."""
 
 from dataclasses import replace
 
@@ -8,18 +8,18 @@ SMALL = 64  # pixels up to which an image counts as small
 
 
 def simclr_view(image_size: int) -> View:
-    """SimCLR's view (2002.05709, appendix A); of small images as in its study of CIFAR-10 (B.9).
+    """Return SimCLR's view (2002.05709, appendix A).
 
-    There it has no blur and half the jitter.
+    Small images have no blur and half the jitter, as in the paper's study of CIFAR-10 (B.9).
     """
     large = image_size > SMALL
     return View(crop=(0.08, 1.0), flip=0.5, jitter=1.0 if large else 0.5, grayscale=0.2, blur=0.5 if large else 0.0)
 
 
 def byol_views(image_size: int) -> tuple[View, View]:
-    """BYOL's two views, which differ in blur and solarization (2006.07733, table 6).
+    """Return BYOL's two views, which differ in blur and solarization (2006.07733, table 6).
 
-    Small images are not blurred, and crops keep a fifth of them at least: less removes the object.
+    Small images are not blurred, and crops keep at least a fifth of them: smaller crops lose the object.
     """
     large = image_size > SMALL
     shared = View(
@@ -31,7 +31,10 @@ def byol_views(image_size: int) -> tuple[View, View]:
 
 
 def moco_view(image_size: int) -> View:
-    """The view of MoCo v2 (2003.04297, section 3) and of SimSiam (2011.10566, section 3); small images get no blur."""
+    """Return the view of MoCo v2 (2003.04297, section 3) and SimSiam (2011.10566, section 3).
+
+    Small images are not blurred.
+    """
     return View(
         crop=(0.2, 1.0),
         flip=0.5,
@@ -43,15 +46,15 @@ def moco_view(image_size: int) -> View:
 
 
 def multi_crop(large: tuple[View, View], image_size: int, crops: int, size: int, split: float) -> tuple[View, ...]:
-    """Two large crops and some small ones (SwAV, 2006.09882, section 3.3; DINO, 2104.14294, section 3.1).
+    """Return two large crops and some small ones (SwAV, 2006.09882, section 3.3; DINO, 2104.14294, section 3.1).
 
-    Small crops cover a twentieth of the image at least; of small images a tenth, less is but a few pixels.
+    Small crops cover at least a twentieth of the image; a tenth if the image is small, since less is only a few pixels.
 
     Args:
-        large: the views of the large crops; small ones are the first of them, blurred in half the cases at most.
+        large: the views of the large crops; small crops use the first of them, blurred in at most half the cases.
         image_size: side of the large crops in pixels.
-        crops: how many small ones.
-        size: their side in pixels.
+        crops: number of small crops.
+        size: side of the small crops in pixels.
         split: part of the image's area that large crops cover at least, and small ones at most.
     """
     first, second = (replace(view, crop=(split, 1.0)) for view in large)

@@ -1,4 +1,4 @@
-"""Performs declared views on a batch of images, on the device they are on, each sample with its own parameters."""
+"""Computes the declared views of a batch of images, on the images' device, each sample with its own parameters."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import colour, geometry
-from eagleray.augment.draw import Parameters, draw, joined
 from eagleray.augment.numbers import WHOLE, Share
+from eagleray.augment.parameters import Parameters, draw_parameters, joined
 from eagleray.augment.randaugment import randaugment
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
@@ -27,31 +27,31 @@ def make_view(
     std: Sequence[float],
     exact: bool = False,
 ) -> Tensor:
-    """One view of every image.
+    """Compute one view of every image.
 
-    The fast path makes crop, resize, shift, flip and blur two matrix products, and the colours one affine map; so
-    blur comes before jitter there, which changes nothing since both are linear and the blur's weights add up to 1
+    The fast path computes crop, resize, shift, flip and blur as two matrix products, and the colours as one affine
+    map. So blur comes before jitter there, which changes nothing since both are linear and the blur's weights sum to 1
     (contrast still pulls to the mean of the unblurred view). It differs from torchvision's chain in the clamps
-    between colour operations and in hue (see `colour.fused`). `exact=True` performs that chain as it is written, and
-    so do views with RandAugment, whose operations cannot be fused.
+    between colour operations and in hue (see `colour.fused`). `exact=True` runs torchvision's chain itself, and so do
+    views with RandAugment, whose operations cannot be fused.
 
     Args:
-        view: what to do.
-        images: uint8 [N, C, H, W], C is 1 (grey) or 3 (colour); grey images have no saturation and no hue. Of images
-            of several shapes each is cropped within its own.
+        view: the operations.
+        images: uint8 [N, C, H, W], C is 1 (grey) or 3 (colour); grey images have no saturation and no hue. Images
+            of several shapes are each cropped within their own shape.
         size: side of the output, unless the view has its own.
-        seed: what the parameters depend on, and nothing else: not on the device, not on torch's global state.
+        seed: determines the parameters alone: neither the device nor torch's global state matters.
         mean: of each channel, images scaled to 0..1.
-        std: likewise.
-        exact: torchvision's chain, sample by sample in random order, without approximation.
+        std: of each channel, likewise.
+        exact: use torchvision's chain, sample by sample in random order, without approximation.
 
     Returns:
         float32 [N, C, size, size], normalised, contiguous, on the images' device.
 
     Raises:
-        ConfigError: images of another kind, or a mean or std that does not fit their channels.
+        ConfigError: images of another kind, or a mean or std that does not match their channels.
     """
-    return _made(view, images, [seed], size=size, mean=mean, std=std, exact=exact)[0]
+    return _perform(view, images, [seed], size=size, mean=mean, std=std, exact=exact)[0]
 
 
 def make_views(
@@ -65,20 +65,20 @@ def make_views(
     exact: bool = False,
     share: Share = WHOLE,
 ) -> list[Tensor]:
-    """Every view of every image: `make_view` with the view's index added to the seed.
+    """Compute every view of every image: `make_view` with the view's index added to the seed.
 
-    Equal views that follow each other (the small crops of multi-crop) are made in one pass. Where the images are the
-    `share` (rank, workers) of a batch, their views are those rows of the views of the whole batch, to the last bit.
+    Equal consecutive views (the small crops of multi-crop) are computed in one pass. If the images are the `share`
+    (rank, workers) of a batch, their views are bitwise those rows of the views of the whole batch.
     """
-    made: list[Tensor] = []
+    results: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
         seeds = [(*seed, index) for index in places]
-        made += _made(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
-    return made
+        results += _perform(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
+    return results
 
 
-def plain(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The view that evaluation uses: shorter side resized, the middle cut out, normalised; nothing random.
+def evaluation_view(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Compute the view for evaluation: shorter side resized, middle cut out, normalised; nothing random.
 
     uint8 [N, C, H, W] -> float32 [N, C, size, size]. Raises as `make_view`.
     """
@@ -86,7 +86,7 @@ def plain(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequen
 
 
 @torch.no_grad()
-def _made(
+def _perform(
     view: View,
     images: Tensor | Ragged,
     seeds: Sequence[tuple[int, ...]],
@@ -97,22 +97,22 @@ def _made(
     exact: bool,
     share: Share = WHOLE,
 ) -> Sequence[Tensor]:
-    """One view of every image for each seed."""
+    """Compute one view of every image for each seed."""
     images = images if isinstance(images, Ragged) else Ragged.of_one_shape(images)
     _check(images.padded, mean, std)
     size, device = view.size or size, images.padded.device
-    drawn = joined([draw(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
+    drawn = joined([draw_parameters(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
     images = images.repeated(len(seeds))
     output = torch.empty(len(images), len(mean), size, size, device=device)
     offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
     perform = _exact if exact or view.randaugment else _fast
-    with torch.autocast(device.type, enabled=False):  # in bf16 a view would lose its shades
+    with torch.autocast(device.type, enabled=False):  # bf16 is too coarse for shades of colour
         for piece in _pieces(images, size):
             part = images[piece]
             pixels = part.padded.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            made = perform(view, pixels, part.sizes, drawn[piece], size)
-            made = colour.finish(view, made, drawn[piece])
-            torch.sub(made, offset, out=output[piece]).div_(scale)
+            result = perform(view, pixels, part.sizes, drawn[piece], size)
+            result = colour.finish(view, result, drawn[piece])
+            torch.sub(result, offset, out=output[piece]).div_(scale)
     geometry.finish(view, output, drawn)
     return output.chunk(len(seeds))
 
@@ -128,9 +128,9 @@ def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def _pieces(images: Ragged, size: int) -> list[slice]:
-    """The batch in pieces: on a CPU so small that the tensors on the way stay in its cache and its allocator's hands.
+    """Split the batch: on a CPU into pieces whose intermediate tensors stay in its cache and in its allocator.
 
-    Where nothing else keeps the allocator from giving memory back (a young process), whole batches take twice as long.
+    If the allocator returns freed memory to the system (as in a young process), whole batches take twice as long.
     """
     samples, channels = images.padded.shape[:2]
     area = max(int(images.sizes.prod(1).sum()) // max(1, samples), size * size)

@@ -18,7 +18,7 @@ Operation = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Choices:
-    """Which operations each image goes through."""
+    """The operations chosen for each image."""
 
     randaugment: Tensor  # [operations, 2, N] on the CPU: which of the 14 operations, and its sign
 
@@ -31,7 +31,7 @@ def draw(view: View, numbers: Numbers) -> Choices:
 
 
 def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
-    """Each sample's own operations, one after the other; samples that share an operation go through it together.
+    """Apply each sample's own operations one after the other; samples that share an operation are batched.
 
     Args:
         images: [N, C, H, W] in 0..1.
@@ -51,7 +51,10 @@ def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, xx: Tensor, xy: Tensor, x: Tensor, yx: Tensor, yy: Tensor, y: Tensor) -> Tensor:
-    """Pixel (u, v) from the centre shows source (xx u + xy v + x, yx u + yy v + y): nearest pixel, black outside."""
+    """Resample: output pixel (u, v) from the centre shows source pixel (xx u + xy v + x, yx u + yy v + y).
+
+    The nearest pixel is used, and black outside.
+    """
     height, width = images.shape[-2:]
     matrix = torch.stack(  # affine_grid measures both axes from -1 to 1
         [xx, xy * height / width, 2 * x / width, yx * width / height, yy, 2 * y / height], dim=-1
@@ -81,7 +84,7 @@ def _translate_y(images: Tensor, sign: Tensor, strength: float) -> Tensor:
 
 
 def _pixels(strength: float, side: int) -> int:
-    """AutoAugment moved its ImageNet crops of 331 pixels by up to 150."""
+    """Convert a strength to pixels: AutoAugment moved its ImageNet crops of 331 pixels by up to 150."""
     return int(150 / 331 * side * strength)
 
 
@@ -96,7 +99,7 @@ def _factor(sign: Tensor, strength: float) -> Tensor:
 
 
 def _sharpness(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Away from, or towards, a smoothed image; its outermost pixels are not smoothed (as PIL)."""
+    """Move images away from or towards a smoothed copy, whose outermost pixels are not smoothed (as in PIL)."""
     if min(images.shape[-2:]) < 3:
         return images
     channels = images.shape[1]
@@ -117,13 +120,13 @@ def _solarize(images: Tensor, sign: Tensor, strength: float) -> Tensor:
 
 
 def _autocontrast(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Each channel stretched to 0..1; one of a single value stays."""
+    """Stretch each channel to 0..1; a channel of a single value is unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low) / torch.where(high > low, high - low, 1.0), images)
 
 
 def _equalize(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Each channel's histogram of 256 grey levels made flat, by PIL's rule (ImageOps.equalize)."""
+    """Flatten each channel's histogram of 256 grey levels by PIL's rule (ImageOps.equalize)."""
     grey = (images * 255.999).long().flatten(2)  # torchvision's conversion to 8 bits
     counts = torch.zeros(*grey.shape[:2], 256, device=images.device)
     counts.scatter_add_(2, grey, torch.ones_like(grey, dtype=counts.dtype))

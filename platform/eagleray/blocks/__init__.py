@@ -1,1 +1,1 @@
-"""Parts that methods are made of: losses, networks, schedules, optimizers, and collectives with gradients."""
+"""Building blocks of methods: losses, networks, schedules, optimizers, and collectives with gradients."""

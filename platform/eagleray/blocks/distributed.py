@@ -1,4 +1,4 @@
-"""Operations across workers that carry gradients; with a single process each of them is the identity.
+"""Operations across workers with gradients; with a single process each of them is the identity.
 
 The rule that every loss follows: gather with gradient, mean over the LOCAL anchors, no further factor.
 The objective is then the mean over workers of their losses, each operation here returns its exact
@@ -16,40 +16,41 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
-    """This worker's number, from 0; 0 with a single process."""
+    """Return this worker's number, from 0; 0 with a single process."""
     return dist.get_rank() if _grouped() else 0
 
 
 def world_size() -> int:
-    """Number of workers; 1 with a single process."""
+    """Return the number of workers; 1 with a single process."""
     return dist.get_world_size() if _grouped() else 1
 
 
 def gather(x: Tensor) -> Tensor:
-    """All workers' tensors in the order of their ranks: [n, ...] -> [workers * n, ...], with gradient."""
+    """Gather all workers' tensors in the order of their ranks: [n, ...] -> [workers * n, ...], with gradient."""
     return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
 
 
 def own_rows(whole: Tensor) -> Tensor:
-    """This worker's rows of what every worker holds alike, the inverse of `gather`: [workers * n, ...] -> [n, ...].
+    """Return this worker's rows of a tensor that is equal on all workers: [workers * n, ...] -> [n, ...].
 
-    Random numbers of images are drawn so: for the whole batch from `Method.draw`, then each worker's own.
+    The inverse of `gather`. Use it for random numbers of images: draw them for the whole batch from
+    `Method.generator`, then take this worker's rows.
     """
     return whole.chunk(world_size())[rank()]
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over workers, the same on each of them, with gradient; any shape. `x` itself is left as it is."""
+    """Sum `x`, of any shape, over workers, with gradient; all get the same result, and `x` is unchanged."""
     return _Sum.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Mean over workers, the same on each of them, with gradient; any shape. `x` itself is left as it is."""
+    """Average `x`, of any shape, over workers, with gradient; all get the same result, and `x` is unchanged."""
     return all_reduce_sum(x) / world_size() if world_size() > 1 else x
 
 
 def broadcast(x: Tensor, source: int = 0) -> Tensor:
-    """The tensor of worker `source` on every worker, without gradient. `x` itself is left as it is."""
+    """Copy the tensor of worker `source` to every worker, without gradient; `x` is unchanged."""
     if world_size() == 1:
         return x
     copy = x.detach().clone(memory_format=torch.contiguous_format)
@@ -58,19 +59,22 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over all workers' samples, with gradient: [n, C, ...] -> [C], [C]."""
+    """Compute each channel's mean and biased variance over all workers' samples, with gradient.
+
+    [n, C, ...] -> [C], [C]
+    """
     axes = [axis for axis in range(x.dim()) if axis != 1]
     variance, mean = torch.var_mean(x, axes, correction=0)
     means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each [workers, C]
-    # Moments of the parts join without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
+    # Combine the moments of the parts without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
     mean = means.mean(0)
     return mean, (variances + (means - mean).square()).mean(0)
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Average the workers' gradients in the backward pass of this module; with a single process it is the module.
+    """Wrap a module so that its backward pass averages the workers' gradients; with one process, return it as it is.
 
-    The result must live until that backward pass has ended.
+    Keep the result until that backward pass has ended.
     """
     if world_size() == 1:
         return module
@@ -81,7 +85,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 
 def barrier() -> None:
-    """Wait until every worker is here."""
+    """Wait for all workers."""
     if world_size() > 1:
         dist.barrier()
 
@@ -99,7 +103,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        # Every worker's loss depends on x through the sum, so x receives what each of them sends back.
+        # Every worker's loss depends on x through the sum, so x receives the sum of all their gradients.
         return all_reduce_sum(gradient)
 
 
@@ -119,9 +123,9 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of all workers' samples: [n, C, ...] -> the same shape.
 
     Output, gradient and running statistics equal those of one process on the whole batch. torch's own
-    SyncBatchNorm refuses CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it
-    replaces, so that a checkpoint serves any number of workers. Evaluation mode, and a single process,
-    are plain BatchNorm.
+    SyncBatchNorm does not run on CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it
+    replaces, so that a checkpoint works with any number of workers. In evaluation mode, or with a single
+    process, it is ordinary BatchNorm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -157,10 +161,10 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """Let every BatchNorm1d, 2d and 3d inside `module` use the statistics of all workers; returns `module`.
+    """Make every BatchNorm1d, 2d and 3d inside `module` use the statistics of all workers; return `module`.
 
-    Call it once the module is on its device: on a GPU torch's SyncBatchNorm takes over, on a CPU
-    `SynchronisedBatchNorm`. Parameters, buffers and their names stay: optimizers and checkpoints still fit.
+    Call it once the module is on its device: a GPU gets torch's SyncBatchNorm, a CPU `SynchronisedBatchNorm`.
+    Parameters, buffers and their names stay: optimizers and checkpoints still match.
     """
     if any(parameter.is_cuda for parameter in module.parameters()):
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)

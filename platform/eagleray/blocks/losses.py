@@ -6,18 +6,18 @@ from torch import Tensor
 
 from eagleray.blocks.distributed import all_reduce_sum, gather, rank, world_size
 
-BLOCK = 2**21  # similarities formed at a time: 8 MB in float32, about what a core's cache serves
+BLOCK = 2**21  # similarities computed at a time: 8 MB in float32, about the size of a core's cache
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
-    """SimCLR's normalised temperature-scaled cross entropy, over the batches of all workers.
+    """Compute SimCLR's normalised temperature-scaled cross-entropy over the batches of all workers.
 
     With z the L2-normalised embeddings of both views, and i and j the two views of one image (eq. 1):
 
         loss(i, j) = -log( exp(z_i·z_j / T) / sum over k != i of exp(z_i·z_k / T) )
 
-    averaged over this worker's 2n anchors; k runs over the 2N embeddings of every worker. No 2N x 2N matrix
-    is ever held, and inside a bf16 autocast the loss is still computed in float32.
+    averaged over this worker's 2n anchors; k runs over the 2N embeddings of all workers. The 2N x 2N matrix is
+    never stored, and inside a bf16 autocast the loss is still computed in float32.
 
     Args:
         first, second: [n, D] embeddings of the two views of the same n images, not normalised.
@@ -47,7 +47,7 @@ class _NTXent(torch.autograd.Function):
         index = torch.arange(count, device=anchors.device)
         own = index + rank() * count
         positive = (index + count // 2) % count + rank() * count
-        # The gradient is formed here, block by block, while the similarities are at hand.
+        # The gradient is computed here, block by block, while the similarities are available.
         anchor_gradient = torch.empty_like(anchors)
         candidate_gradient = torch.zeros_like(candidates)
         loss = anchors.new_zeros(())
@@ -59,8 +59,8 @@ class _NTXent(torch.autograd.Function):
             top = scores.amax(1, keepdim=True)
             total = scores.sub_(top).exp_().sum(1, keepdim=True)
             loss += (total.log() + top - positive_scores).sum()
-            # d loss / d scores = exp(scores - top) / total - one_hot(positive); the rows are divided by their
-            # totals where they are shorter, in the gradient and the block.
+            # d loss / d scores = exp(scores - top) / total - one_hot(positive); the division by the totals is
+            # applied to the gradient and the block, which have shorter rows.
             scores.scatter_add_(1, positive[rows, None], -total)
             anchor_gradient[rows] = (scores @ everyone) / total
             candidate_gradient.addmm_(scores[:, :fresh].T, block / total)
@@ -75,11 +75,11 @@ class _NTXent(torch.autograd.Function):
 
 
 def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """BYOL's regression loss: squared distance of the normalised vectors, averaged over the batch (eq. 2).
+    """Compute BYOL's regression loss: the squared distance of normalised vectors, averaged over the batch (eq. 2).
 
         loss = ‖ p/‖p‖ - z/‖z‖ ‖² = 2 - 2 cos(p, z)
 
-    BYOL SUMS this over both directions of its two views. Where the target is a teacher's, detach it before.
+    BYOL SUMS this over both directions of its two views. Detach the target first if it comes from a teacher.
 
     Args:
         prediction, target: [n, D], not normalised.
@@ -94,14 +94,14 @@ def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
-    """InfoNCE: every anchor finds its positive among negatives.
+    """Compute the InfoNCE loss: every anchor must find its positive among negatives.
 
     With q, k and n the L2-normalised anchors, positives and negatives (MoCo's eq. 1):
 
         loss(i) = -log( exp(q_i·k_i / T) / (exp(q_i·k_i / T) + sum over j of exp(q_i·n_j / T)) )
 
-    averaged over this worker's anchors. Without `negatives` the positives of all other anchors serve, those of
-    every worker, with gradient.
+    averaged over this worker's anchors. Without `negatives`, the negatives are the positives of all other anchors
+    of all workers, with gradient.
 
     Args:
         anchors, positives: [n, D], not normalised, row i of one belongs to row i of the other.
@@ -127,14 +127,14 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, negatives: 
 
 
 def squared_norm_of_product(first: Tensor, second: Tensor) -> Tensor:
-    """‖AᵀB‖², the squared Frobenius norm, where A and B are the rows of all workers.
+    """Compute ‖AᵀB‖², the squared Frobenius norm, where A and B are the rows of all workers.
 
-    Either through the D x D matrix AᵀB itself, or through two N x N matrices of inner products of rows, whichever is
-    smaller, as ‖AᵀB‖² is the sum of all elements of AAᵀ * BBᵀ. For N = 256 and D = 8192 that saves a thousandfold of
-    the memory and most of the time.
+    It uses either the D x D matrix AᵀB itself, or two N x N matrices of inner products of rows, whichever is smaller,
+    as ‖AᵀB‖² is the sum of all elements of AAᵀ * BBᵀ. For N = 256 and D = 8192 that needs a thousand times less
+    memory and saves most of the time.
 
     Args:
-        first, second: [n, D], one row an image; give the same tensor twice for ‖AᵀA‖².
+        first, second: [n, D], one row per image; pass the same tensor twice for ‖AᵀA‖².
 
     Returns:
         A scalar, the same on every worker.
@@ -150,11 +150,11 @@ def squared_norm_of_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of what each view is taken for against the targets of every OTHER view.
+    """Compute the cross-entropy of each view's prediction against the targets of every OTHER view.
 
         loss = mean over t != v of H(targets_t, softmax(logits_v / T))
 
-    With codes for targets it is SwAV's swapped prediction (2006.09882, equations 1 and 6), with a teacher's
+    With codes as targets it is SwAV's swapped prediction (2006.09882, equations 1 and 6), with a teacher's
     probabilities DINO's loss (2104.14294, equation 3), both over multi-crop's pairs.
 
     Args:
@@ -173,10 +173,10 @@ def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tens
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Rows of length 1, in float32 at least: [..., D] -> the same."""
+    """Normalise rows to length 1, in float32 at least: [..., D] -> the same shape."""
     return F.normalize(precise(x), dim=-1)
 
 
 def precise(x: Tensor) -> Tensor:
-    """In float32 at least: bf16 has three digits, too few for a difference of cosines, or to be divided by a low T."""
+    """Convert to float32 at least: bf16's three digits are too few for differences of cosines or for a low T."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Parts that methods share."""
+"""Networks that several methods use: heads, teachers, queues, multi-crop."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -27,14 +27,16 @@ def mlp(
     last_bias: bool = True,
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Linear layers with batch norm and an activation between them: `mlp([512, 2048, 128])` has one hidden layer.
+    """Build linear layers with batch norm and an activation between them.
+
+    `mlp([512, 2048, 128])` has one hidden layer.
 
     Args:
         widths: of the input, the hidden layers and the output.
-        norm: False leaves the batch norms between the layers out.
-        last_norm: adds a batch norm after the last layer (SimCLR's head, in its authors' code).
+        norm: whether there are batch norms between the layers.
+        last_norm: whether a batch norm follows the last layer (SimCLR's head, in its authors' code).
         last_affine: whether that norm scales and shifts (SimSiam's and MoCo v3's does not).
-        last_bias: of the last layer, where no norm follows it.
+        last_bias: whether the last layer has a bias; it has none if a norm follows.
         activation: between the layers.
     """
     layers: list[nn.Module] = []
@@ -49,13 +51,13 @@ def mlp(
 
 
 def frozen_copy(module: M) -> M:
-    """A copy that no gradient reaches: a teacher, to be moved by `ema_update`."""
+    """Return a copy without gradients: a teacher for `ema_update`."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers stay the teacher's."""
+    """Move every parameter: teacher <- momentum * teacher + (1 - momentum) * student. Buffers stay the teacher's."""
     old: list[Tensor] = list(teacher.parameters())
     new: list[Tensor] = list(student.parameters())
     torch._foreach_lerp_(old, new, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
@@ -63,16 +65,16 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 @torch.no_grad()
 def copy_buffers(teacher: nn.Module, student: nn.Module) -> None:
-    """Gives the teacher the student's buffers (running statistics), for a teacher that is used in eval mode."""
-    for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(theirs)
+    """Copy the student's buffers (running statistics) to a teacher that is used in evaluation mode."""
+    for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
+        target.copy_(source)
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Return fixed positions of grid x grid patches, row by row, for tokens of a width `dim` that 4 divides: [L, dim].
+    """Return fixed sine-cosine positions of grid x grid patches, row by row: [L, dim]; 4 must divide `dim`.
 
-    The first half is the column's sines and cosines, the second half the row's, at wavelengths from 2 pi towards
-    20,000 pi patches (MAE, 2111.06377, and MoCo v3, 2104.02057, after "Attention Is All You Need", 1706.03762).
+    The first half encodes the column, the second half the row, at wavelengths from 2 pi to 20,000 pi patches
+    (MAE, 2111.06377, and MoCo v3, 2104.02057, after "Attention Is All You Need", 1706.03762).
     """
     rates = 10_000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     angles = torch.arange(grid)[:, None] * rates  # [grid, dim / 4]
@@ -81,12 +83,12 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
 
 
 class Queue(nn.Module):
-    """The newest embeddings of all workers, oldest overwritten first; checkpoints carry it. [size, dim]
+    """The newest embeddings of all workers, oldest overwritten first; saved in checkpoints. [size, dim]
 
-    It starts with random directions, as MoCo's does (1911.05722, algorithm 1): `filled` says how many rows are real.
+    It starts with random directions, as MoCo's does (1911.05722, algorithm 1): `filled` is the number of real rows.
 
     Args:
-        size: rows kept; a multiple of the rows that every `push` brings over all workers together.
+        size: number of rows; a multiple of the rows that one `push` adds over all workers together.
         dim: width of a row.
     """
 
@@ -95,7 +97,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.register_buffer("rows", nn.functional.normalize(torch.randn(size, dim), dim=1))
-        self.count = 0  # rows ever pushed; no tensor, which would have to be asked of a GPU in every step
+        self.count = 0  # rows pushed so far; not a tensor: reading it from a GPU in every step would wait
 
     @property
     def filled(self) -> int:
@@ -110,7 +112,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Puts the rows of all workers in, in the order of their ranks: [n, dim] on each."""
+        """Add the rows of all workers in the order of their ranks: [n, dim] on each."""
         rows = gather(rows.detach()).to(self.rows.dtype)
         start = self.count % len(self.rows)
         self.rows[start : start + len(rows)] = rows
@@ -118,7 +120,7 @@ class Queue(nn.Module):
 
 
 def check_queue(size: int, batch_size: int) -> None:
-    """Whether a queue of so many rows can take whole batches, each overwriting the oldest.
+    """Check that a queue of `size` rows can be filled with whole batches, each overwriting the oldest.
 
     Raises:
         ConfigError: it cannot; names the nearest size that can.
@@ -134,14 +136,14 @@ def check_queue(size: int, batch_size: int) -> None:
 class PrototypeHead(nn.Module):
     """DINO's head: an MLP, then cosines with learnt prototypes (2104.14294, section 3.1). [n, dim] -> [n, prototypes]
 
-    The paper's weight normalisation with its norms fixed at 1, in float32 at least: a teacher's temperature of 0.04
-    leaves nothing of a logit that has three digits.
+    This is the paper's weight normalisation with its norms fixed at 1. It is computed in float32 at least: bf16's
+    three digits are too few for a teacher's temperature of 0.04.
 
     Args:
         widths: of the features, the hidden layers and the bottleneck.
-        prototypes: how many.
-        norm: batch norm in the hidden layers; the paper's ViTs do without.
-        last_norm: and after the bottleneck.
+        prototypes: number of prototypes.
+        norm: batch norm in the hidden layers; the paper's ViTs have none.
+        last_norm: batch norm after the bottleneck.
     """
 
     def __init__(self, widths: Sequence[int], prototypes: int, *, norm: bool = False, last_norm: bool = False):
@@ -155,13 +157,13 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Linear(widths[-1], prototypes, bias=False)
 
     def embed(self, features: Tensor) -> Tensor:
-        """What is compared with the prototypes, of length 1: [..., dim] -> [..., bottleneck]."""
+        """Return vectors of length 1 to compare with the prototypes: [..., dim] -> [..., bottleneck]."""
         x = self.layers(features)
         with torch.autocast(x.device.type, enabled=False):
             return normalised(x)
 
     def compare(self, embedded: Tensor) -> Tensor:
-        """Cosines with all prototypes: [..., bottleneck] -> [..., prototypes]."""
+        """Compute cosines with all prototypes: [..., bottleneck] -> [..., prototypes]."""
         with torch.autocast(embedded.device.type, enabled=False):
             return F.linear(embedded, F.normalize(self.prototypes.weight, dim=1))
 
@@ -170,7 +172,7 @@ class PrototypeHead(nn.Module):
 
 
 class Centre(nn.Module):
-    """Mean of a teacher's logits over the past batches, against collapse to one prototype (2104.14294, equation 4).
+    """Mean of a teacher's logits over past batches, which prevents collapse to one prototype (2104.14294, equation 4).
 
     Args:
         width: prototypes.
@@ -186,28 +188,28 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Tensor, temperature: float) -> Tensor:
-        """Probabilities of the centred logits, [..., width]; take them before the `update` with the same logits."""
+        """Return probabilities of the centred logits, [..., width]; call it before `update` with the same logits."""
         return ((logits - self.mean) / temperature).softmax(-1)
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
-        """Moves to the mean of all workers' logits, [n, width]."""
+        """Move the mean towards that of all workers' logits, [n, width]."""
         self.mean.lerp_(all_reduce_mean(logits.mean(0)).to(self.mean.dtype), 1 - self.momentum)
 
 
 def encode_crops(encode: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
-    """Features of V crops, [V * n, D] in their order: those of one size that follow each other in one pass."""
+    """Encode V crops in their order, [V * n, D]; consecutive crops of one size share a forward pass."""
     sizes = groupby(views, key=lambda view: view.shape[-1])
     return torch.cat([encode(torch.cat(list(crops))) for _, crops in sizes])
 
 
 def small_crop_size(asked: int | None, encoder: Encoder, data: DataInfo) -> int:
-    """Side of multi-crop's small crops: `method.local_size`, or by default 3/7 of the image, as 96 of 224 pixels.
+    """Return the side of multi-crop's small crops: `method.local_size`, or by default 3/7 of the image (96 of 224).
 
-    The default is rounded up to whole patches, or to a multiple of 4 pixels where the encoder cuts none.
+    The default is rounded up to whole patches, or to a multiple of 4 pixels for an encoder without patches.
 
     Raises:
-        ConfigError: crops larger than the image, of broken patches, or too small for the encoder.
+        ConfigError: the crops are larger than the image, not whole patches, or too small for the encoder.
     """
     patch = encoder.patch_size
     unit = patch if patch > 1 else 4
@@ -221,7 +223,7 @@ def small_crop_size(asked: int | None, encoder: Encoder, data: DataInfo) -> int:
         raise ConfigError(f"method.local_size={size} must be a multiple of the patches' {patch} pixels: take {default}")
     if not _takes(encoder, torch.zeros(1, data.channels, size, size)):
         raise ConfigError(
-            f"method.local_size={size} is too small for this encoder, which leaves nothing of such an image: "
+            f"method.local_size={size} is too small for this encoder, whose layers reduce such an image to nothing: "
             f"take {data.image_size // 2}"
         )
     return size
@@ -232,7 +234,7 @@ def _takes(encoder: Encoder, images: Tensor) -> bool:
     training = encoder.training
     try:
         encoder.eval()(images)
-    except RuntimeError:  # torch's word for a kernel or a pooling that is larger than its input
+    except RuntimeError:  # torch's error for a kernel or a pooling that is larger than its input
         return False
     finally:
         encoder.train(training)

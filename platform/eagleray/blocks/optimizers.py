@@ -1,4 +1,4 @@
-"""Optimizers as the methods' papers use them: what decays and what does not, and how rates follow the progress."""
+"""Optimizers as the methods' papers use them: which parameters decay, and how rates follow the progress."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.recipe import Recipe
 
-# Embeddings that are matrices, yet are places to start from and no weights to shrink.
+# Embeddings that are matrices, but are starting values and not weights that should decay.
 _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer; weights decay, all other parameters do not.
+    """Return the recipe's optimizer: weights decay, all other parameters do not.
 
-    LARS adapts the learning rate of weights alone (You et al. 2017, 1708.03888; as SimCLR and BYOL do), whether or not
-    they decay. What the method says of its parts in `parameter_groups` holds for them.
+    LARS adapts the learning rate of weights only (You et al. 2017, 1708.03888; as SimCLR and BYOL do), whether or not
+    they decay. The method's `parameter_groups` override this for its parts.
     """
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
     kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
@@ -44,13 +44,13 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
 
 
 def decays(name: str, parameter: torch.Tensor, on: str = "weights") -> bool:
-    """Return whether weight decay acts on a parameter, where it acts on weights, on matrices or on nothing."""
+    """Return whether weight decay acts on a parameter; `on` is weights, matrices or nothing."""
     is_token = any(part in name for part in _POSITIONS)
     return on != "nothing" and parameter.ndim > 1 and (on == "matrices" or not is_token)
 
 
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
-    """Put the learning rate and weight decay of this step into the optimizer; return the recipe's learning rate."""
+    """Set the optimizer's learning rate and weight decay for this step; return the recipe's learning rate."""
     peak = recipe.peak_lr(batch_size)
     constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
     lr = (

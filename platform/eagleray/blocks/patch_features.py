@@ -1,4 +1,4 @@
-"""Features of images without a network: how near their whitened patches lie to the centroids of k-means.
+"""Features of images without a network: distances of their whitened patches to k-means centroids.
 
 Source: Coates, Ng, Lee 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, sections 3 and 4,
 https://proceedings.mlr.press/v15/coates11a.html; the constants are those of the authors' demo code.
@@ -12,10 +12,10 @@ from torch import Tensor
 
 SIDE = 6  # of a patch, in pixels
 CENTROIDS = 1600
-PATCHES_EACH = 50  # of few patches, so many for every centroid
+PATCHES_EACH = 50  # patches per centroid, where there are too few for all centroids
 CONTRAST = 10.0  # added to the variance of a patch, whose pixels go from 0 to 255
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
-BLOCK = 2**22  # distances formed at a time: 16 MB
+BLOCK = 2**22  # distances computed at a time: 16 MB
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PatchFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Triangle codes, summed over the four quadrants of an image: [N, C, H, W] of 0 to 255 -> [N, 4 * K].
+        """Compute triangle codes, summed over an image's four quadrants: [N, C, H, W] of 0 to 255 -> [N, 4 * K].
 
         With d the distances of a patch to the centroids, its code is max(0, mean(d) - d).
         """
@@ -40,18 +40,21 @@ class PatchFeatures:
             return torch.cat([(quadrants @ self._codes(each)).flatten(1) for each in images.float().split(block)])
 
     def _codes(self, images: Tensor) -> Tensor:
-        """[n, C, H, W] -> [n, positions, K]"""
+        """Compute the codes of all patches: [n, C, H, W] -> [n, positions, K]"""
         distances = torch.cdist((image_patches(images, self.side) - self.mean) @ self.whitening, self.centroids)
         return distances.neg_().sub_(distances.mean(2, keepdim=True)).clamp_(min=0)
 
 
 def side_for(image_size: int) -> int:
-    """Six pixels; less in an image that has no room for two patches beside each other."""
+    """Return the side of patches: six pixels, or less if the image has no room for two next to each other."""
     return min(SIDE, image_size - 1)
 
 
 def image_patches(images: Tensor, side: int) -> Tensor:
-    """All patches, each less its mean and divided by its contrast: [N, C, H, W] of 0 to 255 -> [N, positions, D]."""
+    """Cut out all patches and normalise each by its mean and contrast.
+
+    [N, C, H, W] of 0 to 255 -> [N, positions, D]
+    """
     patches = F.unfold(images, side).transpose(1, 2)
     variance, mean = torch.var_mean(patches, 2, keepdim=True)
     return (patches - mean) / (variance + CONTRAST).sqrt()
@@ -61,9 +64,9 @@ def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeature
     """Whiten patches and group them by k-means, into 1,600 groups or one for every 50 patches.
 
     Args:
-        patches: [P, C * side * side], as `image_patches` makes them.
+        patches: [P, C * side * side], from `image_patches`.
         side: of a patch, in pixels.
-        seed: of k-means, which draws where it begins.
+        seed: of k-means' random start.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -71,13 +74,13 @@ def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeature
     values, vectors = torch.linalg.eigh((patches - mean).T.cov())
     whitening = vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
     count = min(CENTROIDS, max(1, len(patches) // PATCHES_EACH))
-    found = MiniBatchKMeans(count, init="random", batch_size=10_000, compute_labels=False, random_state=seed)
-    found.fit(((patches - mean) @ whitening).cpu().numpy())
-    return PatchFeatures(side, mean, whitening, torch.from_numpy(found.cluster_centers_).to(patches))
+    kmeans = MiniBatchKMeans(count, init="random", batch_size=10_000, compute_labels=False, random_state=seed)
+    kmeans.fit(((patches - mean) @ whitening).cpu().numpy())
+    return PatchFeatures(side, mean, whitening, torch.from_numpy(kmeans.cluster_centers_).to(patches))
 
 
 def _quadrants(rows: int, columns: int) -> Tensor:
-    """Which positions lie in each quadrant, [4, rows * columns]; the middle of an odd number goes up and left."""
+    """Return a mask of the positions in each quadrant, [4, rows * columns]; an odd middle belongs to upper and left."""
     is_low, is_right = torch.arange(rows) >= (rows + 1) // 2, torch.arange(columns) >= (columns + 1) // 2
     quadrant = 2 * is_low[:, None] + 1 * is_right
     return F.one_hot(quadrant.flatten(), 4).T.float()

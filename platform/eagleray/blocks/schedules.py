@@ -1,4 +1,4 @@
-"""Schedules: functions of how much of the training is done, never of a step counter."""
+"""Schedules: functions of the share of the training that is done, never of a step counter."""
 
 import math
 from collections.abc import Sequence
@@ -7,25 +7,28 @@ from eagleray.contracts.batch import Progress
 
 
 def cosine(start: float, end: float, fraction: float) -> float:
-    """Half a cosine from `start` to `end` as `fraction` goes from 0 to 1 (Loshchilov & Hutter, 1608.03983)."""
+    """Follow half a cosine from `start` to `end` as `fraction` goes from 0 to 1 (Loshchilov & Hutter, 1608.03983)."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2
 
 
 def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Progress) -> float:
-    """Linear from 0 to `peak` during the warm-up, then half a cosine to `final`."""
+    """Rise linearly from 0 to `peak` during the warm-up, then follow half a cosine to `final`."""
     warmup = min(1.0, warmup_epochs / max(1, progress.epochs))
     if progress.fraction < warmup:
-        # The first step already moves: step 0 of a warm-up of S steps has 1/S of the peak.
+        # The first step is not wasted at rate 0: step 0 of a warm-up of S steps has 1/S of the peak.
         return peak * min(1.0, (progress.step + 1) / (warmup * progress.steps))
     return cosine(peak, final, (progress.fraction - warmup) / max(1e-12, 1 - warmup))
 
 
 def warmup_steps(peak: float, drops: Sequence[float], factor: float, warmup_epochs: float, progress: Progress) -> float:
-    """Linear from 0 to `peak` during the warm-up, then times `factor` at each of `drops`, parts of the training."""
+    """Rise linearly from 0 to `peak` during the warm-up, then multiply by `factor` at each of `drops`.
+
+    Drops are given as parts of the training, from 0 to 1.
+    """
     passed = sum(progress.fraction >= drop for drop in drops)
     return warmup_cosine(peak, peak, warmup_epochs, progress) * factor**passed
 
 
 def ramp(start: float, end: float, over: float, progress: Progress) -> float:
-    """Linear from `start` to `end` during the first `over` epochs, then `end`."""
+    """Go linearly from `start` to `end` during the first `over` epochs, then stay at `end`."""
     return end if over <= 0 else start + (end - start) * min(1.0, progress.epochs_done / over)

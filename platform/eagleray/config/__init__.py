@@ -1,4 +1,4 @@
-"""Run and sweep files: what may stand in them, what bad input is told, and the points of a sweep. Knows no torch."""
+"""Run and sweep files: their settings, the errors for bad input, and the points of a sweep. Imports no torch."""
 
 from eagleray.config.run import Run, changed, load_run, read_run, run_keys, validated
 from eagleray.config.sweep import Sweep, load_sweep

@@ -1,4 +1,4 @@
-"""One table of all metrics, from what the loop, a method and the evaluators declare; and what a run reports of it."""
+"""One table of all metrics that the loop, a method and the evaluators declare, and which of them a run reports."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -10,7 +10,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import LOOP, Metric, Need
 
 Table = Mapping[str, Metric]
-TEST = "test_"  # before the name of a metric that was measured on the test part
+TEST = "test_"  # before the name of a metric that was measured on the test set
 
 
 @cache
@@ -20,32 +20,32 @@ def shipped() -> Table:
 
 
 def metrics_of(run: Run) -> Table:
-    """Return every metric that the parts of a run declare, whether it measures them or not.
+    """Return all metrics that the parts of a run declare, whether it measures them or not.
 
     Raises:
-        ConfigError: two of them bear one name.
+        ConfigError: two of them have the same name.
     """
     return _table([LOOP, _own(run), *(one.values["metrics"] for one in run.evaluate.evaluators.values())])
 
 
 def meanings(run: Run) -> dict[str, str]:
-    """Return what each metric that a run may report means."""
+    """Return the meaning of each metric that a run may report."""
     table, known = metrics_of(run), reported(run)
     return {name: table[name].meaning for name in ordered(known, table)}
 
 
 def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[str]:
-    """Return the names of all numbers that a run reports by its end (but for those of the test part).
+    """Return the names of all numbers that a run reports by its end, without those of the test set.
 
     Args:
         run: the run.
         labels: whether its training images have labels.
         validation: whether images are held out of them.
     """
-    there = has(run, labels=labels and validation)
+    available = has(run, labels=labels and validation)
     names = {*LOOP, *_own(run)}
     for name, one in run.evaluate.evaluators.items():
-        if run.evaluate.when(name) != "never" and needs(one) <= there:
+        if run.evaluate.when(name) != "never" and needs(one) <= available:
             names |= set(one.values["metrics"])
     return names
 
@@ -53,21 +53,21 @@ def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[s
 def check_metric(
     name: str, run: Run, *, every_epoch: str | None = None, labels: bool = True, validation: bool = True
 ) -> None:
-    """Refuse a metric by which runs cannot be compared.
+    """Check that runs can be compared by a metric.
 
     Args:
         name: the metric.
         run: one of the runs.
-        every_epoch: who compares the runs after every epoch, such as `scheduler=asha`; None: nobody.
+        every_epoch: the setting that compares runs after every epoch, such as `scheduler=asha`; None: no setting.
         labels: whether the training images have labels.
         validation: whether images are held out of them.
 
     Raises:
         ConfigError: the run does not report it, or not when it is needed.
     """
-    there = reported(run, labels=labels, validation=validation)
-    if name not in there:
-        raise ConfigError(f"metric={name}: {_why_missing(name, run, there, labels)}")
+    names = reported(run, labels=labels, validation=validation)
+    if name not in names:
+        raise ConfigError(f"metric={name}: {_why_missing(name, run, names, labels)}")
     evaluator = _evaluator(name, run)
     if every_epoch is None or evaluator is None:
         return
@@ -79,7 +79,7 @@ def check_metric(
     if run.evaluate.when(evaluator) != "always":
         raise ConfigError(
             f"{every_epoch} compares metric={name} after every epoch; "
-            f"set run.evaluate.{evaluator}.when=always, or take another metric"
+            f"set run.evaluate.{evaluator}.when=always, or use another metric"
         )
 
 
@@ -90,39 +90,39 @@ def metric_needs(name: str, run: Run) -> frozenset[Need]:
 
 
 def needs(evaluator: Declaration) -> frozenset[Need]:
-    """Return what must be there for an evaluator to be called: all that its metrics need."""
+    """Return what an evaluator requires: everything its metrics need."""
     metrics: Table = evaluator.values["metrics"]
     return frozenset[Need]().union(*(metric.needs for metric in metrics.values()))
 
 
 def has(run: Run, *, labels: bool) -> frozenset[Need]:
-    """Return what there is for evaluators: as the run says, and for labels as is said of its data."""
-    there: dict[Need, bool] = {
+    """Return what a run offers to evaluators; `labels` tells whether its data offer labels."""
+    available: dict[Need, bool] = {
         "labels": labels,
-        # All methods declare views of the training images, but those that see labelled images alone.
+        # All methods declare views of the training images, except those that see only labelled images.
         "two_views": "only_labels" not in run.method.declaration.needs,
         "tokens": run.encoder.declaration.values["has_tokens"],
         "classifier": run.labels is not None,
     }
-    return frozenset(need for need, holds in there.items() if holds)
+    return frozenset(need for need, is_available in available.items() if is_available)
 
 
 def mode_of(name: str, table: Table) -> str | None:
-    """Return the better end of a metric, on the test part too: `max`, `min`, or None where neither is."""
+    """Return the better direction of a metric, on the test set too: `max`, `min`, or None for neither."""
     metric = table.get(name.removeprefix(TEST))
     return metric and metric.mode
 
 
 def headlines(table: Table) -> list[str]:
-    """Return the metrics to show beside whatever is compared; first those that most runs have."""
+    """Return the metrics to show next to whatever is compared; first those that most runs have."""
     return sorted((name for name in table if table[name].headline), key=lambda name: len(table[name].needs))
 
 
 def ordered(names: Iterable[str], table: Table) -> list[str]:
-    """Return names in the order of display: headlines, the same on the test part, then the others as in the table."""
+    """Sort names for display: headlines, the same on the test set, then the others as in the table."""
     first = headlines(table)
-    shown = [*first, *(TEST + name for name in first), *table]
-    places = {name: place for place, name in enumerate(dict.fromkeys(shown))}
+    order = [*first, *(TEST + name for name in first), *table]
+    places = {name: place for place, name in enumerate(dict.fromkeys(order))}
     return sorted(names, key=lambda name: (places.get(name, len(places)), name))
 
 
@@ -130,13 +130,13 @@ def _table(parts: Iterable[Table]) -> Table:
     table: dict[str, Metric] = {}
     for part in parts:
         if twice := sorted(set(table) & set(part)):
-            raise ConfigError(f"two metrics are called {twice[0]}: rename one in the method or evaluator it comes from")
+            raise ConfigError(f"two metrics are called {twice[0]}: rename one, in the method or evaluator that has it")
         table |= part
     return table
 
 
 def _own(run: Run) -> Table:
-    """What the method declares; no end of it is known to be the better one."""
+    """Return the metrics that the method declares; neither direction of them is known to be better."""
     own: Mapping[str, str] = run.method.declaration.values["metrics"]
     return {name: Metric(meaning) for name, meaning in own.items()}
 
@@ -145,19 +145,19 @@ def _evaluator(metric: str, run: Run) -> str | None:
     return next((name for name, one in run.evaluate.evaluators.items() if metric in one.values["metrics"]), None)
 
 
-def _why_missing(name: str, run: Run, there: set[str], labels: bool) -> str:
+def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
     table, evaluator = metrics_of(run), _evaluator(name, run)
     if name.startswith(TEST):
-        return "the test part is touched once, by the winner; trials are compared on validation"
+        return "the test set is used once, by the winner; trials are compared on validation"
     if evaluator is None:
-        return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_listed(there, table)})"
+        return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_listed(names, table)})"
     if run.evaluate.when(evaluator) == "never":
         return f"it is not measured with run.evaluate.{evaluator}.when=never"
-    free = f"take one that needs no labels ({_listed(there, table)})"
+    free = f"use one that needs no labels ({_listed(names, table)})"
     reasons: dict[Need, str] = {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
-        "two_views": f"{run.method.name} declares no views, so there are no two to compare",
-        "tokens": f"encoder={run.encoder.name} has no tokens; take encoder=vit_tiny",
+        "two_views": f"{run.method.name} declares no views, so there are no two views to compare",
+        "tokens": f"encoder={run.encoder.name} has no tokens; use encoder=vit_tiny",
         "labels": f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
         if labels
         else f"these images have no labels; {free}",

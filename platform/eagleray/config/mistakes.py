@@ -1,4 +1,4 @@
-"""What pydantic found wrong, said in sentences that name the key and what would be right."""
+"""Pydantic's errors as sentences that name the key and the remedy."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,27 +22,27 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 
 
 def wrong(message: str) -> PydanticCustomError:
-    """An error for a validator to raise; its message is said as it is."""
+    """Return an error for a validator to raise; its message is shown unchanged."""
     return PydanticCustomError("wrong", "{message}", {"message": message})
 
 
 def nested(errors: Iterable[Any], name: str, owners: Mapping[str, list[str]]) -> PydanticCustomError:
-    """The errors of a section whose keys depend on its name.
+    """Return the errors of a section whose keys depend on its name, as one error.
 
     Args:
-        errors: pydantic's, of the section's own settings.
-        name: the one whose settings they are.
-        owners: unknown key -> names that do have it.
+        errors: pydantic's errors for the section's own settings.
+        name: the name whose settings they are.
+        owners: unknown key -> other names that have it.
     """
     return PydanticCustomError("nested", "", {"errors": list(errors), "name": name, "owners": dict(owners)})
 
 
 def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str = "") -> Iterator[str]:
-    """One sentence a mistake.
+    """Yield one sentence for each mistake.
 
     Args:
         errors: of a ValidationError.
-        known: every key there is, dotted, with its field.
+        known: all dotted keys, with their fields.
         above: the section the errors are in.
     """
     for error in errors:
@@ -62,7 +62,7 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
 
 
 def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) -> Iterator[str]:
-    """A sentence for each `true` or `false` where a number belongs, which pydantic would take for 1 or 0."""
+    """Yield a sentence for each `true` or `false` in place of a number, which pydantic would read as 1 or 0."""
     for key, value in leaves:
         field = known.get(key)
         if isinstance(value, bool) and field is not None and {int, float} & set(_kinds(field)):
@@ -70,7 +70,7 @@ def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) 
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean …?`, or nothing where no word is near."""
+    """Return `; did you mean …?`, or nothing if no word is similar."""
     near = difflib.get_close_matches(word, list(words), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -98,16 +98,16 @@ def _sentence(error: Any, key: str, known: Mapping[str, FieldInfo]) -> str:
 
 
 def _near_key(key: str, known: Mapping[str, FieldInfo]) -> str:
-    """First a key of the same section, then one of that name elsewhere; without a section, a similar one."""
+    """Suggest a key of the same section, or one of that name elsewhere; without a section, a similar one."""
     section, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     near = [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
-    deepest_first = sorted(known, key=lambda name: -name.count("."))  # of equal ones the last stays
+    deepest_first = sorted(known, key=lambda name: -name.count("."))  # of equal names the last one is used
     elsewhere = {name.rpartition(".")[2]: name for name in deepest_first}
     near = near or [elsewhere[name] for name in difflib.get_close_matches(last, elsewhere, 1, 1.0 if section else 0.7)]
     if near:
         return f"; did you mean {near[0]}?"
-    return f" (known: {', '.join(siblings.values())})" if siblings else f"; {section} holds no keys"
+    return f" (known: {', '.join(siblings.values())})" if siblings else f"; {section} has no keys"
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
@@ -115,7 +115,7 @@ def _kinds(field: FieldInfo) -> tuple[Any, ...]:
 
 
 def _allowed(field: FieldInfo | None) -> str:
-    """The whole allowed range; pydantic names the end that was passed alone."""
+    """Describe the whole allowed range; pydantic names only the limit that was exceeded."""
     ends = {
         name: f"{getattr(mark, name):g}"
         for name in _BOUNDS
@@ -132,7 +132,7 @@ def _literals(expected: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """As it is written in a file."""
+    """Format a value as it is written in a file."""
     text = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
     text = "null" if value is None else text
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,4 @@
-"""Run and sweep files as trees of plain values: read, overridden, laid over each other; not judged yet."""
+"""Run and sweep files as nested dictionaries: reading, overriding, merging; validation comes later."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ import yaml
 
 from eagleray.contracts.errors import ConfigError
 
-CHOSEN = ("method", "encoder", "data")  # sections whose name decides what else may stand in them
+CHOSEN = ("method", "encoder", "data")  # sections whose name decides which other keys they have
 
 
 def read_tree(file: Path) -> dict[str, Any]:
-    """The tree in a YAML file; an empty file is an empty tree.
+    """Read the tree in a YAML file; an empty file is an empty tree.
 
     Raises:
-        ConfigError: no such file, no YAML, or no mapping.
+        ConfigError: the file does not exist, is not YAML, or is not a mapping.
     """
     if not file.is_file():
         raise ConfigError(f"there is no file {file}")
@@ -24,15 +24,15 @@ def read_tree(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
-        raise ConfigError(f"{file} holds no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
+        raise ConfigError(f"{file} has no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
     return merged(tree or {})
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`method.temperature=0.1` as a tree; the value is read as YAML.
+    """Parse `method.temperature=0.1` into a tree; the value is read as YAML.
 
     Raises:
-        ConfigError: it is no `key=value`.
+        ConfigError: the text is not `key=value`.
     """
     key, sign, value = text.partition("=")
     if not sign or not all(part.strip() for part in key.split(".")):
@@ -44,16 +44,16 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def branch(key: str, value: Any) -> dict[str, Any]:
-    """A tree with one leaf: `a.b`, 1 -> {a: {b: 1}}."""
+    """Return a tree with one leaf: `a.b`, 1 -> {a: {b: 1}}."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Trees laid over each other, the later the stronger; `method: x` is short for `method: {name: x}`.
+    """Merge trees, later ones override earlier ones; `method: x` is short for `method: {name: x}`.
 
-    Another name drops the settings of the one before, which belong to that one alone.
+    A new name drops the settings of the previous name, which belong only to that one.
     """
     result: dict[str, Any] = {}
     for tree in trees:

@@ -1,7 +1,7 @@
-"""Settings that were validated once and are read again: their types are parsed, their own validators do not run.
+"""Settings that were validated before and are read again: types are parsed, but a Config's own validators do not run.
 
-A Config may hold `Annotated[float, AfterValidator(lambda v: v / 100)]`, typed in percent. A run file then records the
-result, and whoever reads the file must not divide once more.
+A Config may contain `Annotated[float, AfterValidator(lambda v: v / 100)]`, typed in percent. A run file then records
+the result, and reading the file must not divide a second time.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,17 +22,17 @@ def settings_of(model: type[Model], values: Mapping[str, Any], recorded: Collect
     Args:
         model: the Config.
         values: the settings, as typed or as recorded.
-        recorded: those of them that have been validated before; None: all.
+        recorded: the settings that were validated before; None: all.
 
     Raises:
-        ValidationError: a value is not one that the model takes.
+        ValidationError: the model does not accept a value.
     """
-    before = frozenset(values if recorded is None else recorded) & set(model.model_fields)
-    return _validator(model, before).validate_python(dict(values)) if before else model.model_validate(values)
+    known = frozenset(values if recorded is None else recorded) & set(model.model_fields)
+    return _validator(model, known).validate_python(dict(values)) if known else model.model_validate(values)
 
 
 def lost(config: BaseModel) -> list[str]:
-    """Return the settings that are others once they have been recorded and read again."""
+    """Return the settings that change when they are recorded and read again."""
     try:
         again = settings_of(type(config), config.model_dump(mode="json", warnings="error"))
     except ValidationError as error:
@@ -48,7 +48,7 @@ def _validator(model: type[BaseModel], recorded: frozenset[str]) -> SchemaValida
 
 
 def _whole(schema: Any, recorded: frozenset[str]) -> Any:
-    """The schema of a Config; functions leave its recorded fields, those that check the Config as a whole stay."""
+    """Return a Config's schema without the functions of its recorded fields; those of the whole Config stay."""
     if schema["type"] == "model-fields":
         fields = {name: _parsing(field) if name in recorded else field for name, field in schema["fields"].items()}
         return {**schema, "fields": fields}
@@ -59,7 +59,7 @@ def _whole(schema: Any, recorded: frozenset[str]) -> Any:
 
 
 def _parsing(schema: Any) -> Any:
-    """A schema without functions, but for those by which pydantic parses a type such as a path."""
+    """Return a schema without functions, except those that pydantic needs to parse a type such as a path."""
     if isinstance(schema, list | tuple):
         return type(schema)(map(_parsing, schema))
     if not isinstance(schema, dict):
@@ -71,7 +71,7 @@ def _parsing(schema: Any) -> Any:
 
 
 def _instantiated(schema: Any) -> Any:
-    """A model's schema in other words: pydantic replaces a `model` by the validator that its class has already."""
+    """Rewrite a model's schema: pydantic would replace a `model` by the validator that its class already has."""
     return {
         "type": "function-after",
         "function": {"type": "no-info", "function": partial(_instance, schema["cls"])},
@@ -81,15 +81,15 @@ def _instantiated(schema: Any) -> Any:
 
 
 def _strict(schema: Any, extra: str) -> Any:
-    """The fields of a model, with what its config says of unknown keys."""
+    """Return the fields of a model, with its rule for unknown keys."""
     if schema["type"] == "model-fields":
         return {**schema, "extra_behavior": extra}
     return {**schema, "schema": _strict(schema["schema"], extra)}
 
 
 def _instance(model: type[BaseModel], parts: tuple[dict[str, Any], dict[str, Any] | None, set[str]]) -> BaseModel:
-    values, extra, given = parts
-    return model.model_construct(given, **values, **(extra or {}))
+    values, extra, keys = parts
+    return model.model_construct(keys, **values, **(extra or {}))
 
 
 def _is_parser(function: Any) -> bool:

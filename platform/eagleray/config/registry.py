@@ -1,8 +1,8 @@
-"""Methods, encoders and datasets by name: what each file declares, read from its source.
+"""Methods, encoders, datasets and other parts by name: the declarations of their files, read from the source.
 
-`eagleray check`, `eagleray schema` and `--help` must answer at once, and importing torch takes seconds. So a
-declaration (docstring, `Config`, class variables) is read without importing its file, and checked against the
-contract, which is read in the same way. `load` imports the file itself.
+`eagleray check`, `eagleray schema` and `--help` must be fast, and importing torch takes seconds. So a declaration
+(docstring, `Config`, class variables) is read without importing its file, and checked against the contract, which is
+read in the same way. `load` imports the file itself.
 """
 
 import ast
@@ -50,16 +50,16 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a file says of the thing it defines."""
+    """The declaration in a file: its class, settings and class variables."""
 
     kind: Kind
     name: str  # what a user types
-    module: str  # where it is imported from
+    module: str  # from which it is imported
     class_name: str
     Config: type[BaseModel]
     doc: str
     values: dict[str, Any]  # the contract's class variables: needs, recipes, names, …
-    about: str = ""  # what its file says at its top: the paper, and what differs from it
+    about: str = ""  # the file's own docstring: the paper, and what differs from it
 
     @property
     def summary(self) -> str:
@@ -68,33 +68,33 @@ class Declaration:
 
     @property
     def required(self) -> list[str]:
-        """The settings that have no default."""
+        """The settings without a default."""
         return [name for name, field in self.Config.model_fields.items() if field.is_required()]
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a method cannot do without."""
+        """What a method requires."""
         return self.values.get("needs", frozenset())
 
     @property
     def needs_run(self) -> bool:
-        """Whether it works on what another run has trained, which is all that is ever required of a method."""
+        """Whether it needs another trained run; no method has required settings for anything else."""
         return bool(self.required or "trained_encoder" in self.needs)
 
     def load(self) -> type:
-        """Return the class itself; imports its file, and with it torch."""
+        """Import the file, and with it torch, and return the class."""
         return getattr(importlib.import_module(self.module), self.class_name)
 
     def real(self, config: BaseModel) -> BaseModel:
-        """Return settings as an instance of the real class's Config; nothing is validated a second time."""
+        """Convert settings to the Config of the real class, without validating them a second time."""
         return settings_of(self.load().Config, config.model_dump(mode="json"))
 
 
 def find(kind: Kind, name: str) -> Declaration:
-    """The thing of that name; a dotted name reaches a module of the user's own.
+    """Return the declaration of a name; a dotted name is a module of the user's own.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: the name is unknown; names the nearest.
     """
     if "." in name:
         return _read(kind, name)
@@ -108,7 +108,7 @@ def find(kind: Kind, name: str) -> Declaration:
 
 @cache
 def declared(kind: Kind) -> dict[str, Declaration]:
-    """All that ship with the project, by name."""
+    """Return all declarations that ship with the project, by name."""
     package = _PACKAGES[kind]
     spec = importlib.util.find_spec(package)
     assert spec is not None
@@ -121,7 +121,7 @@ def declared(kind: Kind) -> dict[str, Declaration]:
 @cache
 def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
     source = _source(kind, module)
-    with _telling(str(source.path)):
+    with _errors_named(str(source.path)):
         outline = _the_class(source, kind)
         values, config = dict(_values(outline, _contract(kind))), _config(outline)
         if "recipes" in values:
@@ -141,8 +141,8 @@ def _source(kind: Kind, module: str) -> Source:
 
 
 @contextmanager
-def _telling(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong in reading a file into a sentence that names it."""
+def _errors_named(path: str) -> Iterator[None]:
+    """Turn every error in reading a file into a sentence that names the file."""
     try:
         yield
     except Unreadable as reason:
@@ -151,8 +151,8 @@ def _telling(path: str) -> Iterator[None]:
             "without torch, from the standard library, pydantic, numpy, eagleray.contracts and the file's own package"
         ) from reason
     except ValidationError as error:
-        said = "; ".join(sentences(error.errors(), {**Recipe.model_fields, **Recipes.model_fields}))
-        raise ConfigError(f"{path}: {error.title}: {said}") from error
+        mistakes = "; ".join(sentences(error.errors(), {**Recipe.model_fields, **Recipes.model_fields}))
+        raise ConfigError(f"{path}: {error.title}: {mistakes}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:
@@ -161,11 +161,11 @@ def _telling(path: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Contract:
-    """What the class of a kind declares, as its contract's own source says."""
+    """The names and types that a class of a kind must declare, read from the contract's source."""
 
     outline: Outline
     types: dict[str, TypeAdapter]  # of its class variables
-    names: frozenset[str]  # all that it defines
+    names: frozenset[str]  # all names that it defines
 
 
 @cache
@@ -188,14 +188,14 @@ def _contract(kind: Kind) -> Contract:
 
 
 def _the_class(source: Source, kind: Kind) -> Outline:
-    """Return the one class of a file that fulfils the contract; those that it builds on do not count."""
-    contract, found, missing = _contract(kind).outline, list[Outline](), list[str]()
+    """Return the one class of a file that fulfils the contract; its own base classes do not count."""
+    contract, classes, missing = _contract(kind).outline, list[Outline](), list[str]()
     for node in [each for each in source.tree.body if isinstance(each, ast.ClassDef)]:
         bases = source.names.bases(node)
-        missing += [f"; {node.name} builds on {base}" for base in bases if isinstance(base, Unreadable)]
+        missing += [f"; {node.name} inherits from {base}" for base in bases if isinstance(base, Unreadable)]
         if any(isinstance(base, Outline) and issubclass(base, contract) for base in bases):
-            found.append(source.names.value(node.name))
-    last = [one for one in found if not any(issubclass(other, one) for other in found if other is not one)]
+            classes.append(source.names.value(node.name))
+    last = [one for one in classes if not any(issubclass(other, one) for other in classes if other is not one)]
     if len(last) == 1:
         return last[0]
     names = "".join(f"{', ' if number else ': '}{one.__name__}" for number, one in enumerate(last))
@@ -216,14 +216,14 @@ def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
             is_model = any(each["type"] == "model_type" for each in error.errors())
-            wanted = f"{name} must be {name.title()}(…), not {value!r}"
-            said = [wanted] if is_model else sentences(error.errors(), {}, name)
-            raise ConfigError(f"{outline.__name__}: {'; '.join(said)}") from error
+            model_error = f"{name} must be {name.title()}(…), not {value!r}"
+            mistakes = [model_error] if is_model else sentences(error.errors(), {}, name)
+            raise ConfigError(f"{outline.__name__}: {'; '.join(mistakes)}") from error
         yield name, value
 
 
 def _check_names(outline: Outline, contract: Contract) -> None:
-    """Refuse a class variable whose name is nearly one of the contract's."""
+    """Raise a ConfigError for a class variable whose name is almost one of the contract's."""
     words = {name: name for name in ("Config", *contract.types)}
     if "recipes" in words:
         words |= {field: f"recipes=Recipes({field}=…)" for field in Recipes.model_fields}
@@ -234,7 +234,7 @@ def _check_names(outline: Outline, contract: Contract) -> None:
         if near := difflib.get_close_matches(name, words, 1, 0.6):
             raise ConfigError(
                 f"{outline.__name__} declares {name}, which nothing reads; did you mean {words[near[0]]}? "
-                f"(a name of your own: _{name})"
+                f"(for a variable of your own, write _{name})"
             )
 
 
@@ -243,12 +243,12 @@ def _config(outline: Outline) -> type[BaseModel]:
     if isinstance(config, Outline) and config.missing_:
         raise config.missing_[0]
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
-        said = f"the Config of {outline.__name__} is no pydantic model"
-        raise ConfigError(f'{said}; write class Config(BaseModel, frozen=True, extra="forbid")')
+        mistake = f"the Config of {outline.__name__} is not a pydantic model"
+        raise ConfigError(f'{mistake}; write class Config(BaseModel, frozen=True, extra="forbid")')
     if config.model_config.get("extra") != "forbid":
-        said = f"the Config of {outline.__name__} would take misspelt settings in silence"
-        raise ConfigError(f'{said}; write class Config(…, frozen=True, extra="forbid")')
-    config.model_rebuild()  # says which name of an annotation is not known, if one is
+        mistake = f"the Config of {outline.__name__} would silently ignore misspelt settings"
+        raise ConfigError(f'{mistake}; write class Config(…, frozen=True, extra="forbid")')
+    config.model_rebuild()  # raises an error for an unknown name in an annotation
     return config
 
 
@@ -256,5 +256,5 @@ def _check_settings(recipes: Recipes, config: type[BaseModel]) -> None:
     for key in recipes.small_settings:
         if key not in config.model_fields:
             raise ConfigError(
-                f"small_settings has {key}, and Config has no such setting{nearest(key, config.model_fields)}"
+                f"small_settings has {key}, but Config has no such setting{nearest(key, config.model_fields)}"
             )

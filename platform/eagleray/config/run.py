@@ -30,11 +30,11 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 Model = TypeVar("Model", bound=BaseModel)
 
-LABELS = {"labels", "only_labels"}  # what a method may need of them
+LABELS = {"labels", "only_labels"}  # the needs of methods that use labels
 
 
 class Run(Strict, frozen=True):
-    """One training run, whole."""
+    """One complete training run."""
 
     method: MethodChoice
     encoder: EncoderChoice
@@ -48,16 +48,16 @@ class Run(Strict, frozen=True):
     batch_size: Annotated[
         int, IntRange(32, 1024), Field(ge=2, description="images in a step, over all workers together")
     ] = 256
-    epochs: Annotated[int, Field(ge=1, description="times the training images are seen")] = 10
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
     seed: Annotated[int, Field(ge=0, description="of the weights, the order, the views and the splits")] = 0
     image_size: Annotated[
         int | None, Field(ge=4, description="side of the views in pixels; null: that of the images")
     ] = None
     labels: Labels | None = None
     workers: Annotated[int, Field(ge=1, description="processes that train together")] = 1
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware multiplies it")
+        Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware supports it")
     ] = "auto"
     threads: Annotated[int | None, Field(ge=1, description="of torch on the CPU; null: all cores")] = None
     evaluate: Annotated[SerializeAsAny[Evaluate], Field(default_factory=lambda: Evaluate.model_validate({}))]
@@ -66,41 +66,41 @@ class Run(Strict, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, given: Any) -> Any:
-        """What follows from the method: its encoder, its recipe, its labels."""
-        given = {**given, **_named(given)}
-        method = find("method", str(given["method"]["name"]))
+    def _defaults(cls, tree: Any) -> Any:
+        """Add the defaults that follow from the method: its encoder, its recipe, its labels."""
+        tree = {**tree, **_named(tree)}
+        method = find("method", str(tree["method"]["name"]))
         recipes: Recipes = method.values["recipes"]
-        small = given.get("recipe", "small") == "small"
+        small = tree.get("recipe", "small") == "small"
         if small:
-            given["method"] = {**recipes.small_settings, **given["method"]}
-        if isinstance(given.setdefault("optimizer", {}), Mapping):
+            tree["method"] = {**recipes.small_settings, **tree["method"]}
+        if isinstance(tree.setdefault("optimizer", {}), Mapping):
             recipe = (recipes.small if small else recipes.paper).model_dump()
-            given["optimizer"] = {**recipe, **_used(given["optimizer"], recipe)}
+            tree["optimizer"] = {**recipe, **_used(tree["optimizer"], recipe)}
         if method.needs & LABELS:
             ratio = {"ratio": 1} if "only_labels" in method.needs else {}
-            labels = given.get("labels")
-            given["labels"] = {**ratio, **labels} if isinstance(labels, Mapping) else (labels or ratio)
-        return given
+            labels = tree.get("labels")
+            tree["labels"] = {**ratio, **labels} if isinstance(labels, Mapping) else (labels or ratio)
+        return tree
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         needs = self.method.declaration.needs
         if "tokens" in needs and not self.encoder.declaration.values["has_tokens"]:
             raise wrong(
-                f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; take encoder=vit_tiny"
+                f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; use encoder=vit_tiny"
             )
         if "trained_encoder" in needs and self.encoder.name != "pretrained":
             raise wrong(
-                f"encoder={self.encoder.name}: {self.method.name} goes on from a trained run; take encoder=pretrained "
+                f"encoder={self.encoder.name}: {self.method.name} starts from a trained run; use encoder=pretrained "
                 f"encoder.run=DIRECTORY"
             )
         if self.labels is not None and not needs & LABELS:
-            raise wrong(f"labels: {self.method.name} sees no labels; leave the section out")
+            raise wrong(f"labels: {self.method.name} uses no labels; remove the section")
         if self.labels is not None and "only_labels" in needs and self.labels.ratio != 1:
             raise wrong(
-                f"labels.ratio={self.labels.ratio}: {self.method.name} sees no unlabelled images, a step has "
-                f"batch_size={self.batch_size} labelled ones; leave it out"
+                f"labels.ratio={self.labels.ratio}: {self.method.name} uses no unlabelled images, a step has "
+                f"batch_size={self.batch_size} labelled ones; remove it"
             )
         if self.batch_size % self.workers:
             near = max(1, round(self.batch_size / self.workers)) * self.workers
@@ -124,22 +124,22 @@ class Run(Strict, frozen=True):
             )
 
     def file(self) -> dict[str, Any]:
-        """The resolved run file: plain values only, every default written out."""
+        """Return the resolved run file: JSON values only, with every default."""
         return self.model_dump(mode="json")
 
 
 def load_run(file: Path | None, overrides: list[str]) -> Run:
-    """A run from a file and `key=value` overrides, both optional.
+    """Read a run from a file and `key=value` overrides, both optional.
 
     Raises:
-        ConfigError: names every wrong key with the nearest right one, every wrong value with what is allowed.
+        ConfigError: names every wrong key with the nearest right one, every wrong value with the allowed range.
     """
-    # First among themselves, so that their order is all one: `method.momentum=0.9 method=byol` is one wish.
+    # Overrides are merged first, so that their order does not matter: `method.momentum=0.9 method=byol` works too.
     return validated(Run, merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides))))
 
 
 def read_run(file: Mapping[str, Any]) -> Run:
-    """Return the run that `Run.file` wrote down; validators of a method's own Config do not run a second time.
+    """Return the run that `Run.file` wrote; validators of a method's own Config do not run a second time.
 
     Raises:
         ConfigError: as `load_run`.
@@ -148,13 +148,13 @@ def read_run(file: Mapping[str, Any]) -> Run:
 
 
 def changed(run: Run, values: Mapping[str, Any]) -> Run:
-    """Return the same run but for some of its dotted keys, whose values are validated as typed ones.
+    """Return a run with some dotted keys changed; the new values are validated like typed ones.
 
     Raises:
         ConfigError: as `load_run`.
     """
-    file, given = run.file(), merged(*(branch(key, value) for key, value in values.items()))
-    tree, typed = merged(file, given), _settings_in(given)
+    file, changes = run.file(), merged(*(branch(key, value) for key, value in values.items()))
+    tree, typed = merged(file, changes), _settings_in(changes)
     kept = {
         section: keys & _settings_in(file)[section] - typed[section] for section, keys in _settings_in(tree).items()
     }
@@ -162,36 +162,36 @@ def changed(run: Run, values: Mapping[str, Any]) -> Run:
 
 
 def _settings_in(tree: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The keys of the sections whose settings are declared by a file of their own."""
+    """Return the keys of the sections whose settings are declared in a file of their own."""
     return {section: set(tree.get(section, {})) for section in CHOSEN}
 
 
 def validated(
     model: type[Model], tree: Mapping[str, Any], recorded: Mapping[str, Collection[str]] | None = None
 ) -> Model:
-    """Return the model.
+    """Validate a tree.
 
     Args:
-        model: what the tree is to be.
-        tree: as it is read from a file or typed.
+        model: `Run` or `Sweep`.
+        tree: as read from a file or typed.
         recorded: section -> keys whose values have been validated before.
 
     Raises:
-        ConfigError: each mistake is a line of its own.
+        ConfigError: each mistake on a line of its own.
     """
     try:
-        found, mistakes = model.model_validate(tree, context=recorded), []
+        instance, mistakes = model.model_validate(tree, context=recorded), []
     except ValidationError as error:
-        found, mistakes = None, error.errors()
+        instance, mistakes = None, error.errors()
     known = run_keys(tree) if model is Run else model.model_fields
-    said = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
-    if found is None or said:
-        raise ConfigError("\n".join(dict.fromkeys(said)))
-    return found
+    lines = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
+    if instance is None or lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+    return instance
 
 
 def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
-    """Every key that a run may have, dotted, given the names that a tree chooses."""
+    """Return all dotted keys that a run may have, for the names that a tree chooses."""
     tree = {**tree, **_named(tree)}
     keys: dict[str, FieldInfo] = {}
     for name, field in Run.model_fields.items():
@@ -202,7 +202,7 @@ def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
 
 
 def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
-    """The keys of a section and of the sections in it."""
+    """Return the keys of a section and of its subsections."""
     keys: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         keys[f"{above}.{name}"] = field
@@ -212,7 +212,7 @@ def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
 
 
 def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
-    """The models whose keys stand in a section of a run file; none for a plain value."""
+    """Return the models whose keys a section of a run file has; none for a single value."""
     kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
     section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
     if section is Evaluate:
@@ -225,7 +225,7 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
 
 
 def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Method, encoder and data of a tree, each a mapping with a name: the default one where none is given."""
+    """Return method, encoder and data of a tree, each a mapping with a name, which may be the default."""
     method = _with_name(tree.get("method"), "simclr")
     known = _known("method", method["name"])
     needs = known.needs if known else ()
@@ -241,7 +241,7 @@ def _known(kind: Kind, name: Any) -> Declaration | None:
     try:
         return find(kind, str(name))
     except ConfigError:
-        return None  # said where the section is validated
+        return None  # reported when the section is validated
 
 
 def _with_name(section: Any, default: str) -> dict[str, Any]:
@@ -253,17 +253,17 @@ def _with_name(section: Any, default: str) -> dict[str, Any]:
 _USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
 
 
-def _used(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The optimizer's settings as given, none of them without effect."""
-    name = given.get("name", recipe["name"])
+def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the optimizer's settings after checking that each of them has an effect."""
+    name = settings.get("name", recipe["name"])
     for key, user in _USED_BY.items():
-        if given.get(key, (default := Recipe.model_fields[key].default)) != default and name != user:
-            raise wrong(f"optimizer.{key} is of no use to optimizer.name={name}; leave it out or take {user}")
-    return given
+        if settings.get(key, (default := Recipe.model_fields[key].default)) != default and name != user:
+            raise wrong(f"optimizer.{key} has no effect with optimizer.name={name}; remove it or use {user}")
+    return settings
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; a range is a value."""
+    """Yield dotted keys and their values; a range is a value."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and not is_range(value):
             yield from leaves(value, f"{above}{key}.")

@@ -1,4 +1,4 @@
-"""JSON schemas of run and sweep files, for editors: what each name brings, as its own file declares it."""
+"""JSON schemas of run and sweep files, for editors, with the settings that each method, encoder or source declares."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +20,7 @@ from eagleray.config.sweep import Sweep
 Schema = dict[str, Any]
 
 _SECTIONS: tuple[type[Chosen], ...] = (MethodChoice, EncoderChoice, DataChoice)
-_NAMELESS: dict[Kind, tuple[str, ...]] = {  # whose settings may stand without a name: the defaults
+_NAMELESS: dict[Kind, tuple[str, ...]] = {  # the defaults, whose settings need no name
     "method": ("simclr",),
     "encoder": ("convnet", "vit_tiny"),
     "data": ("digits",),
@@ -30,25 +30,25 @@ _NUMBERS: Schema = {"type": "array", "items": {"type": "number"}, "minItems": 2,
 
 
 def run_schema() -> Schema:
-    """The schema of a run file."""
+    """Return the schema of a run file."""
     schema = Run.model_json_schema()
     definitions: Schema = schema["$defs"]
     for section in _SECTIONS:
         definitions[section.__name__] = _chosen(section)
     definitions["Evaluate"] = _evaluate()
-    definitions["Recipe"]["description"] = "How it is trained; what is left out is the method's recipe."
-    del schema["required"]  # what is left out has its default, though some follow from the method
+    definitions["Recipe"]["description"] = "How it is trained; missing keys are those of the method's recipe."
+    del schema["required"]  # every key has a default, though some defaults follow from the method
     return {"$schema": _DRAFT, **schema}
 
 
 def sweep_schema() -> Schema:
-    """The schema of a sweep file."""
+    """Return the schema of a sweep file."""
     run = run_schema()
     definitions = run.pop("$defs")
     schema = Sweep.model_json_schema()
     schema["properties"]["run"] = {
         "$ref": "#/$defs/Run",
-        "description": "a run; what is left out has its default",
+        "description": "a run; missing keys have their defaults",
     }
     schema["properties"]["vary"] = _vary(schema["properties"]["vary"]["description"])
     del run["$schema"]
@@ -56,7 +56,7 @@ def sweep_schema() -> Schema:
 
 
 def _evaluate() -> Schema:
-    """The section with all evaluators; with modules in `also`, sections of other names may stand there."""
+    """Return the section with all evaluators; modules in `also` allow sections of other names."""
     schema = evaluate_with(()).model_json_schema()
     settings: Schema = schema.pop("$defs", {})
     for name, field in schema["properties"].items():
@@ -67,7 +67,7 @@ def _evaluate() -> Schema:
 
 
 def _chosen(section: type[Chosen]) -> Schema:
-    """One of: a bare name, the settings of the default one, or a name with the settings that its file declares."""
+    """Return a choice: a bare name, the settings of the default, or a name with the settings that its file declares."""
     shared = [DataSettings] if section is DataChoice else []
     known = declared(section.kind)
     objects = [

@@ -1,4 +1,4 @@
-"""The points of a sweep: which runs answer its question. Known before anything starts, the same on every machine."""
+"""The points of a sweep, the runs that answer its question: known at the start, the same on every machine."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -18,49 +18,49 @@ from eagleray.contracts.seeds import python_generator
 class Point:
     """One run of a sweep."""
 
-    number: int  # runs of one number differ in their seed alone
-    values: Mapping[str, Any]  # what is varied, by key
+    number: int  # runs of one number differ only in their seed
+    values: Mapping[str, Any]  # the varied values, by key
     seed: int
     label: str  # names the point in tables
     name: str  # names the run and its directory
 
     @property
     def params(self) -> dict[str, Any]:
-        """What is varied, as the record keeps it."""
+        """The varied values, as the record keeps them."""
         return {key: as_param(value) for key, value in self.values.items()} | {"seed": self.seed}
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its record says of its place in the sweep."""
+        """Its place in the sweep, as tags of its record."""
         return {"kind": "trial", "point": str(self.number), "label": self.label}
 
     def run(self, sweep: Sweep) -> Run:
-        """The run it stands for."""
+        """Return the run of this point."""
         return as_trial(sweep, changed(sweep.variant(self.values), {"seed": self.seed}))
 
 
 def as_trial(sweep: Sweep, run: Run) -> Run:
-    """A run of a sweep as its trial: it chooses on validation, so it leaves the test part alone."""
+    """Make a run a trial of a sweep: trials are compared on validation, so it does not use the test set."""
     own: dict[str, Any] = {"evaluate.test": False}
     if run.threads is None:
         own["threads"] = max(1, int(sweep.cpus_per_trial))
     if not sweep.gpus_per_trial:
         own["device"] = "cpu"
     if sweep.changes_trials:
-        # Every change starts from a checkpoint, which must still be there when a slower trial takes it.
+        # Every change starts from a checkpoint, which must still exist when a slower trial uses it.
         own["checkpoints.every_epochs"] = 1
         own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
     return changed(run, own)
 
 
 def points(sweep: Sweep) -> list[Point]:
-    """All runs of a sweep whose points are known from the start: each assignment with each seed."""
+    """Return all runs of a sweep whose points are known from the start: each assignment with each seed."""
     numbered = enumerate(assignments(sweep))
     return [point for number, values in numbered for point in seeded(sweep, number, values)]
 
 
 def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Point]:
-    """The runs of one point, one a seed, counted up from the seed of its run."""
+    """Yield the runs of one point, one per seed, counting up from the seed of its run."""
     first = sweep.variant(values).seed
     for seed in range(first, first + sweep.seeds):
         label = "-".join([f"{number:03d}", *_variant(values)])
@@ -68,7 +68,7 @@ def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Poi
 
 
 def assignments(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return what is varied, point by point: a function of the sweep file alone; nothing where the search learns."""
+    """Return the varied values of each point, a function of the sweep file alone; none if the search learns."""
     return [] if sweep.learns else find("search", sweep.search).load()().assignments(sweep)
 
 
@@ -78,7 +78,7 @@ def trial_count(sweep: Sweep) -> int:
 
 
 def combinations(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the combinations of listed values, the last key changing fastest; of them `trials`, drawn by the seed."""
+    """Return the combinations of listed values, or `trials` of them drawn by the seed; the last key changes fastest."""
     lists = {key: span.values for key, span in sweep.ranges().items() if isinstance(span, Choice)}
     count, sizes = math.prod(map(len, lists.values())), [len(values) for values in lists.values()]
     numbers = range(count) if sweep.trials is None else _drawn(count, sweep.trials, sweep.seed)
@@ -87,12 +87,12 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values behind the params of a point: the inverse of `Point.params`."""
+    """Return the values behind a point's params: the inverse of `Point.params`."""
     return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
 
 
 def as_param(value: Any) -> Any:
-    """A value as a record keeps it: plain numbers and words stay, lists and whole variants become words.
+    """Convert a value for a record: numbers and words stay, lists and whole variants become words.
 
     >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
     ('crop+jitter', 'mae mask=0.5 epochs=5')
@@ -113,12 +113,12 @@ def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _variant(values: Mapping[str, Any]) -> list[str]:
-    """A whole variant, short enough for the name of a directory."""
+    """Return the words of a whole variant, short enough for the name of a directory."""
     return ["".join(c if c.isalnum() else "_" for c in as_param(values["run"]))[:40]] if "run" in values else []
 
 
 def _drawn(count: int, wanted: int, seed: int) -> list[int]:
-    """So many different numbers below `count`; more of them begin with the same, so that a sweep can be extended."""
+    """Draw `wanted` different numbers below `count`; more of them begin with the same: a sweep can be extended."""
     rng, numbers = python_generator(seed), dict[int, None]()
     while len(numbers) < min(wanted, count):
         numbers[rng.randrange(count)] = None

@@ -1,4 +1,4 @@
-"""The sections of a run file, and how a method, an encoder or a source of images is chosen by its name."""
+"""The sections of a run file, and the choice of a method, an encoder or a source of images by name."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -46,7 +46,7 @@ class Chosen(BaseModel, frozen=True):
 
     @property
     def declaration(self) -> Declaration:
-        """What its file declares."""
+        """The declaration in its file."""
         return find(self.kind, self.name)
 
     @model_validator(mode="before")
@@ -67,52 +67,52 @@ class Chosen(BaseModel, frozen=True):
 
 
 class MethodChoice(Chosen, frozen=True):
-    """Which method, and its hyperparameters."""
+    """The method and its hyperparameters."""
 
     kind: ClassVar[Kind] = "method"
 
 
 class EncoderChoice(Chosen, frozen=True):
-    """Which network is trained."""
+    """The network to train."""
 
     kind: ClassVar[Kind] = "encoder"
 
 
 class DataSettings(BaseModel, frozen=True, extra="forbid"):
-    """How images are split, kept and read, whichever source they come from."""
+    """How images are split, stored and read, for every source."""
 
     validation: Annotated[
         float,
         Field(
             ge=0,
             le=0.5,
-            description="share of train held out by the run's seed, unless the source brings its own",
+            description="share of train held out by the run's seed, unless the source has its own validation images",
         ),
     ] = 0.1
     limit: Annotated[
         int | None,
-        Field(ge=2, description="train on so many images at most, drawn by the run's seed; null: on all"),
+        Field(ge=2, description="train on at most this many images, drawn by the run's seed; null: on all"),
     ] = None
     memory_limit: Annotated[
         ByteSize,
-        Field(gt=0, description="a folder that decodes to more (`4 GiB`, or bytes) is read anew every epoch"),
+        Field(gt=0, description="a folder that decodes to more (`4 GiB`, or bytes) is read again in every epoch"),
     ] = ByteSize(4 * 2**30)
     workers: Annotated[
         int,
         Field(
             ge=0,
-            description="processes that decode a folder above memory_limit; 0: the training process does",
+            description="processes that decode a folder above memory_limit; 0: the training process decodes it",
         ),
     ] = 2
     cache: Annotated[
         Path | None,
         AfterValidator(lambda path: path and path.expanduser().absolute()),
-        Field(description="folder of decoded images, for all runs; null: eagleray in the user's cache folder"),
+        Field(description="folder of decoded images, shared by all runs; null: eagleray in the user's cache folder"),
     ] = None
 
 
 class DataChoice(Chosen, frozen=True):
-    """Which images; beside a source's own settings stand those that every source shares."""
+    """The images, with the settings of their source and those that every source has."""
 
     kind: ClassVar[Kind] = "data"
     settings: DataSettings
@@ -141,18 +141,18 @@ _ViewSettings = create_model("_ViewSettings", __base__=Strict, **_from_views)
 
 
 class Augment(_ViewSettings, frozen=True):
-    """Changes to the views a method declares; what is null stays as the method has it."""
+    """Changes to the views that a method declares; null keeps the method's setting."""
 
     only: Annotated[
         tuple[Operation, ...] | None,
-        Field(description="keep these operations alone; the others are switched off"),
+        Field(description="keep only these operations; the others are switched off"),
     ] = None
     exact: Annotated[
         bool, Field(description="torchvision's exact colour chain in place of the fused approximation")
     ] = False
 
     def changes(self) -> dict[str, Any]:
-        """Return what the run sets itself: a field of `View` and its value."""
+        """Return the fields of `View` that the run sets, with their values."""
         return self.model_dump(exclude={"only", "exact"}, exclude_none=True)
 
 
@@ -161,18 +161,18 @@ class Labels(Strict, frozen=True):
 
     per_class: Annotated[int, Field(ge=1, description="labelled images of each class, chosen by the seed")] = 40
     ratio: Annotated[
-        int, Field(ge=1, description="images in a step for each labelled one; 1 without unlabelled ones")
+        int, Field(ge=1, description="images in a step for each labelled image; 1 if all are labelled")
     ] = 7
 
 
 class Evaluate(Strict, frozen=True):
-    """What is measured, and when. Everything is chosen on validation; test is touched once, at the end.
+    """What is measured, and when. All choices use validation; the test set is used once, at the end.
 
-    Beside these settings stands a section for each evaluator: those in `evaluators/`, and those of `also`.
+    In addition there is a section for each evaluator: those in `evaluators/`, and those of `also`.
     """
 
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
-    test: Annotated[bool, Field(description="measure the test part once, at the end")] = True
+    test: Annotated[bool, Field(description="evaluate on the test set once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
     also: Annotated[
         tuple[str, ...], Field(description="evaluators of your own: modules such as my_lab.participation")
@@ -180,29 +180,29 @@ class Evaluate(Strict, frozen=True):
 
     @property
     def evaluators(self) -> dict[str, Declaration]:
-        """What measures, by name."""
+        """All evaluators, by name."""
         return _evaluators(self.also)
 
     def when(self, evaluator: str) -> When:
-        """When an evaluator measures."""
+        """Return when an evaluator measures."""
         return getattr(self, evaluator).when
 
     @model_validator(mode="wrap")
     @classmethod
-    def _whole(cls, given: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
+    def _whole(cls, values: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
         """Validate with the sections of all evaluators."""
-        if cls is not Evaluate or not isinstance(given, Mapping):
-            return handler(given)
-        found = evaluate_with(given.get("also", ())).model_validate(given)
-        for name in found.evaluators:
-            settings = getattr(found, name)
+        if cls is not Evaluate or not isinstance(values, Mapping):
+            return handler(values)
+        section = evaluate_with(values.get("also", ())).model_validate(values)
+        for name in section.evaluators:
+            settings = getattr(section, name)
             if type(settings).model_validate(settings.model_dump(mode="json")) != settings:
-                raise wrong(f"evaluate.{name}: a validator of its Config changes what a run file gives back")
-        return found
+                raise wrong(f"evaluate.{name}: a validator of its Config changes values that a run file gives back")
+        return section
 
 
 def evaluate_with(also: Any) -> type[Evaluate]:
-    """Return the `evaluate` section with the settings of every evaluator; `also` is what a file says, of any type."""
+    """Return the `evaluate` section with the settings of every evaluator; `also` is unchecked input of any type."""
     return _evaluate_with(tuple(also) if isinstance(also, list | tuple) and all(map(_is_text, also)) else ())
 
 
@@ -216,7 +216,7 @@ def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
 
 
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
-    """Return the settings of an evaluator: its own, and `when`, which every evaluator has."""
+    """Return an evaluator's settings: its own, and `when`, which every evaluator has."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
     default = one.values["when"]
     return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
@@ -224,15 +224,15 @@ def evaluator_settings(one: Declaration) -> type[BaseModel]:
 
 @cache
 def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
-    found = dict(declared("evaluator"))
+    evaluators = dict(declared("evaluator"))
     for module in also:
         name = module.rpartition(".")[2]
         if "." not in module:
-            raise ConfigError(f"{module} is no dotted module: every evaluator that ships is there already")
-        if name in found or name in Evaluate.model_fields:
-            raise ConfigError(f"there is an evaluator or a setting called {name} already; rename {module}")
-        found[name] = replace(find("evaluator", module), name=name)
-    return found
+            raise ConfigError(f"{module} is not a dotted module: the evaluators of Eagleray are always included")
+        if name in evaluators or name in Evaluate.model_fields:
+            raise ConfigError(f"there is already an evaluator or a setting called {name}; rename {module}")
+        evaluators[name] = replace(find("evaluator", module), name=name)
+    return evaluators
 
 
 def _is_text(value: Any) -> bool:
@@ -240,15 +240,15 @@ def _is_text(value: Any) -> bool:
 
 
 class Checkpoints(Strict, frozen=True):
-    """When the state of a run is saved; always at its end."""
+    """When the state of a run is saved; it is always saved at the end."""
 
     every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
-    every_steps: Annotated[int | None, Field(ge=1, description="also after so many steps")] = None
-    keep: Annotated[int, Field(ge=1, description="the newest so many are kept")] = 2
+    every_steps: Annotated[int | None, Field(ge=1, description="steps between additional checkpoints")] = None
+    keep: Annotated[int, Field(ge=1, description="number of newest checkpoints that are kept")] = 2
 
 
 class Tracking(Strict, frozen=True):
-    """Where the numbers go."""
+    """Where the numbers are sent."""
 
     uri: Annotated[
         str | None,
@@ -258,22 +258,22 @@ class Tracking(Strict, frozen=True):
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
 
 
-def _own(declaration: Declaration, given: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
-    """The settings of a method, an encoder or a source, which a run file must be able to keep."""
-    config = _settings(declaration.Config, given, declaration, recorded)
+def _own(declaration: Declaration, values: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
+    """Validate the settings of a method, an encoder or a source, which a run file must be able to store."""
+    config = _settings(declaration.Config, values, declaration, recorded)
     if unkept := lost(config):
         raise wrong(
-            f"{declaration.kind}={declaration.name}: what its Config makes of {', '.join(unkept)} is not what a run "
-            "file gives back; annotate it with the type that it has in the end, and let no validator change it twice"
+            f"{declaration.kind}={declaration.name}: a run file does not give back {', '.join(unkept)} as its Config "
+            "has it; annotate it with its final type, and let no validator change it twice"
         )
     return config
 
 
 def _settings(
-    model: type[Model], given: Mapping[str, Any], owner: Declaration, recorded: Collection[str] = ()
+    model: type[Model], values: Mapping[str, Any], owner: Declaration, recorded: Collection[str] = ()
 ) -> Model:
     try:
-        return settings_of(model, given, recorded)
+        return settings_of(model, values, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
         others = declared(owner.kind).values()

@@ -1,6 +1,6 @@
-"""Names of a Python file, worked out from its source one by one: importing the file itself would import torch.
+"""Evaluates single names of a Python file from its source: importing the file itself would import torch.
 
-A name is worked out when it is asked for: the statements that bind it are executed, and before them those that bind
+A name is evaluated when it is first used: the statements that bind it are executed, and before them those that bind
 the names they use, in this file and in others that are read in the same way.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Imported as they are: they answer at once, and what is declared must be of their classes.
+# Imported normally: they are fast to import, and declarations must be instances of their classes.
 _IMPORTED = (
     "pydantic",
     "pydantic_core",
@@ -31,11 +31,11 @@ _IMPORTED = (
     "eagleray.contracts.view",
     *sys.stdlib_module_names,
 )
-_READ = ("eagleray", "eagleray_methods")  # packages whose modules any file may use; a file may use its own package too
+_READ = ("eagleray", "eagleray_methods")  # packages that any file may use; a file may use its own package too
 
 
 class Unreadable(Exception):
-    """A name whose value the source alone does not give; the text says which, and why."""
+    """A name that cannot be evaluated from the source alone; the message says which, and why."""
 
 
 class Names:
@@ -44,7 +44,7 @@ class Names:
     Args:
         source: the file.
         body: the statements.
-        bound: the values so far, where the statements find them and leave theirs.
+        bound: the values so far; the statements read and write them.
     """
 
     def __init__(self, source: "Source", body: list[ast.stmt], bound: dict[str, Any]):
@@ -57,10 +57,10 @@ class Names:
         self._open: set[str] = set()
 
     def value(self, name: str) -> Any:
-        """Return what a name stands for.
+        """Return the value of a name.
 
         Raises:
-            Unreadable: nothing binds it, or something that is not imported to read a declaration.
+            Unreadable: nothing binds it, or it comes from a module that is not imported to read a declaration.
         """
         if name not in self.statements:
             return self._elsewhere(name)
@@ -76,15 +76,15 @@ class Names:
         return self.bound.get(name)
 
     def outlined(self, name: str) -> "Outline":
-        """Return the outline of a class, and let whatever builds on it become an outline too."""
+        """Return the outline of a class, and make every class that inherits from it an outline too."""
         node = self.statements[name][-1]
         assert isinstance(node, ast.ClassDef)
-        self.bound[name] = made = Outline.of(node, self)
+        self.bound[name] = outline = Outline.of(node, self)
         self._done.add(node)
-        return made
+        return outline
 
     def bases(self, node: ast.ClassDef) -> list[Any]:
-        """Return what a class builds on; in place of a base that cannot be read the reason."""
+        """Return the bases of a class; for a base that cannot be read, the reason."""
         return [self._base(base) for base in node.bases]
 
     def evaluated(self, expression: ast.expr) -> Any:
@@ -114,7 +114,7 @@ class Names:
             self._run(statement)
 
     def _class(self, node: ast.ClassDef) -> Any:
-        """Return the class itself, or the outline of one that cannot be had without torch."""
+        """Return the class itself, or its outline if it cannot be created without torch."""
         if any(isinstance(base, Outline | Unreadable) for base in self.bases(node)):
             return Outline.of(node, self)
         try:
@@ -131,7 +131,7 @@ class Names:
         exec(code, self.source.names.bound, self.bound)
 
     def _provide(self, node: ast.AST) -> None:
-        """Work out all names that a piece of code uses."""
+        """Evaluate all names that a piece of code uses."""
         for function in [each for each in ast.walk(node) if isinstance(each, ast.FunctionDef)]:
             self._import_later(function)
         own = set(_own(node))  # variables of lambdas and comprehensions, fields of classes
@@ -140,7 +140,7 @@ class Names:
                 self.value(name)
 
     def _import_later(self, function: ast.FunctionDef) -> None:
-        """Have a function import what takes time when it is called; annotations of such types are left out."""
+        """Make a function import slow modules only when it is called; remove annotations that need them."""
         for part, field in [(arg, "annotation") for arg in ast.walk(function.args)] + [(function, "returns")]:
             if annotation := getattr(part, field, None):
                 try:
@@ -157,7 +157,7 @@ class Names:
 
 
 class Outline(type):
-    """A class of which nothing is executed but what is asked for, such as `SimCLR.recipes` or `SimCLR.Config`."""
+    """A class whose parts are executed only when used, such as `SimCLR.recipes` or `SimCLR.Config`."""
 
     node_: ast.ClassDef
     names_: Names
@@ -165,15 +165,15 @@ class Outline(type):
 
     @classmethod
     def of(cls, node: ast.ClassDef, around: Names) -> "Outline":
-        """Return the outline of a class, built on those of its bases that can be read."""
+        """Return the outline of a class; it inherits from those bases that can be read."""
         bases = around.bases(node)
         docstring = {"__module__": around.source.shadow, "__doc__": ast.get_docstring(node, clean=False)}
         kept = tuple(base for base in bases if type(base) in (type, Outline))  # ABC, Protocol would bring metaclasses
-        made = cls(node.name, kept, docstring)
-        made.node_ = node
-        made.names_ = Names(around.source, node.body, {})
-        made.missing_ = [base for base in bases if isinstance(base, Unreadable)]
-        return made
+        outline = cls(node.name, kept, docstring)
+        outline.node_ = node
+        outline.names_ = Names(around.source, node.body, {})
+        outline.missing_ = [base for base in bases if isinstance(base, Unreadable)]
+        return outline
 
     def __getattr__(cls, name: str) -> Any:
         for each in cls.__mro__:
@@ -183,7 +183,7 @@ class Outline(type):
 
 
 class Source:
-    """A module by its source.
+    """The source of a module.
 
     Args:
         module: its name.
@@ -203,7 +203,7 @@ class Source:
         self.names = Names(self, self.tree.body, shadow.__dict__)
 
     def imported(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:
-        """Return what an import statement binds to a name."""
+        """Return the value that an import statement binds to a name."""
         alias = next(each for each in statement.names if name == _bound_to(each))
         if isinstance(statement, ast.Import):
             module = self._module(alias.name, name)
@@ -220,7 +220,7 @@ class Source:
 
 
 class _Module:
-    """What stands for a module that is read and not imported: its attributes are its names, or modules in it."""
+    """Stands for a module that is read and not imported: its attributes are its names, or modules in it."""
 
     def __init__(self, module: str):
         self._module = module
@@ -236,7 +236,7 @@ class _Module:
 
 @cache
 def find_source(module: str) -> Source | None:
-    """Return the source of a module; None: it has none.
+    """Return the source of a module; None if there is none.
 
     Raises:
         SyntaxError: the file is not Python.
@@ -246,7 +246,7 @@ def find_source(module: str) -> Source | None:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Return where a module lies; `importlib.util.find_spec` would import the packages that it lies in."""
+    """Return the location of a module; `importlib.util.find_spec` would import the packages around it."""
     package = module.rpartition(".")[0]
     if not package:
         return importlib.util.find_spec(module)
@@ -261,7 +261,7 @@ def _is_in(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements, among them those of `try:` and of `if TYPE_CHECKING:`."""
+    """Yield the statements, including those inside `try:` and `if TYPE_CHECKING:`."""
     for statement in body:
         is_for_types = isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
         if isinstance(statement, ast.Try | ast.If) and (isinstance(statement, ast.Try) or is_for_types):
@@ -271,7 +271,7 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _bound_by(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement binds, or changes the values of."""
+    """Return the names that a statement binds, or whose values it changes."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return {_bound_to(alias) for alias in statement.names}
     if isinstance(statement, ast.ClassDef | ast.FunctionDef):
@@ -289,7 +289,7 @@ def _bound_to(alias: ast.alias) -> str:
 
 
 def _root(node: ast.AST) -> str:
-    """Return the name of which something is an attribute or an element; empty: it is none of a name."""
+    """Return the name at the root of attributes and elements, `a` of `a.b[0]`; empty if the root is not a name."""
     while isinstance(node, ast.Attribute | ast.Subscript):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
@@ -307,11 +307,11 @@ def _own(node: ast.AST) -> Iterator[str]:
 
 
 def _used(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a piece of code looks up when it is executed: not those in the bodies of functions."""
-    open_ = [node]
-    while open_:
-        each = open_.pop()
+    """Yield the names that a piece of code looks up when it is executed, without those in bodies of functions."""
+    remaining = [node]
+    while remaining:
+        each = remaining.pop()
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load):
             yield each.id
         skipped = each.body if isinstance(each, ast.FunctionDef) else []
-        open_ += [child for child in ast.iter_child_nodes(each) if child not in skipped]
+        remaining += [child for child in ast.iter_child_nodes(each) if child not in skipped]

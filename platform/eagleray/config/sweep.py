@@ -1,4 +1,4 @@
-"""Everything that defines a sweep: one question, and the runs that may answer it."""
+"""Everything that defines a sweep: one question, and the runs that can answer it."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from eagleray.contracts.ranges import Choice, Range, probes, read_range
 
 
 def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
-    """Let the JSON schema of a key list the names of a kind, and a module of one's own."""
+    """Make the JSON schema of a key list the names of a kind, and allow the user's own modules."""
 
     def names(schema: dict[str, Any]) -> None:
         own = {"pattern": r"\.", "description": "a module of your own, such as my_lab.fancy"}
@@ -30,13 +30,13 @@ def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
 
 
 class Sweep(Strict, frozen=True):
-    """One question: a run, what is varied in it, and how the answer is searched."""
+    """One question: a run, what varies in it, and how to search for the answer."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
-    question: Annotated[str, Field(description="what the sweep is to answer, in one sentence")] = ""
+    question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
     run: Annotated[
         dict[str, Any],
-        Field(default_factory=dict, description="a run file; what it leaves out has its default"),
+        Field(default_factory=dict, description="a run file; missing keys have their defaults"),
     ]
     vary: Annotated[
         dict[str, Any],
@@ -53,10 +53,10 @@ class Sweep(Strict, frozen=True):
     ] = "random"
     trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
-    metric: Annotated[str, Field(description="what is compared: any number a run reports")] = "knn"
+    metric: Annotated[str, Field(description="what is compared: any number that a run reports")] = "knn"
     mode: Annotated[
         Literal["max", "min"],
-        Field(default=None, description="which end of it is better; left out: the one that the metric declares"),
+        Field(default=None, description="whether higher or lower is better; by default as the metric declares"),
     ]
     scheduler: Annotated[
         str,
@@ -67,7 +67,7 @@ class Sweep(Strict, frozen=True):
     stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings have collapsed")] = True
     floor: Annotated[
         tuple[FloorKind, ...],
-        Field(description=f"what the trials must beat: {'; '.join(map(': '.join, MEANINGS.items()))}. [] is none"),
+        Field(description=f"what the trials must beat: {'; '.join(map(': '.join, MEANINGS.items()))}. [] for none"),
     ] = ("random", "pixels")
     concurrent: Annotated[int | None, Field(ge=1, description="trials at a time; null: as many as fit")] = None
     cpus_per_trial: Annotated[float, Field(gt=0, description="cores of one worker of a trial")] = 1
@@ -79,27 +79,27 @@ class Sweep(Strict, frozen=True):
     @field_validator("vary", mode="before")
     @classmethod
     def _dotted(cls, vary: Any) -> Any:
-        """`{augment: {flip: [0, 1]}}` is another way to write `{augment.flip: [0, 1]}`."""
+        """Accept `{augment: {flip: [0, 1]}}` as another way to write `{augment.flip: [0, 1]}`."""
         return dict(leaves(vary)) if isinstance(vary, Mapping) else vary
 
     @model_validator(mode="after")
     def _runs(self) -> Self:
-        """Whatever the search may try must be a valid run."""
+        """Check that whatever the search may try is a valid run."""
         ranges = self.ranges()
         if not self.tries_all and self.trials is None:
             raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
         if not self._scheduler["compares"] and self.grace != 1:
             raise wrong(
-                f"grace={self.grace} has no effect with scheduler={self.scheduler}; leave it out or take scheduler=asha"
+                f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
             )
         for key, span in ranges.items():
             if self.tries_all and not isinstance(span, Choice):
                 raise wrong(
-                    f"vary.{key} is a range, and search={self.search} needs a list of values; or take search=random"
+                    f"vary.{key} is a range, but search={self.search} needs a list of values; or use search=random"
                 )
             if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
                 raise wrong(
-                    f"vary.{key} cannot change in flight, as scheduler={self.scheduler} wants it to; "
+                    f"vary.{key} cannot change during training, as scheduler={self.scheduler} requires; "
                     "keys of optimizer, augment and method can"
                 )
             if key == "seed" and self.seeds > 1:
@@ -111,13 +111,13 @@ class Sweep(Strict, frozen=True):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What the metrics of its runs mean; where methods use one name for two things, the first of them."""
+        """The metrics of its runs; if methods give one name two meanings, the first meaning."""
         tables = [metrics_of(run) for run in self.probes()]
         return {name: metric for table in reversed(tables) for name, metric in table.items()}
 
     @property
     def compares_every_epoch(self) -> str | None:
-        """Who compares trials before their end, if anybody does."""
+        """The setting that compares trials before their end, if any."""
         return f"scheduler={self.scheduler}" if self._scheduler["compares"] else None
 
     @property
@@ -132,12 +132,12 @@ class Sweep(Strict, frozen=True):
 
     @property
     def learns(self) -> bool:
-        """Whether the search chooses points by the results of others, so that none is known from the start."""
+        """Whether the search chooses points by the results of others, so that no point is known from the start."""
         return find("search", self.search).values["learns"]
 
     @property
     def seed(self) -> int:
-        """The seed of its first run, from which its points are drawn too."""
+        """The seed of its first run, which also determines the points."""
         return int(self.run.get("seed", 0))
 
     @property
@@ -147,21 +147,20 @@ class Sweep(Strict, frozen=True):
     def _settle_mode(self, better: Any) -> None:
         if self.mode is None and better is None:
             raise wrong(
-                f"metric={self.metric} has no better end of its own: say mode=max or mode=min, whichever answers the "
-                "question"
+                f"metric={self.metric} does not declare whether higher or lower is better: set mode=max or mode=min"
             )
         if self.mode is None:
-            object.__setattr__(self, "mode", better)  # still being validated: from here on nothing changes
+            object.__setattr__(self, "mode", better)  # part of validation: nothing changes afterwards
 
     def ranges(self) -> dict[str, Range]:
-        """What is varied, key by key."""
+        """Return the range of each varied key."""
         return {key: self._range(key, value) for key, value in self.vary.items()}
 
     def probes(self) -> Iterator[Run]:
-        """Runs that the search may try: of a grid all (at most 500), else one for every end of every range.
+        """Yield runs that the search may try: all of a grid (at most 500), else one for every end of every range.
 
         Raises:
-            ConfigError: one of them is no valid run.
+            ConfigError: one of them is not a valid run.
         """
         spans = {key: probes(span) for key, span in self.ranges().items()}
         if self.tries_all:
@@ -173,9 +172,9 @@ class Sweep(Strict, frozen=True):
             yield from (self.variant({**first, key: value}) for value in values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
-        """The run that a point of the sweep stands for; its experiment is the sweep's name."""
+        """Return the run of a point of the sweep; its experiment is the sweep's name."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
-        # First among themselves: where one of them is a name, the settings beside it are meant for that one.
+        # The values are merged first: if one of them is a name, the settings next to it belong to that name.
         return validated(Run, merged({"tracking": {"experiment": self.name}}, self.run, merged(*varied)))
 
     def _range(self, key: str, value: Any) -> Range:
@@ -183,8 +182,8 @@ class Sweep(Strict, frozen=True):
             return self._declared_range(key)
         try:
             span = read_range(value)
-        except ConfigError as refusal:
-            raise wrong(f"vary.{key}: {refusal}") from None
+        except ConfigError as error:
+            raise wrong(f"vary.{key}: {error}") from None
         if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
             raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
         return span
@@ -194,16 +193,16 @@ class Sweep(Strict, frozen=True):
         marks = known[key].metadata if key in known else ()
         span = next((mark for mark in marks if isinstance(mark, Range)), None)
         if span is None:
-            raise wrong(f"vary.{key}: no range is declared for it; write one, such as {{uniform: [0, 1]}} or [1, 2]")
+            raise wrong(f"vary.{key}: it declares no range; write one, such as {{uniform: [0, 1]}} or [1, 2]")
         return span
 
 
 def load_sweep(file: Path, overrides: list[str]) -> Sweep:
-    """A sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
+    """Read a sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
 
     Raises:
         ConfigError: as `load_run`.
     """
-    wishes = map(parse_override, overrides)
-    given = merged(*(wish if next(iter(wish)) in Sweep.model_fields else {"run": wish} for wish in wishes))
-    return validated(Sweep, merged(read_tree(file), given))
+    trees = map(parse_override, overrides)
+    changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
+    return validated(Sweep, merged(read_tree(file), changes))

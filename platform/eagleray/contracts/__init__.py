@@ -1,1 +1,1 @@
-"""What a method, an encoder, a dataset and an evaluator fulfil, and the values that pass between them."""
+"""Contracts of methods, encoders, datasets and evaluators, and the values that pass between them."""

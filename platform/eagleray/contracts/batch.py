@@ -1,4 +1,4 @@
-"""What passes between the loop and a method: facts about the data, batches, progress, and the result of a step."""
+"""The values that pass between the loop and a method: facts about the data, batches, progress, a step's result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a method may know about the images and how they come: never a label."""
+    """Facts about the images and the batches that a method may use: never a label."""
 
     image_size: int  # side of the views, in pixels
     channels: int  # 1 (grey) or 3 (colour)
     samples: int  # training images
     classes: int | None  # None: no class is known
     batch_size: int = 256  # images in a step, over all workers together
-    workers: int = 1  # who share a step
+    workers: int = 1  # that share a step
     seed: int = 0  # the run's
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
@@ -24,7 +24,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the training is. Schedules hang on `fraction`, which no world size or batch size changes."""
+    """How far the training is. Schedules depend on `fraction`, which no world size or batch size changes."""
 
     step: int  # optimizer steps done
     steps: int  # optimizer steps in all
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Labelled images beside the unlabelled ones, or alone; only a method that needs labels ever gets them."""
+    """Labelled images, next to the unlabelled ones or alone; only a method that needs labels ever gets them."""
 
     views: list[Tensor]  # each [M, C, H, W]
     targets: Tensor  # [M] int64
@@ -58,7 +58,7 @@ class LabelledBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method sees in one step."""
+    """The images of one step."""
 
     views: list[Tensor]  # one [N, C, H, W] for each declared view, all of the same N images
     indices: Tensor  # [N] int64: each image's place in the training set, the same under any sharding
@@ -67,16 +67,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class EpochView:
-    """What a method may know of the whole training set before an epoch."""
+    """The whole training set, as a method may use it before an epoch."""
 
-    embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order that `indices` count in
+    embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order of `indices`
     labelled: tuple[Tensor, Tensor] | None  # indices [L] and targets [L] of the labelled images; None: it needs none
     progress: Progress
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step of a method returns."""
+    """The result of one step."""
 
     loss: Tensor  # scalar, carries the gradient
     embeddings: list[Tensor]  # detached, one [N, D] for each view of the same images: collapse is measured on them

@@ -1,7 +1,7 @@
-"""The contract of a source of images. Who adds one reads this file and one neighbour in `datasets/`.
+"""The contract of a source of images. To add one, read this file and one other source in `datasets/`.
 
-A source is one class in one file of `datasets/`. It says where its images are, which are to train on, which
-to test on; the engine (`data/`) decodes, caches, splits and batches them. Neither this file nor any source
+A source is one class in one file of `datasets/`. It says where its images are, which are for training and which
+for testing; the engine (`data/`) decodes, caches, splits and batches them. Neither this file nor any source
 imports torch.
 """
 
@@ -20,10 +20,10 @@ PartName = Literal["train", "unlabelled", "validation", "test"]
 
 @dataclass(frozen=True)
 class Part:
-    """Images that belong together."""
+    """The images of one part, such as training or test."""
 
     images: np.ndarray | Sequence[str]  # pixels, uint8 [N, C, H, W] with C 1 or 3; or image files
-    labels: np.ndarray | None = None  # int64 [N], -1: not known; None: this source has no labels
+    labels: np.ndarray | None = None  # int64 [N], -1: unknown; None: this source has no labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -31,24 +31,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files become pixels; of no meaning to a source that hands out pixels."""
+    """How image files become pixels; ignored for a source that returns pixels."""
 
     size: int | None = None  # side of the views; None: the median shorter side of the images, at most 64
     stored_size: int | None = None  # shorter side of the stored image, never enlarged; None: twice `size`
     channels: Literal[1, 3] | None = None  # None: 1 if every image is grey, else 3
-    skip_bad: bool = False  # leave out what cannot be read, instead of refusing the source
+    skip_bad: bool = False  # leave out files that cannot be read, instead of raising a ConfigError
 
 
 class Dataset:
     """A source of images.
 
     Args:
-        name: the one of `names` that was asked for.
+        name: which of `names` the user chose.
         config: this class's own `Config`.
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """The source's own settings; no name that `DataSettings` has."""
+        """The source's own settings; their names must differ from those of `DataSettings`."""
 
     config: BaseModel  # a source writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
@@ -59,17 +59,17 @@ class Dataset:
         self.config = config
 
     def fetch(self) -> None:
-        """Downloads what is missing, if the user said so. One process of a machine at a time runs it."""
+        """Download missing files if the user allows it. One process of a machine at a time runs this."""
 
     def files(self) -> Sequence[str]:
-        """Every file the images come from: when one changes, the cache is made anew."""
+        """Return all files the images come from: when one changes, the cache is built again."""
         return ()
 
     def parts(self) -> dict[PartName, Part]:
-        """The images: "train", and what else there is.
+        """Return the images of each part: "train" and, where the source has them, the others.
 
-        Those of "unlabelled" join training. Without a "test", the engine holds out a fixed fifth of train;
-        without a "validation", a share of train by the run's seed.
+        Images of "unlabelled" join training. Without a "test", the engine holds out a fixed fifth of train;
+        without a "validation", a share of train that depends on the run's seed.
 
         Raises:
             ConfigError: files are missing or damaged.
@@ -77,13 +77,13 @@ class Dataset:
         raise NotImplementedError
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Name of each class, by label; None: there are no classes."""
+        """Return the name of each class, in the order of labels; None without classes."""
         return None
 
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The files a dataset was published in, in the first of the places below `root` that holds them."""
+    """The published files of a dataset, each in the first of the places below `root` that has it."""
 
     dataset: str
     root: Path
@@ -92,39 +92,39 @@ class PublishedFiles:
     endings: tuple[str, ...] = ("",)  # ".gz": gzipped is fine too
 
     def __getitem__(self, name: str) -> Path:
-        """Where the file of that name is.
+        """Return the path of a file.
 
         Raises:
-            ConfigError: nowhere.
+            ConfigError: the file is missing.
         """
         path = self._find(name)
         if path is None:
             raise ConfigError(
                 f"{self.dataset} needs {name}, which is not in data.root={self.root}: "
-                "set data.root to the folder that holds it, or data.download=true"
+                "set data.root to the folder that contains it, or data.download=true"
             )
         return path
 
     def paths(self) -> list[str]:
-        """All of them, as `Dataset.files` wants them."""
+        """Return all paths, in the form of `Dataset.files`."""
         return [str(self[name]) for name in self.names]
 
     def complete(self) -> bool:
-        """Whether none is missing."""
+        """Return whether no file is missing."""
         return all(self._find(name) is not None for name in self.names)
 
     def _find(self, name: str) -> Path | None:
-        found = (self.root / place / f"{name}{end}" for end in self.endings for place in self.places)
-        return next((path for path in found if path.is_file()), None)
+        candidates = (self.root / place / f"{name}{end}" for end in self.endings for place in self.places)
+        return next((path for path in candidates if path.is_file()), None)
 
 
 def download(dataset: str, root: Path, **options: Any) -> None:
-    """Fetches a dataset with torchvision, which checks its sums.
+    """Download a dataset with torchvision, which verifies its checksums.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the download fails.
     """
-    from torchvision import datasets  # imports torch: only when something is to be fetched
+    from torchvision import datasets  # imports torch: only when something must be downloaded
 
     try:
         getattr(datasets, dataset)(root, download=True, **options)

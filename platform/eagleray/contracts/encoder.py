@@ -1,4 +1,4 @@
-"""The contract an encoder fulfils: images in, one vector an image out."""
+"""The contract of an encoder: images in, one vector per image out."""
 
 from typing import ClassVar
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """A network that turns images into features. One file in `encoders/`; one class may serve several `names`.
+    """A network that turns images into features. One file in `encoders/`; one class may have several `names`.
 
-    `name` and `config` are kept: with the image size and the channels they are all that it takes to build it again.
+    `name` and `config` are kept: together with the image size and the channels they suffice to build it again.
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
@@ -17,7 +17,7 @@ class Encoder(nn.Module):
 
     config: BaseModel  # an encoder writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
-    start: ClassVar[str] = "random init"  # two words for what it is before any training, under which its floor is shown
+    start: ClassVar[str] = "random init"  # two words for its state before any training; the name of its floor
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
     dim: int  # width of the features
     patch_size: int = 1  # side in pixels of the patches that an image is cut into; 1: it is not cut
@@ -27,27 +27,27 @@ class Encoder(nn.Module):
         self.name, self.config = name, config
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features: [N, C, H, W] -> [N, dim]."""
+        """Return features: [N, C, H, W] -> [N, dim]."""
         raise NotImplementedError
 
 
 class TokenEncoder(Encoder):
-    """An encoder whose inner steps are open, for methods that mask patches."""
+    """An encoder that exposes its patches and tokens, for methods that mask patches."""
 
     has_tokens: ClassVar[bool] = True
     grid: int  # patches along a side; L = grid * grid
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Embedded patches with their positions: [N, C, H, W] -> [N, L, dim].
+        """Embed patches and add their positions: [N, C, H, W] -> [N, L, dim].
 
         Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is added.
         """
         raise NotImplementedError
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """The blocks over any subset of patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        """Run the blocks on any subset of patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
         raise NotImplementedError
 
     def fix_positions(self) -> None:
-        """Replace the positions of the patches by sine-cosine ones that no training moves (MAE)."""
+        """Replace the position embeddings by fixed sine-cosine ones, which are not trained (MAE)."""
         raise NotImplementedError

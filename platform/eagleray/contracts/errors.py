@@ -1,8 +1,8 @@
-"""The one error that bad input gets: a sentence for the person who typed it."""
+"""The one error for bad input: a sentence for the person who typed it."""
 
 
 class ConfigError(ValueError):
-    """Bad input, said in one clear sentence that names the thing and the remedy.
+    """Bad input, described in one clear sentence that names the thing and the remedy.
 
-    The command line prints the sentence alone and exits with 2; nothing has been started by then.
+    The command line prints only the sentence and exits with 2, before anything has started.
     """

@@ -1,7 +1,7 @@
-"""The contract of an evaluator. Who adds one reads this file, `metric.py` and one neighbour.
+"""The contract of an evaluator. To add one, read this file, `metric.py` and one other evaluator.
 
-An evaluator is one class in one file of `evaluators/`; the file's name is the evaluator's name. What it declares is
-read from the SOURCE (see `config/registry.py`), and everything else follows from that: `eagleray check`, what a sweep
+An evaluator is one class in one file of `evaluators/`; the file's name is the evaluator's name. Its declarations are
+read from the SOURCE (see `config/registry.py`), and everything else follows from them: `eagleray check`, what a sweep
 accepts as `metric`, tables, pages, descriptions. This file imports no torch.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Encodings(Protocol):
-    """What a network makes of the images. Each part is encoded when first asked for, once for all evaluators."""
+    """The images, encoded by a network. Each part is encoded at its first use, once for all evaluators."""
 
     @property
     def seed(self) -> int:
-        """The run's."""
+        """The run's seed."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Side of what the network sees, in pixels."""
+        """Side of the network's input, in pixels."""
         ...
 
     @property
@@ -46,35 +46,35 @@ class Encodings(Protocol):
 
     @property
     def train(self) -> "Features":
-        """The training images, only those whose label is known where some are."""
+        """The training images; if some are labelled, only those."""
         ...
 
     @property
     def shown(self) -> "Features":
-        """The images that are judged: validation, or test; without either the training images."""
+        """The evaluated images: the validation or test set; without either, the training images."""
         ...
 
     @property
     def chosen_on(self) -> "Features | None":
-        """Images to choose a setting on, where `shown` may not be looked at (the test part); else None."""
+        """Images to choose a setting on where `shown` may not be used for that (the test set); else None."""
         ...
 
     @property
     def logits(self) -> "Features":
-        """The method's own classifier on the judged images, [N, classes]; needs "classifier"."""
+        """The logits of the method's own classifier on the evaluated images, [N, classes]; needs "classifier"."""
         ...
 
     def of(self, images: "Images", by: "Callable[[Tensor], Tensor] | None" = None) -> "Features":
-        """Any images, encoded by the network or by a function of its inputs [N, C, H, W] -> [N, D]."""
+        """Encode any images, by the network or by a function of its inputs [N, C, H, W] -> [N, D]."""
         ...
 
     def views(self, views: "Sequence[View]", most: int) -> "list[Features]":
-        """Views of the judged images (at most so many, evenly spaced), encoded; the same at every call."""
+        """Encode views of at most `most` evaluated images, evenly spaced; the same at every call."""
         ...
 
 
 class Evaluator:
-    """Something that is measured of a representation.
+    """A measurement of a representation.
 
     Args:
         config: the run's settings under `evaluate.NAME`: those of this class's own `Config`, and `when`.
@@ -90,9 +90,9 @@ class Evaluator:
     def __init__(self, config: BaseModel):
         self.config = config
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        """The numbers, by name; only those of `metrics`, and never NaN.
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        """Return the numbers by name: only names in `metrics`, and never NaN.
 
-        An evaluator whose metrics need labels is called for the test part too; the numbers are then `test_NAME`.
+        An evaluator whose metrics need labels is called for the test set too; the numbers are then `test_NAME`.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Features: what an encoder makes of a split of the images, computed once and then judged by every evaluator."""
+"""Features of one split of the images, computed once and used by every evaluator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Features:
     """Encoded images.
 
     Raises:
-        ConfigError: shapes that do not fit, or features that are NaN or infinite.
+        ConfigError: shapes that do not match, or features that are NaN or infinite.
     """
 
     features: Tensor  # [N, D] float32
-    labels: Tensor | None = None  # [N] int64, on the features' device; None: not known
+    labels: Tensor | None = None  # [N] int64, on the features' device; None: unknown
 
     def __post_init__(self) -> None:
         shapes = [list(x.shape) for x in (self.features, self.labels) if x is not None]
@@ -37,34 +37,38 @@ class Features:
         return len(self.features)
 
     def at(self, index: Tensor) -> "Features":
-        """The images at [n] indices (or where a [N] mask is true)."""
+        """Return the images at [n] indices (or where a [N] mask is true)."""
         return Features(self.features[index], None if self.labels is None else self.labels[index])
 
     def targets(self) -> Tensor:
-        """The labels, [N]; a ConfigError where there is no image or no label."""
+        """Return the labels, [N].
+
+        Raises:
+            ConfigError: there are no images or no labels.
+        """
         if self.labels is None:
-            raise ConfigError("these images have no labels: kNN and the linear probe cannot judge them")
+            raise ConfigError("these images have no labels: kNN and the linear probe cannot evaluate them")
         if len(self) == 0:
             raise ConfigError("this split has no images: kNN and the linear probe need some")
         return self.labels
 
 
 def evenly(x: Tensor, most: int) -> Tensor:
-    """At most so many entries of the first dimension, evenly spaced: the same ones each time."""
+    """Return at most `most` entries of the first dimension, evenly spaced: the same ones each time."""
     if len(x) <= most:
         return x
     return x[torch.arange(most, device=x.device) * len(x) // most]
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of the [N] predictions that are right, from 0 to 1."""
+    """Return the share of the [N] predictions that are right, from 0 to 1."""
     return (predicted == labels).double().mean().item()
 
 
 def stacked(views: Sequence[Tensor], least: int = 1) -> Tensor:
-    """Embeddings, one [N, D] a view, as [V, N, D] in float64; of at most 2,048 of the images, evenly spaced.
+    """Stack the embeddings of V views, each [N, D], into [V, N, D]; keep at most 2,048 images, evenly spaced.
 
-    In float64 the arithmetic adds nothing that looks like a direction.
+    The result is float64: float32 rounding errors would look like directions of the embeddings.
 
     Raises:
         ConfigError: fewer than `least` views, no images, different shapes, NaN or infinite values.
@@ -75,11 +79,11 @@ def stacked(views: Sequence[Tensor], least: int = 1) -> Tensor:
     x = torch.stack([evenly(view.detach(), SAMPLES).double() for view in views])
     if not x.isfinite().all():
         raise ConfigError(
-            "the embeddings hold NaN or infinite values: the training has diverged, lower its learning rate"
+            "the embeddings contain NaN or infinite values: the training has diverged, lower its learning rate"
         )
     return x
 
 
 def squares(x: Tensor) -> Tensor:
-    """Squared lengths: [..., D] -> [...]"""
+    """Return squared lengths: [..., D] -> [...]"""
     return x.square().sum(-1)

@@ -1,8 +1,8 @@
-"""The contract a method fulfils. Who writes a method reads this file and one neighbour, nothing else.
+"""The contract of a method. To write one, read this file and one other method, nothing else.
 
 A method is one class in one file of `methods/eagleray_methods/`; the file's name is the method's name. Its nested
 `Config` and its class variables are read from the SOURCE (`config/registry.py`), so that `eagleray check` and
-`eagleray methods` answer without torch: they may use whatever in the file, or beside it, can be read without torch.
+`eagleray methods` work without torch: they may use anything in the file, or next to it, that can be read without torch.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from eagleray.contracts.recipe import Recipes
 from eagleray.contracts.seeds import generator
 from eagleray.contracts.view import View
 
-# tokens: an encoder that is open to masked patches (a ViT); trained_encoder: that of a finished run
-# (encoder=pretrained); labels: a few labelled images beside all others; only_labels: labelled images alone.
+# tokens: an encoder that accepts masked patches (a ViT); trained_encoder: the encoder of a finished run
+# (encoder=pretrained); labels: a few labelled images next to all others; only_labels: labelled images alone.
 Need = Literal["tokens", "trained_encoder", "labels", "only_labels"]
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """A part of a method that trains in its own way.
+    """A part of a method with optimizer settings of its own.
 
-    `decay` says on what weight decay acts: on weights, which are neither biases and norms nor positions and tokens; on
-    all matrices, so on class and mask tokens too; or on nothing, and then LARS does not adapt the rate either.
+    `decay` says where weight decay acts: on weights, which excludes biases, norms, positions and tokens; on all
+    matrices, which includes class and mask tokens; or on nothing, and then LARS does not adapt the rate either.
     """
 
     module: nn.Module
@@ -42,9 +42,9 @@ class Method(nn.Module):
     """A way to learn a representation from images.
 
     Args:
-        encoder: the network whose features are judged. A method that keeps a teacher copies it.
+        encoder: the network whose features are evaluated. A method with a teacher copies it.
         config: this class's own `Config`.
-        data: what is known of the images.
+        data: facts about the images.
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
@@ -52,7 +52,7 @@ class Method(nn.Module):
 
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
-    metrics: ClassVar[dict[str, str]] = {}  # numbers of its own that a step returns: short name -> meaning
+    metrics: ClassVar[dict[str, str]] = {}  # its own numbers, returned by a step: short name -> meaning
     recipes: ClassVar[Recipes]
 
     def __init__(self, encoder: Encoder, config: BaseModel, data: DataInfo):
@@ -63,7 +63,7 @@ class Method(nn.Module):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What each training image is turned into, one entry a view; none where only labelled images are seen."""
+        """The views made of each training image; none for a method that sees only labelled images."""
         raise NotImplementedError
 
     @property
@@ -73,42 +73,46 @@ class Method(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """What `encoder=pretrained` keeps of a trained run, images [N, C, H, W] -> features [N, D].
+        """The module that `encoder=pretrained` takes from a trained run, images [N, C, H, W] -> features [N, D].
 
-        By default the encoder; a method names another where another is judged, or where more is worth keeping.
+        By default the encoder; a method returns another if that one is evaluated, or if more layers are worth keeping.
         """
         return self.encoder
 
-    def draw(self, *when: int) -> torch.Generator:
-        """A generator of the run's seed and a step or an epoch, on the CPU; the same on all workers.
+    def generator(self, *when: int) -> torch.Generator:
+        """Return a random generator for a step or an epoch, on the CPU; the same on all workers.
 
-        Numbers that belong to images are drawn for the whole batch (`data.batch_size`), and each worker takes its rows
-        (`blocks.distributed.own_rows`): so any number of workers computes the same.
+        It is seeded with the run's seed and `when`. Draw numbers that belong to images for the whole batch
+        (`data.batch_size`), then take this worker's rows (`blocks.distributed.own_rows`): so the result does not
+        depend on the number of workers.
         """
         return generator(self.data.seed, *when)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one step. It must be `forward`: DistributedDataParallel synchronises only through it."""
+        """Compute the loss of one step. It must be `forward`: DistributedDataParallel synchronises only there."""
         raise NotImplementedError
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """Return the parts that train otherwise than the recipe says; by default none."""
+        """Return the parts that do not follow the recipe; by default none."""
         return ()
 
     def before_epoch(self, epoch: EpochView) -> None:
-        """Prepare an epoch: clusters, graphs."""
+        """Prepare an epoch, for example its clusters or graphs."""
 
     def before_step(self, progress: Progress) -> None:
-        """After the backward pass and the clipping, before the optimizer: cancel gradients."""
+        """Change gradients after the backward pass and the clipping, before the optimizer."""
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimizer: move a teacher, a queue, prototypes."""
+        """Update a teacher, a queue or prototypes after the optimizer."""
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """The representation that evaluation judges: [N, C, H, W] -> [N, D]."""
+        """Return the representation to evaluate: [N, C, H, W] -> [N, D]."""
         return self.encoder(images)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Logits of a method that learns from labels: [N, C, H, W] -> [N, classes]; its accuracy is reported."""
+        """Return the logits of a method that learns from labels: [N, C, H, W] -> [N, classes].
+
+        The accuracy of this classifier is reported.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no classifier")

@@ -1,10 +1,10 @@
-"""What one reported number means: its better end, what it needs, and the metrics of the loop itself."""
+"""Metrics: the meaning of a reported number, its better direction, what it needs; and the loop's own metrics."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Need = Literal[
-    "labels",  # of the training images, and images held out to be judged
+    "labels",  # of the training images, and images held out for evaluation
     "two_views",  # a method that declares views of its training images
     "tokens",  # an encoder that has tokens (a ViT)
     "classifier",  # a method that learns from labels
@@ -15,20 +15,20 @@ When = Literal["always", "end", "never"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What one reported number means."""
+    """The meaning of one reported number."""
 
     meaning: str  # without its name: "share of the images that are classified right"
-    better: Better | None = None  # None: neither end is; a sweep then has to say its `mode`
-    needs: frozenset[Need] = frozenset()  # an evaluator is called where all that its metrics need is there
-    headline: bool = False  # shown beside whatever is compared
+    better: Better | None = None  # None: neither; a sweep by it must then set its `mode`
+    needs: frozenset[Need] = frozenset()  # an evaluator is called where everything its metrics need is present
+    headline: bool = False  # shown next to whatever is compared
 
     @property
     def mode(self) -> Literal["max", "min"] | None:
-        """The better end, as a sweep says it."""
+        """The better direction, as a sweep names it."""
         return None if self.better is None else "max" if self.better == "higher" else "min"
 
 
-# What the loop itself reports of every epoch.
+# What the loop itself reports after every epoch.
 LOOP = {
     "loss": Metric("the training loss, averaged over an epoch", "lower"),
     "images_per_second": Metric("training images a second; evaluating and saving stop the clock", "higher"),

@@ -1,4 +1,4 @@
-"""The ranges a hyperparameter declares beside its default; knows neither Ray nor torch.
+"""The ranges that hyperparameters declare next to their defaults; imports neither Ray nor torch.
 
 temperature: Annotated[float, LogUniform(0.05, 1.0), Field(gt=0, description="…")] = 0.2
 """
@@ -65,7 +65,7 @@ Range = Uniform | LogUniform | IntRange | Choice
 
 
 def sample(span: Range, rng: "np.random.Generator") -> Any:
-    """One value of a range, drawn at random; a plain number, or the chosen value itself."""
+    """Draw one value of a range at random: a Python number, or one of the listed values."""
     if isinstance(span, Choice):
         return span.values[int(rng.integers(len(span.values)))]
     if isinstance(span, IntRange):
@@ -76,7 +76,7 @@ def sample(span: Range, rng: "np.random.Generator") -> Any:
 
 
 def rounded(value: float, span: Uniform | LogUniform) -> float:
-    """To four digits, which a table can show whole, and never out of the range."""
+    """Round to four digits, which a table can show in full, without leaving the range."""
     return min(max(float(f"{value:.4g}"), span.low), span.high)
 
 
@@ -84,10 +84,10 @@ _WRITTEN = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
 
 
 def read_range(value: Any) -> Range:
-    """A range as a sweep file has it: `[0.1, 0.2]`, `{log_uniform: [0.05, 1]}`, `{uniform: …}` or `{int: …}`.
+    """Read a range of a sweep file: `[0.1, 0.2]`, `{log_uniform: [0.05, 1]}`, `{uniform: …}` or `{int: …}`.
 
     Raises:
-        ConfigError: it is written in no such way, or its ends are no numbers.
+        ConfigError: the value has none of these forms, or its ends are not numbers.
     """
     if isinstance(value, list | tuple) and value:
         return Choice(*value)
@@ -105,12 +105,12 @@ def read_range(value: Any) -> Range:
 
 
 def is_range(value: Any) -> bool:
-    """Whether a value is a mapping that names a kind of range."""
+    """Return whether a value is a mapping that names a kind of range."""
     return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in _WRITTEN
 
 
 def probes(span: Range) -> list[Any]:
-    """Values that show whether a setting takes a range: all of a choice, else the ends and one between."""
+    """Return test values of a range: all of a choice, else both ends and one between."""
     if isinstance(span, Choice):
         return list(span.values)
     between = span.low + 1 if isinstance(span, IntRange) else span.low + (span.high - span.low) / 3

@@ -1,4 +1,4 @@
-"""How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Knows no torch."""
+"""How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Imports no torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -34,9 +34,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
     drops: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
-        Field(description="parts of the training after which lr falls by drop_factor, each time; empty: cosine decay"),
+        Field(description="parts of the training after which lr is multiplied by drop_factor; empty: cosine decay"),
     ] = ()
-    drop_factor: Annotated[float, Field(gt=0, lt=1, description="what lr is multiplied by at each of drops")] = 0.1
+    drop_factor: Annotated[float, Field(gt=0, lt=1, description="factor on lr at each of drops")] = 0.1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; null: not clipped")] = None
 
     @model_validator(mode="after")
@@ -46,7 +46,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
     def peak_lr(self, batch_size: int) -> float:
-        """Learning rate after warm-up, for a global batch (Goyal et al. 2017, arXiv 1706.02677, for linear)."""
+        """Return the learning rate after warm-up for a global batch size.
+
+        Source of the linear rule: Goyal et al. 2017, arXiv 1706.02677.
+        """
         ratio = batch_size / 256
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling]
 
@@ -59,4 +62,4 @@ class Recipes(BaseModel, frozen=True, extra="forbid"):
 
     paper: Recipe  # as its authors train it; the method's Config holds their settings
     small: Recipe = SMALL  # on some 10,000 images of 32 pixels, for tens of epochs
-    small_settings: dict[str, Any] = {}  # what of Config differs there
+    small_settings: dict[str, Any] = {}  # Config settings that differ there

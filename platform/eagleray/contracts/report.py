@@ -1,4 +1,4 @@
-"""What the loop says while it trains, and how it ends where the loss is no number any more. Knows no torch."""
+"""Reports of the loop, and the error for a loss that is NaN or infinite. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more. Nothing was saved since the last good checkpoint."""
+    """The loss is NaN or infinite. Nothing was saved since the last good checkpoint."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the loop says after every epoch, at every checkpoint, and about once a second in between."""
+    """The state of training, sent after every epoch, at every checkpoint, and about once a second in between."""
 
     progress: "Progress"
     metrics: dict[str, float]  # of the whole epoch when it ended; before that the means so far
     images_per_second: float
     epoch_ended: bool = False
-    checkpoint: Path | None = None  # holds everything up to this report
+    checkpoint: Path | None = None  # contains everything up to this report
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All that is recorded: the metrics, and the speed. A report that is repeated after resuming has no speed."""
+        """All recorded numbers: the metrics and the speed. A report repeated after resuming has no speed."""
         rate = {"images_per_second": self.images_per_second} if self.images_per_second else {}
         return {**self.metrics, **rate}
 

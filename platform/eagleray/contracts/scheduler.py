@@ -27,6 +27,6 @@ class Scheduler:
         Args:
             sweep: whose trials it watches.
             epochs: of the longest trial.
-            begun: epochs that every unfinished trial of a resumed sweep has behind it.
+            begun: epochs that every unfinished trial of a resumed sweep has completed.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The contract of a search, which says what points of a sweep are tried. Imports no ray.
+"""The contract of a search, which chooses the points that a sweep tries. Imports no ray.
 
 A search is one class in one file of `ray_backend/searches/`; the file's name is what `search=` takes. Its class
 variables are read from the source, so a sweep file is checked without ray.

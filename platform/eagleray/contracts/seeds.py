@@ -1,7 +1,7 @@
-"""Random numbers as functions of what they are for: no generator has to be saved, or agreed on by workers.
+"""Random numbers as functions of their purpose: no generator has to be saved or shared between workers.
 
-Every draw of a run starts from its seed, through one of these functions. Torch's are seeded with a hash of their
-numbers, since the streams of neighbouring seeds would else be near each other; numpy mixes its numbers by itself.
+Every draw of a run starts from its seed, through one of these functions. Torch generators are seeded with a hash of
+their numbers, since the streams of neighbouring seeds would otherwise be similar; numpy mixes its numbers itself.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Stream(IntEnum):
-    """What numpy's numbers of a seed are for: it must not shuffle, split and pick labels by the same ones."""
+    """Purposes of numpy's random numbers: shuffling, splitting and picking labels must not use the same ones."""
 
     EPOCH = 1  # the order of the training images
     LABELLED = 2  # the order of the labelled ones
-    TEST = 11  # which images are held out as the test part
+    TEST = 11  # which images are held out as the test set
     VALIDATION = 12
     LIMIT = 13  # which images `data.limit` keeps
     PICK = 14  # which images keep their labels
@@ -34,18 +34,18 @@ def seed_all(*parts: int) -> None:
 
 
 def seed_weights(seed: int) -> None:
-    """Seed torch's global generators for the first weights of a network: with the seed itself, as torch scripts do."""
+    """Seed torch's global generators for a network's initial weights: with the seed itself, as torch scripts do."""
     import torch
 
     torch.manual_seed(seed)
 
 
 def generator(*parts: int, purpose: str = "") -> "torch.Generator":
-    """Return a torch generator on the CPU, made from a tuple: the same on every worker that names the same numbers.
+    """Return a torch generator on the CPU, seeded by a tuple: the same on every worker that passes the same numbers.
 
     Args:
         parts: usually the run's seed and a step or an epoch.
-        purpose: keeps apart what is drawn from equal numbers; at most 16 characters.
+        purpose: gives equal numbers separate streams; at most 16 characters.
     """
     import torch
 
@@ -53,12 +53,12 @@ def generator(*parts: int, purpose: str = "") -> "torch.Generator":
 
 
 def numpy_generator(*parts: int) -> np.random.Generator:
-    """Return a numpy generator made from a tuple, which begins with a `Stream` where one seed feeds several."""
+    """Return a numpy generator seeded by a tuple, which begins with a `Stream` where one seed has several uses."""
     return np.random.default_rng(parts)
 
 
 def python_generator(seed: int) -> random.Random:
-    """Return a generator of Python's own, for draws without numpy."""
+    """Return Python's own random generator, for draws without numpy."""
     return random.Random(seed)
 
 

@@ -1,7 +1,7 @@
-"""What one view does to an image: a declaration, without torch and without randomness.
+"""The declaration of a view: what it does to an image, without torch and without randomness.
 
-`View` is the one definition of the operations. The `augment` section of a run file, what `augment.only` may name and
-how a run's settings are laid over a method's views all follow from its fields.
+`View` is the one definition of the operations. The `augment` section of a run file, the names that `augment.only`
+accepts and the way a run's settings override a method's views all follow from its fields.
 """
 
 import math
@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice, Uniform
 
-MAGNITUDES = 30  # RandAugment's scale: 0 changes next to nothing, 30 the most
+MAGNITUDES = 30  # RandAugment's scale: 0 changes almost nothing, 30 the most
 
 _OPERATION = object()  # marks a field that switches an operation on; its default switches the operation off
 _PART = Field(ge=0, le=1)
@@ -26,9 +26,9 @@ _PROBABILITY = Annotated[float, _OPERATION, Uniform(0.0, 1.0), _PART]
 class View:
     """One view of an image, as a method declares it; `make_view` performs it on a batch.
 
-    The operations act in the order of SimCLR, whatever the order they are written in: crop, shift, flip, RandAugment,
-    colour jitter, grayscale, blur, solarize, rotate, cutout. What is not declared is switched off. A field with a
-    description can also be set for all views of a run, in its `augment` section.
+    The operations always act in SimCLR's order: crop, shift, flip, RandAugment, colour jitter, grayscale, blur,
+    solarize, rotate, cutout. Operations that are not declared are switched off. A field with a description can also
+    be set for all views of a run, in its `augment` section.
 
     Raises:
         ConfigError: a value outside its range.
@@ -36,17 +36,17 @@ class View:
 
     size: int | None = None  # side of the output in pixels; None: the run's image size
     crop: Annotated[tuple[float, float] | None, _OPERATION] = None  # range of the area of a random crop, 1: all
-    crop_min: InitVar[  # the lower end alone: what `crop` says of the upper one stays
+    crop_min: InitVar[  # the lower end alone: the upper end of `crop` stays
         Annotated[float | None, Uniform(0.05, 1.0), Field(gt=0, le=1, description="smallest area of a random crop")]
     ] = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height, drawn log-uniformly
     interpolation: Annotated[
         Literal["bilinear", "bicubic"],
         Choice("bilinear", "bicubic"),
-        Field(description="how crops are resized, in either case with antialiasing"),
+        Field(description="how crops are resized, always with antialiasing"),
     ] = "bilinear"
     shift: Annotated[float, _OPERATION, _PART] = 0.0  # random translation by up to this part of the side
-    shift_border: Literal["reflect", "black"] = "reflect"  # what appears behind it (FixMatch reflects, RotNet pads)
+    shift_border: Literal["reflect", "black"] = "reflect"  # what fills the gap (FixMatch reflects, RotNet pads)
     flip: Annotated[_PROBABILITY, Field(description="probability of a horizontal flip")] = 0.0
     jitter: Annotated[
         float, _OPERATION, Uniform(0.0, 1.0), Field(ge=0, le=2, description="strength of the colour jitter")
@@ -63,7 +63,7 @@ class View:
         float,
         _OPERATION,
         Uniform(0.0, 0.5),
-        Field(ge=0, le=1, description="side of the square cut out, a part of the image's"),
+        Field(ge=0, le=1, description="side of the square cut out, as a part of the image's side"),
     ] = 0.0
 
     def __post_init__(self, crop_min: float | None):
@@ -90,36 +90,36 @@ class View:
 
 
 def _declared() -> Iterator[tuple[str, Any, list[Any]]]:
-    """Yield each field's name, its type, and what is said of it beside the type."""
+    """Yield each field's name, its type and its annotations."""
     for name, hint in View.__annotations__.items():
         hint = hint.type if isinstance(hint, InitVar) else hint
-        kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        yield name, kind, said
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        yield name, kind, notes
 
 
-def _ends(said: list[Any]) -> tuple[float, float] | None:
-    """Return the lowest and highest value of a field, where it has both."""
-    limits = [limit for part in said if isinstance(part, FieldInfo) for limit in part.metadata]
+def _ends(notes: list[Any]) -> tuple[float, float] | None:
+    """Return the lowest and highest value of a field, if it has both."""
+    limits = [limit for note in notes if isinstance(note, FieldInfo) for limit in note.metadata]
     ends = {key: getattr(limit, key) for limit in limits for key in ("ge", "le") if hasattr(limit, key)}
     return (ends["ge"], ends["le"]) if len(ends) == 2 else None
 
 
 # Each operation, and the value that switches it off.
-OPERATIONS: dict[str, Any] = {name: getattr(View, name) for name, _, said in _declared() if _OPERATION in said}
-# What a run may set for all its views, as types for pydantic with range, limits and description; None: not set.
+OPERATIONS: dict[str, Any] = {name: getattr(View, name) for name, _, notes in _declared() if _OPERATION in notes}
+# The settings of a run for all its views, as types for pydantic with range, limits and description; None: not set.
 SETTINGS: dict[str, Any] = {
-    name: Annotated[kind | None, *(part for part in said if part is not _OPERATION)]
-    for name, kind, said in _declared()
-    if any(getattr(part, "description", None) for part in said)
+    name: Annotated[kind | None, *(note for note in notes if note is not _OPERATION)]
+    for name, kind, notes in _declared()
+    if any(getattr(note, "description", None) for note in notes)
 }
-_LIMITS = {name: ends for name, _, said in _declared() if (ends := _ends(said))}
+_LIMITS = {name: ends for name, _, notes in _declared() if (ends := _ends(notes))}
 _CHOICES = {name: get_args(kind) for name, kind, _ in _declared() if get_origin(kind) is Literal}
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # said so that NaN is refused too
+    if not low <= value <= high:  # written so that NaN is an error too
         span = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-        raise ConfigError(f"view: {name} goes {span}, it cannot be {value}")
+        raise ConfigError(f"view: {name} must be {span}, not {value}")
 
 
 def _whole(name: str, value: int, low: int, high: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from eagleray.augment import View, make_views, plain
+from eagleray.augment import View, evaluation_view, make_views
 from eagleray.augment.override import overridden
 from eagleray.blocks import distributed
 from eagleray.config import Run
@@ -58,9 +58,11 @@ class BatchLoader:
             views = self._views(images, self.views, step, _UNLABELLED, (rank, world))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
-    def plain(self, images: Tensor | Ragged) -> Tensor:
+    def evaluation_view(self, images: Tensor | Ragged) -> Tensor:
         """Prepare images for evaluation: [N, C, H, W] uint8 -> float, resized if the run asks for it, normalised."""
-        return self._in_layout(plain(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
+        return self._in_layout(
+            evaluation_view(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm)
+        )
 
     def fixed(self, images: Tensor | Ragged, views: Sequence[View], number: int) -> list[Tensor]:
         """Make views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""

@@ -1,1 +1,1 @@
-"""The sources of images, one a file."""
+"""The sources of images, one in each file."""

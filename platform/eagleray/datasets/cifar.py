@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, from the Python batches that both are published in."""
+"""CIFAR-10 and CIFAR-100, from their published Python batches."""
 
 import pickle
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from eagleray.contracts.errors import ConfigError
 
 
 class Layout(NamedTuple):
-    """Where a dataset keeps what."""
+    """Names of a dataset's files and keys."""
 
     folder: str
     torchvision: str
@@ -54,11 +54,11 @@ class Cifar(Dataset):
             AfterValidator(Path.expanduser),
             AfterValidator(Path.absolute),
             Field(
-                description="cifar-10-batches-py or cifar-100-python, or the folder that holds it",
+                description="cifar-10-batches-py or cifar-100-python, or the folder that contains it",
                 validate_default=True,
             ),
         ] = Path("data")
-        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        download: Annotated[bool, Field(description="let torchvision download missing files into root")] = False
 
     config: Config
 
@@ -92,11 +92,11 @@ class Cifar(Dataset):
             labels = np.asarray(batch[self.layout.labels], np.int64)
             return np.asarray(batch["data"], np.uint8).reshape(len(labels), 3, 32, 32), labels
         except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is no batch of {self.name}: {error!r}; fetch it anew") from error
+            raise ConfigError(f"{path} is not a batch of {self.name}: {error!r}; download it again") from error
 
 
-class _Plain(pickle.Unpickler):
-    """A pickle can run any code as it is read; CIFAR's build numpy arrays, and may do nothing else."""
+class _ArraysOnly(pickle.Unpickler):
+    """Builds numpy arrays and nothing else: reading a pickle could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         # Written by Python 2, whose numpy kept _reconstruct in numpy.core.
@@ -107,25 +107,25 @@ class _Plain(pickle.Unpickler):
             return _reconstruct
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a batch of images does not need")
 
 
 def _reconstruct(kind: type[np.ndarray], shape: tuple[int, ...], code: Any) -> np.ndarray:
-    """An empty array for the pickle to fill: what numpy's function of this name does."""
+    """Return an empty array for the pickle to fill, as numpy's function of this name does."""
     return np.ndarray.__new__(np.ndarray, shape, "b")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """What a pickle of plain values and numpy arrays holds; strings of Python 2 are read as latin-1.
+    """Read a pickled dictionary of simple values and numpy arrays; Python 2 strings are read as latin-1.
 
     Raises:
-        ConfigError: it is damaged, or asks for anything else.
+        ConfigError: the file is damaged, or contains anything else.
     """
     try:
         with path.open("rb") as file:
-            held = _Plain(file, encoding="latin1").load()
+            content = _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise ConfigError(f"{path} cannot be read: {error}; fetch it anew") from error
-    if not isinstance(held, dict):
-        raise ConfigError(f"{path} holds no batch; fetch it anew")
-    return held
+        raise ConfigError(f"{path} cannot be read: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} contains no batch; download it again")
+    return content

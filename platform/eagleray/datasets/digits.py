@@ -1,4 +1,4 @@
-"""Handwritten digits that ship with scikit-learn: no download, ready in a moment."""
+"""Handwritten digits that ship with scikit-learn: small, and no download."""
 
 from typing import ClassVar
 
@@ -11,8 +11,8 @@ from eagleray.contracts.dataset import Dataset, Part, PartName
 class Digits(Dataset):
     """1,797 handwritten digits of 8x8 grey pixels, shipped with scikit-learn.
 
-    Alpaydin and Kaynak 1998, the test part of UCI's "Optical Recognition of Handwritten Digits". It has no
-    official split of its own, so the engine's fixed fifth is the test part.
+    Alpaydin and Kaynak 1998, the test set of UCI's "Optical Recognition of Handwritten Digits". It has no
+    official split of its own, so the engine's fixed fifth is the test set.
     """
 
     names: ClassVar[tuple[str, ...]] = ("digits",)
@@ -23,7 +23,7 @@ class Digits(Dataset):
     config: Config
 
     def parts(self) -> dict[PartName, Part]:
-        from sklearn.datasets import load_digits  # a second to import: only when the cache is made
+        from sklearn.datasets import load_digits  # takes a second to import: only when the cache is built
 
         values, labels = load_digits(return_X_y=True)  # 0..16, [N, 64]
         pixels = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8)

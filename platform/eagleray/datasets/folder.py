@@ -28,8 +28,8 @@ CHANNELS: dict[str, Literal[1, 3] | None] = {"auto": None, "grey": 1, "rgb": 3}
 class Folder(Dataset):
     """Any folder of images, with a sub-folder for each class or with none.
 
-    `root/train` beside `root/test` (or `val`, or `unlabelled`) are taken as the parts they are called; `val`
-    without a `test` is the test part, as in ImageNet. Hidden files are passed over; others should be images.
+    `root/train` next to `root/test` (or `val`, or `unlabelled`) are used as the parts of those names; `val`
+    without a `test` is the test set, as in ImageNet. Hidden files are ignored; all others should be images.
     """
 
     names: ClassVar[tuple[str, ...]] = ("folder",)
@@ -41,20 +41,20 @@ class Folder(Dataset):
             Path,
             AfterValidator(Path.expanduser),
             AfterValidator(Path.absolute),
-            Field(description="the folder; it may hold train and test (or val) folders"),
+            Field(description="the folder; it may contain train and test (or val) folders"),
         ]
         labels: Annotated[
             Literal["auto", "folders", "none"],
             Field(
-                description="folders: the first sub-folder is the class, however deep the image; none: no "
-                "classes; auto: folders if each image lies one sub-folder deep and there are two, else none"
+                description="folders: the first sub-folder is the class, at any depth of the image; none: no "
+                "classes; auto: folders if each image is one sub-folder deep and there are at least two, else none"
             ),
         ] = "auto"
         size: Annotated[
             int | None,
             Field(
                 ge=4,
-                description="side of the views, where image_size does not say; null: the median shorter side of the "
+                description="side of the views if image_size is not set; null: the median shorter side of the "
                 "images, at most 64",
             ),
         ] = None
@@ -62,8 +62,8 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
-                description="shorter side that larger images are reduced to when they are stored, whole, for random "
-                "crops to be taken from; null: twice size",
+                description="shorter side to which larger images are reduced in the cache; random crops are taken from "
+                "the whole stored image; null: twice size",
             ),
         ] = None
         channels: Annotated[
@@ -71,7 +71,7 @@ class Folder(Dataset):
         ] = "auto"
         bad_images: Annotated[
             Literal["error", "skip"],
-            Field(description="files that cannot be read as images: an error, or left out and counted"),
+            Field(description="files that cannot be read as images: raise an error, or skip and count them"),
         ] = "error"
 
     config: Config
@@ -114,8 +114,8 @@ class Folder(Dataset):
             return classes
         if 1 in depths and len(depths) > 1 and len(classes) > 1:
             raise ConfigError(
-                f"{where} holds images at different depths: set data.labels=folders if its sub-folders are "
-                "classes (an image beside them then counts as unlabelled), else data.labels=none"
+                f"{where} contains images at different depths: set data.labels=folders if its sub-folders are "
+                "classes (an image outside them then counts as unlabelled), else data.labels=none"
             )
         return classes if depths == {1} and len(classes) > 1 else None
 
@@ -137,13 +137,13 @@ class Folder(Dataset):
 
 
 def part_folders(root: Path) -> dict[PartName, Path]:
-    """The folder of each part: sub-folders called so, or `root` itself as the one of training.
+    """Return the folder of each part: the sub-folders of these names, or `root` itself for training.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: `root` is not a folder.
     """
     if not root.is_dir():
-        raise ConfigError(f"data.root={root} is {'no folder' if root.exists() else 'not there'}")
+        raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
     below = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     parts: dict[PartName, Path] = {
         SPLITS[folder.name.lower()]: folder for folder in below if folder.name.lower() in SPLITS
@@ -156,25 +156,25 @@ def part_folders(root: Path) -> dict[PartName, Path]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file below a folder that is not hidden, in an order that no file system changes.
+    """Return all files below a folder that are not hidden, sorted, so that no file system changes the order.
 
     Raises:
-        ConfigError: there is none, or a folder cannot be read.
+        ConfigError: there are no files, or a folder cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}")
 
-    found: list[str] = []
+    paths: list[str] = []
     for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.relpath(os.path.join(where, f), folder) for f in files if not f.startswith(".")]
-    if not found:
-        raise ConfigError(f"{folder} holds no images")
-    return sorted(found)
+        paths += [os.path.relpath(os.path.join(where, f), folder) for f in files if not f.startswith(".")]
+    if not paths:
+        raise ConfigError(f"{folder} contains no images")
+    return sorted(paths)
 
 
 def named_like_images(files: list[str]) -> list[str]:
-    """Those with an ending that Pillow knows, or else all: the layout is read off them, not off a README."""
+    """Return the files with an ending that Pillow knows, or else all: a README must not decide the layout."""
     known = Image.registered_extensions()
     return [path for path in files if os.path.splitext(path)[1].lower() in known] or files

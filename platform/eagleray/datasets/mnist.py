@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from the idx files that both are published in."""
+"""MNIST and Fashion-MNIST, from their published idx files."""
 
 import gzip
 import math
@@ -43,13 +43,13 @@ class Mnist(Dataset):
                 validate_default=True,
             ),
         ] = Path("data")
-        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        download: Annotated[bool, Field(description="let torchvision download missing files into root")] = False
 
     config: Config
 
     def __init__(self, name: str, config: Config):
         super().__init__(name, config)
-        places = (".", f"{TORCHVISION[name]}/raw")  # as packaged; as torchvision lays it out
+        places = (".", f"{TORCHVISION[name]}/raw")  # as published; as torchvision stores them
         names = (*FILES["train"], *FILES["test"])
         self.published = PublishedFiles(name, config.root, places, names, endings=("", ".gz"))
 
@@ -70,24 +70,24 @@ class Mnist(Dataset):
         images, labels = (read_idx(self.published[file]) for file in FILES[name])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ConfigError(
-                f"the {name} files of {self.name} do not belong together: "
+                f"the {name} files of {self.name} do not match: "
                 f"images of shape {images.shape}, labels of shape {labels.shape}"
             )
         return Part(images[:, None], labels.astype(np.int64))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of an idx file of bytes, gzipped or not (format: http://yann.lecun.com/exdb/mnist).
+    """Read the array of an idx file of bytes, gzipped or not (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        ConfigError: it is damaged, or no such file.
+        ConfigError: the file is damaged, or is not an idx file.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, rank = struct.unpack_from(">HBB", raw)
         shape = struct.unpack_from(f">{rank}I", raw, 4)
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ConfigError(f"{path} cannot be read as an idx file: {error}; fetch it anew") from error
+        raise ConfigError(f"{path} cannot be read as an idx file: {error}; download it again") from error
     if zeros != 0 or kind != 8 or len(raw) != 4 + 4 * rank + math.prod(shape):
-        raise ConfigError(f"{path} is not a whole idx file of bytes; fetch it anew")
+        raise ConfigError(f"{path} is not a complete idx file of bytes; download it again")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -1,4 +1,4 @@
-"""STL-10, from the binary files it is published in."""
+"""STL-10, from its published binary files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,9 @@ class Stl10(Dataset):
             Path,
             AfterValidator(Path.expanduser),
             AfterValidator(Path.absolute),
-            Field(description="stl10_binary, or the folder that holds it", validate_default=True),
+            Field(description="stl10_binary, or the folder that contains it", validate_default=True),
         ] = Path("data")
-        download: Annotated[bool, Field(description="let torchvision fetch the files into root if missing")] = False
+        download: Annotated[bool, Field(description="let torchvision download missing files into root")] = False
         unlabelled: Annotated[bool, Field(description="train on the 100,000 images without labels too")] = True
 
     config: Config
@@ -63,19 +63,21 @@ class Stl10(Dataset):
         images = read_images(self.published[f"{part}_X.bin"])
         labels = np.fromfile(self.published[f"{part}_y.bin"], np.uint8).astype(np.int64) - 1  # counted from 1
         if len(labels) != len(images) or not np.isin(labels, range(len(CLASSES))).all():
-            raise ConfigError(f"{part}_X.bin and {part}_y.bin of stl10 do not belong together; fetch them anew")
+            raise ConfigError(f"{part}_X.bin and {part}_y.bin of stl10 do not match; download them again")
         return Part(images, labels)
 
 
 def read_images(path: Path) -> np.ndarray:
-    """Images of an STL-10 file, uint8 [N, 3, 96, 96], mapped and not read: the unlabelled ones are 2.8 GB.
+    """Map the images of an STL-10 file into memory, uint8 [N, 3, 96, 96]: the unlabelled ones are 2.8 GB.
 
     Raises:
-        ConfigError: the file is cut off.
+        ConfigError: the file is truncated.
     """
     image = 3 * 96 * 96
     count, rest = divmod(path.stat().st_size, image)
     if rest or not count:
-        raise ConfigError(f"{path} is cut off: its size is no multiple of an image's {image} bytes; fetch it anew")
+        raise ConfigError(
+            f"{path} is truncated: its size is not a multiple of an image's {image} bytes; download it again"
+        )
     columns_first = np.memmap(path, np.uint8, "r", shape=(count, 3, 96, 96))
     return columns_first.transpose(0, 1, 3, 2)

@@ -1,1 +1,1 @@
-"""The encoders, one a file."""
+"""The encoders, one in each file."""

@@ -1,4 +1,4 @@
-"""A small convolutional network that learns something in minutes on a CPU; its blocks are VGG's."""
+"""A small convolutional network that learns useful features in minutes on a CPU, with blocks like VGG's."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ class ConvNet(Encoder):
     """A small convolutional network for CPUs."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """What can be chosen about it."""
+        """Size of the network."""
 
         width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
@@ -23,8 +23,8 @@ class ConvNet(Encoder):
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         super().__init__(name, config, image_size, channels)
-        # At full resolution the first block costs as much as all others together. Where there are pixels to
-        # spare, its convolution halves the side itself; smaller images keep every pixel until max-pooling.
+        # At full resolution the first block costs as much as all others together. If the image is large enough,
+        # its convolution halves the side itself; smaller images keep every pixel until max-pooling.
         strided = image_size > 16
         side, blocks = image_size, []
         for block in range(config.depth):
@@ -39,7 +39,7 @@ class ConvNet(Encoder):
         self.dim = channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, averaged over the last block's positions: [N, C, H, W] -> [N, dim]."""
+        """Return features, averaged over the last block's positions: [N, C, H, W] -> [N, dim]."""
         return self.blocks(images).mean(dim=(2, 3))
 
 

@@ -1,4 +1,4 @@
-"""The network of a trained run with its weights, to start from."""
+"""The trained network of another run, as a starting point."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,16 +12,16 @@ from eagleray.runs.restore import check_images, trained
 
 
 class Pretrained(Encoder):
-    """The network of a trained run with its weights: to fine-tune, or to train on by another method.
+    """The trained network of another run: to fine-tune, or to continue training with another method.
 
-    It is the run's encoder, or what else its method keeps for this (`Method.backbone`).
+    It is the run's encoder, or the module that its method names instead (`Method.backbone`).
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """Which run."""
+        """The run to load."""
 
         run: Annotated[
-            # A dictionary says what the network is built from, in what was saved.
+            # A dictionary describes how to build the network; saved files contain it instead of a path.
             Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
             Field(description="directory of a finished run"),
         ]
@@ -33,7 +33,7 @@ class Pretrained(Encoder):
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         method, plan = trained(config.run)
-        # From now on the settings say what the network is built from, so an exported encoder needs no run.
+        # From here on the settings describe how to build the network, so an exported encoder needs no run.
         super().__init__(name, config.model_copy(update={"run": plan}), image_size, channels)
         check_images(f"encoder.run={config.run}", method.data, image_size, channels)
         self.network, self.patch_size = method.backbone.requires_grad_(), method.encoder.patch_size
@@ -41,5 +41,5 @@ class Pretrained(Encoder):
             self.dim = self.network(torch.zeros(1, channels, image_size, image_size)).shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features: [N, C, H, W] -> [N, dim]."""
+        """Return features: [N, C, H, W] -> [N, dim]."""
         return self.network(images)

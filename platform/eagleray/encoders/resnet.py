@@ -15,7 +15,7 @@ class ResNet(Encoder):
     """A residual network; its stem keeps the resolution of small images."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """What can be chosen about it."""
+        """First layers and initialisation."""
 
         stem: Literal["auto", "small", "imagenet"] = Field(
             "auto",
@@ -45,11 +45,11 @@ class ResNet(Encoder):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, averaged over the last layer's positions: [N, C, H, W] -> [N, dim]."""
+        """Return features, averaged over the last layer's positions: [N, C, H, W] -> [N, dim]."""
         return self.network(images)
 
 
 def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
-    """With weights as torchvision draws them for its own stem."""
+    """Initialise weights as torchvision does for its own stem."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

@@ -27,15 +27,16 @@ class ViT(TokenEncoder):
     """A vision transformer; methods that mask patches need one."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """What can be chosen about it."""
+        """Architecture, patches and features."""
 
         architecture: str | None = Field(
-            None, description="for encoder.name=vit: any VisionTransformer of timm, by its name there"
+            None, description="for encoder.name=vit: any VisionTransformer of timm, by its timm name"
         )
         patch_size: int | None = Field(
             None,
             ge=1,
-            description="side of a patch in pixels; by default 16, or an eighth of up to 64 pixels, at least 2",
+            description="side of a patch in pixels; by default 16, or for images of up to 64 pixels an eighth of their "
+            "side, at least 2",
         )
         depth: int | None = Field(None, ge=1, description="number of blocks; by default the architecture's")
         dim: int | None = Field(
@@ -54,7 +55,7 @@ class ViT(TokenEncoder):
         super().__init__(name, config, image_size, channels)
         self.patch_size = _patch_size(config.patch_size, image_size)
         self.grid = image_size // self.patch_size
-        # Every architecture gets a class token and a final norm on all tokens, whatever its classifier used.
+        # Every architecture gets a class token and a final norm on all tokens, whatever its own classifier uses.
         options: dict[str, Any] = {
             "img_size": image_size,
             "patch_size": self.patch_size,
@@ -70,15 +71,15 @@ class ViT(TokenEncoder):
             _architecture(name, config.architecture), **options, **_overrides(config.depth, config.dim)
         )
         assert isinstance(network, VisionTransformer)
-        network.patch_embed.strict_img_size = False  # multi-crop shows smaller images too
+        network.patch_embed.strict_img_size = False  # multi-crop uses smaller images too
         self.vit = network
         self.dim = network.embed_dim
         self.pool = config.pool
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Embedded patches with their positions: [N, C, S, S] -> [N, L, dim], row by row.
+        """Embed patches and add their positions: [N, C, S, S] -> [N, L, dim], row by row.
 
-        S may be another multiple of the patch size than the image size (multi-crop).
+        S may be any multiple of the patch size, not only the image size (multi-crop).
 
         Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is
         added.
@@ -90,7 +91,7 @@ class ViT(TokenEncoder):
         return patches + self._patch_positions(images.shape[-1] // self.patch_size)
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """The blocks over any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        """Run the blocks on any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
         prefix = self._prefix()
         tokens = torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)
         tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
@@ -99,30 +100,30 @@ class ViT(TokenEncoder):
         return torch.cat([tokens[:, :1], tokens[:, prefix.shape[1] :]], dim=1)  # without the registers
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features: [N, C, H, W] -> [N, dim]."""
+        """Return features: [N, C, H, W] -> [N, dim]."""
         tokens = self.tokens(self.patches(images))
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
 
     @torch.no_grad()
     def fix_positions(self) -> None:
-        """Replace all positions by sine-cosine ones that no training moves; class token and registers get zeros."""
+        """Replace all positions by fixed sine-cosine ones; class token and registers get zeros."""
         positions = self._positions().zero_().requires_grad_(False)
         positions[:, -(self.grid**2) :] = sincos_positions(self.grid, self.dim)
 
     def _prefix(self) -> Tensor:
-        """Class token and registers, with their positions where the architecture has any: [1, 1 + R, dim]."""
+        """Return class token and registers, with positions if the architecture has them: [1, 1 + R, dim]."""
         vit = self.vit
         tokens = (vit.cls_token, vit.reg_token)
         prefix = torch.cat([token for token in tokens if isinstance(token, Tensor)], dim=1)
         return prefix if vit.no_embed_class else prefix + self._positions()[:, : -(self.grid**2)]
 
     def _patch_positions(self, grid: int) -> Tensor:
-        """Positions of grid x grid patches; those learnt, interpolated for crops of another size."""
+        """Return the positions of grid x grid patches; for crops of another size, the image's are interpolated."""
         positions = self._positions()[:, -(self.grid**2) :]
         return positions if grid == self.grid else resample_abs_pos_embed(positions, [grid, grid], num_prefix_tokens=0)
 
     def _positions(self) -> Tensor:
-        assert self.vit.pos_embed is not None, "every architecture of timm that is let in has positions"
+        assert self.vit.pos_embed is not None, "every accepted architecture of timm has positions"
         return self.vit.pos_embed
 
 
@@ -130,20 +131,20 @@ def _architecture(name: str, architecture: str | None) -> str:
     if architecture is None:
         return ARCHITECTURES[name]
     if name != "vit":
-        raise ConfigError(f"encoder.architecture belongs to encoder.name=vit, not to {name}: leave one of them out")
+        raise ConfigError(f"encoder.architecture belongs to encoder.name=vit, not to {name}: remove one of them")
     known = timm.list_models(module="vision_transformer")
     known += timm.list_models(module="deit", exclude_filters="*distilled*")
     if architecture not in known:
         nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3, cutoff=0.3))
         raise ConfigError(
-            f"encoder.architecture={architecture} is no VisionTransformer of timm; "
+            f"encoder.architecture={architecture} is not a VisionTransformer of timm; "
             f"{f'the nearest are {nearest}' if nearest else 'timm.list_models() lists them'}"
         )
     return architecture
 
 
 def _patch_size(patch_size: int | None, image_size: int) -> int:
-    """The patch size asked for, or else the divisor of the image size nearest (as a ratio) to a usual one."""
+    """Return the chosen patch size, or else the divisor of the image size nearest (as a ratio) to a usual one."""
     divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
     if patch_size in divisors:
         return patch_size

@@ -1,1 +1,1 @@
-"""The evaluators, one a file: what a representation is worth."""
+"""The evaluators, one in each file: measurements of a representation."""

@@ -1,4 +1,4 @@
-"""The classifier that a method trains from labels, on images that it has not seen."""
+"""Accuracy of the classifier that a method trains from labels, on images that it has not seen."""
 
 from typing import ClassVar
 
@@ -8,16 +8,16 @@ from eagleray.contracts.metric import Metric
 
 
 class Accuracy(Evaluator):
-    """The method's own classifier."""
+    """Accuracy of the method's own classifier."""
 
     metrics: ClassVar[dict[str, Metric]] = {
         "accuracy": Metric(
-            "share of the images that the method's own classifier gets right",
+            "share of the images that the method's own classifier classifies right",
             "higher",
             frozenset({"labels", "classifier"}),
             headline=True,
         )
     }
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        return {"accuracy": accuracy(given.logits.features.argmax(1), given.logits.targets())}
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        return {"accuracy": accuracy(encodings.logits.features.argmax(1), encodings.logits.targets())}

@@ -1,6 +1,7 @@
-"""Has a representation collapsed? Metrics of embeddings that need no label.
+"""Metrics of collapse, which need no labels.
 
-Complete collapse (all images alike) shows in `std`, dimensional collapse (few directions in use) only in `rank`.
+Complete collapse (all images have one embedding) shows in `std`; dimensional collapse (few directions are used) shows
+only in `rank`.
 """
 
 import math
@@ -14,11 +15,11 @@ from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import squares, stacked
 from eagleray.contracts.metric import Metric
 
-NOISE = 1e-6  # relative to the largest singular value: below it lies the rounding of float32
+NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 rounding errors
 
 
 class Collapse(Evaluator):
-    """Spread and rank of the features: whether all images, or all directions, have become one."""
+    """Spread and rank of the features, which show complete and dimensional collapse."""
 
     metrics: ClassVar[dict[str, Metric]] = {
         "std": Metric("spread of the normalised features: 1 isotropic, 0 collapsed to a point", "higher"),
@@ -28,12 +29,12 @@ class Collapse(Evaluator):
         "uniformity": Metric("log mean potential of pairs of images on the sphere: 0 collapsed", "lower"),
     }
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        return collapse(given.shown.features)
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        return collapse(encodings.shown.features)
 
 
 def collapse(embeddings: Tensor) -> dict[str, float]:
-    """Collapse metrics of [N, D] embeddings (of at most 2,048 of them, evenly spaced).
+    """Compute collapse metrics of [N, D] embeddings (of at most 2,048 of them, evenly spaced).
 
     With x the embeddings, z = x / ‖x‖, and s the singular values of the matrix x, p = s / sum(s):
 
@@ -42,7 +43,7 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
         rankme      the same of x itself: comparable only at equal N and D (3)
         dead        share of dimensions of x that do not vary
         uniformity  log mean over pairs of images of exp(-2 ‖z_i - z_j‖²): 0 collapsed, lower is more uniform (4);
-                    from two images on
+                    needs at least two images
 
     Raises:
         ConfigError: no images, or NaN or infinite embeddings.
@@ -70,13 +71,13 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    """Through the smaller Gram matrix: several times faster than an SVD, and exact enough in float64."""
+    """Compute them from the smaller Gram matrix: several times faster than an SVD, and exact enough in float64."""
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
 
 
 def _perplexity(values: Tensor, noise: Tensor) -> float:
-    """exp of the entropy of values above the noise; 0 where there are none."""
+    """Return exp of the entropy of the values above the noise; 0 if no value is."""
     values = values[values > noise]
     share = values / values.sum()
     return torch.special.entr(share).sum().exp().item() if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""Weighted k nearest neighbours: how far do near features mean the same class? Nothing is trained."""
+"""Weighted k nearest neighbours: how often near features share a class. Nothing is trained."""
 
 from typing import Annotated, ClassVar
 
@@ -33,22 +33,22 @@ class KNN(Evaluator):
     }
     config: Config
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        return knn(given.train, given.shown, k=self.config.k, temperature=self.config.temperature)
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        return knn(encodings.train, encodings.shown, k=self.config.k, temperature=self.config.temperature)
 
 
 def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.1) -> dict[str, float]:
-    """Accuracy of the weighted kNN classifier on L2-normalised features.
+    """Compute the accuracy of the weighted kNN classifier on L2-normalised features.
 
     Each of the k training images most similar to a test image votes for its class with weight
 
         exp( cos(train image, test image) / T )
 
-    and the class with the most votes wins, the lower label where votes are equal. All in exact float32: bf16
-    similarities tie and change the answer.
+    and the class with the most votes wins; if votes are equal, the lower label. Everything is exact float32: bf16
+    similarities tie and change the result.
 
     Args:
-        k: number of neighbours; all training images where there are fewer.
+        k: number of neighbours; all training images if there are fewer.
         temperature: T above (the paper's is 0.07).
 
     Returns:
@@ -68,7 +68,7 @@ def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0
 
 
 def _vote(similarities: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:
-    """Predicted labels: [n, bank] similarities -> [n]."""
+    """Predict labels: [n, bank] similarities -> [n]."""
     nearest, index = similarities.topk(k)  # [n, k], most similar first
     weights = ((nearest - nearest[:, :1]) / temperature).exp()  # the nearest has weight 1: nothing overflows
     votes = weights.new_zeros(len(weights), int(labels.max()) + 1)

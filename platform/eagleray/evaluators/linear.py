@@ -42,8 +42,8 @@ class Linear(Evaluator):
     }
     when: ClassVar[When] = "end"
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        return linear(given.train, given.shown, validation=given.chosen_on, seed=given.seed)
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        return linear(encodings.train, encodings.shown, validation=encodings.chosen_on, seed=encodings.seed)
 
 
 def linear(
@@ -54,13 +54,13 @@ def linear(
     seed: int = 0,
     iterations: int = 20,
 ) -> dict[str, float]:
-    """Accuracy of a linear classifier that is trained on the features.
+    """Train a linear classifier on the features and compute its accuracy.
 
     The penalty is the one whose fit gives held-out labels the highest likelihood (accuracy would tie on few
-    images). Held out are the `validation` images, or else a fifth of the training images, of every class alike.
-    It is chosen on at most 10,000 images and carried over as a penalty on the SUM over images, which their
-    number does not change. Then all training images are fitted. Classes count as often as they occur: with
-    unequal classes this is the plain accuracy, not the balanced one.
+    images). The held-out images are `validation`, or else a fifth of the training images, the same share of every
+    class. The penalty is chosen on at most 10,000 images and kept as a penalty on the SUM over images, which does
+    not depend on their number. Then all training images are fitted. The result is the plain accuracy, not the
+    balanced one: larger classes count more.
 
     Args:
         validation: images that choose the penalty; they are never fitted.
@@ -84,14 +84,14 @@ class Probe:
 
     weights: Tensor  # [C, D]
     bias: Tensor  # [C]
-    classes: Tensor  # [C] the label each row stands for, ascending
+    classes: Tensor  # [C] the label of each row, ascending
 
     def logits(self, features: Tensor) -> Tensor:
-        """[N, D] -> [N, C]"""
+        """Compute logits: [N, D] -> [N, C]"""
         return torch.addmm(self.bias, features, self.weights.T)
 
     def predict(self, features: Tensor) -> Tensor:
-        """Labels: [N, D] -> [N]"""
+        """Predict labels: [N, D] -> [N]"""
         return self.classes[self.logits(features).argmax(1)]
 
 
@@ -113,7 +113,7 @@ class Standard:
         return cls(mean, deviation, x.T @ x / len(x))
 
     def fold(self, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and bias of standardised features as those of the features themselves."""
+        """Convert weights and bias for standardised features into those for the features themselves."""
         weights = weights / self.deviation
         return weights, bias - weights @ self.mean
 
@@ -124,7 +124,7 @@ def train_probe(train: Features, validation: Features | None = None, *, seed: in
     if len(train) < 2 or width > WIDEST:
         raise ConfigError(
             f"the linear probe needs at least two training images and at most {WIDEST} features, not {len(train)} "
-            f"images of {width} features: add images, or shrink what is judged"
+            f"images of {width} features: add images, or use a narrower representation"
         )
     classes, targets = labels.unique(return_inverse=True)
     sample = _sample(targets, seed)
@@ -141,7 +141,7 @@ def train_probe(train: Features, validation: Features | None = None, *, seed: in
 def _choose_penalty(
     features: Tensor, targets: Tensor, standard: Standard, classes: Tensor, held_out: Features
 ) -> tuple[float, Solution]:
-    """The penalty under which the held-out labels are likeliest, and its solution."""
+    """Return the penalty under which the held-out labels are most likely, and its solution."""
     solution = (features.new_zeros(len(classes), features.shape[1]), features.new_zeros(len(classes)))
     best, lowest = (PENALTIES[0], solution), torch.inf
     for penalty in PENALTIES:  # from strong to weak, each starting where the one before ended
@@ -173,8 +173,8 @@ def fit(
     Returns:
         Weights and bias, of standardised features.
     """
-    # The curvature is about (correlation + C · penalty) / C. How exact this is decides the speed alone; what is
-    # added besides keeps the factor clear of rounding where features depend on each other.
+    # The curvature is about (correlation + C · penalty) / C. An inexact estimate only costs speed; the extra term
+    # protects the factorisation from rounding errors where features depend on each other.
     ridge = len(start[1]) * penalty + 1e-5 * len(standard.mean)
     factor = torch.linalg.cholesky(standard.correlation + ridge * torch.eye(len(standard.mean)).to(features))
     whitened = (start[0] @ factor).requires_grad_()
@@ -205,7 +205,7 @@ def fit(
 
 
 def _cross_entropy(features: Tensor, targets: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Mean cross entropy and its gradients for weights and bias, in blocks of images."""
+    """Compute the mean cross-entropy and its gradients for weights and bias, in blocks of images."""
     loss = features.new_zeros(())
     weights_gradient, bias_gradient = features.new_zeros(weights.shape), torch.zeros_like(bias)
     rows = max(1, BLOCK // len(weights))
@@ -222,13 +222,13 @@ def _cross_entropy(features: Tensor, targets: Tensor, weights: Tensor, bias: Ten
 
 
 def _sample(targets: Tensor, seed: int) -> Tensor:
-    """At most SAMPLE indices, in the order of their classes, so that any even part has every class alike."""
+    """Return at most SAMPLE indices sorted by class: every evenly spaced part has the same share of each class."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
     return evenly(order[targets[order].argsort(stable=True)], SAMPLE)
 
 
 def _surprise(probe: Probe, held_out: Features) -> float:
-    """Mean negative log likelihood of the held-out labels that the probe knows."""
+    """Compute the mean negative log-likelihood of the held-out labels that the probe knows."""
     known = torch.isin(held_out.targets(), probe.classes)
     logits, labels = probe.logits(held_out.features[known]), held_out.targets()[known]
     return F.cross_entropy(logits, torch.searchsorted(probe.classes, labels)).item()

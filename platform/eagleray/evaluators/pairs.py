@@ -1,7 +1,7 @@
-"""Two views of one image, beside views of two images: does the representation tell which belong together?
+"""Similarity of two views of one image, compared with views of different images.
 
-The pair is fixed: SimCLR's view twice, whichever views the method declares and `augment` changes. So the numbers
-compare across methods.
+The pair of views is fixed: SimCLR's view twice, whatever views the method declares and whatever `augment` changes. So
+the numbers are comparable across methods.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import squares, stacked
 from eagleray.contracts.metric import Metric
 
-IMAGES = 1024  # at most so many are compared
+IMAGES = 1024  # at most this many are compared
 
 
 class Pairs(Evaluator):
-    """Cosines and distances of two fixed views (SimCLR's, for every method) of one image and of two images."""
+    """Cosines and distances of two fixed views (SimCLR's, for every method) of one image and of different images."""
 
     metrics: ClassVar[dict[str, Metric]] = {
         "alignment": Metric(
@@ -31,25 +31,27 @@ class Pairs(Evaluator):
             "mean cosine of two views of one image; SimCLR's views for every method", "higher", frozenset({"two_views"})
         ),
         "negative": Metric(
-            "mean cosine of views of two images; SimCLR's views for every method", "lower", frozenset({"two_views"})
+            "mean cosine of views of different images; SimCLR's views for every method",
+            "lower",
+            frozenset({"two_views"}),
         ),
     }
 
-    def __call__(self, given: Encodings) -> dict[str, float]:
-        view = simclr_view(given.image_size)
-        return pairs([one.features for one in given.views([view, view], IMAGES)])
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        view = simclr_view(encodings.image_size)
+        return pairs([one.features for one in encodings.views([view, view], IMAGES)])
 
 
 def pairs(views: Sequence[Tensor]) -> dict[str, float]:
-    """Metrics of pairs of embeddings, one [N, D] for each view of the same N images.
+    """Compute metrics of pairs of embeddings, one [N, D] for each view of the same N images.
 
     With z = x / ‖x‖:
 
         positive   mean cosine of two views of one image
-        negative   mean cosine of views of two images, from two images on
+        negative   mean cosine of views of different images; needs at least two images
         alignment  mean ‖z - z'‖² of two views of one image
 
-    Cosines over ALL pairs, without forming them: a sum of products is a product of sums.
+    The means are over ALL pairs, without forming them: a sum of products is a product of sums.
 
     Raises:
         ConfigError: fewer than two views or no images, NaN or infinite embeddings, or views of different shapes.

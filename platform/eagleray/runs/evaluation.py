@@ -85,7 +85,7 @@ class Evaluation:
         mine = torch.arange(rank * share, (rank + 1) * share).clamp_(max=count - 1)
         with torch.no_grad(), autocast:
             batches = images.batches(list(mine.split(self.settings.batch_size)))
-            parts = [encode(self.loader.plain(batch)).float() for batch in batches]
+            parts = [encode(self.loader.evaluation_view(batch)).float() for batch in batches]
         return distributed.gather(torch.cat(parts))[:count]
 
     def _measured(

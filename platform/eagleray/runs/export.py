@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from eagleray.augment import plain
+from eagleray.augment import evaluation_view
 from eagleray.config import Run
 from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
@@ -73,7 +73,7 @@ class ExportedEncoder(nn.Module):
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
         """Resize, cut and normalise images as evaluation does: uint8 [N, C, H, W] -> float [N, C, S, S]."""
-        return plain(images, self.build.image_size, self.build.mean, self.build.std)
+        return evaluation_view(images, self.build.image_size, self.build.mean, self.build.std)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
         """Read and prepare image files: float [N, C, S, S].

@@ -85,7 +85,7 @@ def _kmeans(built: Assembly) -> Encode:
     each = -(-PATCHES // len(chosen))
     samples = []
     for batch in images.batches(chosen.split(64)):
-        patches = image_patches(_in_bytes(loader.plain(batch), loader.info), side)
+        patches = image_patches(_in_bytes(loader.evaluation_view(batch), loader.info), side)
         places = torch.rand(patches.shape[:2], generator=draw).argsort(1)[:, :each].to(patches.device)
         samples.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
     features = fit_patch_features(torch.cat(samples), side, seed=seed)

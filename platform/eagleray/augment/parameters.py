@@ -1,4 +1,4 @@
-"""What happens to each image of a batch: the parameters of all operations, each drawn where it is performed."""
+"""The random parameters of a batch's views. Each operation's are drawn in the module that performs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from eagleray.contracts.view import View
 
 @dataclass(frozen=True)
 class Parameters(geometry.Geometry, colour.Colours, randaugment.Choices):
-    """What happens to each of N images: float32 [N], and [2, N] where there is one number for y and one for x."""
+    """The parameters of N images: float32 [N], or [2, N] where there is one number for y and one for x."""
 
     def to(self, device: torch.device) -> "Parameters":
-        """Return the same on a device, but for what sorts images into groups: to ask a GPU for it means waiting."""
-        stay = ("order", "turns", "randaugment")
-        moved = {name: v if name in stay else v.to(device, non_blocking=True) for name, v in vars(self).items()}
+        """Move them to a device, except those that sort images into groups: reading these from a GPU would wait."""
+        on_cpu = ("order", "turns", "randaugment")
+        moved = {name: v if name in on_cpu else v.to(device, non_blocking=True) for name, v in vars(self).items()}
         return Parameters(**moved)
 
     def __getitem__(self, piece: slice) -> "Parameters":
-        """Return those of some of the images."""
+        """Return the parameters of some of the images."""
         return Parameters(**{name: values[..., piece] for name, values in vars(self).items()})
 
 
@@ -33,8 +33,8 @@ def joined(parts: Sequence[Parameters]) -> Parameters:
     return Parameters(**{name: torch.cat([vars(part)[name] for part in parts], -1) for name in vars(parts[0])})
 
 
-def draw(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
-    """Draw for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`.
+def draw_parameters(view: View, sizes: Tensor, size: int, seed: tuple[int, ...], share: Share = WHOLE) -> Parameters:
+    """Draw the parameters of images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`.
 
     The images are the `share` (rank, workers) of a batch.
     """
