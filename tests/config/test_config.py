@@ -19,7 +19,7 @@ from method_cases import needed
 METHODS = sorted(declared("method"))
 
 
-def refusal(*overrides: str) -> str:
+def error_of(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_run(None, list(overrides))
     return str(caught.value)
@@ -159,13 +159,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("overrides", "said"), MISTAKES, ids=[" ".join(overrides) for overrides, _ in MISTAKES])
 def test_a_mistake_is_said_in_one_line_that_names_the_key_and_the_remedy(overrides: list[str], said: str):
-    message = refusal(*overrides)
+    message = error_of(*overrides)
     assert said in message
     assert "\n" not in message
 
 
 def test_several_mistakes_are_all_said():
-    assert refusal("epochs=0", "augment.flip=2").splitlines() == [
+    assert error_of("epochs=0", "augment.flip=2").splitlines() == [
         "augment.flip=2 is out of range (allowed: 0 to 1)",
         "epochs=0 is out of range (allowed: >= 1)",
     ]

@@ -74,7 +74,7 @@ class Clever(Base):
 """
 ONE_OF_TWO = "class Plain(Method):\n" + BODY.replace("Recipe()", "Recipe(lr=0.3)")
 
-# name -> (file, settings, what config.strength then is), or what the refusal says
+# name -> (file, settings, what config.strength then is), or what the error says
 CASES: dict[str, tuple[str, list[str], object] | tuple[str, str]] = {
     "a constant in a range": (
         file("Annotated[float, Uniform(0, LARGEST), Field(le=LARGEST)]", "LARGEST / 2", top="LARGEST = 2 * 4.0"),
