@@ -1,11 +1,11 @@
-"""What the same budget is worth through lightly: its heads, losses and transforms on our encoder, data split and judge.
+"""Compare with lightly at the same budget: its heads, losses and transforms with our encoder, data and evaluation.
 
     python benchmarks/against_lightly.py --images FOLDER [--methods simclr byol] [--epochs 10] [--seeds 2] [--out X.csv]
 
-Encoder, its first weights, images, split, batch, optimizer, schedule and precision are those of `eagleray train
-method=NAME`, widths and temperatures too; what is lightly's is what a method consists of: the views (PIL, an image at a
-time), the heads and the loss. Both are judged by the same code. A row a run: method, seed, kNN and linear probe on
-validation.
+Encoder, initial weights, images, split, batch, optimizer, schedule, precision, widths and temperatures are those of
+`eagleray train method=NAME`. From lightly come the parts of the method: the views (PIL, one image at a time), the heads
+and the loss. The same code evaluates both. Each run gives a row: method, seed, kNN and linear probe on the validation
+set.
 """
 
 import argparse
@@ -47,7 +47,7 @@ Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
 
 
 class Theirs(nn.Module):
-    """A method of lightly's parts, with the settings of ours."""
+    """A method built from lightly's parts, with the settings of ours."""
 
     encoder: Encoder
 
@@ -55,35 +55,35 @@ class Theirs(nn.Module):
         super().__init__()
         self.encoder, self.settings, self.dim = ours.encoder, ours.config, ours.encoder.dim
         self.ours = [ours]  # in a list, so that its parameters are not these
-        self.local_size = getattr(ours, "local_size", 0)  # of small crops, where there are some
+        self.local_size = getattr(ours, "local_size", 0)  # of small crops, if the method has them
         self.build(ours.config)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The parts that train in their own way, by the names that ours have."""
+        """Return the parameter groups of our method, with the parts of the same names here."""
         names = {module: name for name, module in self.ours[0].named_modules()}
         return [replace(g, module=self.get_submodule(names[g.module])) for g in self.ours[0].parameter_groups()]
 
     def build(self, c: Any) -> None:
-        """Makes heads and loss."""
+        """Build heads and loss."""
         raise NotImplementedError
 
     def loss(self, views: list[Tensor], now: Progress) -> Tensor:
-        """The loss of one step."""
+        """Return the loss of one step."""
         raise NotImplementedError
 
     def before_step(self, now: Progress) -> None:
-        """Cancels gradients, where some are."""
+        """Set some gradients to zero, if the method does."""
 
     def after_step(self, now: Progress) -> None:
-        """Moves a teacher, where there is one."""
+        """Update the teacher, if there is one."""
 
     @property
-    def judged(self) -> Encoder:
-        """The encoder that training has been for."""
+    def evaluated(self) -> Encoder:
+        """The trained encoder."""
         return self.encoder
 
     def transform(self, **shared: Any) -> Transform:
-        """lightly's views, given their size and normalisation; small images are not blurred, as ours are not."""
+        """Return lightly's views with a size and normalisation; like ours, small images are not blurred."""
         return transforms.SimCLRTransform(cj_strength=0.5, **shared)
 
 
@@ -271,7 +271,7 @@ class DINO(Theirs):
         update_momentum(self.student, self.teacher, m=cosine(self.settings.momentum, 1.0, now.fraction))
 
     @property
-    def judged(self) -> Encoder:
+    def evaluated(self) -> Encoder:
         return self.teacher[0]
 
     def transform(self, **shared: Any) -> Transform:
@@ -323,7 +323,7 @@ ENCODERS = {"ibot": ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128"]}
 
 
 class InFloat(nn.Module):
-    """A loss or a bank of lightly's, out of reach of a bf16 autocast, which ours keep out themselves."""
+    """A loss or memory bank of lightly outside of bf16 autocast; our losses leave autocast themselves."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -339,7 +339,7 @@ def _in_float(x: Tensor) -> Tensor:
 
 
 class Viewed(Dataset[list[Tensor]]):
-    """The training images through a transform of lightly's."""
+    """The training images with a transform of lightly."""
 
     def __init__(self, images: Images, transform: Transform):
         self.pixels = next(images.batches([torch.arange(len(images))]))  # uint8 [N, C, H, W]
@@ -353,12 +353,12 @@ class Viewed(Dataset[list[Tensor]]):
 
 
 def train(run: Run, data: Data) -> dict[str, float]:
-    """Trains as the run says, by lightly's parts, and measures as a run of ours is measured."""
+    """Train a run with lightly's parts, and evaluate it like a run of ours."""
     random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
     ours = build_method(run, info)
-    feed = BatchLoader(run, data, info, ours, torch.device("cpu"))
-    ours.encoder.to(memory_format=feed.layout)
+    loader = BatchLoader(run, data, info, ours, torch.device("cpu"))
+    ours.encoder.to(memory_format=loader.layout)
     theirs = METHODS[run.method.name](ours).train()
     for name, part in list(theirs.named_children()):
         if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
@@ -366,7 +366,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
     autocast = autocast_for(run.precision, torch.device("cpu"))
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
-    loader = DataLoader(
+    their_loader = DataLoader(
         Viewed(data.train, transform),
         run.batch_size,
         shuffle=True,
@@ -376,11 +376,11 @@ def train(run: Run, data: Data) -> dict[str, float]:
         generator=torch.Generator().manual_seed(run.seed),
     )
     optimizer: Any = make_optimizer(theirs, run.optimizer)  # pyright: ignore[reportArgumentType]
-    for step, (epoch, views) in enumerate(_epochs(loader, run.epochs)):
-        now = Progress(step, len(loader) * run.epochs, epoch, run.epochs)
+    for step, (epoch, views) in enumerate(_epochs(their_loader, run.epochs)):
+        now = Progress(step, len(their_loader) * run.epochs, epoch, run.epochs)
         set_rates(optimizer, run.optimizer, run.batch_size, now)
         with autocast:
-            loss = theirs.loss([view.contiguous(memory_format=feed.layout) for view in views], now)
+            loss = theirs.loss([view.contiguous(memory_format=loader.layout) for view in views], now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if run.optimizer.clip is not None:
@@ -388,8 +388,8 @@ def train(run: Run, data: Data) -> dict[str, float]:
         theirs.before_step(now)
         optimizer.step()
         theirs.after_step(now)
-    encoder = theirs.judged.eval()
-    return Evaluation(run, data, feed).judge(encoder, autocast, test=False)
+    encoder = theirs.evaluated.eval()
+    return Evaluation(run, data, loader).measure(encoder, autocast, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:
@@ -405,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="train on so many images only")
+    parser.add_argument("--limit", type=int, help="train on this many images only")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""Views a second a core: whole batches as tensors against lightly's SimCLR transform, PIL image by PIL image.
+"""Measure views per second and core: whole batches as tensors against lightly's SimCLR transform on PIL images.
 
     python benchmarks/augment.py --seconds 30 --out augment.json [--images FOLDER]
 
 Both sides make two normalised views of every image with the same settings, on one thread. They take turns in one run,
-and what is counted is the processor's time, so that what else runs on the machine hits both alike. Ratios are
-taken turn by turn; medians are printed.
+and CPU time is counted, so that other programs affect both alike. Ratios are computed for each turn; medians are
+printed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _compare(images: torch.Tensor, blur: float, arguments: argparse.Namespace) -> dict[str, float]:
-    """Median views a second of CPU time for each side, and the medians of the ratios to lightly."""
+    """Return the median views per second of CPU time of each side, and the median ratios to lightly."""
     sides = _sides(images, blur, arguments.size)
     for side in sides.values():
         side()
@@ -62,7 +62,7 @@ def _compare(images: torch.Tensor, blur: float, arguments: argparse.Namespace) -
 
 
 def _sides(images: torch.Tensor, blur: float, size: int) -> dict[str, Callable[[], int]]:
-    """The three contenders: each call makes two views of some images and returns how many views that were."""
+    """Return the three contenders: each call makes two views of some images and returns the number of views."""
     view = View(crop=(0.08, 1.0), flip=0.5, jitter=0.5, grayscale=0.2, blur=blur)
     transform = SimCLRTransform(
         input_size=size, cj_strength=0.5, gaussian_blur=blur, normalize={"mean": list(MEAN), "std": list(STD)}
@@ -89,7 +89,7 @@ def _views_a_second(side: Callable[[], int], seconds: float) -> float:
 
 
 def _clouds(count: int, size: int) -> torch.Tensor:
-    """Random images that, like photographs, are smooth with some grain: uint8 [count, 3, size, size]."""
+    """Draw random images that are smooth with some grain, like photographs: uint8 [count, 3, size, size]."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
@@ -124,7 +124,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to measure")
     parser.add_argument("--size", type=int, default=32, help="side of the images and of the views, in pixels")
     parser.add_argument("--batch", type=int, default=256, help="images in a batch")
-    parser.add_argument("--images", type=Path, help="folder of images to use in place of random ones")
+    parser.add_argument("--images", type=Path, help="folder of images to use instead of random ones")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     return parser.parse_args()
 

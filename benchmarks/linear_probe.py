@@ -1,11 +1,11 @@
-"""The linear probe against 100 epochs of SGD on the same cached features: time and accuracy.
+"""Compare the linear probe with 100 epochs of SGD on the same cached features: time and accuracy.
 
     python benchmarks/linear_probe.py [--features FILE.pt | --idx FOLDER] [--rounds 3] [--out linear_probe.json]
 
-Features are 512 numbers an image: those in FILE.pt (a dict of "train" and "test", each a pair of features and labels),
-or of a random convolutional net on the images of an idx FOLDER (MNIST, Fashion-MNIST), or else noisy clusters. One
-thread; the sides take turns, the processor's time counts, and ratios are taken turn by turn. SGD gets the learning
-rate that serves it best, found before and not counted.
+Each image has 512 features: those in FILE.pt (a dict of "train" and "test", each a pair of features and labels), or of
+a random convolutional net on the images of an idx FOLDER (MNIST, Fashion-MNIST), or else noisy clusters. One thread;
+the sides take turns, CPU time is counted, and ratios are computed for each turn. SGD gets its best learning rate; the
+time to find it is not counted.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def sgd(train: Features, test: Features, rate: float) -> float:
-    """Accuracy of the usual probe: standardised features, SGD with momentum, cosine schedule."""
+    """Return the accuracy of the usual probe: standardised features, SGD with momentum, cosine schedule."""
     mean, deviation = train.features.mean(0), train.features.std(0).clamp_min(1e-6)
     features, labels = (train.features - mean) / deviation, train.targets()
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def _features(arguments: argparse.Namespace) -> tuple[Features, Features]:
 
 @torch.no_grad()
 def _encoded(folder: Path, part: str) -> Features:
-    """Features of a random net: three convolutions with batch statistics, pooled to 2 x 2."""
+    """Compute features with a random net: three convolutions with batch statistics, pooled to 2 x 2."""
     images, labels = _idx(folder / f"{part}-images-idx3-ubyte.gz", 16), _idx(folder / f"{part}-labels-idx1-ubyte.gz", 8)
     torch.manual_seed(0)
     layers = [
@@ -104,7 +104,7 @@ def _idx(file: Path, header: int) -> Tensor:
 
 
 def _clusters(count: int, seed: int, width: int = 512, classes: int = 10) -> Features:
-    """Gaussian clusters in noise whose strength falls from dimension to dimension, as a spectrum of features does."""
+    """Draw Gaussian clusters in noise that decreases over the dimensions, like the spectrum of real features."""
     generator = torch.Generator().manual_seed(99)
     centres = torch.randn(classes, width, generator=generator)
     mixing = torch.randn(width, width, generator=generator) / width**0.5

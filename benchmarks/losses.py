@@ -1,9 +1,9 @@
-"""Time and memory of losses that need not form their matrix, against forming it, and against lightly's.
+"""Measure time and memory of losses that never form their matrix, against forming it, and against lightly's losses.
 
     python benchmarks/losses.py [--losses nt_xent barlow_twins vicreg] [--rounds 5] [--out losses.json]
 
-Value and gradient for two views of N images with embeddings of D, on one thread. The sides take turns, the processor's
-time counts, and ratios are taken turn by turn. Memory is what the peak of a fresh process rises by (Linux alone tells).
+Value and gradient for two views of N images with embeddings of D, on one thread. The sides take turns, CPU time is
+counted, and ratios are computed for each turn. Memory is the increase of the peak of a new process (only on Linux).
 """
 
 import argparse
@@ -26,11 +26,11 @@ from eagleray_methods.vicreg import vicreg_terms
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TEMPERATURE, REDUNDANCY, WEIGHTS = 0.2, 0.005, (25.0, 25.0, 1.0)
-RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 to it forgets the peak so far
+RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 to it resets the peak
 
 
 def cross_entropy(first: Tensor, second: Tensor) -> Tensor:
-    """NT-Xent as it is usually written."""
+    """Compute NT-Xent as it is usually written."""
     z = F.normalize(torch.cat([first, second]), dim=1)
     similarities = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     return F.cross_entropy(similarities, torch.arange(len(z)).roll(len(first)))
@@ -42,7 +42,7 @@ def barlow_twins(first: Tensor, second: Tensor) -> Tensor:
 
 
 def barlow_twins_direct(first: Tensor, second: Tensor) -> Tensor:
-    """Through the D x D matrix, as in the paper's pseudocode."""
+    """Compute Barlow Twins' loss with the D x D matrix, as in the paper's pseudocode."""
     a, b = ((x - x.mean(0)) / x.std(0, correction=0) for x in (first, second))
     c = a.T @ b / len(a)
     diagonal = c.diagonal()
@@ -55,7 +55,7 @@ def vicreg(first: Tensor, second: Tensor) -> Tensor:
 
 
 def vicreg_direct(first: Tensor, second: Tensor) -> Tensor:
-    """Through two D x D matrices, as in the paper's pseudocode."""
+    """Compute VICReg's loss with two D x D matrices, as in the paper's pseudocode."""
     loss = WEIGHTS[0] * F.mse_loss(first, second)
     for z in (first, second):
         z = z - z.mean(0)
@@ -132,7 +132,7 @@ def _views(images: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _seconds(loss: Loss, views: tuple[Tensor, Tensor]) -> float:
-    """CPU seconds of a value and its gradient; small batches are repeated."""
+    """Return the CPU seconds of a value and its gradient; small batches are repeated."""
     repeats = max(1, 2**17 // views[0].numel())
     start = time.process_time()
     for _ in range(repeats):
@@ -141,7 +141,7 @@ def _seconds(loss: Loss, views: tuple[Tensor, Tensor]) -> float:
 
 
 def _peak(loss: str, side: str, shape: tuple[int, int]) -> float:
-    """MB that one value and its gradient need at their peak, in a process that has done nothing else."""
+    """Return the peak memory in MB of one value and its gradient, in a process that has done nothing else."""
     if not RESET_PEAK.exists():
         return float("nan")
     torch.set_num_threads(1)

@@ -1,9 +1,10 @@
-"""What it is worth that training keeps the memory which its tensors free, against what glibc does by itself.
+"""Measure speed, page faults and resident memory of training that keeps freed memory, against glibc's default.
 
     python benchmarks/memory.py [--batches 256 1024] [--steps 20] [--rounds 3]
 
-Steps of SimCLR with the convnet on 32x32 pixels, one thread; views are made beforehand. Each measurement has a process
-of its own, as the setting holds until a process ends; both sides take turns.
+Steps of SimCLR with the convnet on 32x32 pixels, one thread; views are made before. Each measurement runs in its own
+process, because the setting lasts until a process ends; both sides take turns. `memory` is the largest resident memory
+of the process.
 """
 
 import argparse
@@ -40,17 +41,17 @@ def main() -> None:
     for batch in arguments.batches:
         rows: dict[str, list[dict[str, float]]] = {"glibc": [], "kept": []}
         for _ in range(arguments.rounds):
-            for side, found in rows.items():
+            for side, measured in rows.items():
                 words = ["--side", side, "--batches", str(batch), "--steps", str(arguments.steps)]
                 done = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
-                found.append(json.loads(done.stdout))
-        for side, found in rows.items():
-            speed, faults, memory = (statistics.median(row[key] for row in found) for key in found[0])
+                measured.append(json.loads(done.stdout))
+        for side, measured in rows.items():
+            speed, faults, memory = (statistics.median(row[key] for row in measured) for key in measured[0])
             print(f"{batch:6} {side:6}{speed:10,.0f}{faults:15,.0f}{memory:7,.0f} MB", flush=True)
 
 
 def measure(side: str, size: int, steps: int) -> dict[str, float]:
-    """Images a second, page faults a step, and the largest resident memory in MB."""
+    """Return images per second, page faults per step, and the largest resident memory in MB."""
     torch.set_num_threads(1)
     if side == "kept":
         keep_freed_memory()

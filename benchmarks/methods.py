@@ -1,10 +1,10 @@
-"""What a method's step costs beyond the passes of its encoder: heads, losses, queues, teachers' updates, optimizer.
+"""Measure the cost of a method's step beyond its encoder passes: heads, losses, queues, teacher updates, optimizer.
 
     python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--precision fp32]
 
-The plain side runs images of the same shapes through the same encoders, forward and backward where the method trains
-them, forward alone where it does not (teachers), and nothing else, in the precision that a run would have. Both sides
-take turns, on one thread; views are made beforehand.
+The baseline runs images of the same shapes through the same encoders, forward and backward where the method trains
+them, only forward where it does not (teachers), and nothing else, in the precision of a run. Both sides take turns, on
+one thread; views are made before.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NOW = Progress(step=700, steps=1000, epoch=7, epochs=10)  # late enough for ever
 class Pass:
     """One call of an encoder."""
 
-    call: Callable[[Tensor], Tensor]  # its forward, or of a ViT the blocks over its patches
+    call: Callable[[Tensor], Tensor]  # its forward; for a ViT, the blocks on its patches
     shape: torch.Size
     trains: bool
 
@@ -58,14 +58,14 @@ def main() -> None:
     rows = {}
     for name in arguments.methods:
         rows[name] = row = compare(name, arguments.batch, arguments.rounds, arguments.precision)
-        shown = f"{row['step']:8.0f}ms{row['passes']:8.0f}ms{row['more']:>+8.0%}"
-        print(f"{name:14}{shown}   {row['trained']:g}, {row['others']:g}", flush=True)
+        times = f"{row['step']:8.0f}ms{row['passes']:8.0f}ms{row['more']:>+8.0%}"
+        print(f"{name:14}{times}   {row['trained']:g}, {row['others']:g}", flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps({"batch": arguments.batch, "methods": rows}, indent=1) + "\n")
 
 
 def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
-    """Milliseconds of a step and of its encoder passes alone, and images a sample passes through an encoder."""
+    """Return milliseconds of a step and of its encoder passes, and encoder passes per sample."""
     run = load_run(None, [f"method={name}", f"batch_size={size}"])
     network = ["encoder.depth=4", "encoder.dim=128"] if run.encoder.name == "vit_tiny" else []
     run = load_run(None, [f"method={name}", f"batch_size={size}", f"precision={wanted}", *network])
@@ -112,7 +112,7 @@ def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
 
 
 def batch_of(method: Method, size: int) -> Batch:
-    """Random images in the method's views, and labelled ones where it wants them."""
+    """Draw random images in the shapes of the method's views, and labelled ones if it needs them."""
     layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
     section = load_run(None, []).augment
     sides = [view.size or 32 for view in overridden(method.views, section)]
@@ -126,11 +126,11 @@ def batch_of(method: Method, size: int) -> Batch:
 
 @contextmanager
 def recorded(method: nn.Module) -> Iterator[list[Pass]]:
-    """Every call of an encoder inside the method, teachers' too, while this lasts."""
+    """Record every call of an encoder of the method, including teachers, inside the block."""
     passes: list[Pass] = []
     encoders = [part for part in method.modules() if isinstance(part, Encoder)]
     for encoder in encoders:
-        name = "tokens" if encoder.has_tokens else "forward"  # of a ViT forward calls tokens
+        name = "tokens" if encoder.has_tokens else "forward"  # a ViT's forward calls tokens
         call = getattr(encoder, name)
 
         def noted(x: Tensor, call: Callable[[Tensor], Tensor] = call) -> Tensor:

@@ -5,7 +5,7 @@
 
 A refactoring must not change a number. Each method trains for ten epochs of two steps on 128 images of a folder
 with class sub-folders; the loss, the method's own metrics, kNN and linear probe of both checkouts are then compared as
-floats. Prints one line a method: `same`, or the numbers that differ.
+floats. It prints one line for each method: `same`, or the numbers that differ.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PLAN = {  # settings that a method needs at 128 images; RUN stands for the newes
     "mae": ["encoder.depth=2", "encoder.dim=64"],
     "w_mse": ["method.sub_batch=64", "method.projection=32"],
 }
-LAST = ("finetune", "distillation")  # they go on from runs of others
+LAST = ("finetune", "distillation")  # they need runs of other methods
 CHILD = """
 import importlib.util, json, sys
 where = "eagleray.app.cli" if importlib.util.find_spec("eagleray.app") else "eagleray.cli"
@@ -56,8 +56,8 @@ for arguments in json.load(sys.stdin):
 
 
 def numbers(checkout: Path, images: Path, methods: list[str]) -> dict[str, list[dict]]:
-    """What each method reports after each of its epochs, without clocks."""
-    found = {}
+    """Return what each method reports after each epoch, without times."""
+    reported = {}
     neighbours = NEIGHBOURS[(checkout / "platform/eagleray/contracts/evaluator.py").exists()]
     with tempfile.TemporaryDirectory() as folder:
         wanted = [
@@ -72,8 +72,8 @@ def numbers(checkout: Path, images: Path, methods: list[str]) -> dict[str, list[
         for name in methods:
             for file in Path(folder).glob(f"runs/same/*-{name}/metrics.jsonl"):
                 rows = [json.loads(line) for line in file.read_text().splitlines()]
-                found[name] = [{k: v for k, v in row["metrics"].items() if k != "images_per_second"} for row in rows]
-    return found
+                reported[name] = [{k: v for k, v in row["metrics"].items() if k != "images_per_second"} for row in rows]
+    return reported
 
 
 def main() -> None:

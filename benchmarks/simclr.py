@@ -1,12 +1,12 @@
-"""End to end: SimCLR images a second, eagleray's loop against lightly's parts, on the same data, network and batch.
+"""Compare SimCLR end to end, in images per second: our loop and lightly's, with the same data, network and batch.
 
-lightly's side is what its SimCLR example does: a folder of images, its transform (PIL, an image at a time), its head
-and loss, a torch DataLoader; its best setting of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every
-contender once, one after the other, so that a slow minute of the machine falls on all of them.
+lightly's side is its SimCLR example: a folder of images, its transform (PIL, one image at a time), its head and loss, a
+torch DataLoader; the best of workers {0, 1, 2} x threads {1, 2} counts. Each round measures every contender once, one
+after the other, so that a slow minute of the machine affects all of them.
 
     python benchmarks/simclr.py [--images FOLDER] [--rounds 3] [--seconds 8] [--out simclr.json]
 
-Without a folder, scikit-learn's digits are written into one as colour images of 32x32 pixels.
+Without a folder, scikit-learn's digits are written to one as colour images of 32x32 pixels.
 """
 
 import argparse
@@ -39,7 +39,7 @@ TEMPERATURE, HIDDEN, PROJECTION = 0.2, 512, 128
 
 
 def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) -> float:
-    """Images a second of the loop, evaluation apart."""
+    """Return images per second of the loop, without evaluation."""
     torch.set_num_threads(threads)
     settings = [
         "data=folder", f"data.root={folder}", "data.channels=rgb",
@@ -54,7 +54,7 @@ def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) 
 
 
 def lightly(folder: str, batch: int, seconds: float, workers: int, threads: int) -> float:
-    """Images a second of lightly's example, with the network of `ours`."""
+    """Return images per second of lightly's example, with the network of `ours`."""
     torch.set_num_threads(threads)
     run = load_run(None, ["data=folder", f"data.root={folder}", "data.channels=rgb"])
     info = _data(folder, run).info
@@ -84,7 +84,7 @@ def lightly(folder: str, batch: int, seconds: float, workers: int, threads: int)
 
 
 def _rate(steps: Iterator[int], batch: int, seconds: float) -> float:
-    """Images a second from the first step seen on: starting up is not counted, on either side."""
+    """Return images per second from the first step on: the start is not counted, on both sides."""
     first = next(steps)
     began = time.perf_counter()
     last, spent = first, 0.0
@@ -115,12 +115,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("simclr.json"))
     a = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as made:
-        measure(a.images or write_digits(Path(made)), a)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(a.images or write_digits(Path(folder)), a)
 
 
 def write_digits(folder: Path) -> str:
-    """scikit-learn's digits as JPEG files of 32x32 pixels, in colour as the encoder wants them."""
+    """Write scikit-learn's digits as JPEG files of 32x32 pixels, in colour as the encoder needs them."""
     for number, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
         place = folder / "train" / str(label)
         place.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def write_digits(folder: Path) -> str:
 
 
 def measure(folder: str, a: argparse.Namespace) -> None:
-    """Every contender in turn, round by round; prints the medians and keeps the numbers."""
+    """Measure every contender in every round; print the medians and keep the numbers."""
     contenders: dict[str, Callable[[], float]] = {}
     for threads in (1, 2):
         for precision in ("fp32", "bf16") if uses_bf16("auto", torch.device("cpu")) else ("fp32",):

@@ -1,13 +1,13 @@
-"""What it costs and gains to keep photos whole and larger than their views, against squares of the views' side.
+"""Measure cost and gain of storing photos whole and larger than their views, against squares of the views' size.
 
     python benchmarks/stored_size.py FOLDER [--size 64] [--stored 64 128] [--epochs 20] [--seeds 3] [--out photos.csv]
 
-FOLDER holds photos of several shapes in class folders. The square side trains on a copy of it in which each image is
-resized by its shorter side and its middle cut out, as files of `size` x `size` pixels: what crops are taken from then
-is no more than what evaluation sees. The other sides are the folder itself with `data.stored_size`. The sides take
-turns, seed by seed, on one thread; intervals are of the differences between runs of one seed (Student's t, 95 %).
-Times are of the CPU: `views_ms` is what reading an image and making its views takes, `training_ms` a training image in
-an epoch of the whole run, evaluation included; `seconds_to_store` is for decoding all files and writing the cache.
+FOLDER has photos of several shapes in class folders. The square side trains on a copy of it with the middle of each
+image, resized by its shorter side, as files of `size` x `size` pixels: crops then come only from the area that
+evaluation sees. The other sides are the folder itself with `data.stored_size`. The sides take turns, seed by seed, on
+one thread; intervals are of the differences between runs of one seed (Student's t, 95 %). Times are CPU times:
+`views_ms` to read an image and make its views, `training_ms` per training image and epoch of the whole run, including
+evaluation; `seconds_to_store` to decode all files and write the cache.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def configured(settings: Sequence[str], arguments: argparse.Namespace) -> Run:
 
 
 def cut(folder: Path, into: Path, size: int) -> Path:
-    """Write a copy of a folder whose images are squares; no image is enlarged on the way to them without need."""
+    """Write a copy of a folder with square images; none is enlarged without need."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         place = into / path.relative_to(folder).with_suffix(f"{path.suffix}.png")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def cut(folder: Path, into: Path, size: int) -> Path:
 
 
 def measured(run: Run, cache: Path) -> dict[str, float]:
-    """Store the images, train on them, and say what came of it."""
+    """Store the images and train on them; return metrics and costs."""
     start = time.process_time()
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     stored = time.process_time() - start

@@ -1,13 +1,13 @@
-"""What Ray costs: trials a minute of a sweep against plain Ray Tune, and the loop under Tune against the bare loop.
+"""Measure the cost of Ray: trials per minute of a sweep against plain Ray Tune, and the loop with and without Tune.
 
     python benchmarks/tune.py --out tune.json [--rounds 3] [--trials 60] [--plain 8] [--seconds 10]
 
-Trials: SimCLR for one short epoch on a few digits. Ours are a sweep with everything a sweep does (records,
-checkpoints, kNN); plain Ray Tune calls a function for each trial, which runs the same loop and reports, in a process
-of its own, with Ray's loggers off. Neither counts the start of Ray.
+Trials: SimCLR for one short epoch on a few digits. Ours are a complete sweep (records, checkpoints, kNN); plain Ray
+Tune calls a function for each trial, which runs the same loop and reports, in its own process, with Ray's loggers off.
+The start of Ray is not counted.
 
 Overhead: one trial whose epochs take about ten seconds, alone in an actor, against the same loop in this process. An
-epoch lasts from one report to the next, the first one left out. Both sides of either comparison take turns.
+epoch lasts from one report to the next; the first one is left out. The sides take turns in both comparisons.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
-    """What each side measures, round by round."""
+    """Measure each side once in every round."""
     values: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
@@ -69,7 +69,7 @@ def turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
 
 
 def many(count: int) -> float:
-    """Trials a minute of a sweep."""
+    """Return trials per minute of a sweep."""
     vary = {"method.temperature": {"log_uniform": [0.05, 1]}}
     question = validated(Sweep, {"name": "many", "run": SHORT, "vary": vary, "trials": count, "floor": []})
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def many(count: int) -> float:
 
 
 def plain(count: int) -> float:
-    """Trials a minute of Ray Tune as its documentation shows it: a function that reports."""
+    """Return trials per minute of Ray Tune as in its documentation: a function that reports."""
     with tempfile.TemporaryDirectory() as folder:
         tuner = tune.Tuner(
             trial,
@@ -98,7 +98,7 @@ def plain(count: int) -> float:
 
 
 def trial(config: dict[str, Any]) -> None:
-    """The loop, reported."""
+    """Run the loop and report its epochs."""
     torch.set_num_threads(1)
     run = validated(Run, {**config["run"], "method": {"name": "simclr", "temperature": config["temperature"]}})
     for report in train(run, Path(config["folder"]) / tune.get_context().get_trial_id()):
@@ -107,7 +107,7 @@ def trial(config: dict[str, Any]) -> None:
 
 
 def long_run(seconds: float) -> dict[str, Any]:
-    """The settings of a run whose epochs take about so long here: an encoder as wide as that needs."""
+    """Return a run whose epochs take about `seconds` here; the width of the encoder is adjusted."""
     file = {**SHORT, "data": {}, "batch_size": 64, "epochs": 2}
     width = 32
     for _ in range(4):
@@ -117,14 +117,14 @@ def long_run(seconds: float) -> dict[str, Any]:
 
 
 def bare(file: dict[str, Any]) -> float:
-    """Median seconds of an epoch of the loop in this process, the first one left out."""
+    """Return the median seconds of an epoch of the loop in this process, without the first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         ends = [time.perf_counter() for r in train(validated(Run, file), Path(folder)) if r.epoch_ended]
     return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
 def under_tune(file: dict[str, Any]) -> float:
-    """The same of a trial, as its record was written."""
+    """Return the median seconds of an epoch of a trial, from the times in its record."""
     question = validated(Sweep, {"name": "long", "run": file, "vary": {"seed": [0]}, "search": "grid", "floor": []})
     with tempfile.TemporaryDirectory() as folder:
         (record,) = sweep(question, Path(folder) / "sweep")

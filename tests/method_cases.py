@@ -27,7 +27,7 @@ BATCH = INFO.batch_size
 
 
 def settings(name: str) -> list[str]:
-    """Settings that make the method small and its test sharp, those of its own test file among them."""
+    """Return settings that make the method small and its test sharp, including those of its test file."""
     needs = find("method", name).needs
     network = ["encoder.depth=1", "encoder.dim=32"] if "tokens" in needs else ["encoder.width=8"]
     small = own(name, "SMALL")
@@ -35,20 +35,20 @@ def settings(name: str) -> list[str]:
 
 
 def own(name: str, constant: str) -> list[str]:
-    """Settings that the method's own test file gives under a name."""
+    """Return the settings of some name in the method's own test file."""
     file = Path(__file__).parent / "methods" / f"test_{name}.py"
     return getattr(import_module(f"methods.test_{name}"), constant, []) if file.exists() else []
 
 
 def needed(name: str) -> list[str]:
-    """The settings it has no default for, as something that no run could use."""
+    """Return values for settings without a default; no run could use them."""
     declaration = find("method", name)
     trained = ["encoder.run=somewhere"] if "trained_encoder" in declaration.needs else []
     return [*(f"method.{key}=somewhere" for key in declaration.required), *trained]
 
 
 def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
-    """The directory of a run that ended without training: its weights are as they were drawn."""
+    """Return the directory of a run that ended without training, with its initial weights."""
     run = load_run(None, list(overrides))
     method = build_method(run, info)
     record = Record.create(directory, name=directory.name, experiment="e", params={}, run=run.file())
@@ -59,17 +59,17 @@ def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
 
 
 def small(name: str, *more: str) -> Method:
-    """The method, in float64, on an encoder that is as small as can be."""
+    """Return the method in float64, on a very small encoder."""
     return build_method(load_run(None, [*settings(name), *more]), INFO).double()
 
 
 def share(x: Tensor) -> Tensor:
-    """This worker's rows of what a single process holds."""
+    """Return this worker's rows of a single process's values."""
     return x.chunk(distributed.world_size())[distributed.rank()]
 
 
 def batch_of(method: Method) -> Batch:
-    """Eight images, the second half unlike the first, so that a worker's own half says little of the whole."""
+    """Return eight images whose halves differ, so that a worker's own half says little about the whole."""
     draw = torch.Generator().manual_seed(1)
     views = []
     for declared_view in overridden(method.views, Augment()):

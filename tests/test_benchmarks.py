@@ -1,4 +1,4 @@
-"""That the benchmarks still fit the code they measure; what they measure is no test's business."""
+"""The benchmarks still fit the code they measure; their results are not tested."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location

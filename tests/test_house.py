@@ -47,7 +47,7 @@ LIBRARIES_FOR_METHODS = {"torch", "pydantic", "timm", *sys.stdlib_module_names}
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and where the statement stands."""
+    """One imported module, and where the statement is."""
 
     module: str
     at_top: bool  # runs when the file is imported
@@ -89,7 +89,7 @@ def imports(path: Path) -> tuple[Import, ...]:
 
 
 def file_of(module: str) -> Path | None:
-    """The file of one of our own modules."""
+    """Return the file of one of our own modules."""
     parts = module.split(".")
     source = {"eagleray": ROOT / "platform", "eagleray_methods": ROOT / "methods"}.get(parts[0])
     if source is None:
@@ -109,14 +109,14 @@ def top_level(module: str) -> str:
 
 
 def folder_of(module: str) -> str:
-    """`runs` of `eagleray.runs.record`; a method lies in `eagleray_methods`."""
+    """Return the folder of a module: `runs` of `eagleray.runs.record`; methods are in `eagleray_methods`."""
     package, _, rest = module.partition(".")
     return rest.partition(".")[0] if package == "eagleray" and rest else package
 
 
 @cache
 def reached(module: str) -> frozenset[str]:
-    """All our own modules that running this one can import, through any number of others."""
+    """Return all our own modules that this one can import, directly or through others."""
     seen, open_ = set(), [module]
     while open_:
         path = file_of(open_.pop())
@@ -128,7 +128,7 @@ def reached(module: str) -> frozenset[str]:
 
 
 def run_python(code: str, *arguments: str) -> None:
-    """Runs code in a fresh interpreter in which `block(names)` makes imports fail."""
+    """Run code in a new interpreter in which `block(names)` makes imports fail."""
     blocker = """
         import sys
         def block(names):
@@ -246,7 +246,7 @@ def test_files_are_named_after_what_is_in_them():
 
 @pytest.mark.slow
 def test_training_needs_neither_ray_nor_mlflow(tmp_path: Path):
-    """It runs on a bare machine with torch alone: all modules below the loop, all methods, and a real run."""
+    """Only torch is needed: for all modules below the loop, all methods, and a real run."""
     run_python(
         """
         block({"ray", "mlflow", "optuna", "typer", "rich"})

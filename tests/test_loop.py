@@ -35,7 +35,7 @@ TINY = ["data.limit=160", "batch_size=56", "epochs=2", "threads=1", "evaluate.li
 
 
 def tiny(name: str, *more: str) -> Run:
-    """Two epochs of two steps on a few digits."""
+    """Return a run of two epochs of two steps on a few digits."""
     few = ["labels.per_class=3"] if find("method", name).needs & LABELS else []
     return load_run(None, [*settings(name), *own(name, "ON_DIGITS"), *TINY, *few, *more])
 
@@ -70,7 +70,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: 
         assert report.metrics == whole.metrics
 
 
-def test_a_complete_run_says_its_last_report_once_more_and_trains_nothing(tmp_path: Path):
+def test_a_complete_run_repeats_its_last_report_and_trains_nothing(tmp_path: Path):
     run = tiny("simclr")
     first = finish(run, tmp_path)
     again = list(train(run, tmp_path))
@@ -220,10 +220,10 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
     run = tiny("supervised")
     data = images_of(run)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     monkeypatch.setattr(data.train, "batches", None)
-    batches = list(feed.epoch(0, 0))
-    assert len(batches) == feed.steps_per_epoch == 2
+    batches = list(loader.epoch(0, 0))
+    assert len(batches) == loader.steps_per_epoch == 2
     for batch in batches:
         assert batch.views == []
         assert batch.labelled is not None
@@ -235,7 +235,7 @@ def test_a_method_of_labels_alone_has_whole_batches_of_them_and_asks_for_no_othe
 
 
 @pytest.mark.parametrize("name", ["byol", "dino", "moco"])
-def test_a_teacher_lies_in_memory_as_its_student_does(name: str):
+def test_a_teacher_has_the_memory_layout_of_its_student(name: str):
     method = assemble(tiny(name)).method
     kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert len(kernels) >= 4
@@ -300,9 +300,7 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
     assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]
 
 
-def test_before_epoch_is_told_which_images_are_labelled_and_no_label_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_before_epoch_knows_the_labelled_images_and_no_other_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = tiny("fixmatch", "precision=fp32")
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     steps: list[LabelledBatch] = []
@@ -336,15 +334,15 @@ def test_labelled_images_have_the_same_places_whoever_holds_them(monkeypatch: py
     run = tiny("fixmatch", "workers=2")
     data = images_of(run)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: 2)
-        shares.append([batch.labelled for batch in feed.epoch(1, 0)])
+        shares.append([batch.labelled for batch in loader.epoch(1, 0)])
     monkeypatch.setattr(distributed, "world_size", lambda: 1)
     monkeypatch.setattr(distributed, "rank", lambda: 0)
-    for batch, first, second in zip(feed.epoch(1, 0), *shares, strict=True):
+    for batch, first, second in zip(loader.epoch(1, 0), *shares, strict=True):
         assert batch.labelled is not None
         assert first is not None
         assert second is not None

@@ -31,7 +31,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty-four colour images of 16 x 16 in two classes, no two alike."""
+    """Return 64 colour images of 16 x 16 in two classes, all different."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(64):
         place = folder / "train" / f"class{number % 2}" / f"{number}.png"
@@ -43,18 +43,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
 def workers(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What each of so many workers has seen and learnt."""
+    """Return the views and weights of each worker."""
     return processes(request.param, everything, str(photos), str(tmp_path_factory.mktemp("runs")), timeout=300)
 
 
 @pytest.fixture(scope="module")
 def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What one process has seen and learnt."""
+    """Return the views and weights of one process."""
     return everything(str(photos), str(tmp_path_factory.mktemp("alone")))
 
 
 def everything(photos: str, directory: str) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """The views of an epoch, and the weights after it, of every run."""
+    """Return the views of an epoch and the weights after it, of every run."""
     torch.set_num_threads(1)
     runs = {name: a_run(name, photos, directory) for name in RUNS}
     return {
@@ -69,12 +69,12 @@ def a_run(name: str, photos: str, directory: str) -> Run:
 
 
 def seen(run: Run) -> dict[str, Tensor]:
-    """This worker's views and indices, step by step."""
+    """Return this worker's views and indices of every step."""
     data = load_data(run.data.name, run.data.config, run.data.settings, run.seed)
     info = fitted(run, data.info)
-    feed = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
+    loader = BatchLoader(run, data, info, build_method(run, info), torch.device("cpu"))
     found = {}
-    for step, batch in enumerate(feed.epoch(0, 0)):
+    for step, batch in enumerate(loader.epoch(0, 0)):
         found |= {f"step {step} view {place}": view for place, view in enumerate(batch.views)}
         found[f"step {step} indices"] = batch.indices
         if batch.labelled is not None:
@@ -84,7 +84,7 @@ def seen(run: Run) -> dict[str, Tensor]:
 
 
 def trained(run: Run, directory: Path) -> dict[str, Tensor]:
-    """All weights, teachers, statistics and queues after three steps of the loop.
+    """Return all weights, teachers, statistics and queues after three steps of the loop.
 
     In float64: where a gradient should be zero (a bias before a batch norm), float32 leaves a rounding error that
     differs with the number of workers, and AdamW makes a whole step of it.

@@ -25,6 +25,8 @@ AVOIDED = {
     r"goes? on from": "continues from, starts from",
     r"told apart": "distinguished",
     r"so many": "as many, that many",
+    r"for ever": "forever, always",
+    r"h[eo]lds? up": "delay",
 }
 # First words that show that a docstring describes a thing instead of saying what the function does.
 _THINGS = """

@@ -18,11 +18,11 @@ def two_processes(function: Callable[..., Any], *arguments: Any, timeout: float 
 
 
 def processes(world: int, function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:
-    """Call `function(*arguments)` in processes that share a gloo group; returns what each returned.
+    """Call `function(*arguments)` in processes that share a gloo group; return their results.
 
     Args:
         world: how many processes.
-        function: a function at the top of a test file; the children import that file anew.
+        function: a function at the top of a test file; the children import that file again.
         arguments: anything that pickles.
         timeout: seconds until all are killed.
 

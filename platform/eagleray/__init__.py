@@ -1,4 +1,4 @@
-"""Eagleray: which self-supervised method, and which settings of it, give the best representation for your images.
+"""Eagleray finds the self-supervised method, and its settings, with the best representation of your images.
 
 The names below are the public interface. Each is imported when it is first used, so `import eagleray` loads no torch.
 """
@@ -6,7 +6,7 @@ The names below are the public interface. Each is imported when it is first used
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` says the same to Python
+if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` is the same for Python
     from eagleray.app.api import RunResult as RunResult
     from eagleray.app.api import SweepResult as SweepResult
     from eagleray.app.api import sweep as sweep

@@ -29,17 +29,17 @@ def train(
     device: torch.device | None = None,
     resume_from: Path | None = None,
 ) -> Iterator[Report]:
-    """Train, evaluate and save a run; continue from the newest checkpoint in its directory, if there is one.
+    """Train, evaluate and save a run, from the newest checkpoint in its directory if there is one.
 
     Args:
         run: everything that defines the run.
         directory: of the run; only the first worker writes.
         data: the images, if they are loaded already.
-        device: by default the one that `run.device` says.
+        device: by default the one that `run.device` names.
         resume_from: a checkpoint to start from in place of the newest (population based training).
 
     Raises:
-        ConfigError: the run does not fit the data; before anything is trained.
+        ConfigError: the run does not fit the data; raised before anything is trained.
         Diverged: the loss became NaN or infinite.
     """
     built = assemble(run, data=data, device=device)
@@ -50,7 +50,7 @@ def train(
     state = TrainingState(run, directory, method, optimizer, loader.steps_per_epoch)
     if saved := resume_from or newest_checkpoint(directory):
         state.restore(saved, built.device)
-        if resume_from is None and state.is_between_epochs:  # that epoch's report may not have been heard: repeat it
+        if resume_from is None and state.is_between_epochs:  # that report may have been lost: repeat it
             yield Report(state.progress, state.counters.metrics, 0.0, epoch_ended=True, checkpoint=saved)
     forward = distributed.data_parallel(method)
     method.train()

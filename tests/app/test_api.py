@@ -159,7 +159,7 @@ def test_the_module_is_the_command():
 
 
 def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that do not depend on how busy the machine is."""
+    """Return the metrics that do not depend on the load of the machine."""
     return {name: value for name, value in metrics.items() if name != "images_per_second"}
 
 
@@ -183,7 +183,7 @@ def test_python_trains_what_the_command_line_trains(monkeypatch: pytest.MonkeyPa
     assert result.directory == directory
     assert numbers(result.metrics) == numbers(Record.open(by_command).summary)
     assert result.unsent is not None
-    assert "not completely in MLflow" in result.unsent
+    assert "not yet completely in MLflow" in result.unsent
     files = [
         sorted(path.relative_to(each) for path in each.rglob("*") if path.name != "sent.json")
         for each in (by_command, directory)
@@ -218,10 +218,10 @@ def test_a_run_is_resumed_only_when_asked(monkeypatch: pytest.MonkeyPatch):
             eagleray.train(TINY, "parts", console=Console(file=StringIO()))
     assert Record.open("parts").state == "stopped"
     with pytest.raises(
-        eagleray.ConfigError, match="parts holds a run already; name another directory, or set resume=True"
+        eagleray.ConfigError, match="parts has a run already; name another directory, or set resume=True"
     ):
         eagleray.train(TINY, "parts")
-    with pytest.raises(eagleray.ConfigError, match="no run directory"):
+    with pytest.raises(eagleray.ConfigError, match="not the directory of a run"):
         eagleray.train(TINY, "gone", resume=True)
     assert numbers(eagleray.train(TINY, "parts", resume=True).metrics) == numbers(whole.metrics)
 
@@ -247,12 +247,12 @@ def test_an_encoder_is_loaded_from_the_run_its_artifacts_or_its_file():
 
 
 def test_what_is_no_exported_encoder_is_refused():
-    with pytest.raises(eagleray.ConfigError, match=r"nowhere holds no encoder\.safetensors"):
+    with pytest.raises(eagleray.ConfigError, match=r"nowhere has no encoder\.safetensors"):
         eagleray.load_encoder("nowhere")
     save_file({"weight": torch.zeros(1)}, "other.safetensors")
     Path("text.safetensors").write_text("no weights")
     for name in ("other", "text"):
-        with pytest.raises(eagleray.ConfigError, match=f"{name}.safetensors is no encoder that Eagleray has exported"):
+        with pytest.raises(eagleray.ConfigError, match=f"{name}.safetensors is not an encoder that Eagleray exported"):
             eagleray.load_encoder(f"{name}.safetensors")
 
 
@@ -262,7 +262,7 @@ def test_what_is_no_exported_encoder_is_refused():
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_example_of_the_readme_runs():
-    """In a process of its own, as a user runs it, with fewer epochs, seeds and images and a smaller network."""
+    """In its own process, as a user runs it, with fewer epochs, seeds and images and a smaller network."""
     section = (ROOT / "README.md").read_text().split("\n## From Python\n")[1].split("\n## ")[0]
     code = re.sub(r'"(epochs|seeds)": \d+', r'"\1": 1', section.split("```python\n")[1].split("```")[0])
     small = '"data": {"limit": 64}, "batch_size": 16, "encoder": {"width": 4}, "threads": 1'

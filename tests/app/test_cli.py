@@ -52,7 +52,7 @@ class Outcome:
 
 @pytest.fixture
 def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Types a command, in an empty directory."""
+    """Run a command in an empty directory."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
@@ -202,7 +202,7 @@ def test_schema_prints_json(eagleray: Any):
     assert json.loads(eagleray("schema", "sweep").out)["properties"].keys() >= {"run", "vary"}
 
 
-def test_check_tells_runs_from_sweeps(eagleray: Any):
+def test_check_distinguishes_runs_and_sweeps(eagleray: Any):
     Path("run.yaml").write_text("method: byol\n")
     assert "is a valid run: byol with convnet on digits" in eagleray("check", "run.yaml").out
     assert eagleray("check", "run.yaml", "method.temperature=1").code == 2
@@ -230,7 +230,7 @@ MISTAKES = [
     ("train bad.yaml", "bad.yaml is not YAML"),
     ("train list.yaml", "list.yaml has no settings"),
     ("train typo.yaml", "unknown key method.temprature; did you mean method.temperature?"),
-    ("train typo.yaml list.yaml", "one run file at a time"),
+    ("train typo.yaml list.yaml", "name only one run file, not 2"),
     ("train method=mae encoder=resnet18", "use encoder=vit_tiny"),
     ("train encoder.stem=small", "convnet has no such setting"),
     ("train batch_size=5000", "batch_size=5000 is larger than the data: "),
@@ -240,21 +240,21 @@ MISTAKES = [
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "does not exist"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
-    ("train device=cuda", "torch sees no GPU here"),
-    ("train tracking.uri=some/folder", "is no MLflow store"),
-    ("train --resume", "nothing unfinished lies in runs/eagleray"),
+    ("train device=cuda", "torch finds no GPU here"),
+    ("train tracking.uri=some/folder", "is not an MLflow store"),
+    ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
     ("sweep many.yaml", "search=grid needs a list of values"),
     ("sweep novary.yaml", "vary is missing"),
     ("sweep pbt.yaml", "vary.batch_size cannot change during training"),
     ("sweep sweep.yaml", "batch_size=5000 is larger than the data"),
     ("sweep metric.yaml", "metric=knnn: simclr reports no such number; did you mean knn?"),
-    ("sweep sweep.yaml --resume", "nothing unfinished lies in runs/s"),
+    ("sweep sweep.yaml --resume", "there is nothing unfinished in runs/s"),
     ("sweep sweep.yaml simclr", "'simclr' is not a setting"),
     ("check gone.yaml", "there is no file gone.yaml"),
-    ("schema runs", "there is a schema of run and one of sweep files"),
-    ("evaluate nowhere", "nowhere is no run directory"),
-    ("preview --out views.jpg", "give it a name that ends in .png"),
+    ("schema runs", "there is a schema of run files and one of sweep files"),
+    ("evaluate nowhere", "nowhere is not the directory of a run"),
+    ("preview --out views.jpg", "use a name that ends in .png"),
     ("methods simclrr", "did you mean simclr?"),
     ("compare s --mode up", "--mode up is neither max nor min"),
     ("compare s tracking.uri=sqlite:///none.db", "There is no MLflow store at"),
@@ -316,7 +316,7 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     assert re.fullmatch(r"simclr on digits  epoch 1/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", first)
     assert re.fullmatch(r"simclr on digits  epoch 2/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", second)
     assert any(re.fullmatch(r"test_knn +[\d.]+", line) for line in rest)
-    assert "1 run is not completely in MLflow at http://127.0.0.1:1 yet" in outcome.out
+    assert "1 run is not yet completely in MLflow at http://127.0.0.1:1:" in outcome.out
     assert outcome.out.rstrip().endswith("eagleray ui")
     (directory,) = Path("runs/lab").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-simclr", directory.name)
@@ -366,7 +366,7 @@ def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
 
 
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person presses Ctrl-C when so many epochs are done."""
+    """Press Ctrl-C after some epochs."""
 
     def pressed(reports: Iterator[Report], name: str, console: Console) -> Iterator[Report]:
         for report in reports:
@@ -378,7 +378,7 @@ def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_been(
+def test_ctrl_c_says_how_to_continue_and_the_resumed_run_ends_as_if_nothing_had_been(
     eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
     settings = [*TINY, "epochs=3"]
@@ -388,7 +388,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
         outcome = eagleray("train", *settings)
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
-    hint = outcome.err.strip().rpartition("To go on: ")[2]
+    hint = outcome.err.strip().rpartition("To continue: ")[2]
     assert hint.startswith("eagleray train data.limit=64 ")
     (directory,) = Path("runs/eagleray").iterdir()
     assert Record.open(directory).state == "stopped"
@@ -400,7 +400,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_run_ends_as_if_nothing_had_bee
     ends = [{**Record.open(place).summary, "images_per_second": 0} for place in (directory, whole)]
     assert ends[0] == ends[1]  # but for the clock
     assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
-    assert eagleray("train", "--resume").err.startswith("eagleray: nothing unfinished lies in runs/eagleray")
+    assert eagleray("train", "--resume").err.startswith("eagleray: there is nothing unfinished in runs/eagleray")
 
 
 @pytest.mark.slow
@@ -436,7 +436,7 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
         fcntl.flock(lock, fcntl.LOCK_EX)
         outcome = eagleray("train", *TINY, "--resume")
     assert outcome.code == 2
-    assert "is being trained by another process" in outcome.err
+    assert "another process trains in" in outcome.err
     assert directory.is_dir()
 
 
@@ -458,7 +458,7 @@ SWEEP = (
 
 
 def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | None, watch: Any) -> list[Record]:
-    """Stands in for Ray: flips do harm, one trial fails."""
+    """Replace Ray: flips do harm, one trial fails."""
     parent = Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
     for point in points(sweep):
         run = point.run(sweep)
@@ -484,9 +484,7 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
-    eagleray: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_prints_its_leaderboard_its_finding_and_its_paths(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", quick_sweep)
     Path("s.yaml").write_text(SWEEP)
     outcome = eagleray("sweep", "s.yaml", "run.data.limit=200")
@@ -499,7 +497,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
     assert re.search(r"1 +raw pixels +0\.950 +floor", board)
     assert re.search(r"2 +000 +16 +0 +0\.900 +finished", board)
     assert "the best trial (0.900) is worse than raw pixels (0.950)." in outcome.out
-    assert "The winner (000) on the test part: test_knn 0.850 (raw pixels 0.940)." in outcome.out
+    assert "The winner (000) on the test set: test_knn 0.850 (raw pixels 0.940)." in outcome.out
     for name in ("report.md", "heatmap.png"):
         assert str(directory / "artifacts" / name) in outcome.out
         assert (directory / "artifacts" / name).stat().st_size > 100
@@ -512,7 +510,7 @@ def test_a_sweep_ends_in_its_leaderboard_its_finding_and_where_things_lie(
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_stopped_sweep_says_how_to_continue(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     def stopped(*arguments: Any, **settings: Any) -> list[Record]:
         quick_sweep(*arguments, **settings)
         raise KeyboardInterrupt
@@ -522,7 +520,7 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
         patched.setattr("eagleray.ray_backend.sweep.sweep", stopped)
         outcome = eagleray("sweep", "s.yaml", "seeds=2")
     assert outcome.code == 130
-    assert outcome.err.strip().endswith("To go on: eagleray sweep s.yaml seeds=2 --resume")
+    assert outcome.err.strip().endswith("To continue: eagleray sweep s.yaml seeds=2 --resume")
     (directory,) = Path("runs/s").iterdir()
     assert Record.open(directory).state == "stopped"
 
@@ -537,13 +535,13 @@ def test_a_stopped_sweep_says_how_to_go_on(eagleray: Any, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
-    """Everything together once: Ray, the loop, the report, a fresh MLflow store."""
+    """Everything together: Ray, the loop, the report, a new MLflow store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     Path("s.yaml").write_text("name: s\nsearch: grid\nvary: {augment.flip: [0, 1]}\n")
     outcome = eagleray("sweep", "s.yaml", *TINY, "floor=[]")
     assert outcome.code == 0, outcome.err
-    assert "not completely in MLflow" not in outcome.out
+    assert "not yet completely in MLflow" not in outcome.out
     (directory,) = Path("runs/s").iterdir()
     for trial in directory.glob("trials/*"):
         assert (trial / "artifacts/encoder.safetensors").is_file()
@@ -552,7 +550,7 @@ def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pyte
     assert len(re.findall(r"^\d +00[01] +[01] +0\.\d+ +finished", compared.out, re.MULTILINE)) == 2
     assert re.search(r"http://127\.0\.0\.1:5000/#/compare-runs\?runs=", compared.out)
     assert "sync" not in compared.out
-    assert "0 runs sent, 3 were there already, 0 could not be sent" in eagleray("sync").out
+    assert "0 runs sent, 3 were complete already, 0 could not be sent" in eagleray("sync").out
     wrong = eagleray("compare", "s", "--metric", "knnn")
     assert (wrong.code, "no trial measured knnn; they measured " in wrong.err) == (2, True)
 
@@ -580,7 +578,7 @@ def test_a_run_has_a_bar_in_a_terminal():
     assert re.search(r"simclr on digits ━+ epoch 1/1  loss 1\.000  knn 0\.900  1,234 images/s", last)
 
 
-def test_time_left_is_judged_by_what_was_done_since_the_start(monkeypatch: pytest.MonkeyPatch):
+def test_time_left_is_estimated_from_the_progress_since_the_start(monkeypatch: pytest.MonkeyPatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
     pace = Pace()
@@ -596,7 +594,7 @@ def test_a_live_table_shows_every_trial_and_fits_the_terminal():
     display = SweepDisplay("s: Which?", "knn", 100, console)
     for number in range(100):
         display.trial(f"{number:03d}", {"augment.flip": 0.5, "seed": 0}, "waiting", 0, 5, {})
-    display.trial("raw pixels digits", {}, "finished", 0, 0, {"knn": 0.95})
+    display.floor("raw pixels", [{"knn": 0.95}, {"knn": 0.93}])
     display.trial("007", {"augment.flip": 0.5, "seed": 0}, "running", 2, 5, {"knn": 0.8123})
     display.trial("050", {"augment.flip": 0.5, "seed": 0}, "collapsed", 3, 5, {"knn": 0.1})
     with console.capture() as captured:
@@ -605,7 +603,7 @@ def test_a_live_table_shows_every_trial_and_fits_the_terminal():
     assert len(lines) < 20
     assert any(re.match(r" *007 +0\.5 +0 +2/5 +0\.812 +running", line) for line in lines)
     assert any(re.match(r" *050 +0\.5 +0 +3/5 +0\.100 +collapsed", line) for line in lines)
-    assert "1 collapsed, 1 running, 98 waiting, raw pixels digits 0.950, 87 more trials not shown" in lines[-1]
+    assert "1 collapsed, 1 running, 98 waiting, raw pixels 0.940 ± 0.014, 87 more trials not shown" in lines[-1]
 
 
 def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
@@ -619,18 +617,18 @@ def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
     assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
 
 
-def test_without_a_terminal_a_trial_is_told_once():
+def test_without_a_terminal_a_trial_is_printed_once():
     console = Console(file=StringIO(), width=200)
     with SweepDisplay("s", "knn", 2, console) as display:
         for state in ("waiting", "running", "finished", "finished"):
-            display.trial("000", {"x": [1, 2]}, state, 3, 3, {"knn": 0.5} if state == "finished" else {})
+            display.trial("000", {"x": "1+2"}, state, 3, 3, {"knn": 0.5} if state == "finished" else {})
     assert shown_on(console).splitlines() == [
         "s (2 trials)",
         "[1/2] 000 x=1+2: finished after epoch 3, knn 0.500",
     ]
 
 
-def test_keys_are_short_where_that_tells_them_apart():
+def test_keys_are_shortened_if_that_keeps_them_unique():
     assert short(["augment.flip", "method.momentum", "optimizer.momentum"]) == [
         "flip",
         "method.momentum",

@@ -19,7 +19,7 @@ from method_cases import needed
 METHODS = sorted(declared("method"))
 
 
-def message_of(*overrides: str) -> str:
+def error_of(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_run(None, list(overrides))
     return str(caught.value)
@@ -147,7 +147,8 @@ MISTAKES = [
     (["method=mae", "encoder=resnet18"], "encoder=resnet18: mae works on a ViT's patches; use encoder=vit_tiny"),
     (["workers=3"], "batch_size=256 cannot be shared by workers=3; the nearest that can is 255"),
     (["labels.per_class=4"], "labels: simclr uses no labels"),
-    (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves no labelled image"),
+    (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves 0 labelled images in a step of batch_size=4, which"),
+    (["method=fixmatch", "batch_size=128", "workers=4"], "workers=4 cannot share; the nearest that fits is 8"),
     (["optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=adamw"),
     (["optimizer.name=sgd", "optimizer.beta2=0.9"], "optimizer.beta2 has no effect with optimizer.name=sgd"),
     (["epochs"], "'epochs' is not a setting; write key=value"),
@@ -158,13 +159,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("overrides", "said"), MISTAKES, ids=[" ".join(overrides) for overrides, _ in MISTAKES])
 def test_a_mistake_is_said_in_one_line_that_names_the_key_and_the_remedy(overrides: list[str], said: str):
-    message = message_of(*overrides)
+    message = error_of(*overrides)
     assert said in message
     assert "\n" not in message
 
 
 def test_several_mistakes_are_all_said():
-    assert message_of("epochs=0", "augment.flip=2").splitlines() == [
+    assert error_of("epochs=0", "augment.flip=2").splitlines() == [
         "augment.flip=2 is out of range (allowed: 0 to 1)",
         "epochs=0 is out of range (allowed: >= 1)",
     ]

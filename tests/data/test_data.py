@@ -143,13 +143,13 @@ def test_what_is_no_image_says_why(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone")
-    said = {
+    reasons = {
         "cut.jpg": "truncated",
-        "text.png": "no image",
-        "empty.png": "no image",
+        "text.png": "not an image",
+        "empty.png": "not an image",
         "nowhere.png": "No such file",
     }
-    for name, reason in {**said, "float.tif": "32 bits"}.items():
+    for name, reason in {**reasons, "float.tif": "32 bits"}.items():
         bad = decode(str(tmp_path / name), 8, 3)
         assert isinstance(bad, Bad)
         assert reason in bad.reason
@@ -244,11 +244,11 @@ def test_a_source_keeps_its_own_validation(tmp_path):
 
 
 def test_too_few_images_are_refused(tmp_path):
-    for count, said in ((0, "contains no images"), (1, "leaves 1 image"), (2, "leaves 1 image")):
+    for count, words in ((0, "contains no images"), (1, "leaves 1 image"), (2, "leaves 1 image")):
         folder = tmp_path / str(count)
         folder.mkdir()
         write_noise(folder, {".": count})
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=words):
             load("folder", root=folder)
     write_noise(tmp_path / "few", {".": 4})
     data = load("folder", root=tmp_path / "few")
@@ -282,7 +282,7 @@ def test_bad_images_are_all_counted_and_ten_are_named(tmp_path, limit, cache):
     ) as error:
         load("folder", root=tmp_path, shared={"memory_limit": limit})
     assert str(error.value).count("spoilt") == 0
-    assert str(error.value).count("(no image)") == 10
+    assert str(error.value).count("(not an image)") == 10
     assert [path.suffix for path in cache.iterdir()] == [".lock"]  # nothing half made is left
 
 
@@ -301,7 +301,7 @@ def test_bad_images_are_left_out_and_counted(tmp_path, limit):
 
 def test_nothing_but_bad_images(tmp_path):
     (tmp_path / "a.png").write_text("no")
-    with pytest.raises(ConfigError, match="no image that can be read"):
+    with pytest.raises(ConfigError, match="none can be read as an image"):
         load("folder", root=tmp_path, bad_images="skip")
 
 
@@ -378,7 +378,7 @@ def test_nobody_can_write_to_the_cache(cache):
         mapped[0] = 0
 
 
-def test_the_cache_lies_where_it_is_told(tmp_path, cache):
+def test_the_cache_is_in_the_chosen_folder(tmp_path, cache):
     load("digits", shared={"cache": tmp_path / "here"})
     assert not cache.exists()
     assert sorted(path.suffix for path in (tmp_path / "here").iterdir()) == [".bin", ".lock", ".npz"]
@@ -387,7 +387,7 @@ def test_the_cache_lies_where_it_is_told(tmp_path, cache):
         load("digits", shared={"cache": tmp_path / "file" / "below"})
 
 
-def test_a_full_disk_is_a_refusal_and_leaves_nothing(tmp_path, monkeypatch, cache):
+def test_a_full_disk_is_a_config_error_and_leaves_nothing(tmp_path, monkeypatch, cache):
     write_noise(tmp_path, {"a": 5, "b": 5})
     real = os.fsync
 
@@ -404,14 +404,14 @@ def test_a_full_disk_is_a_refusal_and_leaves_nothing(tmp_path, monkeypatch, cach
 
 def test_many_at_once_make_one_cache(tmp_path, monkeypatch):
     write_noise(tmp_path, {"a": 10, "b": 10})
-    made, real = [], archive._made
+    made, real = [], archive._write
 
     def counted(*arguments):
         made.append(1)
         time.sleep(0.2)
         return real(*arguments)
 
-    monkeypatch.setattr(archive, "_made", counted)
+    monkeypatch.setattr(archive, "_write", counted)
     results: list[torch.Tensor] = []
     threads = [
         threading.Thread(target=lambda: results.append(pixels_of(load("folder", root=tmp_path).train)))
@@ -438,8 +438,8 @@ def test_processes_share_one_cache_file(tmp_path, cache):
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(cache)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = {process.communicate(timeout=60)[0] for process in started}
-    assert len(told) == 1  # whoever made it anew would have replaced the files
+    outputs = {process.communicate(timeout=60)[0] for process in started}
+    assert len(outputs) == 1  # a second process that wrote the cache would have replaced the files
     assert [process.returncode for process in started] == [0, 0, 0]
 
 
@@ -502,7 +502,7 @@ def test_labelled_images_can_be_held_in_memory(tmp_path):
 def test_a_file_that_goes_bad_later_is_named(tmp_path):
     data = streamed_folder(tmp_path)
     data.train._pixels._paths[data.train._rows[5]] = str(tmp_path / "gone.png")
-    with pytest.raises(ConfigError, match=r"gone\.png could be read .* but now: .*No such file"):
+    with pytest.raises(ConfigError, match=r"gone\.png could be read .* but cannot now: .*No such file"):
         pixels_of(data.train)
 
 
@@ -536,7 +536,7 @@ print(sum(len(batch) for batch in images.batches(np.split(np.arange(40), 10))), 
 tasks = Path("/proc/self/task").iterdir()
 print(*[pid for task in tasks for pid in (task / "children").read_text().split()], flush=True)
 time.sleep(float(sys.argv[2]))
-"""  # no `if __name__ == "__main__"`, as in many a user's script
+"""  # no `if __name__ == "__main__"`, as in many scripts of users
 
 
 @pytest.mark.slow

@@ -288,6 +288,6 @@ def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(name: str, image_size: int, settings: dict, says: str):
-    with pytest.raises(ConfigError, match=says) as error:
+    with pytest.raises(ConfigError, match=says) as caught:
         make(name, image_size, **settings)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(caught.value)

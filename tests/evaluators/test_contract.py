@@ -184,7 +184,7 @@ def test_an_evaluator_returns_what_it_declares(own: str, tmp_path: Path, monkeyp
     file = next(tmp_path.rglob("participation.py"))
     file.write_text(TOY.replace('return {"participation"', 'return {"ratio"'))
     built = assemble(load_run(None, [*TINY, f"evaluate.also=[{own}]"]))
-    with pytest.raises(ConfigError, match="participation returns ratio, which its `metrics` do not declare"):
+    with pytest.raises(ConfigError, match="participation returns ratio, which it does not declare in `metrics`"):
         built.evaluation(built.method, built.autocast, final=True)
 
 

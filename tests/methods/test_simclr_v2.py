@@ -140,7 +140,8 @@ def test_the_three_commands(typed: Any):
 @pytest.mark.slow
 def test_a_chain_that_cannot_work_is_refused_before_anything_starts(typed: Any):
     said = typed("method=finetune", "encoder.run=runs/eagleray/none", *TINY)
-    assert said.endswith("none is no run directory (no record.json); runs lie in runs/<experiment>/<name>.\n")
+    assert "none is not the directory of a run (it has no record.json)" in said
+    assert said.endswith("runs are in runs/<experiment>/<name>.\n")
     first = typed("method=simclr_v2", "method.hidden=8", "encoder.width=4", "epochs=1", *TINY)
     said = typed("method=distillation", f"method.teacher={first}", *TINY)
     assert said.startswith("eagleray: method.teacher=")

@@ -1,4 +1,4 @@
-"""Sweeps: actors are kept, schedulers end and change trials, killed and stopped sweeps are taken up where they were."""
+"""Sweeps: actors are reused, schedulers end and change trials, killed and stopped sweeps continue where they were."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # the lo
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    """Two cores, and a GPU that is there by name only."""
+    """Start Ray with two cores, and a GPU in name only."""
     os.environ.update(SETTINGS)
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False,
              object_store_memory=100 * 2**20)  # fmt: skip
@@ -55,22 +55,22 @@ def longer(epochs: int, **more: Any) -> dict[str, Any]:
 
 
 class Seen:
-    """Keeps what is told of the trials."""
+    """Keeps all states of the trials."""
 
     def __init__(self):
-        self.told: list[tuple[str, str, int]] = []
+        self.states: list[tuple[str, str, int]] = []
         self.floors: dict[str, list[Mapping[str, float]]] = {}
         self.most = 0  # trials that ran at once
 
     def trial(self, label: str, params: Mapping, state: str, epoch: int, epochs: int, metrics: Mapping) -> None:
-        self.told.append((label, state, epoch))
+        self.states.append((label, state, epoch))
         self.most = max(self.most, list(self.now().values()).count("running"))
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         self.floors[name] = list(metrics)
 
     def now(self) -> dict[str, str]:
-        return {label: state for label, state, _ in self.told}
+        return {label: state for label, state, _ in self.states}
 
 
 def by_name(records: list[Record]) -> dict[str, Record]:
@@ -78,7 +78,7 @@ def by_name(records: list[Record]) -> dict[str, Record]:
 
 
 def steps(record: Record) -> list[int]:
-    """The steps that have metrics of an epoch, as they were written: none twice."""
+    """Return the steps that have metrics of an epoch, as they were written: none twice."""
     return [row["step"] for row in record.read()[0] if "loss" in row["metrics"]]
 
 
@@ -130,7 +130,7 @@ def test_a_metric_that_needs_labels_is_refused_without_them(tmp_path: Path):
 
 
 def in_a_process(settings: Mapping[str, Any], directory: Path, log: Path) -> subprocess.Popen:
-    """A driver in a process group of its own, as a shell starts it."""
+    """Start a driver in its own process group, as a shell does."""
     code = """
         import json, sys, pathlib
         from eagleray.config import Sweep, validated
@@ -156,7 +156,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 180) -> N
 
 
 def of_session(leader: int) -> dict[int, str]:
-    """All processes that still live of a session (in the sense of setsid): what each was started as."""
+    """Return the living processes of a session (setsid), each with its command."""
     alive = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -180,10 +180,10 @@ def epochs_done(directory: Path) -> list[int]:
         (signal.SIGINT, {"vary": {"method.temperature": {"uniform": [0.1, 1]}}, "search": "tpe", "trials": 4}),
     ],
 )
-def test_a_sweep_is_taken_up_where_it_was(
+def test_a_sweep_continues_where_it_was(
     sent: signal.Signals, settings: dict, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    """Ended while some trials have finished, some have begun and some have not."""
+    """End it while some trials have finished, some have started and some have not."""
     # An epoch takes long enough for a signal to come in the middle of a trial.
     settings = {**settings, "run": longer(4, data={}, batch_size=64)}
     directory, log = tmp_path / "sweep", tmp_path / "log"
@@ -220,13 +220,13 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pids, seen = set(), Seen()
-    told = ray_tune.Course.on_trial_result
+    original = ray_tune.TrialFollower.on_trial_result
 
     def with_pid(self, *args: Any, result: dict, **info: Any) -> None:
         pids.add(result["pid"])
-        told(self, *args, result=result, **info)
+        original(self, *args, result=result, **info)
 
-    monkeypatch.setattr(ray_tune.Course, "on_trial_result", with_pid)
+    monkeypatch.setattr(ray_tune.TrialFollower, "on_trial_result", with_pid)
     question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
     trials = {r.name: r for r in records if r.kind == "trial"}
@@ -251,13 +251,13 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     assert file["threads"] == 1
     assert seen.now() == dict.fromkeys(trials, "finished")
     assert seen.floors == {record.tags["point"]: [record.summary] for record in floors.values()}
-    assert [epoch for label, _, epoch in seen.told if label == "003"] == [0, 0, 1, 2]  # waits, runs, two epochs
+    assert [epoch for label, _, epoch in seen.states if label == "003"] == [0, 0, 1, 2]  # waits, runs, two epochs
     assert not (tmp_path / "sweep/ray").exists()
 
 
 @pytest.mark.parametrize("search", [{"search": "grid"}, {"search": "tpe", "trials": 2}])
 def test_floors_are_measured_with_the_seeds_of_the_trials(session: None, tmp_path: Path, search: dict):
-    """Each once for every seed, with that seed's validation images; in the report beside the trials, as one row."""
+    """Each once for every seed, with that seed's validation images; the report shows all seeds as one row."""
     seen, kinds = Seen(), ["random", "pixels", "kmeans"]
     run = longer(1, data={"limit": 120, "validation": 0.2}, seed=3)
     question = a_sweep(run, vary={"method.temperature": [0.2, 0.5]}, seeds=2, floor=kinds, **search)
@@ -303,7 +303,7 @@ def test_asha_stops_the_worse_a_resumed_sweep_keeps_that_and_whole_gpus_are_not_
     assert {label: r.state for label, r in again.items()} == {label: r.state for label, r in records.items()}
     assert {label: (r.directory / "metrics.jsonl").read_bytes() for label, r in again.items()} == lines
 
-    with pytest.raises(ConfigError, match="holds trials already"):
+    with pytest.raises(ConfigError, match="has trials already"):
         sweep(question, tmp_path / "sweep")
     with pytest.raises(ConfigError, match="of another sweep"):
         sweep(a_sweep(vary={"method.temperature": [0.7, 0.8]}), tmp_path / "sweep", resume=True)
@@ -321,12 +321,12 @@ def test_a_sweep_of_two_worker_trials_with_asha_finishes(session: None, tmp_path
 
 
 def test_a_population_copies_the_best_and_changes_its_settings(session: None, tmp_path: Path):
-    """Stopped by Ctrl-C in its third epoch, and taken up again."""
+    """Stop it by Ctrl-C in its third epoch, and resume it."""
 
     class Stops(Seen):
         def trial(self, label: str, params: Mapping, state: str, epoch: int, *more: Any) -> None:
             super().trial(label, params, state, epoch, *more)
-            if epoch == 3 and sum(told[2] == 3 for told in self.told) == 1:
+            if epoch == 3 and sum(each[2] == 3 for each in self.states) == 1:
                 os.kill(os.getpid(), signal.SIGINT)
 
     vary = {"optimizer.lr": {"log_uniform": [1e-5, 1e-2]}, "augment.flip": [0.0, 0.5]}
@@ -354,7 +354,7 @@ def test_a_population_copies_the_best_and_changes_its_settings(session: None, tm
 
 
 def test_a_failing_trial_is_recorded_and_the_others_go_on(session: None, tmp_path: Path):
-    """A learning rate that blows up ends its trial with the reason, and no weights of it are kept."""
+    """A learning rate that makes the loss diverge ends its trial with the reason; no weights of it are kept."""
     question = a_sweep(vary={"optimizer.lr": [1e-3, 1e30]}, run=longer(3))
     good, bad = by_name(sweep(question, tmp_path / "sweep")).values()
     assert good.state == "finished"

@@ -115,7 +115,7 @@ def test_two_workers_train_as_one_process_does(session: None, tmp_path: Path):
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=2e-3, msg=name)
     record = Record.open(together)
     assert record.state == "finished"
-    assert record.summary == pytest.approx(reports[-1].metrics)
+    assert record.summary == pytest.approx(reports[-1].numbers)
 
 
 def test_a_killed_worker_is_survived_and_no_step_counted_twice(session: None, tmp_path: Path):
@@ -127,7 +127,7 @@ def test_a_killed_worker_is_survived_and_no_step_counted_twice(session: None, tm
             epochs.append(report.progress.epoch)
         if epochs == [1]:
             os.kill(min(workers_of_this_process()), signal.SIGKILL)
-    assert epochs == [1, 1, 2, 3], "the new group says where it goes on, and goes on"
+    assert epochs == [1, 1, 2, 3], "the new group repeats the epoch that it continues from, and continues"
     assert [row["loss"] for row in rows(directory)] == pytest.approx([r.metrics["loss"] for r in alone], rel=1e-3)
     assert Record.open(directory).state == "finished"
 

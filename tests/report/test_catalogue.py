@@ -1,4 +1,4 @@
-"""The page of all methods says what the code declares, and the one in docs/ is the one that the code makes."""
+"""The generated pages show what the code declares, and those in docs/ are up to date."""
 
 from pathlib import Path
 

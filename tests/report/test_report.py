@@ -1,4 +1,4 @@
-"""What a sweep found: numbers against independent ones, sentences against what the numbers hold."""
+"""Analysis and reports of a sweep: numbers against independent ones, sentences against the numbers."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ from scipy.stats import f_oneway, ttest_rel
 
 from eagleray.report.analysis import Analysis, TrialResult, analyse, number, param_text, trials_of, trials_of_rows
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
-from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_part, runs_csv
+from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_set, runs_csv
 from eagleray.report.variance import paired_t_test, spans, variance
 from eagleray.runs.record import Record
 
 
 def floor(kind: str, label: str, *knn: float, of: str = "digits", **metrics: float) -> list[TrialResult]:
-    """A floor, measured with the seeds 0, 1, …"""
+    """Return a floor, measured with the seeds 0, 1, …"""
     point = f"{label} {of}"
     return [
         TrialResult(f"{point} seed{n}", {}, point, label, n, kind, metrics={"knn": value, **metrics})
@@ -44,7 +44,7 @@ def found(trials: list[TrialResult], mode: Any = "max", binned: tuple[str, ...] 
 
 
 def grid(noise: float = 0.005, seed: int = 0) -> list[TrialResult]:
-    """16 points of which flip alone matters."""
+    """Return 16 points for which only flip matters."""
     draw = random.Random(seed)
     points = [(flip, crop, batch, t) for flip in (0, 0.5) for crop in (0.2, 0.8) for batch in (64, 256) for t in (1, 2)]
     return [
@@ -112,7 +112,7 @@ def test_seeds_of_a_floor_make_one_row():
 
 
 def test_twins_of_a_population_stay_two_points():
-    """A point is told by its number: two that begin with the same settings change in flight."""
+    """A point is identified by its number: two that start with the same settings change during training."""
     rows = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1), trial("002", 0.7, x=2)]).rows
     assert [(row.name, len(row.runs)) for row in rows] == [("001", 1), ("000", 1), ("002", 1)]
 
@@ -140,7 +140,7 @@ def test_two_balanced_columns_share_the_variance_as_the_text_book_says():
     assert share_b == pytest.approx(4 * ((table.mean((0, 2)) - table.mean()) ** 2).sum() / total)
 
 
-def test_a_key_that_went_along_with_one_that_matters_gets_no_credit():
+def test_a_key_that_varies_with_one_that_matters_gets_no_credit():
     draw = random.Random(0)
     real = ["0", "1"] * 12
     along = [label if draw.random() < 0.85 else "01"[label == "0"] for label in real]
@@ -176,7 +176,7 @@ def test_p_values_are_corrected_for_the_number_of_keys():
     assert analysis.test == "F test, Bonferroni-corrected for 4 keys"
 
 
-def test_paired_differences_are_judged_as_scipy_does():
+def test_paired_differences_are_tested_as_scipy_does():
     draw = np.random.default_rng(0)
     for count in (2, 3, 10):
         one, other = draw.normal(0.1, 1, count), draw.normal(0, 1, count)
@@ -185,7 +185,7 @@ def test_paired_differences_are_judged_as_scipy_does():
     assert (paired_t_test([0.5, 0.5]), paired_t_test([0.0, 0.0])) == (0.0, 1.0)
 
 
-def test_without_repeats_nothing_tells_noise_apart():
+def test_without_repeats_noise_is_unknown():
     assert variance([["a", "b", "c"]], [1.0, 2.0, 3.0]) == [(pytest.approx(1.0), None)]
 
 
@@ -202,7 +202,7 @@ def test_values_drawn_from_a_range_are_compared_in_parts():
     assert len(found(many, binned=("t",)).effects[0].levels) == 3
 
 
-def test_runs_of_one_point_are_no_witnesses_for_another_key():
+def test_runs_of_one_point_are_not_independent_for_another_key():
     """Three seeds of each of four points are four observations of each key, not twelve."""
     points = [(x, y) for x in (0, 1) for y in (0, 1)]
     trials = [trial(str(n), 0.5 + 0.1 * x, seed=s, x=x, y=y) for n, (x, y) in enumerate(points) for s in range(3)]
@@ -250,7 +250,7 @@ def test_the_lower_end_is_the_better_one_of_a_loss():
 def test_single_runs_claim_nothing():
     sentence = finding(found([trial("a", 0.9, x=1), trial("b", 0.8, x=2)]))
     assert sentence == (
-        "x: knn is 0.900 at 1 and 0.800 at 2, but one run each cannot tell a difference from noise (seeds=3 could)."
+        "x: knn is 0.900 at 1 and 0.800 at 2, but with one run each a difference may be noise (set seeds=3)."
     )
 
 
@@ -264,7 +264,7 @@ def test_one_key_without_effect_is_said_with_its_p_value():
 
 
 def test_the_best_trial_and_a_floor_are_compared_seed_by_seed():
-    """Seeds draw the validation images: what moves both is no difference between them."""
+    """Seeds draw the validation images: their effect on both is no difference between them."""
     hard = (0.0, 0.05, 0.1)
     best = [trial("000", 0.84 - each + 0.001 * s, seed=s, x=1) for s, each in enumerate(hard)]
     gains = [one.metrics["knn"] - (0.83 - each) for one, each in zip(best, hard, strict=True)]
@@ -290,14 +290,14 @@ def test_a_best_trial_above_all_floors_says_so():
     assert sentence.endswith("the best trial (0.990) is better than raw pixels (0.978) and random init (0.836).")
 
 
-def test_a_metric_that_nobody_measured_is_said():
+def test_a_metric_that_no_trial_measured_is_reported():
     failed = [trial("a", None, "failed", x=1)]
     assert finding(found(failed)) == "no trial measured knn."
     other = [TrialResult("a", {"x": 1}, "0", "a", metrics={"loss": 1.0})]
     assert finding(found(other)) == "no trial measured knn; they measured loss."
 
 
-def test_operations_are_judged_one_by_one():
+def test_operations_are_tested_one_by_one():
     names = ["crop", "flip", "jitter", "blur"]
     pairs = [[a] if a == b else [a, b] for i, a in enumerate(names) for b in names[i:]]
     draw = random.Random(0)
@@ -349,12 +349,12 @@ def test_the_page_says_everything():
     assert len(heads) == 1
 
 
-def test_the_winner_on_the_test_part_stands_beside_the_floors():
+def test_the_winner_on_the_test_set_is_compared_with_the_floors():
     best = TrialResult("000", {"x": 1}, "0", "000", metrics={"knn": 0.99, "test_knn": 0.95})
-    assert on_test_part(found([best, *FLOORS])) == (
-        "The winner (000) on the test part: test_knn 0.950 (raw pixels 0.970, random init 0.830)."
+    assert on_test_set(found([best, *FLOORS])) == (
+        "The winner (000) on the test set: test_knn 0.950 (raw pixels 0.970, random init 0.830)."
     )
-    assert on_test_part(found([trial("000", 0.9, x=1)])) == ""
+    assert on_test_set(found([trial("000", 0.9, x=1)])) == ""
 
 
 def test_seeds_are_counted_only_where_there_are_several():

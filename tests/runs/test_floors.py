@@ -62,8 +62,8 @@ def test_an_unknown_floor_is_refused(floor: object, words: str):
     assert validated(Sweep, {"name": "s", "vary": {"seed": [0]}, "search": "grid", "floor": []}).floor == ()
 
 
-def test_raw_pixels_are_judged_as_they_are():
-    """Held against scikit-learn's neighbours on the pixels themselves."""
+def test_raw_pixels_are_evaluated_as_they_are():
+    """Compare with scikit-learn's neighbours on the pixels themselves."""
     run = run_of("evaluate.knn.k=1", "evaluate.linear.when=never")
     data = images_of(run)
     assert data.validation is not None
@@ -90,7 +90,7 @@ def test_a_floor_is_a_function_of_the_seed(kind: FloorKind):
     assert measure(kind, run) != measure(kind, run_of("evaluate.linear.when=never", "seed=1"))
 
 
-def test_k_means_patches_tell_digits_apart_better_than_a_random_network():
+def test_k_means_patches_distinguish_digits_better_than_a_random_network():
     run = load_run(None, ["data.validation=0.3", "threads=1", "precision=fp32", "device=cpu"])
     kmeans, random = measure("kmeans", run), measure("random", run)
     assert kmeans["linear"] > 0.96

@@ -34,7 +34,7 @@ def test_a_record_opened_is_the_record_created(tmp_path):
     assert record.artifacts.is_dir()
 
 
-def test_created_again_it_goes_on_as_the_same_run(tmp_path):
+def test_created_again_it_continues_as_the_same_run(tmp_path):
     first = make(tmp_path, tags={"place": "here", "note": "old"})
     first.append(10, {"loss": 1.0})
     first.finish("failed", "out of memory", {"knn": 0.5})
@@ -99,7 +99,7 @@ def test_a_killed_writer_leaves_every_row_that_it_appended(tmp_path):
     assert len(steps) > said
 
 
-def test_rows_are_read_on_from_where_the_last_reading_ended(tmp_path):
+def test_reading_continues_where_the_last_reading_ended(tmp_path):
     record = make(tmp_path)
     assert record.read() == ([], 0)
     record.append(1, {"loss": 1.0})
@@ -115,7 +115,7 @@ def test_rows_are_read_on_from_where_the_last_reading_ended(tmp_path):
     assert record.read(later)[0] == [{"step": 3, "epoch": 1, "time": 5, "metrics": {"loss": 2.0}}]
 
 
-def test_numbers_that_json_lacks_are_kept_as_words(tmp_path):
+def test_numbers_that_json_lacks_are_stored_as_strings(tmp_path):
     record = make(tmp_path)
     record.append(np.int64(1), {"a": math.nan, "b": math.inf, "c": -math.inf, "d": np.float32(0.5)})
     record.finish("collapsed", summary={"knn": math.nan})
@@ -152,7 +152,7 @@ def test_the_ending_is_read_back(tmp_path, state):
     assert status == {"state": state, "message": "why", "summary": {"knn": 0.75}}
 
 
-def test_a_tag_learnt_late_is_kept(tmp_path):
+def test_a_tag_added_later_is_kept(tmp_path):
     record = make(tmp_path, tags={"a": "1"})
     grown = record.tag({"checkpoint": "s3://x"})
     assert grown == Record.open(tmp_path)
@@ -161,7 +161,7 @@ def test_a_tag_learnt_late_is_kept(tmp_path):
 
 
 def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing is no run directory"):
+    with pytest.raises(ConfigError, match=r"nothing is not the directory of a run"):
         Record.open(tmp_path / "nothing")
     for text in ("", "[]", '{"key": "x"}'):
         (tmp_path / "record.json").write_text(text)

@@ -28,10 +28,10 @@ def finetune(run: Path, *settings: str) -> Method:
 
 
 def refused(run: Path) -> str:
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as error:
         finetune(run)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @torch.no_grad()
@@ -98,17 +98,17 @@ def test_a_relative_directory_is_found_from_anywhere(tmp_path: Path, monkeypatch
 
 
 def test_a_run_that_is_missing_unfinished_or_no_run_is_refused_in_a_sentence(tmp_path: Path):
-    assert refused(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} is no run directory")
+    assert refused(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} is not the directory of a run")
     place = finished_run(tmp_path / "run", INFO, *SIMCLR)
     (place / "status.json").unlink()
-    assert refused(place).startswith(f"{place} is no finished run, it is running: continue it with --resume")
+    assert refused(place).startswith(f"{place} is not a finished run, it is running: continue it with --resume")
     Record.open(place).finish("stopped")
     assert "it is stopped" in refused(place)
     sweep = Record.create(tmp_path / "sweep", name="s", experiment="e", params={}, run={}, tags={"kind": "sweep"})
     sweep.finish("finished")
     said = refused(sweep.directory)
-    assert said.startswith(f"{sweep.directory} holds no checkpoint")
-    assert said.endswith("name the directory of another run (those of a sweep lie in its trials)")
+    assert said.startswith(f"{sweep.directory} has no checkpoint")
+    assert said.endswith("name the directory of another run (those of a sweep are in its trials)")
 
 
 def test_weights_that_do_not_fit_or_say_too_little_are_refused_in_a_sentence(tmp_path: Path):
@@ -116,10 +116,10 @@ def test_weights_that_do_not_fit_or_say_too_little_are_refused_in_a_sentence(tmp
     (saved,) = checkpoints(place)
     held = load_checkpoint(saved)
     torch.save({**held, "method": {"other": torch.ones(1)}}, saved)
-    assert refused(place).startswith(f"the weights in {place} do not fit its method as that is written now")
+    assert refused(place).startswith(f"the weights in {place} do not fit today's version of its method")
     held.pop("blueprint")
     torch.save(held, saved)
-    assert refused(place).startswith(f"the checkpoint in {place} is of an older version and does not say")
+    assert refused(place).startswith(f"the checkpoint in {place} is of an older version and does not describe")
 
 
 def test_images_of_another_kind_are_refused_in_a_sentence(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What ends a program from outside is answered as Ctrl-C is, however the program was started."""
+"""Signals that end a program from outside act like Ctrl-C, however the program was started."""
 
 import signal
 import subprocess
@@ -25,7 +25,7 @@ PROGRAM = textwrap.dedent("""
 
 
 def told(sent: signal.Signals, *ignored: signal.Signals) -> str:
-    """What the program says that was sent this signal."""
+    """Return the output of the program after this signal."""
     numbers = " ".join(str(int(number)) for number in ignored)
     command = [sys.executable, "-c", PROGRAM, numbers]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -42,7 +42,7 @@ def test_it_interrupts(sent: signal.Signals):
     assert told(sent) == "interrupted"
 
 
-def test_it_interrupts_what_was_started_deaf_to_ctrl_c():
+def test_it_interrupts_a_program_that_ignores_ctrl_c():
     assert told(signal.SIGTERM, signal.SIGINT) == "interrupted"
 
 

@@ -28,7 +28,7 @@ def started(run: Run, directory: Path) -> Record:
     return Record.create(directory, name="run", experiment="test", params={}, run=run.file())
 
 
-def test_every_epoch_is_written_once_however_often_the_run_is_taken_up(tmp_path: Path):
+def test_every_epoch_is_written_once_however_often_the_run_is_resumed(tmp_path: Path):
     run = run_of("checkpoints.every_epochs=2", "evaluate.linear.when=never")
     whole = started(run, tmp_path / "whole")
     for _ in recorded(train(run, whole.directory), whole):
@@ -50,7 +50,7 @@ def test_every_epoch_is_written_once_however_often_the_run_is_taken_up(tmp_path:
     assert {**parts.summary, "images_per_second": 0} == {**whole.summary, "images_per_second": 0}
 
 
-def test_an_epoch_that_was_saved_and_not_yet_told_is_told_on_resuming(tmp_path: Path):
+def test_an_epoch_that_was_saved_but_not_reported_is_reported_on_resuming(tmp_path: Path):
     """Killed between the checkpoint and the line in metrics.jsonl."""
     run = run_of("evaluate.linear.when=never")
     next(report for report in train(run, tmp_path) if report.epoch_ended)
@@ -78,7 +78,7 @@ def test_reloaded_weights_measure_as_the_run_itself_did(tmp_path: Path):
     assert again == pytest.approx(trained, abs=1e-6)
     without = run_of("evaluate.test=false")
     assert evaluated_on_test(without, tmp_path) == {name: again[name] for name in ("test_knn", "test_linear")}
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="has no checkpoint"):
         restored(run, tmp_path / "elsewhere")
 
 

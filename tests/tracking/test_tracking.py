@@ -41,7 +41,7 @@ class Database:
             return connection.execute(sql, values).fetchall()
 
     def run(self, record: Record) -> str:
-        """The one active run of this record."""
+        """Return the one active run of this record."""
         found = self.query(
             "select r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid "
             "where t.key = 'eagleray.key' and t.value = ? and r.lifecycle_stage = 'active'",
@@ -54,7 +54,7 @@ class Database:
         return dict(self.query(f"select key, value from {table} where run_uuid = ?", self.run(record)))
 
     def points(self, record: Record) -> list[tuple]:
-        """(metric, step, value), every one that is stored, twice where it is stored twice."""
+        """Return (metric, step, value) of every stored point, twice if it is stored twice."""
         return self.query(
             "select key, step, value from metrics where run_uuid = ? order by key, step", self.run(record)
         )
@@ -65,7 +65,7 @@ class Database:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Database:
-    """A store in a folder with a space in its name, made by the first record sent to it."""
+    """Return a store in a folder with a space in its name, created by the first record sent to it."""
     found = Database(tmp_path_factory.mktemp("a store") / "mlflow.db")
     result = sync(make(tmp_path_factory.mktemp("first")), found.uri)
     assert isinstance(result, Sent), result
@@ -282,7 +282,7 @@ def test_a_crash_before_the_note_leaves_nothing_twice(tmp_path, database, monkey
     assert database.points(record) == expected(range(1, 7))
 
 
-def test_a_resumed_run_goes_on_in_its_own_run(tmp_path, database):
+def test_a_resumed_run_continues_its_own_run(tmp_path, database):
     record = make(tmp_path, params={"epochs": 10, "seed": 1})
     report(record, range(1, 3))
     record.finish("failed", "out of memory")
@@ -296,7 +296,7 @@ def test_a_resumed_run_goes_on_in_its_own_run(tmp_path, database):
     assert (tags["eagleray.state"], tags["eagleray.message"]) == ("running", "")
     assert tags["resumed.epochs"] == "20"
     assert "resumed.seed" not in tags
-    assert database.pairs("params", again) == {"epochs": "10", "seed": "1", "added": "1"}  # MLflow's are for ever
+    assert database.pairs("params", again) == {"epochs": "10", "seed": "1", "added": "1"}  # MLflow never changes params
     assert rows(tmp_path.name, database.uri)[0]["params"] == {"epochs": "20", "seed": "1", "added": "1"}
 
     back = make(tmp_path, params={"epochs": 10, "seed": 1, "added": 1})
@@ -380,7 +380,7 @@ def test_the_sender_sends_while_runs_train_and_says_nothing_at_the_end(tmp_path,
     assert not [thread for thread in threading.enumerate() if thread.name == "eagleray-sender"]
 
 
-def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, database):
+def test_a_run_that_the_store_refuses_does_not_delay_the_others(tmp_path, database):
     refused = make(tmp_path / "a", params={"": 1}, experiment=tmp_path.name)
     gone = make(tmp_path / "b", experiment=tmp_path.name)
     good = make(tmp_path / "c", experiment=tmp_path.name)
@@ -391,11 +391,11 @@ def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, data
     message = sender.close()
     assert is_sent(good, database.uri)
     assert message is not None
-    assert message.startswith("1 run is not completely in MLflow")
+    assert message.startswith("1 run is not yet completely in MLflow")
     assert "eagleray sync" in message
 
 
-def test_a_run_at_which_the_store_falls_silent_does_not_hold_up_the_others(tmp_path, monkeypatch):
+def test_a_run_to_which_the_store_does_not_answer_does_not_delay_the_others(tmp_path, monkeypatch):
     records = [make(tmp_path / name) for name in "abc"]
     tried = []
 
@@ -462,7 +462,7 @@ class Line:
             each.close()
 
 
-def test_a_server_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path, free_port, monkeypatch):
+def test_a_server_that_does_not_answer_delays_neither_the_run_nor_its_end(tmp_path, free_port, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with contextlib.closing(Line(free_port, mode="hangs")) as line:
         record = make(tmp_path)
@@ -477,7 +477,7 @@ def test_a_server_that_hangs_holds_up_neither_the_run_nor_its_end(tmp_path, free
         assert appending < 0.5
         assert closing < 1.0
         assert message is not None
-        assert message.startswith("1 run is not completely in MLflow")
+        assert message.startswith("1 run is not yet completely in MLflow")
         eventually(lambda: not [each for each in threading.enumerate() if each.name == "eagleray-sender"])
         assert sender.troubles == {record.key: "it does not answer in time"}
     assert len(record.metrics()) == 100
@@ -491,7 +491,7 @@ def test_a_server_that_is_gone_is_named_with_the_remedy(tmp_path, free_port):
     with Sender(uri, every=0.05) as sender:
         sender.add(sweep)
     assert sender.message == (
-        f"4 runs are not completely in MLflow at http://127.0.0.1:{free_port} yet: connection refused. "
+        f"4 runs are not yet completely in MLflow at http://127.0.0.1:{free_port}: connection refused. "
         "Nothing is lost; `eagleray sync` sends the rest."
     )
     result = sync_all(tmp_path, uri)
@@ -672,7 +672,7 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     assert tracking.ui_base() == "http://host:5000"
     assert tracking.ui_base("sqlite:///x.db", port=5001) == "http://127.0.0.1:5001"
     for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
-        with pytest.raises(ConfigError, match="is no MLflow store"):
+        with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
     with pytest.raises(ConfigError, match="There is no MLflow store"):
         rows("any", "sqlite:///nothing.db")
@@ -688,7 +688,7 @@ def test_runs_are_sent_to_the_store_each_was_made_for(tmp_path, database, monkey
     assert not (tmp_path / "never.db").exists()
 
 
-def test_our_patience_is_lent_and_the_users_kept(tmp_path, database, monkeypatch):
+def test_our_timeouts_apply_only_inside_and_the_users_stay(tmp_path, database, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     before = dict(os.environ)
@@ -704,7 +704,7 @@ def test_our_patience_is_lent_and_the_users_kept(tmp_path, database, monkeypatch
     assert dict(os.environ) == before
 
 
-def test_another_process_that_sends_the_same_run_is_left_to_it(tmp_path, database):
+def test_a_run_that_another_process_sends_is_left_to_it(tmp_path, database):
     import fcntl
 
     record = make(tmp_path)

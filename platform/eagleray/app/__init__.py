@@ -1,1 +1,1 @@
-"""The command line, what a terminal shows, and how runs and sweeps are started."""
+"""The command line, the terminal display, and the start of runs and sweeps."""

@@ -1,4 +1,4 @@
-"""`eagleray.train` and `eagleray.sweep`: what the command line does, for Python. Prints nothing unless it is asked to.
+"""The Python API, `eagleray.train` and `eagleray.sweep`: the command line's work, by default without printing.
 
 Settings are validated before anything slow is imported.
 """
@@ -33,7 +33,11 @@ class RunResult:
     unsent: str | None  # what MLflow does not have yet, and why
 
     def encoder(self) -> "ExportedEncoder":
-        """Load the trained encoder; raises ConfigError where the method's features are no encoder's output."""
+        """Load the trained encoder.
+
+        Raises:
+            ConfigError: the method's features are not the output of an encoder.
+        """
         from eagleray.runs.export import load_encoder
 
         return load_encoder(self.directory)
@@ -54,7 +58,7 @@ class SweepResult:
 
     @property
     def best(self) -> Row | None:
-        """The best point; None where none measured the metric."""
+        """The best point; None if no point measured the metric."""
         return self.analysis.winner
 
     @property
@@ -80,8 +84,8 @@ def train(
 
     Args:
         run: a run, its settings as a run file has them (`{"method": "byol", "epochs": 20}`), or a run file.
-        directory: where it is recorded; by default a new one below `tracking.runs`.
-        resume: continue the run in `directory`, or without one the newest that was interrupted.
+        directory: of the record; by default a new one in `tracking.runs`.
+        resume: continue the run in `directory`; without one, the newest that was interrupted.
         address: of a Ray cluster, for several workers.
         console: shows the progress.
 
@@ -89,20 +93,20 @@ def train(
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
-    given = run.file() if isinstance(run, Run) else _tree(run)
-    run = run if isinstance(run, Run) else validated(Run, given)
+    settings = run.file() if isinstance(run, Run) else _tree(run)
+    run = run if isinstance(run, Run) else validated(Run, settings)
     from eagleray.app.launch import folder_of, launch_run, resumable_run
 
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
     directory = _place(directory, folder, run.method.name, resume=resume)
     if resume:
-        run = resumable_run(directory, given)
+        run = resumable_run(directory, settings)
     from eagleray.app.terminal import followed
 
-    def shown(reports: Any, name: str) -> Any:
+    def display(reports: Any, name: str) -> Any:
         return followed(reports, name, console) if console else reports
 
-    unsent = launch_run(run, directory, shown, address=address)
+    unsent = launch_run(run, directory, display, address=address)
     return RunResult(run, directory, Record.open(directory).summary, unsent)
 
 
@@ -118,8 +122,8 @@ def sweep(
 
     Args:
         sweep: a sweep, its settings as a sweep file has them, or a sweep file.
-        directory: where it is recorded; by default a new one below `tracking.runs`.
-        resume: continue the sweep in `directory`, or without one the newest that was interrupted.
+        directory: of the record; by default a new one in `tracking.runs`.
+        resume: continue the sweep in `directory`; without one, the newest that was interrupted.
         address: of a Ray cluster to run on.
         console: shows the trials.
 
@@ -146,10 +150,10 @@ def _tree(settings: Mapping[str, Any] | Path | str) -> dict[str, Any]:
 
 
 def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool) -> Path:
-    """Return where a run or sweep is recorded.
+    """Return the directory of a run or sweep.
 
     Raises:
-        ConfigError: there is nothing to resume, or what lies there already would be overwritten.
+        ConfigError: there is nothing to resume, or the directory has a record that would be overwritten.
     """
     from eagleray.app.launch import new_directory, newest_unfinished
 
@@ -159,5 +163,5 @@ def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool
     if resume:
         return Record.open(directory).directory
     if (directory / "record.json").exists():
-        raise ConfigError(f"{directory} holds a run already; name another directory, or set resume=True to continue it")
+        raise ConfigError(f"{directory} has a run already; name another directory, or set resume=True to continue it")
     return directory

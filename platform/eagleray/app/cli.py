@@ -1,7 +1,7 @@
-"""The command line. Bad input ends in one sentence and exit code 2, before anything is started.
+"""The command line. A config error ends it with one sentence and exit code 2, before anything is started.
 
-Whatever takes seconds to import is imported inside the command that needs it: `--help`, `check`, `schema` and the
-lists of names must answer at once.
+Modules that take seconds to import are imported inside the commands that need them: `--help`, `check`, `schema` and
+the lists of names must answer at once.
 """
 
 import json
@@ -32,34 +32,35 @@ app = typer.Typer(
 )
 console = Console()
 if not console.is_terminal:
-    console = Console(width=160)  # a file or a pipe has no edge
+    console = Console(width=160)  # a file or a pipe has no width of its own
 
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file and settings over it")
+    list[str] | None,
+    typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file, and settings that override it"),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="take up the newest one that was interrupted")]
+Resume = Annotated[bool, typer.Option("--resume", help="continue the newest one that was interrupted")]
 Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of a Ray cluster to run on")]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
 
 
 def main() -> None:
-    """Runs a command; says in one sentence what is wrong."""
+    """Run a command; print a config error as one sentence."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is looked for here too; our own come first
+        sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is searched here too, after our own
     as_interrupts()
     try:
         app()
-    except ConfigError as refusal:
-        _fail(str(refusal), 2)
+    except ConfigError as error:
+        _fail(str(error), 2)
 
 
 @app.command()
 def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
     """Train one method (SimCLR on digits by default)."""
     try:
-        result = api.train(_given(*_split(settings)), resume=resume, address=address, console=console)
-    except Diverged as diverged:
-        _fail(str(diverged), 1)
+        result = api.train(_tree(*_split(settings)), resume=resume, address=address, console=console)
+    except Diverged as error:
+        _fail(str(error), 1)
     except KeyboardInterrupt:
         _interrupted("train", settings)
     from eagleray.app.terminal import metrics_table
@@ -77,34 +78,34 @@ def sweep(
 ) -> None:
     """Run the trials of a sweep file and compare them."""
     overrides = _only_settings(settings)
-    asked = load_sweep(file, overrides)
+    loaded = load_sweep(file, overrides)
     try:
-        result = api.sweep(asked, resume=resume, address=address, console=console)
+        result = api.sweep(loaded, resume=resume, address=address, console=console)
     except KeyboardInterrupt:
         _interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.text import on_test_part
+    from eagleray.report.text import on_test_set
 
     console.print(leaderboard(result.analysis))
     artifacts = result.directory / "artifacts"
     places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
     if result.best_run:
         places["winner"] = result.best_run
-    _say(f"{result.finding}\n{on_test_part(result.analysis)}\n")
-    _farewell(places, asked.run.get("tracking", {}).get("uri"), result.unsent)
+    _say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
+    _farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
 
 
 @app.command()
 def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the directory of a run")]) -> None:
-    """Measure a trained run again, from its checkpoint.
+    """Evaluate a trained run again, from its checkpoint.
 
-    The test part is measured too.
+    The test set is evaluated too.
     """
     from eagleray.runs.record import Record
 
     record = Record.open(directory)
     if record.tags.get("kind") == "sweep":
-        raise ConfigError(f"{directory} is a sweep; take one of its runs, such as {directory / 'trials'}/…")
+        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
     from eagleray.app.terminal import metrics_table
     from eagleray.runs.restore import evaluated, recorded_run
 
@@ -116,14 +117,14 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
 def compare(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a sweep's name, or tracking.experiment")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
-    metric: Annotated[str, typer.Option(help="what is compared")] = "knn",
+    metric: Annotated[str, typer.Option(help="the metric to compare")] = "knn",
     mode: Annotated[
-        str | None, typer.Option(help="which end of it is better: max or min; left out: the one that it declares")
+        str | None, typer.Option(help="whether more is better (max) or less (min); by default as the metric declares")
     ] = None,
 ) -> None:
     """Show the leaderboard of an MLflow experiment.
 
-    And say where in MLflow its runs can be compared.
+    Also print the address of MLflow's page that compares its runs.
     """
     if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
@@ -137,15 +138,15 @@ def compare(
     trials = trials_of_rows(runs)
     varied = list(next((trial.params for trial in trials if not trial.floor), {}))
     better = mode or mode_of(metric, shipped())
-    found = analyse(trials, varied, metric, "min" if better == "min" else "max")
-    if not found.tried:
-        raise ConfigError(f"--metric: {finding(found)}")
+    analysis = analyse(trials, varied, metric, "min" if better == "min" else "max")
+    if not analysis.tried:
+        raise ConfigError(f"--metric: {finding(analysis)}")
     if better is None:
-        raise ConfigError(f"--metric {metric} has no better end of its own: add --mode max or --mode min")
-    console.print(leaderboard(found))
-    _say(f"\n{finding(found)}\n")
-    shown = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
-    _say(f"compare them: {compare_url(runs[0]['experiment_id'], shown[:100], ui_base(uri))}")
+        raise ConfigError(f"--metric {metric} does not declare whether more is better: add --mode max or --mode min")
+    console.print(leaderboard(analysis))
+    _say(f"\n{finding(analysis)}\n")
+    run_ids = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
+    _say(f"compare them: {compare_url(runs[0]['experiment_id'], run_ids[:100], ui_base(uri))}")
     _say("(`eagleray ui` serves that page)")
 
 
@@ -173,7 +174,7 @@ def datasets(name: Name = None) -> None:
 
 @app.command()
 def evaluators(name: Name = None) -> None:
-    """List the evaluators and their metrics, or what those of one mean."""
+    """List the evaluators and their metrics, or explain the metrics of one."""
     from eagleray.app.terminal import table
     from eagleray.report.catalogue import METRICS, metrics
 
@@ -188,15 +189,15 @@ def evaluators(name: Name = None) -> None:
 @app.command()
 def preview(
     settings: Settings = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="where the picture goes")] = Path("views.png"),
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="the file to write")] = Path("views.png"),
 ) -> None:
-    """Draw the views that training would see.
+    """Draw the views that training would use.
 
-    A row is an image: first as it is, then as each of its views.
+    Each row shows an image: first as it is, then its views.
     """
     run = load_run(*_split(settings))
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the picture is a PNG; give it a name that ends in .png")
+        raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     from eagleray.runs.preview import preview as draw
 
     draw(run, out)
@@ -206,10 +207,10 @@ def preview(
 @app.command()
 def ui(
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="of the pages")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 5000,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
-    """Serve MLflow's pages on the runs."""
+    """Serve MLflow's pages about the runs."""
     from eagleray.tracking import ui as serve
 
     serve(load_run(None, _only_settings(settings)).tracking.uri, host, port)
@@ -217,17 +218,19 @@ def ui(
 
 @app.command()
 def sync(
-    directory: Annotated[Path, typer.Argument(metavar="[DIRECTORY]", help="runs, or one of them")] = Path("runs"),
+    directory: Annotated[Path, typer.Argument(metavar="[DIRECTORY]", help="the folder of the runs, or one run")] = Path(
+        "runs"
+    ),
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
 ) -> None:
     """Send to MLflow what it does not have yet."""
     if not directory.is_dir():
-        raise ConfigError(f"there is no directory {directory}; name the one that holds the runs")
+        raise ConfigError(f"there is no directory {directory}; name the one that contains the runs")
     uri = load_run(None, _only_settings(settings)).tracking.uri
     from eagleray.tracking import sync_all
 
     done = sync_all(directory, uri)
-    _say(f"{done.sent} runs sent, {done.already} were there already, {len(done.unsent)} could not be sent")
+    _say(f"{done.sent} runs sent, {done.already} were complete already, {len(done.unsent)} could not be sent")
     for place, reason in done.unsent.items():
         _say(f"  {place}: {reason}")
     if done.unsent:
@@ -241,7 +244,7 @@ def schema(kind: Annotated[str, typer.Argument(metavar="run|sweep")] = "run") ->
 
     schemas = {"run": run_schema, "sweep": sweep_schema}
     if kind not in schemas:
-        raise ConfigError(f"there is a schema of run and one of sweep files, none of {kind!r}")
+        raise ConfigError(f"there is a schema of run files and one of sweep files, but none of {kind!r}")
     print(json.dumps(schemas[kind](), indent=2))
 
 
@@ -253,23 +256,23 @@ def check(
     """Validate a run or sweep file; start nothing."""
     overrides = _only_settings(settings)
     if "vary" in read_tree(file):
-        asked = load_sweep(file, overrides)
-        unseen = _check_labels(asked)
-        _say(f"{file} is a valid sweep: {asked.search} search over {', '.join(asked.vary)}{unseen}")
+        loaded = load_sweep(file, overrides)
+        unchecked = _check_labels(loaded)
+        _say(f"{file} is a valid sweep: {loaded.search} search over {', '.join(loaded.vary)}{unchecked}")
     else:
         run = load_run(file, overrides)
         _say(f"{file} is a valid run: {run.method.name} with {run.encoder.name} on {run.data.name}")
 
 
-# --- what commands share ---------------------------------------------------------------------------------------
+# --- shared by commands ----------------------------------------------------------------------------------------
 
 
 def _split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The run file among the arguments, if there is one, and the settings."""
+    """Separate the run file, if there is one, from the settings."""
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if len(files) > 1:
-        raise ConfigError(f"one run file at a time, and here are {len(files)}: {', '.join(files)}")
+        raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
     if files and not Path(files[0]).is_file():
         raise ConfigError(f"there is no file {files[0]}; settings are written key=value, for example method=simclr")
     return (Path(files[0]) if files else None), [text for text in arguments if text not in files]
@@ -277,12 +280,21 @@ def _split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
 
 def _only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
-        parse_override(text)  # refuses what is no setting
+        parse_override(text)  # raises if it is not a setting
     return arguments or []
 
 
 def _check_labels(sweep: Sweep) -> str:
-    """Refuse a metric for want of labels; return what cannot be seen here. The images are listed, not read."""
+    """Check that the images have the labels that the metric needs.
+
+    The images are listed, not read.
+
+    Returns:
+        Text for the user: what could not be checked, or nothing.
+
+    Raises:
+        ConfigError: the metric needs labels, and the images have none.
+    """
     known: dict[str, tuple[bool, bool]] = {}
     for run in sweep.probes():
         if "labels" not in metric_needs(sweep.metric, run):
@@ -292,15 +304,15 @@ def _check_labels(sweep: Sweep) -> str:
             source, share = run.data.declaration.load()(run.data.name, run.data.config), run.data.settings.validation
             try:
                 known[key] = source.class_names() is not None, share > 0 or "validation" in source.parts()
-            except ConfigError as missing:
-                return f"; whether its images have labels cannot be seen here ({missing})"
+            except ConfigError as error:
+                return f"; whether its images have labels could not be checked here ({error})"
         labels, validation = known[key]
         check_metric(sweep.metric, run, labels=labels, validation=validation)
     return ""
 
 
-def _given(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
-    """What was said, without defaults."""
+def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
+    """Merge the settings of the file and the overrides, without defaults."""
     return merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides)))
 
 
@@ -339,12 +351,12 @@ def _farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -
 
 def _interrupted(command: str, arguments: list[str] | None) -> NoReturn:
     again = shlex.join(["eagleray", command, *(arguments or []), "--resume"])
-    print(f"eagleray: stopped; nothing is lost. To go on: {again}", file=sys.stderr)
+    print(f"eagleray: stopped; nothing is lost. To continue: {again}", file=sys.stderr)
     raise typer.Exit(130)
 
 
 def _say(text: str) -> None:
-    """Plain text, never wrapped: paths and addresses are copied from it."""
+    """Print plain text without wrapping, so that paths and addresses can be copied."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 

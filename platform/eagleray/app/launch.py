@@ -1,4 +1,4 @@
-"""Starts runs and sweeps: where they lie, what is kept of them, and what is sent to MLflow."""
+"""Start runs and sweeps: choose their directories, keep their results and send them to MLflow."""
 
 import fcntl
 import re
@@ -32,50 +32,53 @@ from eagleray.tracking import Sender, store_uri
 if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
-Shown = Callable[[Iterator[Report], str], Iterator[Report]]
-APART = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections that are no params
-MAY_CHANGE = ("trials", "concurrent", "question")  # of a sweep that is taken up again
+Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
+NO_PARAMS = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections of a run file
+MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
 
 
 def folder_of(runs: str, experiment: str) -> Path:
-    """Where the runs of an experiment lie."""
+    """Return the folder of an experiment's runs."""
     return Path(runs) / re.sub(r"[^\w.-]+", "-", experiment)
 
 
 def new_directory(folder: Path, *words: str) -> Path:
-    """A name for a run or a sweep that starts now; nothing is made yet."""
+    """Return a new directory for a run or sweep that starts now.
+
+    It is not created yet.
+    """
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
     return next(folder / each for each in names if not (folder / each).exists())
 
 
 def newest_unfinished(folder: Path) -> Path:
-    """The directory of the newest run or sweep that was interrupted.
+    """Return the directory of the newest run or sweep that was interrupted.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such directory.
     """
     for directory in sorted(folder.glob("*/record.json"), reverse=True):
         if Record.open(directory.parent).state in ("running", "stopped"):
             return directory.parent
-    raise ConfigError(f"nothing unfinished lies in {folder}, so there is nothing to resume; leave --resume out")
+    raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
 
 
-def resumable_run(directory: Path, given: Mapping[str, Any]) -> Run:
-    """The run that was started there.
+def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
+    """Return the run that was started in a directory.
 
     Raises:
-        ConfigError: a setting given now is another one.
+        ConfigError: one of the settings differs from the recorded one.
     """
     run = recorded_run(Record.open(directory))
-    # As they read when they are resolved: a relative path is an absolute one by then.
-    now, before = flat(validated(Run, given).file()), flat(run.file())
-    _same(directory, {key: now[key] for key in flat(given) if key in before and key in now}, before)
+    # Compare resolved values: in them a relative path has become an absolute one.
+    now, before = flat(validated(Run, settings).file()), flat(run.file())
+    _check_same(directory, {key: now[key] for key in flat(settings) if key in before and key in now}, before)
     return run
 
 
 def check_same_sweep(sweep: Sweep, directory: Path) -> None:
-    """Whether the sweep that was started there is this one.
+    """Check that the sweep started in a directory is this one.
 
     Raises:
         ConfigError: a setting differs.
@@ -84,27 +87,27 @@ def check_same_sweep(sweep: Sweep, directory: Path) -> None:
         flat({key: value for key, value in file.items() if key not in MAY_CHANGE})
         for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
     )
-    _same(directory, {key: now.get(key) for key in {**before, **now}}, before)
+    _check_same(directory, {key: now.get(key) for key in {**before, **now}}, before)
 
 
-def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None = None) -> str | None:
-    """Trains a run in its directory, or goes on with it, and keeps its encoder.
+def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
+    """Train a run in its directory, or continue it, and export its encoder.
 
     Args:
         run: everything that defines it.
-        directory: made if it is not there.
-        shown: passes the reports on, showing them.
+        directory: created if it is missing.
+        display: shows the reports and passes them on.
         address: of a Ray cluster, for several workers.
 
     Returns:
-        What could not be sent to MLflow yet.
+        What could not be sent to MLflow yet; None if everything was.
 
     Raises:
-        ConfigError: something does not fit; no directory is left.
-        Diverged: the loss is no number any more.
+        ConfigError: a setting does not fit; no directory is left behind.
+        Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    data = assemble(run).data  # whatever can be refused is refused here
+    data = assemble(run).data  # raises every config error before a directory is created
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(directory):
@@ -120,7 +123,7 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
         preview(run, record.artifacts / "views.png", data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
-            _train(run, record, lambda: train(run, directory, data=data), shown, address)
+            _train(run, record, lambda: train(run, directory, data=data), display, address)
             _keep(run, record)
     return sender.message
 
@@ -128,14 +131,14 @@ def launch_run(run: Run, directory: Path, shown: Shown, *, address: str | None =
 def launch_sweep(
     sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
 ) -> tuple[Analysis, str | None]:
-    """Runs a sweep, or goes on with it; writes its report.
+    """Run a sweep, or continue it, and write its report.
 
     Returns:
-        What it found, and what could not be sent to MLflow yet.
+        The analysis, and what could not be sent to MLflow yet (None if everything was).
 
     Raises:
-        ConfigError: something does not fit; no directory is left.
-        KeyboardInterrupt: somebody stopped it.
+        ConfigError: a setting does not fit; no directory is left behind.
+        KeyboardInterrupt: a person stopped it.
     """
     from eagleray.ray_backend.sweep import sweep as on_ray
 
@@ -143,7 +146,7 @@ def launch_sweep(
     store_uri(uri)
     with _directory(directory), Sender(uri) as sender:
         try:
-            on_ray(sweep, directory, resume=resume, address=address, watch=Announcing(watch, directory, sender))
+            on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
         except KeyboardInterrupt:
             if (directory / "record.json").exists():
                 Record.open(directory).finish("stopped", "by a person")
@@ -153,12 +156,12 @@ def launch_sweep(
         for child in parent.children():
             if child.kind == "trial":
                 _keep(recorded_run(child), child)
-        found = conclude(sweep, parent)
-    return found, sender.message
+        analysis = conclude(sweep, parent)
+    return analysis, sender.message
 
 
-class Announcing:
-    """Tells the sender of a sweep as soon as the sweep has a record, and passes on the rest."""
+class SenderWatch:
+    """Adds a sweep to the sender as soon as it has a record; passes everything on to another watch."""
 
     def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
@@ -166,7 +169,7 @@ class Announcing:
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """See `ray_backend.callbacks.Watch`."""
+        """Pass on the state of a trial (see `ray_backend.callbacks.Watch`)."""
         if not self.is_known and (self.directory / "record.json").exists():
             self.sender.add(Record.open(self.directory))
             self.is_known = True
@@ -174,60 +177,65 @@ class Announcing:
             self.watch.trial(label, params, state, epoch, epochs, metrics)
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
-        """See `ray_backend.callbacks.Watch`."""
+        """Pass on a measured floor (see `ray_backend.callbacks.Watch`)."""
         if self.watch:
             self.watch.floor(name, metrics)
 
 
 def conclude(sweep: Sweep, parent: Record) -> Analysis:
-    """Writes what a sweep found into its artifacts, and ends its record."""
+    """Write the report of a sweep into its artifacts, and end its record."""
     trials = trials_of(parent, list(sweep.vary))
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    found = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
-    has_picture = plot_heatmap(found, parent.artifacts / "heatmap.png", sweep.question)
-    early = [each for each in trials if each.state != "finished"]
-    notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in early]
+    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
+    has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
+    unfinished = [each for each in trials if each.state != "finished"]
+    notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     page = markdown(
-        found,
+        analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
         notes=notes,
     )
     (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
-    (parent.artifacts / "leaderboard.csv").write_text(csv_text(found), encoding="utf-8")
-    (parent.artifacts / "runs.csv").write_text(runs_csv(found, trials), encoding="utf-8")
-    parent = parent.tag({"finding": finding(found)})
-    best = found.winner
+    (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
+    (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
+    parent = parent.tag({"finding": finding(analysis)})
+    best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
     parent.finish("finished", summary=numbers)
-    return found
+    return analysis
 
 
 def params(run: Run) -> dict[str, Any]:
-    """What a run is compared by: its settings with dotted keys, those that are unset left out."""
-    file = {key: value for key, value in run.file().items() if key not in APART}
+    """Return the settings by which runs are compared, with dotted keys.
+
+    Unset ones are left out.
+    """
+    file = {key: value for key, value in run.file().items() if key not in NO_PARAMS}
     return {key: value for key, value in flat(file).items() if value is not None}
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A tree with dotted keys."""
+    """Flatten a tree to dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return leaves
 
 
-def _same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     for key, value in now.items():
         if before.get(key) != value:
             raise ConfigError(
                 f"{directory} was started with {key}={before.get(key)}, and now it is {key}={value}; "
-                "say it as it was, or leave --resume out"
+                "set the old value, or leave --resume out"
             )
 
 
-def _train(run: Run, record: Record, local: Callable[[], Iterator[Report]], shown: Shown, address: str | None) -> None:
+def _train(
+    run: Run, record: Record, local: Callable[[], Iterator[Report]], display: Display, address: str | None
+) -> None:
     if run.workers > 1:
         from eagleray.ray_backend.workers import train_on_workers
 
@@ -236,7 +244,7 @@ def _train(run: Run, record: Record, local: Callable[[], Iterator[Report]], show
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in shown(reports, f"{run.method.name} on {run.data.name}"):
+        for report in display(reports, f"{run.method.name} on {run.data.name}"):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
@@ -244,7 +252,7 @@ def _train(run: Run, record: Record, local: Callable[[], Iterator[Report]], show
 
 
 def _keep(run: Run, record: Record) -> None:
-    """What outlives a run: a picture of its views, its encoder, and where its checkpoint lies."""
+    """Keep a picture of a run's views, its encoder, and the path of its checkpoint."""
     if not (record.artifacts / "views.png").exists():
         preview(run, record.artifacts / "views.png")
     saved = newest_checkpoint(record.directory)
@@ -256,14 +264,17 @@ def _keep(run: Run, record: Record) -> None:
 
 @contextmanager
 def _directory(directory: Path) -> Iterator[None]:
-    """Holds a directory for one process; where a refusal comes before any number, it goes away again."""
+    """Lock a directory for this process.
+
+    Delete it if a config error comes before the first metrics.
+    """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{directory} is being trained by another process; wait for it, or end it") from None
+            raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
             yield
         except ConfigError:

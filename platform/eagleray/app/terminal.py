@@ -1,4 +1,4 @@
-"""What a terminal shows while something runs and when it is done; plain lines where there is no terminal."""
+"""Show runs and sweeps in a terminal, while they run and at the end; print plain lines where there is no terminal."""
 
 import time
 from collections import Counter
@@ -27,34 +27,34 @@ WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # col
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
-    """A table for the terminal; numbers stand to the right."""
+    """Return a table for the terminal, with numbers aligned to the right."""
     lines = list(lines)
-    made = Table(box=None, header_style="bold", pad_edge=False)
+    result = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         numeric = all(_is_number(line[place]) for line in lines)
-        made.add_column(escape(head), justify="right" if numeric else "left", no_wrap=head in WHOLE)
+        result.add_column(escape(head), justify="right" if numeric else "left", no_wrap=head in WHOLE)
     for line in lines:
-        made.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in line))
-    return made
+        result.add_row(*(escape(cell) if isinstance(cell, str) else cell for cell in line))
+    return result
 
 
-def leaderboard(found: Analysis) -> Table:
-    """The leaderboard of a sweep: floors in italics, what ended early in colour."""
-    heads, lines = leaderboard_table(found)
-    made = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
-    for line, row in zip(made.rows, found.rows, strict=True):
+def leaderboard(analysis: Analysis) -> Table:
+    """Return the leaderboard of a sweep, with floors in italics and states in colour."""
+    heads, lines = leaderboard_table(analysis)
+    result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
+    for line, row in zip(result.rows, analysis.rows, strict=True):
         line.style = "italic dim" if row.floor else None
-    return made
+    return result
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
-    """The final numbers of a run, those that matter most first."""
+    """Return the final metrics of a run as a table, the most important first."""
     names = ordered(metrics, metrics_of(run))
     return table(["metric", "value"], [[name, number(metrics[name])] for name in names])
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """Dotted keys by their last part, where that is enough to tell them apart."""
+    """Shorten dotted keys to their last part, if that is unique."""
     lasts = Counter(key.rpartition(".")[2] for key in keys)
     return [last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys]
 
@@ -63,37 +63,40 @@ def short(keys: Sequence[str]) -> list[str]:
 
 
 def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Iterator[Report]":
-    """The same reports, shown as they pass: a progress bar in a terminal, a line an epoch elsewhere.
+    """Show reports and pass them on: a progress bar in a terminal, else a line for each epoch.
 
     Args:
         reports: of the loop.
         name: of the run.
-        console: where to.
+        console: to print to.
     """
     pace = Pace()
     if not console.is_terminal:
         for report in reports:
             if report.epoch_ended:
-                console.print(f"{name}  {_said(report, pace)}", soft_wrap=True, highlight=False)
+                console.print(f"{name}  {_line(report, pace)}", soft_wrap=True, highlight=False)
             yield report
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(escape(name), total=1.0, said="starting")
+        task = bar.add_task(escape(name), total=1.0, text="starting")
         for report in reports:
-            bar.update(task, completed=report.progress.fraction, said=_said(report, pace))
+            bar.update(task, completed=report.progress.fraction, text=_line(report, pace))
             yield report
 
 
 @dataclass
 class Pace:
-    """How long the rest of a run takes, judged by all that it did since it was started."""
+    """Estimates the time that is left, from the progress since the start."""
 
     began: float = field(default_factory=time.monotonic)
     first: float | None = None  # fraction at the first report
 
     def left(self, fraction: float) -> str:
-        """Time left as m:ss or h:mm:ss; nothing before it can be told."""
+        """Return the time left as m:ss or h:mm:ss.
+
+        It is an empty string as long as it is unknown.
+        """
         if self.first is None:
             self.began, self.first = time.monotonic(), fraction
         if fraction <= self.first:
@@ -102,7 +105,7 @@ class Pace:
         return duration(seconds)
 
 
-def _said(report: "Report", pace: Pace) -> str:
+def _line(report: "Report", pace: Pace) -> str:
     progress, metrics = report.progress, report.metrics
     left = pace.left(progress.fraction)
     parts = [f"epoch {min(progress.epochs, progress.epoch + (not report.epoch_ended))}/{progress.epochs}"]
@@ -112,7 +115,7 @@ def _said(report: "Report", pace: Pace) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
@@ -122,7 +125,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Line:
-    """How one trial stands."""
+    """The state of one trial."""
 
     params: Mapping[str, Any]
     state: str
@@ -132,22 +135,22 @@ class Line:
 
 
 class SweepDisplay:
-    """The live table of a sweep's trials; without a terminal, a line for each that ends.
+    """A live table of a sweep's trials; without a terminal, a line for each trial that ends.
 
         with SweepDisplay(...) as watch:
             sweep(..., watch=watch)
 
     Args:
-        title: above the table.
-        metric: which number is shown.
-        count: how many trials there will be.
-        console: where to.
+        title: of the table.
+        metric: the one to show.
+        count: number of trials in the sweep.
+        console: to print to.
     """
 
     def __init__(self, title: str, metric: str, count: int, console: Console):
         self.title, self.metric, self.count, self.console = title, metric, count, console
         self.lines: dict[str, Line] = {}
-        self.floors: dict[str, str] = {}  # name -> what it reached
+        self.floors: dict[str, str] = {}  # name -> its metric, as text
         self.began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -163,14 +166,14 @@ class SweepDisplay:
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """What `ray_backend.callbacks.Watch` says of a trial."""
+        """Show the state of a trial (see `ray_backend.callbacks.Watch`)."""
         before = self.lines.get(label)
         self.lines[label] = Line(params, state, epoch, epochs, metrics or (before.metrics if before else {}))
         if not self.console.is_terminal and state in ENDED and (before is None or before.state != state):
             self._print(self._ending(label))
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
-        """What `ray_backend.callbacks.Watch` says of a floor."""
+        """Show a measured floor (see `ray_backend.callbacks.Watch`)."""
         self.floors[name] = spread([each[self.metric] for each in metrics if self.metric in each])
         if not self.console.is_terminal:
             self._print(f"floor {name}: {self.metric} {self.floors[name]}")
@@ -178,9 +181,9 @@ class SweepDisplay:
     def _ending(self, label: str) -> str:
         line = self.lines[label]
         params = " ".join(f"{key}={param_text(value)}" for key, value in line.params.items())
-        what = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
+        value = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
         ended = sum(each.state in ENDED for each in self.lines.values())
-        return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {what}"
+        return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {value}"
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -191,11 +194,11 @@ class SweepDisplay:
         chosen = list(lines) if len(lines) <= room else sorted(lines, key=lambda label: self._rank(lines[label]))[:room]
         keys = list(dict.fromkeys(key for line in lines.values() for key in line.params))
         body = [self._cells(label, lines[label], keys) for label in lines if label in chosen]
-        made = table(["trial", *short(keys), "epoch", self.metric, "state"], body)
-        return Group(made, Text(self._summary(len(lines) - len(chosen)), style="dim"))
+        trials = table(["trial", *short(keys), "epoch", self.metric, "state"], body)
+        return Group(trials, Text(self._summary(len(lines) - len(chosen)), style="dim"))
 
     def _rank(self, line: Line) -> int:
-        """What is shown where the terminal is low: first what runs, then what has ended."""
+        """Rank trials for a terminal with few lines: running ones first, then those that have ended."""
         return ("running", *ENDED, "waiting").index(line.state)
 
     def _cells(self, label: str, line: Line, keys: Sequence[str]) -> list[RenderableType]:

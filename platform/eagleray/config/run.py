@@ -108,12 +108,20 @@ class Run(Strict, frozen=True):
                 f"batch_size={self.batch_size} cannot be shared by workers={self.workers}; "
                 f"the nearest that can is {near}"
             )
-        if self.labels is not None and self.batch_size < self.labels.ratio * self.workers:
-            raise wrong(
-                f"labels.ratio={self.labels.ratio} leaves no labelled image for every worker in a step of "
-                f"batch_size={self.batch_size} (allowed: 1 to {self.batch_size // self.workers})"
-            )
+        if self.labels is not None:
+            self._check_labelled_share(self.labels.ratio)
         return self
+
+    def _check_labelled_share(self, ratio: int) -> None:
+        """Refuse a step whose labelled images the workers cannot share, since it would not be a single process's."""
+        size, workers = self.batch_size, self.workers
+        if size < ratio or size // ratio % workers:
+            fits = [each for each in range(1, size // workers + 1) if size // each % workers == 0]
+            near = min(fits, key=lambda each: abs(each - ratio))
+            raise wrong(
+                f"labels.ratio={ratio} leaves {size // ratio} labelled images in a step of batch_size={size}, which "
+                f"workers={workers} cannot share; the nearest that fits is {near}"
+            )
 
     def file(self) -> dict[str, Any]:
         """Return the resolved run file: JSON values only, with every default."""

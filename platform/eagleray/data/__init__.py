@@ -1,4 +1,4 @@
-"""Images as training sees them: decoded once for all runs, or streamed; split and ordered by seeds alone.
+"""The images of a run: decoded once for all runs or streamed, then split and ordered by seed.
 
-Nothing is imported here: the processes of `workers.py` start without torch, and `load.py` brings it.
+This file imports nothing: the processes of `workers.py` start without torch, which `images.py` imports.
 """

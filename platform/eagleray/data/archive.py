@@ -1,7 +1,7 @@
-"""Everything known of a source's images once all have been looked through, kept for the whole machine.
+"""The images of a source, read once and cached for all processes of the machine.
 
-Two files: `<source>-<state of its files>.npz` says which images there are, and `.bin` beside it holds their
-pixels, one image after the other, unless the folder is too large for that. Both are written once and never changed.
+The cache is two files: `<source>-<state of its files>.npz` lists the images, and `.bin` of the same name holds their
+pixels, one image after the other, unless the folder is too large. Both are written once and never changed.
 """
 
 import math
@@ -26,16 +26,16 @@ from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
 
-FORMAT = 2  # of the cache: to be raised by whoever changes what it holds or how images are decoded
-TEST_SHARE = 0.2  # held out of a source that brings no test part; the same images for every seed
-SAMPLE = 2048  # images that mean and std are taken of
+FORMAT = 2  # version of the cache: increase it with every change of its content or of the decoding
+TEST_SHARE = 0.2  # held out as the test set of a source without one; the same images for every seed
+SAMPLE = 2048  # images from which mean and std are computed
 
 Rows = dict[PartName, np.ndarray]
 Labels = dict[PartName, np.ndarray | None]
 
 
 class About(BaseModel, frozen=True):
-    """What the cache says of a source beside its rows and labels."""
+    """What the cache stores of a source in addition to its rows and labels."""
 
     kept: Kept
     streamable: bool  # the images are files, which can be decoded again
@@ -43,7 +43,7 @@ class About(BaseModel, frozen=True):
     parts: tuple[PartName, ...]
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
-    mean: tuple[float, ...]  # of each channel of the training part, images scaled to 0..1
+    mean: tuple[float, ...]  # of each channel of the training set, images scaled to 0..1
     std: tuple[float, ...]
 
 
@@ -53,14 +53,14 @@ class Archive:
 
     pixels: Pixels
     rows: Rows  # of each part, in pixels: int64 [N]
-    labels: Labels  # int64 [N], -1: not known; None: no classes
+    labels: Labels  # int64 [N], -1: unknown; None: no classes
     about: About
 
 
 def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
-    """The archive of a source, from the cache if nothing has changed since it was made.
+    """Return the archive of a source, from the cache unless its files have changed.
 
-    Several processes may ask at once: one looks the images through, the others wait for it.
+    Several processes may call this at once: one reads all images, the others wait for it.
 
     Raises:
         ConfigError: files are missing or damaged, or the cache cannot be written.
@@ -74,7 +74,7 @@ def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
     archive = _read(at, dataset, settings)
     if archive is None:
         with locked(lock):
-            archive = _read(at, dataset, settings) or _made(at, dataset, settings)
+            archive = _read(at, dataset, settings) or _write(at, dataset, settings)
             _remove_older(source, at)
     return archive
 
@@ -82,20 +82,26 @@ def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
 def _state(path: str) -> str:
     try:
         state = os.stat(path)
-    except OSError as error:  # a link that leads nowhere: decoding will say so
+    except OSError as error:  # a broken link: decoding reports it
         return f"{path} {error.errno}"
     return f"{path} {state.st_size} {state.st_mtime_ns}"
 
 
 def _remove_older(source: str, at: Path) -> None:
-    """Earlier states of a folder that changes would fill the disk. Whoever still maps one keeps it."""
+    """Delete the caches of earlier states, which would fill the disk.
+
+    A process that maps one keeps it.
+    """
     for path in at.parent.iterdir():
         if path.name.startswith(f"{source}-") and not path.name.startswith(f"{at.name}."):
             path.unlink(missing_ok=True)
 
 
 def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
-    """None: it is not there, damaged, or without the pixels that by now fit into memory."""
+    """Read the cache.
+
+    Return None if it is missing, damaged, or has no pixels although they fit into `memory_limit` now.
+    """
     try:
         about, sizes, rows, labels = _read_index(Path(f"{at}.npz"))
         streams = about.streamable and about.kept.total > settings.memory_limit
@@ -107,7 +113,7 @@ def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
     return Archive(pixels, rows, labels, about)
 
 
-def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
+def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
     parts = dataset.parts()
     kept, images = _opened(dataset, parts)
     sizes = np.zeros((sum(map(len, parts.values())), 2), np.int32)
@@ -115,12 +121,12 @@ def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
     streamable = bool(_paths(parts))
     checksum = None
     if streamable and kept.total > settings.memory_limit:
-        deque(images, maxlen=0)  # looked through and let go, so that no bad file ends a run in its middle
+        deque(images, maxlen=0)  # decode all and keep none, so that a bad file cannot end a run halfway
     else:
         checksum = write_pixels(Path(f"{at}.bin"), images)
-    fine = sizes[:, 0] > 0
+    readable = sizes[:, 0] > 0
     pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
-    rows, labels = _arranged(parts, fine, dataset)
+    rows, labels = _arranged(parts, readable, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
     about = About(
         kept=kept,
@@ -128,7 +134,7 @@ def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         checksum=checksum,
         parts=tuple(rows),
         class_names=dataset.class_names(),
-        skipped=int((~fine).sum()),
+        skipped=int((~readable).sum()),
         mean=mean,
         std=std,
     )
@@ -139,22 +145,28 @@ def _made(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
 def _pixels(
     at: Path, dataset: Dataset, settings: DataSettings, kept: Kept, sizes: np.ndarray, checksum: int | None
 ) -> Pixels:
-    """Return where the readable images come from; `sizes` [N, 2] are zeros where one is bad."""
-    fine = sizes[:, 0] > 0
+    """Return the pixels of the readable images.
+
+    `sizes` [N, 2] is zero for the others.
+    """
+    readable = sizes[:, 0] > 0
     if checksum is None:
-        paths = list(compress(_paths(dataset.parts()), fine))
+        paths = list(compress(_paths(dataset.parts()), readable))
         return Streamed(paths, kept.stored_size, kept.channels, settings.workers)
-    return Stored(read_pixels(Path(f"{at}.bin"), checksum), sizes[fine], kept.channels)
+    return Stored(read_pixels(Path(f"{at}.bin"), checksum), sizes[readable], kept.channels)
 
 
 def _paths(parts: dict[PartName, Part]) -> list[str]:
-    """All image files, in the order of their rows; none if the parts hold pixels."""
+    """List all image files in the order of their rows.
+
+    The list is empty if the parts are arrays.
+    """
     files = [part.images for part in parts.values() if not isinstance(part.images, np.ndarray)]
     return list(chain.from_iterable(files))
 
 
 def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Kept, Iterator[np.ndarray | Bad]]:
-    """Return how images are decoded, and the images themselves, one after the other."""
+    """Return how images are decoded, and an iterator over the images."""
     arrays = [part.images for part in parts.values() if isinstance(part.images, np.ndarray)]
     if arrays:
         channels, *sides = arrays[0].shape[1:]
@@ -166,7 +178,11 @@ def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Kept, Iterat
 
 
 def _readable(images: Iterable[np.ndarray | Bad], sizes: np.ndarray, dataset: Dataset) -> Iterator[np.ndarray]:
-    """Yield the images that are not bad, with height and width of each in `sizes`; refuse bad ones after the last."""
+    """Yield the readable images and write height and width of each to `sizes`.
+
+    Raises:
+        ConfigError: some images are bad and may not be skipped, or all are; raised after the last image.
+    """
     bad: list[Bad] = []
     for row, image in enumerate(images):
         if isinstance(image, Bad):
@@ -177,7 +193,7 @@ def _readable(images: Iterable[np.ndarray | Bad], sizes: np.ndarray, dataset: Da
     if bad and not dataset.decoding.skip_bad:
         raise ConfigError(_listed(bad, len(sizes)))
     if len(bad) == len(sizes):
-        raise ConfigError(f"{dataset.name} has {len(sizes)} files and no image that can be read")
+        raise ConfigError(f"{dataset.name} has {len(sizes)} files, but none can be read as an image")
 
 
 def _listed(bad: Sequence[Bad], total: int) -> str:
@@ -189,35 +205,35 @@ def _listed(bad: Sequence[Bad], total: int) -> str:
     )
 
 
-def _arranged(parts: dict[PartName, Part], fine: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
-    """Rows and labels of train, test and, if the source brings it, validation."""
+def _arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
+    """Return rows and labels of train, test and, if the source has one, validation."""
     rows: Rows = {}
     labels: Labels = {}
     start = row = 0
     for name, part in parts.items():
-        places = np.flatnonzero(fine[start : start + len(part)])
+        places = np.flatnonzero(readable[start : start + len(part)])
         if len(places):
             rows[name] = row + np.arange(len(places))
             labels[name] = None if part.labels is None else np.asarray(part.labels, np.int64)[places]
         start, row = start + len(part), row + len(places)
     if "train" not in rows:
-        raise ConfigError(f"{dataset.name} holds no image to train on")
+        raise ConfigError(f"{dataset.name} has no image to train on")
     if "test" not in rows:
-        held = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (Stream.TEST,))
-        _move(rows, labels, held)
+        positions = held_out(len(rows["train"]), labels["train"], TEST_SHARE, (Stream.TEST,))
+        _move(rows, labels, positions)
     if "unlabelled" in rows:
         _join_training(rows, labels)
     return rows, labels
 
 
-def _move(rows: Rows, labels: Labels, held: np.ndarray) -> None:
-    """The test part, taken out of train."""
-    if not len(held):
+def _move(rows: Rows, labels: Labels, positions: np.ndarray) -> None:
+    """Move some of the training images to the test set."""
+    if not len(positions):
         return
     of_train, known = rows["train"], labels["train"]
-    rows["test"], rows["train"] = of_train[held], np.delete(of_train, held)
-    labels["test"] = None if known is None else known[held]
-    labels["train"] = None if known is None else np.delete(known, held)
+    rows["test"], rows["train"] = of_train[positions], np.delete(of_train, positions)
+    labels["test"] = None if known is None else known[positions]
+    labels["train"] = None if known is None else np.delete(known, positions)
 
 
 def _join_training(rows: Rows, labels: Labels) -> None:
@@ -229,7 +245,7 @@ def _join_training(rows: Rows, labels: Labels) -> None:
 
 
 def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel, over at most SAMPLE training images, evenly spaced; from counts of the values."""
+    """Compute mean and std of each channel over at most SAMPLE training images, evenly spaced."""
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
     counts = np.zeros((pixels.channels, 256), np.int64)
     for image in chain.from_iterable(pixels.batches(np.array_split(sample, math.ceil(len(sample) / 64)))):
@@ -237,16 +253,16 @@ def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], 
     shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     variance = shares @ values**2 - mean**2
-    std = np.sqrt(np.maximum(variance, 1 / 255**2))  # images of one flat colour must not divide by nothing
+    std = np.sqrt(np.maximum(variance, 1 / 255**2))  # images of one flat colour must not lead to a division by zero
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _read_index(path: Path) -> tuple[About, np.ndarray, Rows, Labels]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-        about = About.model_validate_json(str(held["about"]))
-        sizes = held["sizes"]
-        rows: Rows = {name: held[f"{name} rows"] for name in about.parts}
-        labels: Labels = {name: held.get(f"{name} labels") for name in about.parts}
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        about = About.model_validate_json(str(arrays["about"]))
+        sizes = arrays["sizes"]
+        rows: Rows = {name: arrays[f"{name} rows"] for name in about.parts}
+        labels: Labels = {name: arrays.get(f"{name} labels") for name in about.parts}
     return about, sizes, rows, labels
 
 

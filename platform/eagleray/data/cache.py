@@ -1,4 +1,4 @@
-"""Files that the processes of a machine share: written by one, whole or not at all, and checked when read."""
+"""Cache files that the processes of a machine share: written atomically by one, checked by all that read."""
 
 import fcntl
 import hashlib
@@ -16,29 +16,32 @@ from eagleray.contracts.errors import ConfigError
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """The folder of the cache, made if it is not there: `chosen`, or `eagleray` in the user's cache folder.
+    """Return the folder of the cache, created if missing: `chosen`, else `eagleray` in the user's cache folder.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be created.
     """
     folder = chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
-    with _refusing(folder):
+    with _errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def digest(texts: Iterable[str]) -> str:
-    """A short name for any number of texts; different texts get different ones."""
+    """Return a short hash of some texts."""
     whole = hashlib.sha256()
     for text in texts:
-        whole.update(text.encode("utf-8", "surrogateescape") + b"\0")  # file names may be no UTF-8
+        whole.update(text.encode("utf-8", "surrogateescape") + b"\0")  # file names may not be UTF-8
     return whole.hexdigest()[:16]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is inside; one that dies inside lets go."""
-    with _refusing(path.parent):
+    """Hold a lock between processes.
+
+    It is released if the process dies.
+    """
+    with _errors_named(path.parent):
         file = path.open("ab")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -47,25 +50,28 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears under its name when the block has ended well.
+    """Open a file for writing that appears under its name only if the block ends without an error.
 
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with _refusing(path.parent):
+        with _errors_named(path.parent):
             with unfinished.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut leaves a file of the right size full of zeros
+                os.fsync(file.fileno())  # otherwise a power cut may leave a file of the right size full of zeros
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
-    """Write uint8 images one after the other, bytes alone; return their CRC-32."""
+    """Write the bytes of uint8 images one after the other.
+
+    Return their CRC-32.
+    """
     checksum = 0
     with written_whole(path) as file:
         for image in images:
@@ -76,10 +82,10 @@ def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
 
 
 def read_pixels(path: Path, checksum: int) -> np.ndarray:
-    """Return the bytes of a file, uint8 [bytes], mapped and read-only.
+    """Map a file read-only, as uint8 [bytes].
 
     Raises:
-        OSError, ValueError: it is not there, or not what was written.
+        OSError, ValueError: it is missing, or has changed since it was written.
     """
     state = path.stat()
     if _checksum(path, state.st_size, state.st_mtime_ns) != checksum:
@@ -89,12 +95,12 @@ def read_pixels(path: Path, checksum: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _checksum(path: Path, size: int, changed: int) -> int:
-    """Read through once in a process for each state of the file: a process may train hundreds of runs."""
+    """Return the CRC-32 of a file, computed once per process: a process may train hundreds of runs."""
     return zlib.crc32(np.memmap(path, np.uint8, "r").data)
 
 
 @contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
+def _errors_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Image files to pixels. Imports no torch: the processes that decode a streamed folder start in a moment."""
+"""Decode image files. Imports no torch, so that the processes that decode a streamed folder start fast."""
 
 import math
 import os
@@ -14,11 +14,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
 
-CHUNK = 64  # files a thread takes at a time
-LARGEST_SIZE = 64  # of views whose size nobody said
-STORED = 2  # sides of a view in the shorter side of a stored image: four of five SimCLR crops are then not enlarged
-LONGEST = 3  # shorter sides in a longer one: of a panorama the middle is stored, or it would pad its whole batch
-TURNED = (5, 6, 7, 8)  # values of EXIF's orientation for which height and width change places
+CHUNK = 64  # files that a thread reads at a time
+LARGEST_SIZE = 64  # of views, unless a setting says otherwise
+STORED = 2  # shorter side of a stored image / side of a view: with it, four of five SimCLR crops are not enlarged
+LONGEST = 3  # largest ratio of the sides: of a panorama only the middle is stored, or it would pad its whole batch
+TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -32,16 +32,16 @@ class Bad:
 
 @dataclass(frozen=True)
 class Look:
-    """What a file says of its image before any pixel is decoded."""
+    """Facts from the head of an image file, before any pixel is decoded."""
 
-    height: int  # as the file has it, which may be turned upright later
+    height: int  # as in the file; the image may be turned upright later
     width: int
     grey: bool
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How images are decoded, and what that takes."""
+    """How images are decoded, and how much memory they need."""
 
     size: int  # side of the views
     stored_size: int  # shorter side that larger images are reduced to
@@ -50,9 +50,9 @@ class Kept:
 
 
 def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
-    """Return how the images are decoded: as said, else what suits them all."""
+    """Return how the images are decoded: as the settings say, else as suits all of them."""
     looks = [look for look in in_threads(look_at, paths) if isinstance(look, Look)]
-    if not looks:  # every file is bad, and decoding them says so
+    if not looks:  # every file is bad; decoding reports it
         return Kept(decoding.size or 1, decoding.stored_size or 1, decoding.channels or 1, total=0)
     shorter = statistics.median_low(min(look.height, look.width) for look in looks)
     size = decoding.size or min(LARGEST_SIZE, shorter)
@@ -63,7 +63,7 @@ def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
 
 
 def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return height and width of a stored image: those of torchvision's Resize(size), if that does not enlarge it."""
+    """Return height and width of a stored image: as torchvision's Resize(size), but never enlarged."""
     shorter, longer = sorted((height, width))
     side = min(shorter, size)
     other = min(longer * side // shorter, LONGEST * side)
@@ -71,7 +71,7 @@ def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def look_at(path: str) -> Look | Bad:
-    """Size and kind of an image, read from the head of its file."""
+    """Read size and kind of an image from the head of its file."""
     try:
         with Image.open(path) as image:
             return Look(image.height, image.width, image.mode in GREY_MODES or _grey_palette(image))
@@ -80,25 +80,25 @@ def look_at(path: str) -> Look | Bad:
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
-    """Return an image file as uint8 [channels, H, W]: turned upright, its shorter side reduced to at most `size`.
+    """Decode an image file to uint8 [channels, H, W]: upright, its shorter side reduced to at most `size`.
 
-    Of 16 bits a channel the upper eight are kept; what is transparent becomes white.
+    Of 16 bits per channel the upper eight are kept; transparent areas become white.
     """
     try:
         with Image.open(path) as image:
             shape = stored_shape(image.height, image.width, size)
-            image.draft(None, (2 * size, 2 * size))  # a JPEG far too large is decoded at a half, a quarter or an eighth
+            image.draft(None, (2 * size, 2 * size))  # decodes a far too large JPEG at 1/2, 1/4 or 1/8
             upright = ImageOps.exif_transpose(image)
             height, width = shape[::-1] if image.getexif().get(ExifTags.Base.Orientation) in TURNED else shape
-            plain = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
-            reduced = plain.resize((width, height), Image.Resampling.BILINEAR, box=_middle(plain.size))
+            opaque = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
+            reduced = opaque.resize((width, height), Image.Resampling.BILINEAR, box=_middle(opaque.size))
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
     return np.asarray(reduced).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarray]:
-    """Return image files as uint8 [channels, H, W] each.
+    """Decode image files to uint8 [channels, H, W] each.
 
     Raises:
         ConfigError: one of them cannot be read.
@@ -106,12 +106,12 @@ def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarra
     images = [decode(path, size, channels) for path in paths]
     bad = next((image for image in images if isinstance(image, Bad)), None)
     if bad is not None:
-        raise ConfigError(f"{bad.path} could be read when the images were looked through, but now: {bad.reason}")
+        raise ConfigError(f"{bad.path} could be read when all images were checked, but cannot now: {bad.reason}")
     return [image for image in images if not isinstance(image, Bad)]
 
 
 def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: Any) -> Iterator[Any]:
-    """The function of each file, in order, on all cores: Pillow lets go of Python's lock while it decodes."""
+    """Apply a function to each file, in order, on all cores: Pillow releases Python's lock while it decodes."""
 
     def of_chunk(start: int) -> list[Any]:
         return [function(path, *arguments) for path in paths[start : start + CHUNK]]
@@ -123,15 +123,18 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
 
 
 def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what is stored of an image of that width and height: all but a panorama's ends."""
+    """Return left, top, right and bottom of the stored area of an image: all except the ends of a panorama."""
     left, top = (max(0, side - LONGEST * min(size)) / 2 for side in size)
     return left, top, size[0] - left, size[1] - top
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow clips a wide grey image at 255 where it converts it; here it keeps its upper eight bits."""
+    """Keep the upper eight bits of a 16-bit grey image.
+
+    Pillow's own conversion clips at 255.
+    """
     if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits, whose range no file tells")
+        raise ValueError("pixels of 32 bits, whose range is unknown")
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -149,4 +152,4 @@ def _grey_palette(image: Image.Image) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+    return "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A source by name to images that are split, counted and ready to be batched."""
+"""Load the images of a source by name, split into train, validation and test."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from eagleray.data.splits import balanced, drawn, held_out
 
 
 class Images:
-    """Images of one split. Their pixels come in batches, their labels stay with the engine."""
+    """Images of one split. Pixels come in batches; labels stay with the engine."""
 
-    labels: np.ndarray | None  # int64 [N], -1: not known; None: there are no classes
+    labels: np.ndarray | None  # int64 [N], -1: unknown; None: there are no classes
 
     def __init__(self, pixels: Pixels, rows: np.ndarray, labels: np.ndarray | None):
         self._pixels = pixels
@@ -35,19 +35,19 @@ class Images:
         return len(self._rows)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
-        """Yield the images of every tensor of positions, int64 [n]: uint8 [n, C, H, W], free to be changed."""
+        """Yield the images at each tensor of positions, int64 [n]: uint8 [n, C, H, W], which the caller may change."""
         rows = (self._rows[indices.numpy()] for indices in order)
         return map(batched, self._pixels.batches(rows))
 
     def in_memory(self) -> "Images":
-        """The same images, decoded once and kept: for the few labelled ones that every step asks for."""
+        """Decode the images once and keep them: for the few labelled ones that every step reads."""
         images = list(chain.from_iterable(self._pixels.batches(np.array_split(self._rows, -(-len(self) // 64)))))
         flat = np.concatenate([image.ravel() for image in images])
         sizes = np.array([image.shape[1:] for image in images])
         return Images(Stored(flat, sizes, self._pixels.channels), np.arange(len(self)), self.labels)
 
     def only(self, positions: np.ndarray) -> "Images":
-        """Those at the given positions."""
+        """Return the images at some positions, int64 [n]."""
         labels = None if self.labels is None else self.labels[positions]
         return Images(self._pixels, self._rows[positions], labels)
 
@@ -75,26 +75,26 @@ class Data:
     skipped: int  # files left out because they could not be read
 
     def labelled(self, per_class: int, seed: int) -> Tensor:
-        """Positions in train of `per_class` images of every class, int64 [classes * per_class], sorted.
+        """Draw positions in train of `per_class` images of every class, int64 [classes * per_class], sorted.
 
-        They depend on the data and the seed alone: not on the number of workers, not on the step.
+        They depend only on the data and the seed, not on the number of workers or the step.
 
         Raises:
-            ConfigError: no class is known, or one has fewer images.
+            ConfigError: there are no labels, or a class has fewer images.
         """
         if self.train.labels is None or self.class_names is None:
-            raise ConfigError("these images have no labels, and the method needs a few")
+            raise ConfigError("these images have no labels, and the method needs some")
         return torch.from_numpy(balanced(self.train.labels, per_class, seed, self.class_names))
 
 
 def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -> Data:
-    """The images of a source, split.
+    """Load the images of a source and split them.
 
     Args:
-        name: the source's name, as in `eagleray datasets`.
+        name: of the source, as in `eagleray datasets`.
         config: the source's own settings.
-        settings: those that every source shares.
-        seed: of the run; it draws the validation part.
+        settings: those that all sources share.
+        seed: of the run; the validation set is drawn from it.
 
     Raises:
         ConfigError: images are missing, damaged, or too few.
@@ -103,10 +103,10 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     dataset: Dataset = source.load()(name, source.real(config))
     archive = open_archive(dataset, settings)
     everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
-    assert everything is not None, "an archive has a training part"
+    assert everything is not None, "an archive has a training set"
     train, validation = _held_out(everything, validation, settings, seed)
     if len(train) < 2:
-        raise ConfigError(f"{name} leaves {len(train)} image to train on, and learning takes two at least")
+        raise ConfigError(f"{name} leaves {len(train)} image to train on; at least two are needed")
     return Data(train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped)
 
 
@@ -119,11 +119,14 @@ def _part(archive: Archive, name: PartName) -> Images | None:
 def _held_out(
     train: Images, validation: Images | None, settings: DataSettings, seed: int
 ) -> tuple[Images, Images | None]:
-    """Train and validation. A source that brings its own validation part keeps it."""
+    """Return the training and validation sets.
+
+    A source's own validation set is kept.
+    """
     if validation is None:
-        held = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
-        validation = train.only(held) if len(held) else None
-        train = train.only(np.delete(np.arange(len(train)), held))
+        positions = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
+        validation = train.only(positions) if len(positions) else None
+        train = train.only(np.delete(np.arange(len(train)), positions))
     if settings.limit is not None:
         train = train.only(drawn(len(train), settings.limit, (Stream.LIMIT, seed)))
     return train, validation

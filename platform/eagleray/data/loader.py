@@ -1,4 +1,4 @@
-"""What a run's network sees, batch by batch: functions of (seed, step), with no state that had to be saved."""
+"""The data loader of a run: its batches are functions of (seed, step), so it has no state to save."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,29 +15,29 @@ from eagleray.contracts.ragged import Ragged
 from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
-_UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with randomness of its own
+_UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with its own random numbers
 
 
 class BatchLoader:
-    """Batches of a run, for this worker.
+    """Loads the batches of a run for this worker.
 
     Args:
-        run: which views, sizes and seeds.
+        run: its settings of views, sizes and seed are used.
         data: the images.
-        info: the data as the method knows it (`fitted`).
+        info: the data's facts as the method gets them (`fitted`).
         method: declares the views.
-        device: where the views are made.
+        device: makes the views.
     """
 
     def __init__(self, run: Run, data: Data, info: DataInfo, method: Method, device: torch.device):
         self.run, self.data, self.info, self.device = run, data, info, device
         self.views = overridden(method.views, run.augment)
         self.labelled_views = overridden(method.labelled_views, run.augment)
-        # Convolutions are faster on images whose channels lie together; a ViT cuts patches and does not care.
+        # Convolutions are faster with a pixel's channels next to each other in memory; a ViT gains nothing.
         self.layout = torch.contiguous_format if method.encoder.has_tokens else torch.channels_last
-        # The few labelled images are decoded once: every step asks for some of them.
+        # The few labelled images are decoded once: every step reads some of them.
         self.labelled: Images | None = None
-        self.labelled_set: tuple[Tensor, Tensor] | None = None  # their places [L] in the training set, and classes [L]
+        self.labelled_set: tuple[Tensor, Tensor] | None = None  # positions [L] in the training set, and classes [L]
         if run.labels:
             places = data.labelled(run.labels.per_class, run.seed)
             self.labelled = data.train.only(places.numpy()).in_memory()
@@ -46,7 +46,7 @@ class BatchLoader:
         self.steps_per_epoch = len(data.train) // run.batch_size
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of an epoch from its step `start` on."""
+        """Yield the batches of an epoch from its step `start` on."""
         rank, world = distributed.rank(), distributed.world_size()
         order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
         first = epoch * self.steps_per_epoch + start
@@ -59,21 +59,23 @@ class BatchLoader:
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
     def evaluation_view(self, images: Tensor | Ragged) -> Tensor:
-        """Images as evaluation sees them: [N, C, H, W] uint8 -> float, resized where the run says so, normalised."""
-        return self._laid(evaluation_view(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm))
+        """Prepare images for evaluation: [N, C, H, W] uint8 -> float, resized if the run asks for it, normalised."""
+        return self._in_layout(
+            evaluation_view(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm)
+        )
 
     def fixed(self, images: Tensor | Ragged, views: Sequence[View], number: int) -> list[Tensor]:
-        """Views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""
+        """Make views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""
         mean, std = self._norm
         images = images.to(self.device, non_blocking=True)
         seed = (self.run.seed, number, 0, _FIXED)
         made = make_views(views, images, size=self.info.image_size, seed=seed, mean=mean, std=std)
-        return [self._laid(view) for view in made]
+        return [self._in_layout(view) for view in made]
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
             return None
-        size = self.run.batch_size // self.run.labels.ratio // world * world
+        size = self.run.batch_size // self.run.labels.ratio
         chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
         images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
@@ -83,7 +85,7 @@ class BatchLoader:
     def _views(
         self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
     ) -> list[Tensor]:
-        """The views of a step's images, of which these are one worker's share (rank, workers)."""
+        """Make the views of one worker's share (rank, workers) of a step's images."""
         images = images.to(self.device, non_blocking=True)
         mean, std = self._norm
         made = make_views(
@@ -96,11 +98,11 @@ class BatchLoader:
             exact=self.run.augment.exact,
             share=share,
         )
-        return [self._laid(view) for view in made]
+        return [self._in_layout(view) for view in made]
 
     @property
     def _norm(self) -> tuple[Sequence[float], Sequence[float]]:
         return self.info.mean, self.info.std
 
-    def _laid(self, images: Tensor) -> Tensor:
+    def _in_layout(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.layout)

@@ -1,4 +1,4 @@
-"""Where images come from: a file mapped into memory, or processes that decode them anew. Imports no torch."""
+"""Sources of pixels: a file mapped into memory, or processes that decode image files again. Imports no torch."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,21 +12,24 @@ from eagleray.data.decode import decode_all
 from eagleray.data.workers import Decoders
 
 Decoded = np.ndarray | list[np.ndarray]  # uint8: one [n, C, H, W], or n of [C, H, W] whose shapes may differ
-AHEAD = 2  # batches under way for each worker process
+AHEAD = 2  # batches that each worker process prepares ahead
 
 
 class Pixels(Protocol):
-    """All images of a source, one a row."""
+    """All images of a source, numbered by row."""
 
     channels: int
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Yield the images of every array of rows, int64 [n]; a list is to be read, an array is the caller's own."""
+        """Yield the images at each array of rows, int64 [n].
+
+        The caller may change arrays, but not lists.
+        """
         ...
 
 
 class Stored:
-    """Images of a file that all processes of a machine map, and none can write.
+    """Images of a file that all processes of a machine map read-only.
 
     Args:
         flat: the pixels of all images, uint8, one image [C, H, W] after the other.
@@ -42,7 +45,7 @@ class Stored:
         self._one_shape = bool((sizes == sizes[0]).all())
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Yield an array where all images of the source have one shape, else lists."""
+        """Yield arrays if all images of the source have one shape, else lists."""
         if self._one_shape:
             images = self._mapped.reshape(-1, self.channels, *self._sizes[0])
             return (np.take(images, rows, axis=0) for rows in order)
@@ -54,15 +57,15 @@ class Stored:
 
 
 class Streamed:
-    """Images decoded when they are asked for, by processes that run ahead; the same bytes as `Stored`.
+    """Images decoded on demand, by processes that prepare batches ahead; the same bytes as `Stored`.
 
-    Any number of iterators may be under way: evaluation reads while an epoch waits.
+    Any number of iterators may be open: evaluation reads while an epoch waits.
 
     Args:
         paths: the image files.
         size: shorter side that larger images are reduced to, in pixels.
         channels: of every image.
-        workers: processes that decode.
+        workers: number of processes that decode.
     """
 
     def __init__(self, paths: Sequence[str], size: int, channels: int, workers: int):
@@ -72,19 +75,19 @@ class Streamed:
         self._workers = workers
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Decode; the batches come in order whichever process is done first."""
+        """Decode; the batches come in order, whichever process finishes first."""
         wanted = ((list(self._paths[rows]), self._size, self.channels) for rows in order)
         return self._run_ahead(wanted) if self._workers else (decode_all(*each) for each in wanted)
 
     def _run_ahead(self, wanted: Iterator[tuple[list[str], int, int]]) -> Iterator[list[np.ndarray]]:
-        begun = deque(self._decoders.submit(*each) for each in islice(wanted, AHEAD * self._workers))
+        pending = deque(self._decoders.submit(*each) for each in islice(wanted, AHEAD * self._workers))
         try:
-            while begun:
-                batch = begun.popleft().result()
-                begun.extend(self._decoders.submit(*each) for each in islice(wanted, 1))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(self._decoders.submit(*each) for each in islice(wanted, 1))
                 yield batch
         finally:
-            for future in begun:  # the caller has stopped early
+            for future in pending:  # the caller stopped early
                 future.cancel()
 
     @cached_property

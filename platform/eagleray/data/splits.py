@@ -1,4 +1,4 @@
-"""Which images are held out, and which keep their labels: drawn by seed, class by class if any is known."""
+"""Draw which images are held out and which keep their labels: by seed, and class by class if labels are known."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from eagleray.contracts.seeds import Stream, numpy_generator
 
 
 def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tuple[int, ...]) -> np.ndarray:
-    """Positions to hold out, sorted: `share` of every class, at least one image of it, never its last.
+    """Draw positions to hold out, sorted: `share` of every class, at least one image, but never all of them.
 
     Args:
-        samples: N, images to choose from.
-        labels: int64 [N]; unlabelled images (-1) are never held out. None: all are of one kind.
+        samples: N, number of images.
+        labels: int64 [N]; unlabelled images (-1) are never held out. None: all count as one class.
         share: from 0 (none is held out) to 1.
-        stream: what the draw depends on.
+        stream: seeds the draw.
     """
     if share == 0:
         return np.empty(0, np.int64)
@@ -31,15 +31,17 @@ def _drawn(positions: np.ndarray, share: float, stream: tuple[int, ...]) -> np.n
 
 
 def drawn(samples: int, count: int, stream: tuple[int, ...]) -> np.ndarray:
-    """So many of the positions, all if there are fewer, sorted."""
+    """Draw `count` positions, sorted; all of them if there are fewer."""
     return np.sort(numpy_generator(*stream).permutation(samples)[:count])
 
 
 def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[str, ...]) -> np.ndarray:
-    """Positions of `per_class` images of every class, sorted; the draw depends on the seed alone.
+    """Draw positions of `per_class` images of every class, sorted.
+
+    They depend only on the seed.
 
     Raises:
-        ConfigError: a class has fewer.
+        ConfigError: a class has fewer images.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     short = int(np.argmin(counts))

@@ -1,8 +1,8 @@
-"""Processes that decode images for another one, and end with it.
+"""Processes that decode images for another process, and end with it.
 
 They are started by name, `python -m eagleray.data.workers`: a forked copy of a process with threads (torch's,
-Ray's) can hang in a lock that no one holds, and one that multiprocessing spawns runs the user's script again
-if that has no `if __name__ == "__main__"`. They import no torch, so they start in a moment.
+Ray's) can wait forever for a lock that nobody holds, and a process spawned by multiprocessing runs the user's script
+again if that has no `if __name__ == "__main__"`. They import no torch, so they start fast.
 """
 
 import math
@@ -24,10 +24,10 @@ from eagleray.data.decode import decode_all
 
 
 class Decoders:
-    """A number of processes, each decoding one batch at a time.
+    """A pool of processes; each decodes one batch at a time.
 
     Args:
-        count: how many.
+        count: number of processes.
     """
 
     def __init__(self, count: int):
@@ -39,7 +39,9 @@ class Decoders:
         weakref.finalize(self, _stop, self._waiters, started)
 
     def submit(self, paths: Sequence[str], size: int, channels: int) -> Future[list[np.ndarray]]:
-        """Ask for image files as uint8 [channels, H, W] each; first asked, first begun.
+        """Ask for image files as uint8 [channels, H, W] each.
+
+        Requests start in their order.
 
         The future raises:
             ConfigError: a file cannot be read.
@@ -59,7 +61,7 @@ def _ask(idle: "SimpleQueue[Connection]", paths: Sequence[str], size: int, chann
         flat = np.empty(ends[-1], np.uint8)
         connection.recv_bytes_into(flat.data)
     except (EOFError, OSError) as error:
-        raise RuntimeError("a process that decodes images was killed; was the memory used up?") from error
+        raise RuntimeError("a process that decodes images was killed; did the machine run out of memory?") from error
     finally:
         idle.put(connection)
     return [image.reshape(shape) for image, shape in zip(np.split(flat, ends[:-1]), answer, strict=True)]
@@ -88,15 +90,15 @@ def _stop(waiters: ThreadPoolExecutor, started: list[tuple[subprocess.Popen[byte
 
 
 def _serve(connection: Connection) -> None:
-    """Answers until the other end is closed, be it that its process was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the other process answers it
+    """Decode on request until the other end is closed, also by a kill of its process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the other one handles it
     while True:
         try:
             images = decode_all(*connection.recv())
         except (EOFError, ConnectionError):
             return
-        except ConfigError as refusal:
-            connection.send(str(refusal))
+        except ConfigError as error:
+            connection.send(str(error))
         else:
             connection.send([image.shape for image in images])
             connection.send_bytes(np.concatenate([image.ravel() for image in images]).data)

@@ -1,1 +1,1 @@
-"""The loop on Ray: groups of workers, sweeps, schedulers and searches. Nothing else imports ray."""
+"""Run the loop on Ray: groups of workers, sweeps, schedulers and searches. Nothing else imports ray."""

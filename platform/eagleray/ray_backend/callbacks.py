@@ -1,4 +1,4 @@
-"""What Ray Tune says of a sweep's trials, passed on to who watches; a trial that Tune ended is recorded as ended."""
+"""Follow the trials of a sweep in Ray Tune: show their state, and record the end of trials that Tune has ended."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from eagleray.runs.record import Record
 
 
 class Watch(Protocol):
-    """Who wants to see a sweep run."""
+    """An observer of a sweep."""
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """A trial waits, runs (its last epoch and metrics), or has ended (as its record says)."""
+        """Show that a trial waits, runs (with its last epoch and metrics), or has ended (as its record says)."""
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
-        """A floor has been measured: its metrics with each seed."""
+        """Show a measured floor: its metrics with each seed."""
 
 
-class Course(tune.Callback):
+class TrialFollower(tune.Callback):
     """Follows the trials of one sweep."""
 
     def __init__(self, watch: Watch | None):
@@ -32,46 +32,46 @@ class Course(tune.Callback):
         self.ended: set[str] = set()  # labels
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"watch": None, "ended": set()}  # Tune pickles its callbacks, and a live table cannot be
+        return {"watch": None, "ended": set()}  # Tune pickles its callbacks, and a live table cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It has got its share of the machines."""
-        self._tell(trial, "running")
+        """Show that a trial runs, with its share of the machines."""
+        self._notify(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch has ended."""
+        """Show an epoch that has ended."""
         if not result["done"]:
-            self._tell(trial, "running", result)
+            self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It is done, or the scheduler has ended it."""
+        """Record and show a trial that is done, or that the scheduler has ended."""
         record = Record.open(trial.config["trial"]["directory"])
         if record.state == "running":
             record.finish("stopped", "by the scheduler", summary=_metrics(trial.last_result))
         self._end(trial, record)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It has failed once too often."""
-        _, record = started(trial.config["trial"])  # it may have failed before there was one
+        """Record and show a trial that has failed more often than it is tried again."""
+        _, record = started(trial.config["trial"])  # it may have failed before it had a record
         free(record.directory)
         error = trial.get_error()
         text = str(getattr(error, "cause", None) or error).strip()
         (record.artifacts / "error.txt").write_text(text, encoding="utf-8")
-        # Before its last line stand the stacks of all processes in between.
+        # Before the last line are the stack traces of all processes in between.
         record.finish("failed", text.rpartition("\n")[2], summary=_metrics(trial.last_result))
         self._end(trial, record)
 
     def _end(self, trial: Trial, record: Record) -> None:
         self.ended.add(record.name)
-        self._tell(trial, record.state, trial.last_result)
+        self._notify(trial, record.state, trial.last_result)
 
-    def _tell(self, trial: Trial, state: str, result: dict[str, Any] | None = None) -> None:
-        self.tell(trial.config["trial"], state, result)
+    def _notify(self, trial: Trial, state: str, result: dict[str, Any] | None = None) -> None:
+        self.notify(trial.config["trial"], state, result)
 
-    def tell(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
-        """Passes on how a trial (its configuration) stands."""
+    def notify(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
+        """Show the state of a trial, given by its configuration."""
         if self.watch:
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)
@@ -79,5 +79,8 @@ class Course(tune.Callback):
 
 
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:
-    """The loop's numbers among what Tune adds; none before the first epoch."""
+    """Return the loop's metrics from a result of Tune.
+
+    They are empty before the first epoch.
+    """
     return (result or {}).get("metrics", {})

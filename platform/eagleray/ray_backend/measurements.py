@@ -1,7 +1,7 @@
-"""What is measured beside the trials of a sweep: the floors under them, and their winner on the test part.
+"""Measure the floors of a sweep, and its winner on the test set.
 
-On a cluster that is a Ray task each, on a machine like those of the trials; on a machine of one's own the driver does
-it when the trials are over, because it has all at hand that a new process would take seconds to import.
+On a cluster each measurement is a Ray task, on a machine like those of the trials. On a single machine the driver
+measures after the trials: it has already imported what a new process would import for seconds.
 """
 
 from collections.abc import Callable
@@ -18,27 +18,30 @@ from eagleray.runs.floors import Floor, floors, measure
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated_on_test, recorded_run
 
-Later = Callable[[], Any]  # waits for a result, or computes it
+Deferred = Callable[[], Any]  # waits for a result, or computes it
 
 
-class Beside:
+class Measurements:
     """Measures the floors and the winner of one sweep.
 
     Args:
-        sweep: the question.
-        parent: its record.
-        in_tasks: whether Ray measures, or this process.
-        watch: is told of the floors.
+        sweep: whose floors and winner are measured.
+        parent: the record of the sweep.
+        in_tasks: measure in Ray tasks, not in this process.
+        watch: shows the floors.
     """
 
     def __init__(self, sweep: Sweep, parent: Record, *, in_tasks: bool, watch: Watch | None):
         self.sweep, self.parent, self.in_tasks, self.watch = sweep, parent, in_tasks, watch
 
-    def floors(self, runs: list[Run]) -> Later:
-        """Begins with the floors under some runs; call what is returned to have them all."""
+    def floors(self, runs: list[Run]) -> Deferred:
+        """Start measuring the floors of some runs.
+
+        Return a function that waits for all of them.
+        """
         records = [(floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor)]
         results = [
-            self._begin(measure_floor, floor.kind, floor.run.file(), str(record.directory))
+            self._start(measure_floor, floor.kind, floor.run.file(), str(record.directory))
             for floor, record in records
             if record.state != "finished"
         ]
@@ -56,18 +59,18 @@ class Beside:
         return finish
 
     def winner(self) -> None:
-        """Measures the runs of the best point once on the test part, and tags them `winner`.
+        """Measure the runs of the best point once on the test set, and tag them `winner`.
 
-        Without a test part, or with `run.evaluate.test=false`, nothing is measured.
+        Without a test set, or with `run.evaluate.test=false`, nothing is measured.
         """
         best = winner(self.sweep, self.parent)
         wanted = self.sweep.run.get("evaluate", {}).get("test", True)
-        for result in [self._begin(measure_test, str(record.directory)) for record in best if wanted]:
+        for result in [self._start(measure_test, str(record.directory)) for record in best if wanted]:
             result()
         for record in best:
             record.tag({"winner": "yes"})
 
-    def _begin(self, measure: Callable[..., None], *arguments: Any) -> Later:
+    def _start(self, measure: Callable[..., None], *arguments: Any) -> Deferred:
         if not self.in_tasks:
             return lambda: measure(*arguments)
         share = {"num_cpus": self.sweep.cpus_per_trial, "num_gpus": self.sweep.gpus_per_trial}
@@ -76,18 +79,21 @@ class Beside:
 
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
-    """The runs of the best point, best by the mean over its seeds; none if no point finished with all its seeds."""
+    """Return the runs of the best point by the mean over seeds.
+
+    The list is empty if no point finished with all seeds.
+    """
     points: dict[str, list[Record]] = {}
     for record in parent.children():
         if record.kind == "trial" and record.state == "finished" and sweep.metric in record.summary:
             points.setdefault(record.tags["point"], []).append(record)
-    whole = [records for records in points.values() if len(records) == sweep.seeds]
+    complete = [records for records in points.values() if len(records) == sweep.seeds]
     pick = max if sweep.mode == "max" else min
-    return pick(whole, key=lambda records: fmean(r.summary[sweep.metric] for r in records), default=[])
+    return pick(complete, key=lambda records: fmean(r.summary[sweep.metric] for r in records), default=[])
 
 
 def floor_record(floor: Floor, parent: Record) -> Record:
-    """The record of a floor: a child of the sweep like its trials."""
+    """Open or create the record of a floor, a child of the sweep like its trials."""
     directory = parent.directory / "trials" / floor.name.replace(" ", "-")
     if (directory / "status.json").exists():
         return Record.open(directory)
@@ -105,7 +111,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
 
 
 def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None:
-    """Measures a floor and records it."""
+    """Measure a floor and record it."""
     run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
     metrics = measure(kind, run)
@@ -114,7 +120,10 @@ def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None
 
 
 def measure_test(directory: str) -> None:
-    """Measures a run that has finished on the test part, once, and records it beside its last epoch."""
+    """Measure a finished run once on the test set.
+
+    Record the metrics with its last epoch.
+    """
     record = Record.open(directory)
     if any(name.startswith("test_") for name in record.summary):
         return

@@ -1,7 +1,7 @@
-"""A sweep on Ray Tune: which trials there are, how they run, who ends them, and what is measured beside them.
+"""Run a sweep on Ray Tune: its trials, search and scheduler, and the measurements of its floors and winner.
 
-The records of the trials are the truth: a sweep that is resumed is run again, its recorded epochs replayed instead
-of computed. So nothing depends on what Ray kept of it.
+Only the records of the trials count: a resumed sweep is run again, with its recorded epochs replayed instead of
+computed. So nothing depends on the state that Ray keeps.
 """
 
 import functools
@@ -18,15 +18,15 @@ from eagleray.config import Run, Sweep
 from eagleray.config.registry import find
 from eagleray.config.search_points import Point, points, read, trial_count
 from eagleray.contracts.errors import ConfigError
-from eagleray.ray_backend.callbacks import Course, Watch
+from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected
-from eagleray.ray_backend.measurements import Beside
-from eagleray.ray_backend.trial import Past, Trial
+from eagleray.ray_backend.measurements import Measurements
+from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
 from eagleray.runs.preflight import check, planned
 from eagleray.runs.record import Record
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
-RETRIES = 2  # of a trial that failed: its machine may have been at fault
+RETRIES = 2  # of a trial that failed: its machine may have been the cause
 
 
 def sweep(
@@ -37,22 +37,22 @@ def sweep(
     address: str | None = None,
     watch: Watch | None = None,
 ) -> list[Record]:
-    """Runs the trials of a sweep, its floors beside them, and measures the winner on the test part.
+    """Run the trials of a sweep, measure its floors, and measure the winner on the test set.
 
     Args:
-        sweep: the question.
-        directory: of the sweep's record, which is made if it is not there; trials and floors lie in `trials/`. On a
-            cluster, one that all machines share.
-        resume: go on with what lies there: what has ended stays, what has not goes on from its checkpoint.
+        sweep: what to vary and compare.
+        directory: of the sweep's record, created if missing; trials and floors are in `trials/`. On a cluster, one
+            that all machines share.
+        resume: continue the sweep in the directory: ended trials stay, the others continue from their checkpoints.
         address: of a Ray cluster; None: this machine.
-        watch: is told what happens.
+        watch: shows trials and floors.
 
     Returns:
         The records of the trials and floors.
 
     Raises:
-        ConfigError: something cannot work; nothing was started.
-        KeyboardInterrupt: somebody stopped it; `resume` takes it up.
+        ConfigError: a setting cannot work; nothing was started.
+        KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
     known = points(sweep)
@@ -64,22 +64,25 @@ def sweep(
         if address is None:
             check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory)
-        course = Course(watch)
+        follower = TrialFollower(watch)
         for point in known:
-            course.tell(trial_config(sweep, directory, point), "waiting")
-        beside = Beside(sweep, parent, in_tasks=address is not None, watch=watch)
-        finish_floors = beside.floors(runs)
-        _tuner(sweep, directory, known, runs, course).fit()
+            follower.notify(trial_config(sweep, directory, point), "waiting")
+        measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
+        finish_floors = measurements.floors(runs)
+        _tuner(sweep, directory, known, runs, follower).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
-        if len(course.ended) < trial_count(sweep):
+        if len(follower.ended) < trial_count(sweep):
             raise KeyboardInterrupt
         finish_floors()
-        beside.winner()
+        measurements.winner()
     return parent.children()
 
 
 def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
-    """All that a trial needs to know, as plain values; `values` is what a population may change."""
+    """Return the configuration of a trial, as plain values.
+
+    A population may change its `values`.
+    """
     place = directory / "trials" / point.name
     return {
         "directory": str(place),
@@ -94,7 +97,7 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     }
 
 
-def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], course: Course) -> tune.Tuner:
+def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], follower: TrialFollower) -> tune.Tuner:
     workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
     config = functools.partial(trial_config, sweep, directory)
@@ -121,32 +124,32 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], c
             storage_path=str(directory),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[course],
+            callbacks=[follower],
             verbose=0,
         ),
     )
 
 
-def _trainable(sweep: Sweep, workers: int) -> type[Trial]:
+def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
     if workers > 1:
-        # It only waits for its workers, and a share of a core would be missing to them; of nothing is refused.
-        return tune.with_resources(Trial, tune.PlacementGroupFactory([{HEAD: 0.001}]))
-    return tune.with_resources(Trial, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
+        # The actor only waits for its workers, so it takes no core from them; Ray refuses an empty request.
+        return tune.with_resources(TrialActor, tune.PlacementGroupFactory([{HEAD: 0.001}]))
+    return tune.with_resources(TrialActor, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 
 def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
-    past = [Past.of(directory / "trials" / point.name) for point in points(sweep)]
-    begun = min((each.epoch for each in past if not each.ended), default=0)
-    return find("scheduler", sweep.scheduler).load()().build(sweep, epochs, begun)
+    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
+    done = min((each.epoch for each in recorded if not each.ended), default=0)
+    return find("scheduler", sweep.scheduler).load()().build(sweep, epochs, done)
 
 
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
-    """A trial of several workers begins without them, so Ray must not begin more trials than there is room for."""
+    """Return how many trials may run at once: one of several workers starts before Ray has room for the workers."""
     if workers == 1:
         return sweep.concurrent
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     wanted = {"CPU": workers * sweep.cpus_per_trial, "GPU": workers * sweep.gpus_per_trial}
-    room = min(there.get(kind, 0) / count for kind, count in wanted.items() if count)
+    room = min(available.get(kind, 0) / count for kind, count in wanted.items() if count)
     return min(max(1, int(room)), sweep.concurrent or int(room) or 1)
 
 
@@ -154,7 +157,7 @@ def _label(trial: Any) -> str:
     return Path(trial.config["trial"]["directory"]).name
 
 
-# --- what lies there already -----------------------------------------------------------------------------------
+# --- records of an earlier start -------------------------------------------------------------------------------
 
 
 def _record(sweep: Sweep, directory: Path) -> Record:
@@ -170,23 +173,23 @@ def _record(sweep: Sweep, directory: Path) -> Record:
 def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: bool) -> None:
     if not resume and any(directory.glob("trials/*")):
         raise ConfigError(
-            f"{directory} holds trials already; take that sweep up with --resume, or take another directory"
+            f"{directory} has trials already; continue that sweep with --resume, or use another directory"
         )
     for point in known:
         place = directory / "trials" / point.name
         if (place / "record.json").exists() and (params := dict(Record.open(place).params)) != point.params:
-            raise ConfigError(f"{place} is of another sweep: it has {params}, and this one has {point.params} there")
+            raise ConfigError(f"{place} is of another sweep: it has {params}, but this sweep needs {point.params}")
 
 
 def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
-    """The points that an earlier start has begun, by their number."""
+    """Return the points that an earlier start of the sweep has begun, by their number."""
     records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
     trials = [record for record in records if record.kind == "trial"]
     return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:
-    """The values of a trial as a population has changed them last."""
+    """Return the values of a trial after the last change by a population."""
     if not (place / "record.json").exists():
         return dict(point.values)
     file = Record.open(place).file()

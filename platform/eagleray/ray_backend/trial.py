@@ -1,4 +1,4 @@
-"""A trial of a sweep, as Ray Tune runs it: the loop, one epoch at a time."""
+"""Run a trial of a sweep in Ray Tune: the loop, one epoch at a time."""
 
 import platform
 from collections.abc import Generator, Iterator
@@ -25,11 +25,11 @@ from eagleray.runs.writer import recorded
 Result = dict[str, Any]
 
 
-class Trial(tune.Trainable):
-    """One run at a time, in an actor that serves many runs one after the other: a step is the loop's next epoch.
+class TrialActor(tune.Trainable):
+    """An actor that runs many trials one after the other; each step is the loop's next epoch.
 
-    An actor that has imported torch and warmed it up is worth seconds, so it is kept. The generator does nothing until
-    its first `next`, so neither `setup` nor `reset_config` loads anything that `load_checkpoint` would drop again.
+    Actors are reused because importing and warming up torch takes seconds. The generator does nothing until its first
+    `next`, so neither `setup` nor `reset_config` loads anything that `load_checkpoint` would discard again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,12 +43,15 @@ class Trial(tune.Trainable):
         return next(self.results)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Points at the loop's own checkpoint: weights are not copied."""
+        """Return the path of the loop's own checkpoint, so that no weights are copied."""
         saved = newest_checkpoint(Path(self.trial["directory"]))
         return {"checkpoint": str(saved)} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Takes up another trial's weights; its own the loop finds by itself."""
+        """Start from another trial's weights.
+
+        The loop finds its own without help.
+        """
         place = Path(checkpoint["checkpoint"]) if checkpoint else None
         if place and run_directory(place) != Path(self.trial["directory"]):
             self._begin(self.trial, place)
@@ -60,44 +63,45 @@ class Trial(tune.Trainable):
         if hasattr(self, "results"):
             self.results.close()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # a neighbour may need what the last trial left
+            torch.cuda.empty_cache()  # other trials may need the memory that the last one leaves
         self.trial, self.results = trial, results(trial, resume_from)
 
 
 def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator[Result]:
-    """What a trial reports to Tune after each of its epochs: first those of its record, then those of the loop.
+    """Yield the results of a trial for Tune, one for each epoch: first the recorded epochs, then those of the loop.
 
-    A resumed sweep is the same sweep run again, except that nothing recorded is computed anew; so the scheduler and
-    the search learn again what they knew.
+    A resumed sweep runs again from its start, but recorded epochs are replayed, not computed. So the scheduler and the
+    search receive again all results that they had.
     """
-    past = Past.of(Path(trial["directory"]))
+    recorded_epochs = RecordedEpochs.of(Path(trial["directory"]))
     if resume_from is None:
-        # A population compares where all are now; what it compared before led to the settings it has.
-        yield from list(past.results())[0 if trial["replay"] else -1 :]
-    if past.ended:
+        # A population compares only the present state; earlier comparisons have led to its present settings.
+        yield from list(recorded_epochs.results())[0 if trial["replay"] else -1 :]
+    if recorded_epochs.ended:
         return
     run, record = started(trial)
     if resume_from is not None:
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
-        record = record.tag({f"changed_after_epoch_{past.epoch}": f"{changes}, from {run_directory(resume_from).name}"})
+        tag = f"changed_after_epoch_{recorded_epochs.epoch}"
+        record = record.tag({tag: f"{changes}, from {run_directory(resume_from).name}"})
     torch.set_num_threads(run.threads or 1)
-    told = past.epoch
+    reported = recorded_epochs.epoch
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
     try:
         with closing(_reports(run, record, trial, resume_from)) as reports:
             for report in filter(attrgetter("epoch_ended"), reports):
-                over = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
-                if over:
+                stop = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
+                if stop:
                     record.finish("collapsed", summary=report.numbers)
-                if report.done or report.progress.epoch > told:
-                    told = report.progress.epoch
+                if report.done or report.progress.epoch > reported:
+                    reported = report.progress.epoch
                     if changing:
-                        record.append(report.progress.step, changing, told)
-                    yield result(report.numbers, told, done=report.done or over)
-                if over:
+                        record.append(report.progress.step, changing, reported)
+                    yield result(report.numbers, reported, done=report.done or stop)
+                if stop:
                     return
     except Diverged:
-        yield result({}, told, done=True)  # the record says why
+        yield result({}, reported, done=True)  # the reason is in the record
 
 
 def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
@@ -107,45 +111,55 @@ def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path 
 
 
 @dataclass(frozen=True)
-class Past:
-    """What the record of a trial holds already."""
+class RecordedEpochs:
+    """The epochs of a trial that are in its record already."""
 
     rows: list[dict[str, Any]]
     ended: bool
 
     @classmethod
-    def of(cls, directory: Path) -> "Past":
-        """Nothing, if it never began."""
+    def of(cls, directory: Path) -> "RecordedEpochs":
+        """Read the record of a trial.
+
+        There are no epochs if it has not started.
+        """
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)
-        # A failed run is tried again: a machine may have been at fault.
+        # A failed run is tried again: its machine may have been the cause.
         return cls(record.metrics(), ended=record.state in ("finished", "stopped", "collapsed"))
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """The number of epochs done."""
         return int(self.rows[-1]["epoch"]) if self.rows else 0
 
     def results(self) -> Iterator[Result]:
-        """Its epochs as Tune was told them."""
+        """Yield the recorded epochs as results for Tune."""
         for left, row in zip(range(len(self.rows) - 1, -1, -1), self.rows, strict=True):
             metrics = {name: value for name, value in row.items() if name not in PLACES}
             yield result(metrics, int(row["epoch"]), done=self.ended and not left)
 
 
 def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
-    """What Tune is told: it adds numbers of its own, so ours have a place of theirs (`metrics/knn`)."""
+    """Return a result for Tune.
+
+    Our metrics have their own key (`metrics/knn`), because Tune adds its own numbers.
+    """
     return {"metrics": metrics, "epoch": epoch, "done": done}
 
 
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
-    """The run of a trial, with what a population has changed in it, and its record, open for more."""
+    """Return the run of a trial, with the changes of a population, and its record, ready to be continued.
+
+    Raises:
+        ConfigError: this machine does not see the directory of the sweep.
+    """
     run, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
     if not directory.parents[1].exists():
         raise ConfigError(
-            f"{directory.parents[1]} is not to be seen on {platform.node()}; on a cluster, set run.tracking.runs to "
-            "a folder that all machines share"
+            f"{directory.parents[1]} does not exist on {platform.node()}; on a cluster, set run.tracking.runs to a "
+            "folder that all machines share"
         )
     record = Record.create(
         directory,

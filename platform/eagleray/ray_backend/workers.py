@@ -1,4 +1,4 @@
-"""The loop on several workers: one process each, gathered negatives, restarts from the newest checkpoint."""
+"""Run the loop on several workers: one process each, gathered negatives, restarts from the newest checkpoint."""
 
 import asyncio
 import shutil
@@ -26,13 +26,15 @@ from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
 
-RESTARTS = 3  # times that a group of workers which lost one is started again
+RESTARTS = 3  # how often a group that lost a worker is started again
 
 
 def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -> Iterator[Report]:
-    """Trains with `run.workers` processes; yields what the first of them says, as the loop itself would.
+    """Train with `run.workers` processes.
 
-    The first worker writes the record, which must be in `directory` already (`Record.create`).
+    Yield the reports of the first one, as the loop itself would.
+
+    The first worker writes to the record, which must exist already (`Record.create`).
 
     Args:
         run: everything that defines the run.
@@ -40,7 +42,7 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
         address: of a Ray cluster; None: this machine.
 
     Raises:
-        ConfigError: the run does not fit the data, or the machines; nothing was started.
+        ConfigError: the run does not fit the data or the machines; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
     data = images_of(run)  # fills the workers' cache
@@ -51,19 +53,21 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
 
 
 def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[Report]:
-    """The reports of a group of workers, each with so many CPUs and GPUs; to be used where Ray is.
+    """Run a group of workers, each with some CPUs and GPUs, and yield its reports.
 
-    After an epoch the group waits until its next report is asked for; closed there, the generator ends the group. If a
+    Ray must be connected.
+
+    After an epoch the group waits until the next report is asked for; closing the generator then ends the group. If a
     worker is killed, all start again from the newest checkpoint.
     """
     free(directory)
     exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
-    fitting = Fitting(_trainer(run, directory, exchange, cpus, gpus), exchange)
-    fitting.start()
-    waiting: int | None = None  # the step at which the group wants to know whether to go on
+    thread = FitThread(_trainer(run, directory, exchange, cpus, gpus), exchange)
+    thread.start()
+    waiting: int | None = None  # the step after which the group waits for an answer
     try:
-        while (said := ray.get(exchange.hear.remote())) is not None:
-            report = from_plain(dict(said))
+        while (values := ray.get(exchange.next_report.remote())) is not None:
+            report = report_from_dict(dict(values))
             waiting = report.progress.step if report.epoch_ended else None
             yield report
             if waiting is not None:
@@ -71,21 +75,23 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     except GeneratorExit:
         if waiting is not None:
             exchange.answer.remote(waiting, False)
-            fitting.join()
+            thread.join()
         raise
     finally:
         ray.kill(exchange)
     (directory / ".workers").unlink(missing_ok=True)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    if fitting.failure is not None:
-        raise fitting.failure
+    if thread.failure is not None:
+        raise thread.failure
     if (status := Record.open(directory).status)["state"] == "failed":
         raise Diverged(status["message"])
 
 
 def free(directory: Path) -> None:
-    """Ends the workers of a run whose driver was killed. They would hold their share of the machines for ever: Ray
-    frees it with the help of its dashboard, which may not be installed.
+    """End the workers of a run whose driver was killed.
+
+    Otherwise they would occupy their share of the machines forever: Ray frees it only with the help of its dashboard,
+    which may not be installed.
     """
     note = directory / ".workers"
     if note.exists():
@@ -94,32 +100,35 @@ def free(directory: Path) -> None:
 
 
 class Exchange:
-    """What the first worker and the driver say to each other; an actor of its own, so that either may be killed."""
+    """Messages between the first worker and the driver, in a separate actor, so that either may be killed."""
 
     def __init__(self):
-        self.said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.answers: dict[int, asyncio.Future[bool]] = defaultdict(asyncio.get_running_loop().create_future)
 
-    async def say(self, report: dict[str, Any] | None) -> None:
-        """A report, or None at the end."""
-        await self.said.put(report)
+    async def send(self, report: dict[str, Any] | None) -> None:
+        """Send a report, or None at the end."""
+        await self.reports.put(report)
 
-    async def hear(self) -> dict[str, Any] | None:
-        """The next report; waits for it."""
-        return await self.said.get()
+    async def next_report(self) -> dict[str, Any] | None:
+        """Wait for the next report and return it."""
+        return await self.reports.get()
 
-    async def may_go_on(self, step: int) -> bool:
-        """Waits for the driver's answer; a group that was started again gets the one of before."""
+    async def may_continue(self, step: int) -> bool:
+        """Wait for the driver's answer after a step.
+
+        A group that was started again gets the same answer.
+        """
         return await asyncio.shield(self.answers[step])
 
-    async def answer(self, step: int, go_on: bool) -> None:
-        """Whether to go on after that step."""
+    async def answer(self, step: int, may_continue: bool) -> None:
+        """Answer whether to continue after a step."""
         if not self.answers[step].done():
-            self.answers[step].set_result(go_on)
+            self.answers[step].set_result(may_continue)
 
 
-class Fitting(threading.Thread):
-    """`fit` waits for the end of the training, so it does that in a thread."""
+class FitThread(threading.Thread):
+    """A thread that calls `fit`, which returns only at the end of the training."""
 
     def __init__(self, trainer: TorchTrainer, exchange: Any):
         super().__init__(daemon=True)
@@ -127,16 +136,19 @@ class Fitting(threading.Thread):
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Fits, and says when it is over."""
+        """Call `fit`, and send None when it has ended."""
         try:
             self.trainer.fit()
         except Exception as error:  # raised again where the reports are read
             self.failure = error
-        self.exchange.say.remote(None)
+        self.exchange.send.remote(None)
 
 
 def work(config: dict[str, Any]) -> None:
-    """What each worker does: the loop. The first one also writes the record, and tells the driver."""
+    """Run the loop in each worker.
+
+    The first one also writes the record and sends its reports to the driver.
+    """
     torch.set_num_threads(config["threads"])
     run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
     reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
@@ -148,30 +160,30 @@ def work(config: dict[str, Any]) -> None:
     try:
         for report in reports:
             if is_first:
-                ray.get(exchange.say.remote(plain(report)))
+                ray.get(exchange.send.remote(report_to_dict(report)))
             if report.epoch_ended and not report.done:
-                go_on = torch.tensor(1.0, device=get_device())
+                may_continue = torch.tensor(1.0, device=get_device())
                 if is_first:
-                    go_on.fill_(ray.get(exchange.may_go_on.remote(report.progress.step)))
-                if not distributed.broadcast(go_on):
+                    may_continue.fill_(ray.get(exchange.may_continue.remote(report.progress.step)))
+                if not distributed.broadcast(may_continue):
                     return
     except Diverged:
-        return  # all workers see the same loss, and starting again would not change it; the record says so
+        return  # all workers have the same loss, and a restart would not change it; the reason is in the record
 
 
-def plain(report: Report) -> dict[str, Any]:
-    """A report as plain values, to cross processes."""
+def report_to_dict(report: Report) -> dict[str, Any]:
+    """Return a report as plain values, to send it to another process."""
     return {**asdict(report), "checkpoint": str(report.checkpoint) if report.checkpoint else None}
 
 
-def from_plain(values: dict[str, Any]) -> Report:
-    """The inverse of `plain`."""
-    place = Path(values["checkpoint"]) if values["checkpoint"] else None
-    return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": place})
+def report_from_dict(values: dict[str, Any]) -> Report:
+    """Return the report that was converted by `report_to_dict`."""
+    checkpoint = Path(values["checkpoint"]) if values["checkpoint"] else None
+    return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": checkpoint})
 
 
 def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float) -> TorchTrainer:
-    shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own notes; the checkpoints are the loop's
+    shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own files; the loop keeps the checkpoints
     return TorchTrainer(
         work,
         train_loop_config={
@@ -193,12 +205,12 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float)
 
 
 def _share(run: Run, local: bool) -> tuple[float, float]:
-    """CPUs and GPUs of each worker."""
-    there = ray.cluster_resources()
-    gpus = there.get("GPU", 0)
+    """Return the CPUs and GPUs of each worker."""
+    available = ray.cluster_resources()
+    gpus = available.get("GPU", 0)
     if run.device == "cpu" or (run.device == "auto" and not gpus):
-        # With fewer cores than workers on the only machine, they share them.
-        return (min(1.0, there["CPU"] / run.workers) if local else 1.0), 0.0
+        # On a single machine with fewer cores than workers, they share the cores.
+        return (min(1.0, available["CPU"] / run.workers) if local else 1.0), 0.0
     if local and gpus < run.workers:
         raise ConfigError(
             f"workers={run.workers} need a GPU each, and there is {gpus:g}; "

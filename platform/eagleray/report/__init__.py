@@ -1,1 +1,1 @@
-"""From records to a leaderboard, a finding, pictures and the page of all methods."""
+"""Turn records into a leaderboard, a finding, pictures and the pages of all methods and metrics."""

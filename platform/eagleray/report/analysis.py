@@ -1,6 +1,6 @@
-"""What a sweep found: the leaderboard, and what made the difference. `text.py` says it.
+"""Analyse a sweep: its leaderboard and the effect of each varied key; `text.py` puts them into words.
 
-It knows runs as plain numbers (`TrialResult`), wherever they were read from, and imports nothing slow.
+Runs are plain numbers here (`TrialResult`), wherever they were read from, and nothing slow is imported.
 """
 
 import json
@@ -24,12 +24,12 @@ class TrialResult:
     """One run of a sweep, or one of its floors with one seed."""
 
     name: str  # of its record
-    params: Mapping[str, Any]  # the varied keys; none of a floor
-    point: str  # runs of one point differ in their seed alone
+    params: Mapping[str, Any]  # the varied keys; a floor has none
+    point: str  # runs of one point differ only in their seed
     label: str  # names the point in tables
     seed: int | None = None
     floor: str = ""  # its kind (`config.floors`); empty: a trial
-    sweep: str = ""  # tells the sweeps of an experiment apart
+    sweep: str = ""  # distinguishes the sweeps of an experiment
     state: str = "finished"
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last of each
     message: str = ""
@@ -37,15 +37,15 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: the runs of one point of the sweep or of one floor, its seeds together."""
+    """One line of the leaderboard: all seeds of one point of the sweep or of one floor."""
 
     name: str
     params: Mapping[str, Any]
     runs: tuple[str, ...]  # the names of their records
-    states: Mapping[str, int]  # how many of its runs ended how
-    values: tuple[float, ...]  # of the metric, one a run that measured it
+    states: Mapping[str, int]  # state -> number of its runs
+    values: tuple[float, ...]  # of the metric, one for each run that measured it
     seeds: tuple[int | None, ...]  # of these runs
-    metrics: Mapping[str, float]  # every other one's mean
+    metrics: Mapping[str, float]  # means of all other metrics
     floor: str = ""  # its kind; empty: a point of the sweep
 
     @property
@@ -54,19 +54,22 @@ class Row:
 
     @property
     def std(self) -> float | None:
-        """Of the runs, not of their mean; None of less than two."""
+        """Standard deviation of the runs, not of their mean.
+
+        It is None for less than two runs.
+        """
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def state(self) -> str:
-        """`finished`, or how many of the runs ended otherwise."""
+        """The state of all its runs, or how many are in each state."""
         if len(self.states) == 1:
             return next(iter(self.states))
         return ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
 
     @property
     def measured(self) -> str:
-        """The metric's mean, ± its standard deviation where there is one."""
+        """The metric's mean, ± its standard deviation if there is one."""
         return spread(self.values)
 
 
@@ -75,8 +78,8 @@ class Level:
     """One value of a varied key, or one range of values."""
 
     label: str
-    values: tuple[float, ...]  # of the metric, one a point
-    place: str  # as a sentence has it: `at 0.5`, `with crop`
+    values: tuple[float, ...]  # of the metric, one for each point
+    place: str  # in a sentence: `at 0.5`, `with crop`
 
     @property
     def mean(self) -> float:
@@ -85,23 +88,23 @@ class Level:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one varied key did to the metric."""
+    """The effect of one varied key on the metric."""
 
     key: str  # a varied key, or one of the operations that it combines
     of: str  # the varied key
     levels: tuple[Level, ...]  # in the order of the values
-    share: float  # of the metric's variance between points that lies between levels (eta squared)
-    p_value: float | None  # as `Analysis.test` says; None: nothing is left to estimate the noise from
+    share: float  # of the metric's variance between points that is between levels (eta squared)
+    p_value: float | None  # of the test that `Analysis.test` names; None: too few runs to estimate the noise
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that a sweep has to say."""
+    """All results of a sweep."""
 
     metric: str
     mode: Mode
     varied: tuple[str, ...]
-    binned: frozenset[str]  # those of them that were drawn from a range, and not from a list
+    binned: frozenset[str]  # the varied keys whose values were drawn from a range, not from a list
     rows: list[Row]  # of the leaderboard, the best first
     table: Table = field(default_factory=shipped)  # what its metrics mean
 
@@ -117,34 +120,40 @@ class Analysis:
 
     @property
     def winner(self) -> Row | None:
-        """The best point with a run that finished; without any, the best."""
+        """The best point with a run that finished.
+
+        If no run finished, it is the best point.
+        """
         return next((row for row in self.tried if "finished" in row.states), next(iter(self.tried), None))
 
     @cached_property
     def effects(self) -> list[Effect]:
-        """Of every key that took more than one value, the smallest p-value first."""
+        """The effect of every key with more than one value, smallest p-value first."""
         columns = [each for key in self.varied for each in self._columns(key) if len(set(each.labels)) > 1]
         if len(self.varied) == 1 and not self.parts(self.varied[0]):
-            columns = [replace(each, labels=self._a_run(each.labels)) for each in columns]
+            columns = [replace(each, labels=self._per_run(each.labels)) for each in columns]
             values = [value for row in self.tried for value in row.values]
-        else:  # runs of one point share all their keys: they are no independent witnesses
+        else:  # runs of one point share all their keys, so they are not independent
             values = [fmean(row.values) for row in self.tried]
         explained = variance([each.labels for each in columns], values) if columns else []
-        # Bonferroni: the more keys are looked at, the sooner one of them looks good by chance.
-        found = [
+        # Bonferroni: with more keys it is more likely that one of them looks good by chance.
+        effects = [
             each.effect(values, share, None if p is None else min(1.0, p * len(columns)))
             for each, (share, p) in zip(columns, explained, strict=True)
         ]
-        return sorted(found, key=lambda effect: (effect.p_value is None, effect.p_value, -effect.share))
+        return sorted(effects, key=lambda effect: (effect.p_value is None, effect.p_value, -effect.share))
 
     @property
     def test(self) -> str:
-        """What the p-values of the effects are of."""
+        """The name of the test that gives the p-values of the effects."""
         keys = len(self.effects)
         return f"F test, Bonferroni-corrected for {keys} keys" if keys > 1 else "F test"
 
     def levels(self, key: str) -> dict[str, str]:
-        """From each value of a key, as `param_text`, to the label of its level; in the order of the levels."""
+        """Map each value of a key, as `param_text`, to the label of its level.
+
+        The mapping is in the order of the levels.
+        """
         values = [row.params[key] for row in self.tried]
         if all(isinstance(value, int | float) for value in values):
             values = sorted(values)
@@ -152,7 +161,10 @@ class Analysis:
         return dict(zip(map(param_text, values), labels, strict=True))
 
     def parts(self, key: str) -> list[str]:
-        """The operations that a key combines (`crop`, `crop+jitter`), most common first; none of a plain key."""
+        """List the operations that a key combines (`crop`, `crop+jitter`), most common first.
+
+        The list is empty for a key that combines none.
+        """
         values = [str(row.params[key]).split("+") for row in self.tried]
         counts = Counter(part for value in values for part in value)
         return [part for part, _ in counts.most_common()] if any(len(value) > 1 for value in values) else []
@@ -168,18 +180,18 @@ class Analysis:
         labels = [names[param_text(row.params[key])] for row in self.tried]
         yield _Column(key, key, labels, {label: f"at {label}" for label in names.values()})
 
-    def _a_run(self, labels: Sequence[str]) -> list[str]:
+    def _per_run(self, labels: Sequence[str]) -> list[str]:
         return [label for row, label in zip(self.tried, labels, strict=True) for _ in row.values]
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A key, or one of the operations it combines, and its level in every point."""
+    """A key, or one of the operations that it combines, with its level in every point."""
 
     key: str
     of: str
     labels: list[str]
-    places: Mapping[str, str]  # label -> how a sentence has it; in the order of the levels
+    places: Mapping[str, str]  # label -> its form in a sentence; in the order of the levels
 
     def effect(self, values: Sequence[float], share: float, p_value: float | None) -> Effect:
         groups: dict[str, list[float]] = {label: [] for label in self.places if label in self.labels}
@@ -197,27 +209,30 @@ def analyse(
     binned: Collection[str] = (),
     table: Table | None = None,
 ) -> Analysis:
-    """Everything that follows from the runs of a sweep.
+    """Analyse the runs of a sweep.
 
     Args:
-        trials: its runs and floors, in any order.
+        results: of its runs and floors, in any order.
         varied: the keys that the sweep varies.
-        metric: what is compared.
-        mode: which end of it is better.
-        binned: the keys drawn from a range: where nearly all values differ, ranges of them are compared.
-        table: what the metrics mean; by default those that ship with the project.
+        metric: the one to compare.
+        mode: whether more (max) or less (min) is better.
+        binned: the keys whose values were drawn from a range: nearly all differ, so ranges of values are compared.
+        table: the declarations of the metrics; by default those that ship with the project.
     """
     rows = leaderboard(results, metric, mode)
     return Analysis(metric, mode, tuple(varied), frozenset(binned), rows, shipped() if table is None else table)
 
 
 def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
-    """The runs of a sweep from its directory; those that still train have the numbers of their last epoch."""
-    found = []
+    """Read the runs of a sweep from its directory.
+
+    Unfinished ones have the metrics of their last epoch.
+    """
+    results = []
     for record in sweep.children():
         status, rows, floor = record.status, record.metrics(), record.tags.get("floor", "")
         measured = {name: value for row in rows for name, value in row.items() if name not in PLACES}
-        found.append(
+        results.append(
             TrialResult(
                 record.name,
                 {} if floor else {key: record.params.get(key) for key in varied},
@@ -230,23 +245,23 @@ def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
                 message=status["message"],
             )
         )
-    return found
+    return results
 
 
 def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrialResult]:
-    """The runs of an experiment as MLflow has them (`tracking.rows`), with the params that differ between them.
+    """Convert the runs of an MLflow experiment (`tracking.rows`), with the params that differ between them.
 
-    Runs that belong to no sweep are one point where they differ in their seed alone.
+    Runs outside a sweep form one point if they differ only in their seed.
     """
     runs = [row for row in rows if row["tags"].get("kind") != "sweep"]
     trials = [row for row in runs if "floor" not in row["tags"]]
     texts = {key: {row["params"].get(key) for row in trials} for row in trials for key in row["params"]}
     varied = [key for key, values in texts.items() if len(values) > 1 and key != "seed"]
-    found = []
+    results = []
     for row in runs:
         tags, floor = row["tags"], row["tags"].get("floor", "")
         params = {} if floor else {key: _value(row["params"].get(key)) for key in varied}
-        found.append(
+        results.append(
             TrialResult(
                 row["name"],
                 params,
@@ -259,7 +274,7 @@ def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrialResult]:
                 metrics=_finite(row["metrics"]),
             )
         )
-    return found
+    return results
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -267,7 +282,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _value(text: str | None) -> Any:
-    """A param as MLflow keeps it, a text, as the number it was."""
+    """Return a param that MLflow stores as text as the number it was, if it was one."""
     for number_of in (int, float):
         try:
             return number_of(text or "")
@@ -277,11 +292,14 @@ def _value(text: str | None) -> Any:
 
 
 def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list[Row]:
-    """One row a point and a floor, the best first; what measured nothing comes last, and nothing is left out."""
+    """Return a row for each point and floor, the best first.
+
+    Those without the metric come last.
+    """
     points: dict[tuple[str, ...], list[TrialResult]] = {}
     for each in results:
         points.setdefault((each.sweep, each.floor, each.point), []).append(each)
-    # Where several encoders or data sets are compared, "random init" alone would not say of which.
+    # If several encoders or datasets are compared, the label "random init" alone would not say which.
     alike = Counter(runs[0].label for runs in points.values() if runs[0].floor)
     rows = [_row(runs, metric, is_label_enough=alike[runs[0].label] < 2) for runs in points.values()]
     sign = -1 if mode == "max" else 1
@@ -307,19 +325,22 @@ def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> 
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean, ± the standard deviation of two or more; a dash of none."""
+    """Return the mean as text, ± the standard deviation of two or more values.
+
+    Without a value it is a dash.
+    """
     if len(values) < 2:
         return number(values[0]) if values else "–"
     return f"{number(fmean(values))} ± {number(stdev(values))}"
 
 
 def number(value: float) -> str:
-    """A number at the length that can be compared at a glance."""
+    """Return a number as text with three decimals, very small and large ones with three digits."""
     return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def param_text(value: Any) -> str:
-    """A param (`config.search_points.as_param`) as a table shows it: floats short, none as `default`."""
+    """Return a param (`config.search_points.as_param`) as text for tables: floats short, None as `default`."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "default"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The picture of a sweep: the metric over the two keys that matter most, or over pairs of operations."""
+"""Draw the result of a sweep: the metric over the two keys that matter most, or over pairs of operations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,39 +12,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Cells = dict[tuple[str, str], list[float]]  # (row, column) -> the metric of all points there
+Cells = dict[tuple[str, str], list[float]]  # (row, column) -> the metric of all its points
 
 
-def plot_heatmap(found: Analysis, path: Path, title: str = "") -> bool:
-    """Writes a PNG: a heat map, or dots where one key is varied. False: nothing was measured that can be compared.
+def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
+    """Draw a heat map, or dots if one key is varied, as a PNG.
 
     Args:
-        found: what the sweep found.
+        analysis: of the sweep.
         path: of the PNG.
         title: for example the sweep's question.
+
+    Returns:
+        False if there was nothing to compare, so that nothing was drawn.
     """
-    if not found.effects:
+    if not analysis.effects:
         return False
-    from matplotlib.figure import Figure  # not pyplot: no window is ever wanted
+    from matplotlib.figure import Figure  # not pyplot, which may open windows
 
     figure = Figure(layout="constrained")
-    key, *others = dict.fromkeys(effect.of for effect in found.effects)
-    if found.parts(key) and max(str(row.params[key]).count("+") for row in found.tried) == 1:
-        names = found.parts(key)
-        _map(figure, paired(found.tried, key), names, names, (key, key), found)
+    key, *others = dict.fromkeys(effect.of for effect in analysis.effects)
+    if analysis.parts(key) and max(str(row.params[key]).count("+") for row in analysis.tried) == 1:
+        names = analysis.parts(key)
+        _map(figure, paired(analysis.tried, key), names, names, (key, key), analysis)
     elif others:
-        down, along = (list(dict.fromkeys(found.levels(name).values())) for name in (key, others[0]))
-        _map(figure, crossed(found, key, others[0]), down, along, (key, others[0]), found)
+        down, along = (list(dict.fromkeys(analysis.levels(name).values())) for name in (key, others[0]))
+        _map(figure, crossed(analysis, key, others[0]), down, along, (key, others[0]), analysis)
     else:
-        _dots(figure, found)
+        _dots(figure, analysis)
     figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
-    figure.text(0.99, -0.02, _floors(found), ha="right", va="top", fontsize=8, color="0.35")
+    figure.text(0.99, -0.02, _floors(analysis), ha="right", va="top", fontsize=8, color="0.35")
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
     return True
 
 
 def paired(rows: Sequence[Row], key: str) -> Cells:
-    """Single operations on the diagonal, each pair on both sides of it, as in figure 5 of SimCLR."""
+    """Collect single operations on the diagonal and each pair on both sides of it, as in figure 5 of SimCLR."""
     cells: Cells = {}
     for row in rows:
         names = str(row.params[key]).split("+")
@@ -53,23 +56,23 @@ def paired(rows: Sequence[Row], key: str) -> Cells:
     return cells
 
 
-def crossed(found: Analysis, key: str, other: str) -> Cells:
-    down, along = found.levels(key), found.levels(other)
+def crossed(analysis: Analysis, key: str, other: str) -> Cells:
+    down, along = analysis.levels(key), analysis.levels(other)
     cells: Cells = {}
-    for row in found.tried:
+    for row in analysis.tried:
         place = down[param_text(row.params[key])], along[param_text(row.params[other])]
         cells.setdefault(place, []).append(fmean(row.values))
     return cells
 
 
 def _map(
-    figure: "Figure", cells: Cells, down: list[str], along: list[str], keys: tuple[str, str], found: Analysis
+    figure: "Figure", cells: Cells, down: list[str], along: list[str], keys: tuple[str, str], analysis: Analysis
 ) -> None:
     axes = figure.add_subplot()
     means = [[fmean(cells[a, b]) if (a, b) in cells else float("nan") for b in along] for a in down]
     figure.set_size_inches(2.6 + 0.95 * len(along), 1.6 + 0.62 * len(down))
-    image = axes.imshow(means, cmap="viridis" if found.mode == "max" else "viridis_r", aspect="auto")
-    axes.set_facecolor("0.93")  # a cell that nothing was tried in
+    image = axes.imshow(means, cmap="viridis" if analysis.mode == "max" else "viridis_r", aspect="auto")
+    axes.set_facecolor("0.93")  # cells without a trial
     axes.set_xticks(range(len(along)), along, rotation=30 if max(map(len, along)) > 9 else 0)
     axes.set_yticks(range(len(down)), down)
     axes.set_xlabel(keys[1])
@@ -78,7 +81,7 @@ def _map(
     for y, a in enumerate(down):
         for x, b in enumerate(along):
             _label(axes, x, y, cells.get((a, b), []), image)
-    figure.colorbar(image, ax=axes, label=found.metric, fraction=0.06)
+    figure.colorbar(image, ax=axes, label=analysis.metric, fraction=0.06)
 
 
 def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> None:
@@ -90,26 +93,26 @@ def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> Non
     axes.text(x, y, number(fmean(values)) + count, ha="center", va="center", fontsize=8, color=color)
 
 
-def _dots(figure: "Figure", found: Analysis) -> None:
-    """Every run of every value, their mean as a line across, floors as dashed lines."""
-    axes, key = figure.add_subplot(), found.effects[0].of
-    labels = found.levels(key)
+def _dots(figure: "Figure", analysis: Analysis) -> None:
+    """Draw every run of every value, their mean as a line, floors as dashed lines."""
+    axes, key = figure.add_subplot(), analysis.effects[0].of
+    labels = analysis.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}
-    for row in found.tried:
+    for row in analysis.tried:
         levels[labels[param_text(row.params[key])]].extend(row.values)
     figure.set_size_inches(7, 1.3 + 0.45 * len(levels))
     for y, values in enumerate(levels.values()):
         axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
         axes.plot([fmean(values)] * 2, [y - 0.25, y + 0.25], "-", color="C0", linewidth=2)
-    for row in found.floors:
+    for row in analysis.floors:
         axes.axvline(fmean(row.values), linestyle="--", linewidth=1, color="0.5")
     axes.set_yticks(range(len(levels)), list(levels))
     axes.invert_yaxis()
-    axes.set_xlabel(found.metric)
+    axes.set_xlabel(analysis.metric)
     axes.set_ylabel(key)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _floors(found: Analysis) -> str:
-    floors = [f"{row.name} {row.measured}" for row in found.floors]
-    return f"{found.metric} of {', '.join(floors)}" if floors else ""
+def _floors(analysis: Analysis) -> str:
+    floors = [f"{row.name} {row.measured}" for row in analysis.floors]
+    return f"{analysis.metric} of {', '.join(floors)}" if floors else ""

@@ -1,4 +1,4 @@
-"""What a sweep found, in words: one sentence, a page of Markdown, a table for spreadsheets."""
+"""Report a sweep in words: one sentence, a page of Markdown, tables for spreadsheets."""
 
 import csv
 import io
@@ -10,38 +10,38 @@ from eagleray.config.metrics import headlines, ordered
 from eagleray.report.analysis import Analysis, Effect, Level, Row, TrialResult, number, param_text
 from eagleray.report.variance import paired_t_test
 
-SURE = 0.05  # a difference that noise makes more often than this is none
+SIGNIFICANT = 0.05  # a larger p-value is not significant
 
-Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the lines
+Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the rows
 
 
-def finding(found: Analysis) -> str:
-    """What a sweep found, in one sentence that claims no more than the numbers hold."""
-    if not found.tried:
-        others = sorted({name for row in found.rows for name in row.metrics})
-        there = f"; they measured {', '.join(others)}" if others else ""
-        return f"no trial measured {found.metric}{there}."
-    parts = [_what_matters(found) if found.effects else _no_choice(found), _against_floors(found)]
+def finding(analysis: Analysis) -> str:
+    """Return the finding of a sweep, in one sentence that claims no more than the numbers show."""
+    if not analysis.tried:
+        others = sorted({name for row in analysis.rows for name in row.metrics})
+        measured = f"; they measured {', '.join(others)}" if others else ""
+        return f"no trial measured {analysis.metric}{measured}."
+    parts = [_what_matters(analysis) if analysis.effects else _no_choice(analysis), _against_floors(analysis)]
     return f"{'; '.join(filter(None, parts))}."
 
 
-def _no_choice(found: Analysis) -> str:
-    return f"only one point was measured, with {found.metric} {found.tried[0].measured}"
+def _no_choice(analysis: Analysis) -> str:
+    return f"only one point was measured, with {analysis.metric} {analysis.tried[0].measured}"
 
 
-def _what_matters(found: Analysis) -> str:
-    first, *rest = found.effects
-    best, worst = _ends(first, found)
-    ends = f"{found.metric} is {number(best.mean)} {best.place} and {number(worst.mean)} {worst.place}"
+def _what_matters(analysis: Analysis) -> str:
+    first, *rest = analysis.effects
+    best, worst = _ends(first, analysis)
+    ends = f"{analysis.metric} is {number(best.mean)} {best.place} and {number(worst.mean)} {worst.place}"
     if first.p_value is None:
-        return f"{first.key}: {ends}, but one run each cannot tell a difference from noise (seeds=3 could)"
-    tested = f"{_p_text(first.p_value)} ({found.test})"
-    if first.p_value >= SURE:
+        return f"{first.key}: {ends}, but with one run each a difference may be noise (set seeds=3)"
+    tested = f"{_p_text(first.p_value)} ({analysis.test})"
+    if first.p_value >= SIGNIFICANT:
         none = f"no key has a significant effect; the smallest p-value is that of {first.key}"
         return f"{none if rest else f'{first.key} has no significant effect'}: {ends} on average, {tested}"
     counts = f"(means of {len(best.values)} and {len(worst.values)})"
-    others = [each for each in rest if each.p_value is not None and each.p_value < SURE]
-    then = "".join(f", then {each.key} (best {_ends(each, found)[0].place})" for each in others)
+    others = [each for each in rest if each.p_value is not None and each.p_value < SIGNIFICANT]
+    then = "".join(f", then {each.key} (best {_ends(each, analysis)[0].place})" for each in others)
     most = " most" if rest else ""
     return f"{first.key} matters{most}: {ends} {counts}, {tested}{then}"
 
@@ -50,16 +50,16 @@ def _p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.1 else 2}f}"
 
 
-def _against_floors(found: Analysis) -> str:
-    """The best trial beside each floor; runs of one seed share their validation images, so they are compared first."""
-    best, sign = found.tried[0], 1 if found.mode == "max" else -1
+def _against_floors(analysis: Analysis) -> str:
+    """Compare the best trial with each floor, seed by seed: runs of one seed share their validation images."""
+    best, sign = analysis.tried[0], 1 if analysis.mode == "max" else -1
     groups: dict[str, list[str]] = {"worse than": [], "not significantly different from": [], "better than": []}
-    for floor in found.floors:
+    for floor in analysis.floors:
         gains = _paired(best, floor)
         p_value = paired_t_test(gains)
         tested = "" if p_value is None else f"; {_p_text(p_value)}, paired t test over {len(gains)} seeds"
         gain = sign * (fmean(gains) if gains else fmean(best.values) - fmean(floor.values))
-        is_level = gain == 0 or (p_value is not None and p_value >= SURE)
+        is_level = gain == 0 or (p_value is not None and p_value >= SIGNIFICANT)
         words = "not significantly different from" if is_level else "better than" if gain > 0 else "worse than"
         groups[words].append(f"{floor.name} ({floor.measured}{tested})")
     parts = [f"{words} {' and '.join(names)}" for words, names in groups.items() if names]
@@ -67,110 +67,110 @@ def _against_floors(found: Analysis) -> str:
 
 
 def _paired(one: Row, other: Row) -> list[float]:
-    """Differences of the metric between runs of equal seeds."""
+    """Return the differences of the metric between runs of the same seed."""
     mine, its = (dict(zip(row.seeds, row.values, strict=True)) for row in (one, other))
     return [mine[seed] - its[seed] for seed in mine if seed in its and seed is not None]
 
 
-def _ends(effect: Effect, found: Analysis) -> tuple[Level, Level]:
-    ordered = sorted(effect.levels, key=lambda level: level.mean, reverse=found.mode == "max")
+def _ends(effect: Effect, analysis: Analysis) -> tuple[Level, Level]:
+    ordered = sorted(effect.levels, key=lambda level: level.mean, reverse=analysis.mode == "max")
     return ordered[0], ordered[-1]
 
 
-def on_test_part(found: Analysis) -> str:
-    """What the winner is worth on the test part, which nothing was chosen on, beside the floors; or nothing."""
-    winner = found.winner
+def on_test_set(analysis: Analysis) -> str:
+    """Return the winner's metrics on the test set, on which nothing was chosen, and those of the floors."""
+    winner = analysis.winner
     names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
     parts = []
     for name in names:
-        floors = [f"{row.name} {number(row.metrics[name])}" for row in found.floors if name in row.metrics]
-        beside = f" ({', '.join(floors)})" if floors else ""
-        parts.append(f"{name} {number(winner.metrics[name])}{beside}" if winner else "")
-    return f"The winner ({winner.name}) on the test part: {', '.join(parts)}." if winner and parts else ""
+        floors = [f"{row.name} {number(row.metrics[name])}" for row in analysis.floors if name in row.metrics]
+        compared = f" ({', '.join(floors)})" if floors else ""
+        parts.append(f"{name} {number(winner.metrics[name])}{compared}" if winner else "")
+    return f"The winner ({winner.name}) on the test set: {', '.join(parts)}." if winner and parts else ""
 
 
-def markdown(found: Analysis, *, name: str, question: str, picture: str | None, notes: Iterable[str]) -> str:
-    """The page on a sweep.
+def markdown(analysis: Analysis, *, name: str, question: str, picture: str | None, notes: Iterable[str]) -> str:
+    """Return the report of a sweep in Markdown.
 
     Args:
-        found: what it found.
-        name: its title.
-        question: what it was to answer.
-        picture: the heat map's file name, if one was drawn.
-        notes: what else a reader must know: what failed, what was stopped.
+        analysis: of the sweep.
+        name: the title.
+        question: that the sweep was to answer.
+        picture: file name of the heat map, if one was drawn.
+        notes: other facts for the reader: what failed, what was stopped.
     """
-    parts = [f"# {name}", question, f"**{finding(found)}**"]
-    parts += [f"![{found.metric} by what was varied]({picture})"] if picture else []
-    parts += ["## Leaderboard", _markdown_table(leaderboard_table(found)), _what_floors_are(found)]
-    parts += ["\n".join(f"- {note}" for note in notes), on_test_part(found)]
-    if found.effects:
-        parts += ["## What made the difference", _markdown_table(_effects_table(found))]
+    parts = [f"# {name}", question, f"**{finding(analysis)}**"]
+    parts += [f"![{analysis.metric} by what was varied]({picture})"] if picture else []
+    parts += ["## Leaderboard", _markdown_table(leaderboard_table(analysis)), _what_floors_are(analysis)]
+    parts += ["\n".join(f"- {note}" for note in notes), on_test_set(analysis)]
+    if analysis.effects:
+        parts += ["## What made the difference", _markdown_table(_effects_table(analysis))]
         parts += [
-            f"Share: the part of the variance of {found.metric} that this key explains beyond the others. "
-            f"p: the probability of a share as large if the key had no effect ({found.test})."
+            f"Share: the part of the variance of {analysis.metric} that this key explains in addition to the others. "
+            f"p: the probability of such a large share if the key had no effect ({analysis.test})."
         ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _what_floors_are(found: Analysis) -> str:
-    named = [f"{row.name} is {MEANINGS[row.floor]}" for row in found.floors if row.floor in MEANINGS]
+def _what_floors_are(analysis: Analysis) -> str:
+    named = [f"{row.name} is {MEANINGS[row.floor]}" for row in analysis.floors if row.floor in MEANINGS]
     return f"A floor is what the trials must beat: {'; '.join(named)}." if named else ""
 
 
-def csv_text(found: Analysis) -> str:
-    """The leaderboard with every metric, for spreadsheets."""
-    others = sorted({name for row in found.rows for name in row.metrics})
+def csv_text(analysis: Analysis) -> str:
+    """Return the leaderboard with every metric as CSV."""
+    others = sorted({name for row in analysis.rows for name in row.metrics})
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    head = ["rank", "trial", *found.varied, found.metric, f"{found.metric}_std", "runs", "state"]
+    head = ["rank", "trial", *analysis.varied, analysis.metric, f"{analysis.metric}_std", "runs", "state"]
     table.writerow([*head, *others])
-    for rank, row in enumerate(found.rows, 1):
+    for rank, row in enumerate(analysis.rows, 1):
         numbers = [row.metrics.get(name, "") for name in others]
         state = "floor" if row.floor else row.state
-        table.writerow([rank, row.name, *_varied(row, found), row.mean, row.std, len(row.runs), state, *numbers])
+        table.writerow([rank, row.name, *_varied(row, analysis), row.mean, row.std, len(row.runs), state, *numbers])
     return written.getvalue()
 
 
-def runs_csv(found: Analysis, trials: Iterable[TrialResult]) -> str:
-    """Return every run and seed as a line of its own, in the order of the leaderboard, with every metric."""
+def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
+    """Return a CSV line for each run, with every metric, in the order of the leaderboard."""
     by_name = {trial.name: trial for trial in trials}
-    ranked = [by_name[name] for row in found.rows for name in row.runs]
-    metrics = ordered({name for trial in ranked for name in trial.metrics}, found.table)
+    ranked = [by_name[name] for row in analysis.rows for name in row.runs]
+    metrics = ordered({name for trial in ranked for name in trial.metrics}, analysis.table)
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    table.writerow(["trial", *found.varied, "seed", "state", *metrics])
+    table.writerow(["trial", *analysis.varied, "seed", "state", *metrics])
     for trial in ranked:
-        params = [param_text(trial.params[key]) if key in trial.params else "" for key in found.varied]
+        params = [param_text(trial.params[key]) if key in trial.params else "" for key in analysis.varied]
         state = "floor" if trial.floor else trial.state
         table.writerow([trial.label, *params, trial.seed, state, *(trial.metrics.get(name, "") for name in metrics)])
     return written.getvalue()
 
 
-def leaderboard_table(found: Analysis) -> Table:
-    """The leaderboard as people want to see it; a column that would say nothing is left out."""
-    measured = {name for row in found.rows for name in row.metrics}
-    others = [name for name in headlines(found.table) if name != found.metric and name in measured]
-    seeds = ["runs"] if any(len(row.runs) > 1 for row in found.rows) else []
+def leaderboard_table(analysis: Analysis) -> Table:
+    """Return the leaderboard as text for people, without columns that would be empty or constant."""
+    measured = {name for row in analysis.rows for name in row.metrics}
+    others = [name for name in headlines(analysis.table) if name != analysis.metric and name in measured]
+    seeds = ["runs"] if any(len(row.runs) > 1 for row in analysis.rows) else []
     lines = []
-    for rank, row in enumerate(found.rows, 1):
+    for rank, row in enumerate(analysis.rows, 1):
         count = [str(len(row.runs))] if seeds else []
         extra = [number(row.metrics[name]) if name in row.metrics else "" for name in others]
         state = "floor" if row.floor else row.state
-        lines.append([str(rank), row.name, *_varied(row, found), row.measured, *count, *extra, state])
-    return ["", "trial", *found.varied, found.metric, *seeds, *others, "state"], lines
+        lines.append([str(rank), row.name, *_varied(row, analysis), row.measured, *count, *extra, state])
+    return ["", "trial", *analysis.varied, analysis.metric, *seeds, *others, "state"], lines
 
 
-def _varied(row: Row, found: Analysis) -> list[str]:
-    return [param_text(row.params[key]) if key in row.params else "" for key in found.varied]
+def _varied(row: Row, analysis: Analysis) -> list[str]:
+    return [param_text(row.params[key]) if key in row.params else "" for key in analysis.varied]
 
 
-def _effects_table(found: Analysis) -> Table:
+def _effects_table(analysis: Analysis) -> Table:
     lines = []
-    for effect in found.effects:
+    for effect in analysis.effects:
         levels = ", ".join(f"{level.label}: {number(level.mean)} ({len(level.values)})" for level in effect.levels)
         p_value = "unknown" if effect.p_value is None else f"{effect.p_value:.2g}"
         lines.append([effect.key, f"{effect.share:.0%}", p_value, levels])
-    return ["key", "share", "p (F test)", f"mean {found.metric} at its values (how many)"], lines
+    return ["key", "share", "p (F test)", f"mean {analysis.metric} at its values (how many)"], lines
 
 
 def _markdown_table(table: Table) -> str:

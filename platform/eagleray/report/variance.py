@@ -1,4 +1,4 @@
-"""The tests behind a report: which settings made a number vary, and whether two points differ."""
+"""The statistical tests of a report: which settings made a metric vary, and whether two points differ."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,18 +6,18 @@ from statistics import fmean, stdev
 
 
 def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[tuple[float, float | None]]:
-    """What each column explains of the values beyond the others: analysis of variance, sums of squares of type II.
+    """Test the effect of each column on the values: analysis of variance with type II sums of squares.
 
-    So a key that happened to go along with one that matters gets no credit for it. Where there are too few values for
-    all columns at once (less than two degrees of freedom are left), each is judged alone.
+    A key that happened to vary together with one that matters thus gets no credit for it. If there are too few values
+    for all columns together (less than two degrees of freedom are left), each column is tested alone.
 
     Args:
-        columns: labels of the levels, one a value.
+        columns: labels of the levels, one for each value.
         values: [N], of the metric.
 
     Returns:
-        For each column its share of the variance (eta squared) and the p-value of its F test; None where no degree
-        of freedom is left to estimate the noise from.
+        For each column its share of the variance (eta squared) and the p-value of its F test; None if no degree of
+        freedom is left to estimate the noise.
     """
     import numpy as np
     from scipy.special import fdtrc
@@ -25,7 +25,7 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
     target = np.asarray(values)
 
     def fit(chosen: Sequence[Sequence[str]]) -> tuple[float, int]:
-        """Sum of squared residuals of an additive model, and its number of free parameters."""
+        """Return the sum of squared residuals of an additive model, and its number of free parameters."""
         levels = [[label == level for label in column] for column in chosen for level in dict.fromkeys(column)]
         design = np.array([[True] * len(values), *levels], float).T
         weights, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
@@ -33,38 +33,44 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
 
     total = fit([])[0]
     together = len(values) - fit(columns)[1] >= 2
-    found: list[tuple[float, float | None]] = []
+    results: list[tuple[float, float | None]] = []
     for place, column in enumerate(columns):
         others = [*columns[:place], *columns[place + 1 :]] if together else []
         (without, fewer), (rest, parameters) = fit(others), fit([*others, column])
         groups, free = parameters - fewer, len(values) - parameters
         gain = max(0.0, without - rest)
-        share = gain / total if gain > 1e-9 * total else 0.0  # below is rounding
+        share = gain / total if gain > 1e-9 * total else 0.0  # less is rounding
         if share == 0 or groups == 0:
-            found.append((0.0, 1.0))
+            results.append((0.0, 1.0))
         elif free < 1:
-            found.append((share, None))
+            results.append((share, None))
         elif rest <= 1e-12 * total:
-            found.append((share, 0.0))
+            results.append((share, 0.0))
         else:
-            found.append((share, float(fdtrc(groups, free, gain / groups / (rest / free)))))
-    return found
+            results.append((share, float(fdtrc(groups, free, gain / groups / (rest / free)))))
+    return results
 
 
 def paired_t_test(differences: Sequence[float]) -> float | None:
-    """The two-sided p-value of the hypothesis that paired differences have mean 0; None of less than two pairs."""
+    """Return the two-sided p-value of a paired t test.
+
+    It is None for less than two pairs.
+
+    Args:
+        differences: [N], of the pairs; the null hypothesis is that their mean is 0.
+    """
     from scipy.special import stdtr
 
     if len(differences) < 2:
         return None
     mean, deviation = fmean(differences), stdev(differences)
-    if deviation <= 1e-9 * abs(mean):  # rounding alone
+    if deviation <= 1e-9 * abs(mean):  # only rounding
         return 0.0 if mean else 1.0
     return float(2 * stdtr(len(differences) - 1, -abs(mean) * len(differences) ** 0.5 / deviation))
 
 
 def spans(values: Sequence[float]) -> list[str]:
-    """For each of the sorted values, the part of them it lies in: thirds, or halves of few."""
+    """Label each of the sorted values with its range: thirds of them, or halves if they are few."""
     bins = 3 if len(values) >= 9 else 2
     cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
     spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]

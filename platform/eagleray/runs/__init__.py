@@ -1,1 +1,1 @@
-"""One run: built from its file, recorded in its directory, saved, restored, evaluated and exported."""
+"""One run: built from its file, recorded in its directory, saved, restored, evaluated, exported."""

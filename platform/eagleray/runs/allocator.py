@@ -1,4 +1,4 @@
-"""What the C library does with memory that tensors on the CPU give back."""
+"""Tune the C library's allocator for tensors on the CPU."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ _LARGEST = 2**30  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what its tensors free, for the tensors of the next step.
+    """Keep the memory that tensors free, for the tensors of the next step.
 
-    glibc gives large blocks back to the system, which then clears every page anew: thousands of page faults in
-    a step of a small network (docs/performance.md has what they cost). Where there is no glibc nothing is changed. What
-    a process has once used it keeps until it ends.
+    By default glibc returns large blocks to the system, which clears every page before it hands it out again: thousands
+    of page faults in a step of a small network (docs/performance.md has what they cost). The process keeps the memory
+    until it ends. Without glibc nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""From a run file to the things it names: images, encoder, method, loader and evaluation."""
+"""Build what a run file names: images, encoder, method, data loader and evaluation."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ from eagleray.runs.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run's method, and all that feeds and evaluates it."""
+    """A run's method with its data loader and evaluation."""
 
     run: Run
     data: Data
@@ -33,12 +33,12 @@ class Assembly:
 
 
 def assemble(run: Run, *, data: Data | None = None, device: torch.device | None = None) -> Assembly:
-    """Build everything that a run names, its weights as the seed draws them.
+    """Build everything that a run names, with weights drawn from its seed.
 
     Args:
         run: everything that defines the run.
         data: the images, if they are loaded already.
-        device: by default the one that `run.device` says.
+        device: by default the one that `run.device` names.
 
     Raises:
         ConfigError: the run does not fit its data or this machine.
@@ -55,7 +55,9 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
 
 
 def images_of(run: Run) -> Data:
-    """Load the images of a run; the first call for some settings fills the cache that all runs share.
+    """Load the images of a run.
+
+    The first call for these settings fills the cache that all runs share.
 
     Raises:
         ConfigError: images are missing, damaged, or too few.
@@ -64,7 +66,9 @@ def images_of(run: Run) -> Data:
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
-    """Return what a method may know of the data: its facts, at the image size, batch size, workers and seed of the run.
+    """Return the data's facts with the image size, batch size, workers and seed of a run.
+
+    This is all that a method may know about its data.
 
     Raises:
         ConfigError: the run asks for something these images do not have.
@@ -76,7 +80,7 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
         )
     grayscale = run.augment.changes().get("grayscale")
     if data.channels == 1 and grayscale:
-        raise ConfigError(f"augment.grayscale={grayscale} does nothing: these images are grey already")
+        raise ConfigError(f"augment.grayscale={grayscale} has no effect: these images are grey already")
     if run.labels is not None and data.classes is None:
         raise ConfigError(
             f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
@@ -86,7 +90,10 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
 
 
 def build_method(run: Run, data: DataInfo) -> Method:
-    """Build the method of a run with new weights, drawn from its seed; torch's global generator stays seeded."""
+    """Build the method of a run with new weights, drawn from its seed.
+
+    It seeds torch's global generator, which stays seeded.
+    """
     seed_weights(run.seed)
     encoder_class = run.encoder.declaration.load()
     encoder = encoder_class(
@@ -100,7 +107,10 @@ def build_method(run: Run, data: DataInfo) -> Method:
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
-    """Return what a method was built from, as plain values that need no other file; checkpoints carry it."""
+    """Return what a method was built from, as plain values for checkpoints.
+
+    They need no other file.
+    """
     return {
         "method": {"name": run.method.name, **method.config.model_dump(mode="json")},
         "encoder": {"name": method.encoder.name, **method.encoder.config.model_dump(mode="json")},
@@ -112,7 +122,7 @@ def from_blueprint(plan: Mapping[str, Any]) -> Method:
     """Build a method from its blueprint, with new weights.
 
     Raises:
-        ConfigError: its settings are none that it has today.
+        ConfigError: the settings do not fit today's version of the method.
     """
     run = read_run({section: plan[section] for section in ("method", "encoder")})
     return build_method(run, DataInfo(**plan["data"]))

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: files in its directory that hold all of its state."""
+"""Checkpoints: files in a run's directory that hold all of its state."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,14 @@ from eagleray.contracts.errors import ConfigError
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write `checkpoints/step-<n>.pt` atomically: a reader finds a whole file or none. Keep the newest `keep` files.
+    """Write `checkpoints/step-<n>.pt` and delete all but the newest `keep` files.
+
+    The write is atomic: a reader finds a whole file or none.
 
     Args:
         directory: of the run.
         state: plain values and tensors; `step` names the file.
-        keep: how many stay.
+        keep: how many checkpoints stay.
     """
     path = directory / "checkpoints" / f"step-{state['step']:09d}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,10 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the state that a checkpoint holds; runs no code from the file."""
+    """Read the state in a checkpoint.
+
+    No code from the file is run.
+    """
     return torch.load(path, map_location=device, weights_only=True)
 
 
@@ -41,7 +46,7 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest checkpoint of the run in `directory`; None where there is none."""
+    """Return the newest checkpoint of the run in `directory`, or None."""
     return next(reversed(checkpoints(directory)), None)
 
 
@@ -51,15 +56,15 @@ def run_directory(checkpoint: Path) -> Path:
 
 
 def last_state(directory: Path) -> dict[str, Any]:
-    """Read the newest checkpoint of the run in `directory`, onto the CPU.
+    """Read the newest checkpoint of the run in `directory` onto the CPU.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the run has no checkpoint.
     """
     saved = newest_checkpoint(directory)
     if saved is None:
         raise ConfigError(
-            f"{directory} holds no checkpoint, so there are no weights; train it first, or name the directory of "
-            "another run (those of a sweep lie in its trials)"
+            f"{directory} has no checkpoint, so there are no weights; train it first, or name the directory of "
+            "another run (those of a sweep are in its trials)"
         )
     return load_checkpoint(saved)

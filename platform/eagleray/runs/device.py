@@ -11,33 +11,38 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # Intel from Cooper Lake on, AMD from 
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device that a setting names; `auto` is a GPU where there is one.
+    """Return the device that a setting names.
+
+    `auto` is a GPU if there is one.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: the setting asks for a GPU, and torch finds none.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise ConfigError("device=cuda: torch sees no GPU here; take device=auto or device=cpu")
+        raise ConfigError("device=cuda: torch finds no GPU here; set device=auto or device=cpu")
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
 def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return the context of a run's forward passes: bfloat16 where that pays, else none.
+    """Return the context of a run's forward passes: bfloat16 where it is faster, else none.
 
-    On a CPU it also selects how attention is computed: the backward pass of torch's fused kernel is far slower in
-    bfloat16 than in float32, which does not hold for the matrix products that it fuses.
+    On a CPU it also selects the attention kernel: the backward pass of torch's fused kernel is far slower in bfloat16
+    than in float32, although the matrix products that it fuses are not.
     """
     bf16 = uses_bf16(precision, device)
     if device.type == "cpu":
-        # These settings bear CUDA's name, and apply to the CPU too.
+        # These settings are named after CUDA, but apply to the CPU too.
         torch.backends.cuda.enable_flash_sdp(not bf16)
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bf16)
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether matrix products run in bfloat16; `auto` takes it where the hardware has units for it."""
+    """Return whether matrix products run in bfloat16.
+
+    With `auto` they do if the hardware has units for it.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

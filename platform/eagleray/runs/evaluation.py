@@ -1,4 +1,4 @@
-"""What a representation is worth: every number that a run reports beside its loss."""
+"""Evaluation of a representation: every number that a run reports in addition to its loss."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,99 +25,107 @@ Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> feature
 
 
 class Evaluation:
-    """Evaluates the methods of one run: each part of the data is encoded once, and evaluators take what they ask for.
+    """Evaluates the method of a run: each split is encoded once, and evaluators read the features they ask for.
 
     Args:
-        run: which evaluators, and their settings.
-        data: the probes learn from train, and are judged on validation; on test when it is asked for.
-        feed: how images are shown.
+        run: names the evaluators and their settings.
+        data: classifiers are fitted on the training set and evaluated on the validation set; on request on the test
+            set too.
+        loader: prepares images for the network.
     """
 
-    def __init__(self, run: Run, data: Data, feed: BatchLoader):
-        self.run, self.settings, self.data, self.feed = run, run.evaluate, data, feed
+    def __init__(self, run: Run, data: Data, loader: BatchLoader):
+        self.run, self.settings, self.data, self.loader = run, run.evaluate, data, loader
         self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
         self.evaluators: dict[str, Evaluator] = {
             name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
         }
 
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> dict[str, float]:
-        """Return the metrics of a method as it is now; leaves it in training mode."""
+        """Return the metrics of a method as it is now.
+
+        Set it to training mode.
+        """
         method.eval()
         metrics = self._measured(method.encode, method, autocast, final=final, test=final and self.settings.test)
         method.train()
         return metrics
 
-    def judge(
+    def measure(
         self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True
     ) -> dict[str, float]:
-        """Return the metrics of any encoding, raw pixels too: all that need no method.
+        """Return the metrics of any encoding, such as raw pixels: all that need no method.
 
         Args:
-            encode: what is judged.
+            encode: the encoding to evaluate.
             autocast: the precision it runs in.
-            test: measure the test part too, as `test_…`; settings are then chosen on validation.
-            final: also measure what is measured at the end of a run alone.
+            test: evaluate on the test set too, as `test_…`; settings are still chosen on the validation set.
+            final: also run the evaluators that run only at the end of a run.
         """
         return self._measured(encode, None, autocast, final=final, test=test)
 
     def embed(self, method: Method, autocast: AbstractContextManager) -> Tensor:
-        """Return features of all training images, float32 [samples, D]; leaves the method in training mode."""
+        """Return features of all training images, float32 [samples, D].
+
+        Set the method to training mode.
+        """
         method.eval()
         features = self.encode(method.encode, self.data.train, autocast)
         method.train()
         return features
 
     def encode(self, encode: Encode, images: Images, autocast: AbstractContextManager) -> Tensor:
-        """Return what `encode` makes of all images in their order, float32 [N, D], each worker encoding a share."""
+        """Encode all images in their order, float32 [N, D].
+
+        Each worker encodes a share.
+        """
         rank, world, count = distributed.rank(), distributed.world_size(), len(images)
         share = -(-count // world)
-        # Shares are equal, as gathering wants them; the last ones repeat the last image, and lose it below.
+        # Gathering needs equal shares: the last ones repeat the last image, which is cut off below.
         mine = torch.arange(rank * share, (rank + 1) * share).clamp_(max=count - 1)
         with torch.no_grad(), autocast:
             batches = images.batches(list(mine.split(self.settings.batch_size)))
-            parts = [encode(self.feed.evaluation_view(batch)).float() for batch in batches]
+            parts = [encode(self.loader.evaluation_view(batch)).float() for batch in batches]
         return distributed.gather(torch.cat(parts))[:count]
 
     def _measured(
         self, encode: Encode, method: Method | None, autocast: AbstractContextManager, *, final: bool, test: bool
     ) -> dict[str, float]:
-        data, there = self.data, self._has(method)
-        shown = Encoded(self, encode, method, autocast, data.train if data.validation is None else data.validation)
+        data, available = self.data, self._has(method)
+        encoded = Encoded(self, encode, method, autocast, data.train if data.validation is None else data.validation)
         metrics: dict[str, float] = {}
         for name, evaluator in self.evaluators.items():
             if self.settings.when(name) not in (("always", "end") if final else ("always",)):
                 continue
             labels = "labels" in self.needs[name]
-            if self.needs[name] <= there and (data.validation is not None or not labels):
-                metrics |= self._declared(name, evaluator(shown))
-            if self.needs[name] <= there and labels and test and data.test is not None:
-                held = self._declared(name, evaluator(shown.on(data.test, chosen_by=data.validation)))
-                metrics |= {TEST + metric: value for metric, value in held.items()}
+            if self.needs[name] <= available and (data.validation is not None or not labels):
+                metrics |= self._declared(name, evaluator(encoded))
+            if self.needs[name] <= available and labels and test and data.test is not None:
+                on_test = self._declared(name, evaluator(encoded.on(data.test, chosen_by=data.validation)))
+                metrics |= {TEST + metric: value for metric, value in on_test.items()}
         return metrics
 
     def _has(self, method: Method | None) -> frozenset[Need]:
-        there = has(self.run, labels=self.data.train.labels is not None)
-        return there if method is not None else there - {"classifier", "tokens"}
+        available = has(self.run, labels=self.data.train.labels is not None)
+        return available if method is not None else available - {"classifier", "tokens"}
 
     def _declared(self, name: str, numbers: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(numbers) - set(self.evaluators[name].metrics)):
-            raise ConfigError(f"the evaluator {name} returns {unknown[0]}, which its `metrics` do not declare")
+            raise ConfigError(f"the evaluator {name} returns {unknown[0]}, which it does not declare in `metrics`")
         return numbers
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The `Encodings` of one network, judged on one part of the images."""
+    """The `Encodings` of one network, evaluated on one set of images."""
 
     evaluation: Evaluation
     encode: Encode
     method: Method | None
     autocast: AbstractContextManager
-    judged: Images
+    evaluated: Images
     chooser: Images | None = None
-    known: dict[tuple[Images, Encode], Features] = field(
-        default_factory=dict
-    )  # what was encoded, by images and network
+    known: dict[tuple[Images, Encode], Features] = field(default_factory=dict)  # encoded already
 
     @property
     def seed(self) -> int:
@@ -125,7 +133,7 @@ class Encoded:
 
     @property
     def image_size(self) -> int:
-        return self.evaluation.feed.info.image_size
+        return self.evaluation.loader.info.image_size
 
     @property
     def data(self) -> Data:
@@ -137,7 +145,7 @@ class Encoded:
 
     @property
     def shown(self) -> Features:
-        return self.of(self.judged)
+        return self.of(self.evaluated)
 
     @property
     def chosen_on(self) -> Features | None:
@@ -146,7 +154,7 @@ class Encoded:
     @property
     def logits(self) -> Features:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
-        return self.of(self.judged, self.method.classify)
+        return self.of(self.evaluated, self.method.classify)
 
     def of(self, images: Images, by: Encode | None = None) -> Features:
         key = (images, by or self.encode)
@@ -156,22 +164,28 @@ class Encoded:
         return self.known[key]
 
     def views(self, views: Sequence[View], most: int) -> list[Features]:
-        places = evenly(torch.arange(len(self.judged)), most)
-        batches = self.judged.batches(list(places.split(VIEWED)))
+        places = evenly(torch.arange(len(self.evaluated)), most)
+        batches = self.evaluated.batches(list(places.split(VIEWED)))
         parts: list[list[Tensor]] = [[] for _ in views]
         with torch.no_grad(), self.autocast:
             for number, batch in enumerate(batches):
-                for part, view in zip(parts, self.evaluation.feed.fixed(batch, views, number), strict=True):
+                for part, view in zip(parts, self.evaluation.loader.fixed(batch, views, number), strict=True):
                     part.append(self.encode(view).float())
-        return [_labelled(torch.cat(part), self.judged.only(places.numpy())) for part in parts]
+        return [_labelled(torch.cat(part), self.evaluated.only(places.numpy())) for part in parts]
 
-    def on(self, judged: Images, *, chosen_by: Images | None) -> "Encoded":
-        """Return the same network, judged on other images; what is encoded already stays."""
-        return replace(self, judged=judged, chooser=chosen_by)
+    def on(self, evaluated: Images, *, chosen_by: Images | None) -> "Encoded":
+        """Return the same network, evaluated on other images.
+
+        Features computed before are kept.
+        """
+        return replace(self, evaluated=evaluated, chooser=chosen_by)
 
 
 def _labelled(features: Tensor, images: Images) -> Features:
-    """Features of images with their labels: probes cannot learn from those whose label is not known."""
+    """Return features and labels of the labelled images.
+
+    Classifiers cannot use the others.
+    """
     labels = None if images.labels is None else torch.from_numpy(images.labels).to(features.device)
     if labels is None or bool((labels >= 0).all()):
         return Features(features, labels)
@@ -180,11 +194,11 @@ def _labelled(features: Tensor, images: Images) -> Features:
 
 
 def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
-    """Whether the embeddings that the loss sees have collapsed: spread and rank of a batch, as `z_std` and `z_rank`."""
-    metrics = collapse(embeddings[0])
+    """Return spread and rank of the embeddings of a whole batch as the loss sees them, `z_std` and `z_rank`."""
+    metrics = collapse(distributed.gather(embeddings[0]))
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
 def collapsed(metrics: dict[str, float]) -> bool:
-    """Whether all images have become (nearly) one point to the loss: `z_std` is 1 when isotropic, 0 for one point."""
+    """Return whether all embeddings are nearly one point: `z_std` is 1 for isotropic ones, 0 for one point."""
     return metrics["z_std"] < 0.05

@@ -1,4 +1,4 @@
-"""What is kept of a run for use elsewhere: the trained encoder, and a few lines that load it."""
+"""Export the trained encoder of a run, with a short script that loads it."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from eagleray.runs.restore import restored
 
 WEIGHTS = "encoder.safetensors"
 LOADER = '''\
-"""Load the encoder beside this file.
+"""Load the encoder in the folder of this file.
 
     python load_encoder.py IMAGE ...     # prints the features of some images
 """
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Build:
-    """What an exported encoder is built from; written as JSON into the metadata of its weights."""
+    """What an exported encoder is built from; stored as JSON in the metadata of its weights."""
 
     name: str
     settings: dict[str, Any]
@@ -68,7 +68,7 @@ class ExportedEncoder(nn.Module):
         self.encoder, self.build, self.dim = encoder, build, encoder.dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images that were prepared: float [N, C, S, S] -> [N, dim]."""
+        """Encode prepared images: float [N, C, S, S] -> [N, dim]."""
         return self.encoder(images)
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
@@ -76,7 +76,11 @@ class ExportedEncoder(nn.Module):
         return evaluation_view(images, self.build.image_size, self.build.mean, self.build.std)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
-        """Read and prepare image files: float [N, C, S, S]; raises ConfigError where one cannot be read."""
+        """Read and prepare image files: float [N, C, S, S].
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
         images = decode_all([str(path) for path in paths], self.build.stored_size, self.build.channels)
         return self.prepare(batched(images))
 
@@ -94,14 +98,14 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
     files = [place / WEIGHTS, place / "artifacts" / WEIGHTS, place]
     file = next((each for each in files if each.is_file()), None)
     if file is None:
-        raise ConfigError(f"{place} holds no {WEIGHTS}; name the directory of a finished run, or its artifacts")
+        raise ConfigError(f"{place} has no {WEIGHTS}; name the directory of a finished run, or its artifacts")
     try:
         with safe_open(file, "pt") as opened:
             build = Build(**json.loads(opened.metadata()["build"]))
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no encoder that Eagleray has exported: {error!r}") from None
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced, so nobody's draws should change
+        raise ConfigError(f"{file} is not an encoder that Eagleray exported: {error!r}") from None
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced: keep the caller's generator
         encoder_class = find("encoder", build.name).load()
         config = settings_of(encoder_class.Config, build.settings)
         encoder = encoder_class(build.name, config, image_size=build.image_size, channels=build.channels)
@@ -113,11 +117,11 @@ def export(run: Run, directory: Path) -> bool:
     """Write `encoder.safetensors` and `load_encoder.py` into the artifacts of a run.
 
     Args:
-        run: what was trained.
-        directory: of the run; its newest checkpoint is taken.
+        run: the trained run.
+        directory: of the run; its newest checkpoint is exported.
 
     Returns:
-        False where features are more than an encoder's output, so that no encoder alone gives them.
+        False if nothing was exported: the method's features are not the output of one of its encoders.
 
     Raises:
         ConfigError: there is no checkpoint.
@@ -145,7 +149,10 @@ def export(run: Run, directory: Path) -> bool:
 
 @torch.no_grad()
 def used_encoder(method: Method, images: Tensor) -> Encoder | None:
-    """The encoder whose output is the method's representation, which may be a teacher's; None if none is."""
+    """Return the encoder whose output is the method's representation, maybe a teacher's.
+
+    Return None if no encoder's is.
+    """
     outputs: list[tuple[Any, Any]] = []
     encoders = [module for module in method.modules() if isinstance(module, Encoder)]
     hooks = [

@@ -1,4 +1,4 @@
-"""How floors are measured: with features for which no network is trained, and like a run's own (`config.floors`)."""
+"""Measure floors (`config.floors`): the same evaluation as of a run, on features that need no trained network."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,34 +17,34 @@ from eagleray.runs.assemble import Assembly, assemble
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
 LARGEST = 32  # side in pixels to which larger images are shrunk, where pixels or patches are compared
-IMAGES = 10_000  # training images whose patches k-means sees
-PATCHES = 200_000  # of them together
+IMAGES = 10_000  # training images from which k-means takes patches
+PATCHES = 200_000  # from all of these images together
 
 
 @dataclass(frozen=True)
 class Floor:
-    """A floor under some runs, to be measured with one of their seeds."""
+    """A floor of some runs, to be measured with one of their seeds."""
 
     kind: FloorKind
     label: str  # "random init"
-    point: str  # "random init convnet digits": tells floors of one kind apart, and is the same for all seeds
+    point: str  # "random init convnet digits": the same for all seeds, different for all other floors
     run: Run  # whose data, encoder and seed it takes
 
     @property
     def name(self) -> str:
-        """Of its record."""
+        """The name of its record."""
         return f"{self.point} seed{self.run.seed}"
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its record says of its place in the sweep."""
+        """The tags of its record, which place it in the sweep."""
         return {"kind": "floor", "floor": self.kind, "point": self.point, "label": self.label}
 
 
 def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
-    """The floors under some runs: each once for every seed, and for every encoder and data set that it depends on."""
+    """Yield the floors of some runs, one for each seed and for each encoder and dataset that a floor depends on."""
     known: dict[str, list[str]] = {}  # name -> what is measured under it
-    begun = set[tuple[str, int]]()
+    yielded = set[tuple[str, int]]()
     for run in runs:
         file = run.file()
         for kind in kinds:
@@ -56,51 +56,51 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
                 others.append(what)
             number = others.index(what) + 1
             point = f"{name} {number}" if number > 1 else name
-            if (point, run.seed) not in begun:
-                begun.add((point, run.seed))
+            if (point, run.seed) not in yielded:
+                yielded.add((point, run.seed))
                 yield Floor(kind, label, point, run)
 
 
 def measure(kind: FloorKind, run: Run) -> dict[str, float]:
-    """Return the metrics of a floor that need no trained method: kNN, linear probe, ...; on the test part too."""
+    """Return the metrics of a floor on the validation and test sets: those that need no trained method."""
     built = assemble(run)
-    return built.evaluation.judge(KINDS[kind].features(built), built.autocast, test=True)
+    return built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as their own features: [N, C, H, W] -> [N, C * h * w]."""
+    """Return the pixels of shrunk images as features: [N, C, H, W] -> [N, C * h * w]."""
     return shrunk(images).flatten(1)
 
 
 def shrunk(images: Tensor) -> Tensor:
-    """Images of at most 32 pixels a side: [N, C, H, W] -> [N, C, h, w]."""
+    """Shrink images to at most 32 pixels a side: [N, C, H, W] -> [N, C, h, w]."""
     return adaptive_avg_pool2d(images, LARGEST) if max(images.shape[-2:]) > LARGEST else images
 
 
 def _kmeans(built: Assembly) -> Encode:
-    """Patch features, fitted to training images without their labels."""
+    """Fit patch features to the training images; labels are not used."""
     images, loader, seed = built.data.train, built.loader, built.run.seed
     side, draw = side_for(min(LARGEST, loader.info.image_size)), generator(seed, purpose="patches")
     chosen = torch.randperm(len(images), generator=draw)[:IMAGES]
     each = -(-PATCHES // len(chosen))
-    found = []
+    samples = []
     for batch in images.batches(chosen.split(64)):
         patches = image_patches(_in_bytes(loader.evaluation_view(batch), loader.info), side)
         places = torch.rand(patches.shape[:2], generator=draw).argsort(1)[:, :each].to(patches.device)
-        found.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
-    features = fit_patch_features(torch.cat(found), side, seed=seed)
+        samples.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
+    features = fit_patch_features(torch.cat(samples), side, seed=seed)
     return lambda normalised: features(_in_bytes(normalised, loader.info))
 
 
 def _in_bytes(normalised: Tensor, info: DataInfo) -> Tensor:
-    """Normalised images once more as numbers from 0 to 255, of at most 32 pixels a side."""
+    """Undo the normalising: numbers from 0 to 255, at most 32 pixels a side."""
     mean, std = (torch.tensor(each).to(normalised).view(1, -1, 1, 1) for each in (info.mean, info.std))
     return shrunk((normalised * std + mean) * 255)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a kind of floor is called and measured."""
+    """How a kind of floor is named and measured."""
 
     label: Callable[[Run], str]
     depends_on: tuple[str, ...]  # sections of a run file

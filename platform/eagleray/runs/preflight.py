@@ -1,4 +1,4 @@
-"""Whether a sweep can be run and its question answered: asked of every run before the first one starts."""
+"""Check every run of a sweep before the first one starts."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +15,9 @@ from eagleray.runs.assemble import build_method, fitted, images_of
 
 
 def check(sweep: Sweep, runs: list[Run]) -> None:
-    """Loads the data, which fills the cache that all trials share, and holds every planned run against it.
+    """Check every planned run against its data.
+
+    Loading it fills the cache that all trials share.
 
     Raises:
         ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
@@ -41,7 +43,10 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
 
 
 def planned(sweep: Sweep) -> list[Run]:
-    """The runs of a sweep; where they are not known yet, those at the ends of its ranges."""
+    """Return the runs of a sweep.
+
+    If its search learns from results, they are not known yet: return those at the ends of its ranges.
+    """
     if sweep.learns:
         runs = [as_trial(sweep, run) for run in sweep.probes()]
         return [changed(run, {"seed": run.seed + more}) for run in runs for more in range(sweep.seeds)]
@@ -55,29 +60,37 @@ def _images_of(_: str, run: Run) -> Data:
 def _check_share(sweep: Sweep) -> None:
     share, device = sweep.gpus_per_trial, sweep.run.get("device")
     if share > 1 and share != int(share):
-        raise ConfigError(f"gpus_per_trial={share}: above one, GPUs are whole; take {int(share)} or {int(share) + 1}")
+        raise ConfigError(
+            f"gpus_per_trial={share}: only less than one GPU can be a fraction; set {int(share)} or {int(share) + 1}"
+        )
     if device == "cuda" and not share:
         raise ConfigError("run.device=cuda needs a share of a GPU: set gpus_per_trial=1, or a fraction")
     if device == "cpu" and share:
-        raise ConfigError(f"gpus_per_trial={share} is of no use with run.device=cpu; leave one of them out")
+        raise ConfigError(f"gpus_per_trial={share} has no effect with run.device=cpu; leave one of them out")
     workers = max(run.workers for run in sweep.probes())
     if workers > 1 and share != int(share):
         raise ConfigError(
             f"gpus_per_trial={share}: the {workers} workers of a trial need a whole GPU each; "
-            "only trials of one worker share one"
+            "only trials of one worker can share a GPU"
         )
     if workers > 1 and sweep.changes_trials:
-        raise ConfigError(f"scheduler={sweep.scheduler} changes trials of one worker, and these have workers={workers}")
+        raise ConfigError(
+            f"scheduler={sweep.scheduler} needs trials of one worker, and these have workers={workers}; set workers=1"
+        )
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
-    """What a population changes in flight must leave the network and the optimizer as they are."""
+    """Check that the keys which a population changes during training leave network and optimizer as they are."""
     if "optimizer.name" in sweep.vary:
-        raise ConfigError("vary.optimizer.name cannot change in flight: another optimizer has another state")
+        raise ConfigError(
+            f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "
+            "another optimizer has another state"
+        )
     for key, span in sweep.ranges().items():
         if key.startswith("method.") and len({_shapes(changed(run, {key: v}), data) for v in probes(span)}) > 1:
             raise ConfigError(
-                f"vary.{key} changes the network's shape, so it cannot change in flight (scheduler={sweep.scheduler})"
+                f"vary.{key} changes the network's shape, so it cannot change during training "
+                f"(scheduler={sweep.scheduler})"
             )
 
 

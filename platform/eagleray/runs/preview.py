@@ -1,4 +1,4 @@
-"""A picture of the views that training sees: one image a row, first as it is, then as its views."""
+"""Draw the views that training sees: a row for each image, first the image itself, then its views."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ GREY = (90, 90, 90)
 
 
 def preview(run: Run, path: Path, data: Data | None = None) -> None:
-    """Writes a PNG grid of the views that a run's method makes of its first training images, as its seed draws them.
+    """Write a PNG grid of the views of the first training images, drawn from the run's seed.
 
     Args:
         run: names the method, the images and the changes to the views.
@@ -49,7 +49,10 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
 
 
 def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
-    """Name of each column -> its images, uint8 [C, H, W] each; sizes differ where views do."""
+    """Return the name of each column with its images, uint8 [C, H, W].
+
+    Their sizes may differ.
+    """
     method = build_method(run, fitted(run, data.info))
     images = next(iter(data.train.batches([torch.arange(min(ROWS, len(data.train)))])))
     kinds = {"view": overridden(method.views, run.augment)}
@@ -58,7 +61,7 @@ def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
     columns = {"image": list(images)}
     for number, (kind, views) in enumerate(kinds.items()):
         repeats = -(-COLUMNS // len(views)) if views else 0
-        made = make_views(
+        drawn = make_views(
             views * repeats,
             images,
             size=run.image_size or data.info.image_size,
@@ -67,20 +70,23 @@ def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
             std=data.info.std,
             exact=run.augment.exact,
         )
-        for place, view in enumerate(made):
-            again = " " * (place // len(views))  # the same name, and a key of its own
-            columns[f"{kind} {place % len(views) + 1}{again}"] = list(_bytes(view, data))
+        for place, view in enumerate(drawn):
+            padding = " " * (place // len(views))  # repeated views show the same name, but need different keys
+            columns[f"{kind} {place % len(views) + 1}{padding}"] = list(_bytes(view, data))
     return columns
 
 
 def _bytes(view: Tensor, data: Data) -> Tensor:
-    """The inverse of normalising: float -> uint8."""
+    """Undo the normalising: float -> uint8."""
     mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (data.info.mean, data.info.std))
     return ((view.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _fitted(image: Tensor, side: int) -> Image.Image:
-    """Return uint8 [C, H, W] as a picture that fits a cell; enlarged by whole pixels, so that small ones stay sharp."""
+    """Fit an image, uint8 [C, H, W], into a cell.
+
+    Enlarge by whole pixels, so that small images stay sharp.
+    """
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     factor = side // max(picture.size)

@@ -1,15 +1,15 @@
-"""A run's directory is the truth about the run: what it was, what it measured, how it ended.
+"""The record of a run: its directory is the only source for what it was, what it measured and how it ended.
 
     record.json     key, name, experiment, params, tags, where it ran (written again on resuming)
     run.yaml        the resolved run file
-    metrics.jsonl   one line a report, appended while the run trains
+    metrics.jsonl   one line for each report, appended while the run trains
     status.json     how it ended and its last numbers; absent while it runs
-    artifacts/      pictures, the encoder, whatever is worth keeping beside the numbers
+    artifacts/      pictures, the encoder and other files to keep
     trials/<id>/    the runs of a sweep, each a directory like this one
 
-Training writes only here. Everything else (leaderboards, MLflow) reads, so nothing else can slow or stop it.
-Every file but metrics.jsonl is replaced whole; there, a line that a killed process left half written is not
-read. One process writes to a directory at a time; any number may read.
+Training writes only here. Everything else (leaderboards, MLflow) only reads, so nothing else can slow or stop it.
+Every file except metrics.jsonl is replaced as a whole; in metrics.jsonl, readers skip a line that a killed process
+left half written. One process at a time writes to a directory; any number may read.
 """
 
 import json
@@ -35,7 +35,7 @@ from eagleray.contracts.errors import ConfigError
 
 Value = str | int | float | bool | None
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
-PLACES = ("step", "epoch", "time")  # columns of every row, so no metric's name
+PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Record:
     """One run, or one sweep, in its directory. Holds record.json; the other files are read when asked for."""
 
     directory: Path
-    key: str  # made once; by it a restarted run is known everywhere as the same run
+    key: str  # created once; identifies the run everywhere, also after a restart
     name: str
     experiment: str
     created: int  # milliseconds since 1970, of the first start
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     environment: Mapping[str, Value]
-    above: str | None = None  # the parent's directory seen from this one, so a moved tree stays whole
+    above: str | None = None  # the parent's directory relative to this one, so the tree can be moved
     uri: str | None = None
     meanings: Mapping[str, str] = field(default_factory=dict)  # of the metrics, by name
 
@@ -68,13 +68,13 @@ class Record:
         meanings: Mapping[str, str] | None = None,
         uri: str | None = None,
     ) -> "Record":
-        """Starts a run in `directory`, or takes it up again: key, start and tags then stay, its ending goes.
+        """Start a run in `directory`, or resume it: key, start and tags stay, the status is removed.
 
         Args:
-            params: flat, with dotted keys: what is shown and compared (`method.temperature`).
+            params: flat, with dotted keys (`method.temperature`): what tables show and compare.
             run: the resolved run file, plain values only; written to run.yaml.
-            meanings: what each metric means that may be reported.
-            uri: the MLflow store it belongs to; by default the parent's. A password in it is left out, for
+            meanings: of each metric that the run may report.
+            uri: the MLflow store it belongs to; by default the parent's. A password in it is removed, because
                 directories get shared.
         """
         directory = Path(directory)
@@ -100,7 +100,11 @@ class Record:
 
     @classmethod
     def open(cls, directory: Path | str) -> "Record":
-        """Raises ConfigError where no run lies."""
+        """Read the record in a directory.
+
+        Raises:
+            ConfigError: the directory is not that of a run, or its record is damaged.
+        """
         directory = Path(directory)
         try:
             facts = json.loads((directory / "record.json").read_text())
@@ -108,22 +112,28 @@ class Record:
             return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(
-                f"{directory} is no run directory (no record.json); runs lie in runs/<experiment>/<name>."
+                f"{directory} is not the directory of a run (it has no record.json); runs are in "
+                "runs/<experiment>/<name>."
             ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None
 
     @property
     def kind(self) -> str:
-        """`sweep`, or `trial` or `floor` of one; `run`: by itself."""
+        """`sweep`, `trial` or `floor` of a sweep, or a single `run`."""
         return self.tags.get("kind", "run")
 
-    # Writing, by the run itself
+    # Writing: only by the run itself
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
-        """Adds one row; it is in the file when this returns. `step` counts samples or optimizer steps.
+        """Add a row, written to the file when this returns.
 
-        NaN and infinities are kept as words: JSON has no numbers for them.
+        `step` counts samples or optimizer steps.
+
+        NaN and infinities are stored as strings: JSON has no numbers for them.
+
+        Raises:
+            ConfigError: a metric has the name of a column.
         """
         if taken := [name for name in metrics if name in PLACES]:
             raise ConfigError(f"A metric cannot be named {taken[0]!r}: every row has that column already.")
@@ -135,17 +145,17 @@ class Record:
         }
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         with open(self.directory / "metrics.jsonl", "ab+") as file:
-            # A process killed while writing left a line without its end: end it, or this row is lost with it.
+            # A process killed while writing leaves a line without its end: end it, or this row is lost too.
             file.write(b"\n" + line if _torn(file) else line)
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
-        """Adds to the tags, which may be learnt late (the checkpoint's place, a sweep's finding)."""
-        grown = replace(self, tags={**self.tags, **tags})
-        grown._save()
-        return grown
+        """Add tags; some are known only later (the checkpoint's path, a sweep's finding)."""
+        tagged = replace(self, tags={**self.tags, **tags})
+        tagged._save()
+        return tagged
 
     def finish(self, state: str, message: str = "", summary: Mapping[str, float] | None = None) -> None:
-        """Says how the run ended: finished, failed, stopped (by a scheduler or a person) or collapsed."""
+        """Write how the run ended: finished, failed, stopped (by a scheduler or a person) or collapsed."""
         if state not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {state!r}")
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
@@ -156,17 +166,17 @@ class Record:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
         _replace(self.directory / "record.json", json.dumps(facts, indent=1))
 
-    # Reading, by anyone
+    # Reading: by anyone
 
     def file(self) -> dict[str, Any]:
-        """Read the run or sweep file that was kept when it started."""
+        """Read the run or sweep file as it was at the start."""
         return yaml.safe_load((self.directory / "run.yaml").read_text(encoding="utf-8"))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One row a step, by step: {"step", "epoch", "time" in ms, and the metrics}. The last written holds.
+        """Read one row for each step, in order: {"step", "epoch", "time" in ms, and the metrics}.
 
-        A group of workers that restarts from a checkpoint reports some steps again; several reports of one
-        step (a loss, later an evaluation) make one row.
+        Several reports of one step (a loss, later an evaluation) are merged into one row. Workers that restart from a
+        checkpoint report some steps again; the last value written counts.
         """
         rows: dict[int, dict[str, Any]] = {}
         for row in self.read()[0]:
@@ -178,7 +188,10 @@ class Record:
         return [rows[step] for step in sorted(rows)]
 
     def read(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The rows from byte `start` on, as they were written, and the byte where the next read starts."""
+        """Read the rows from byte `start` on, as written.
+
+        Also return the byte where the next read starts.
+        """
         try:
             with open(self.directory / "metrics.jsonl", "rb") as file:
                 file.seek(start)
@@ -190,7 +203,10 @@ class Record:
 
     @property
     def status(self) -> dict[str, Any]:
-        """{"state", "message", "time" in ms or None, "summary"}; of a run that goes on: "running"."""
+        """{"state", "message", "time" in ms or None, "summary"}.
+
+        The state is "running" until the run ends.
+        """
         try:
             status = json.loads((self.directory / "status.json").read_text())
         except FileNotFoundError:
@@ -207,7 +223,7 @@ class Record:
 
     @property
     def artifacts(self) -> Path:
-        """Put files to keep in here, in one move (write under a name that begins with a dot, then rename)."""
+        """The folder of files to keep. Write under a name that begins with a dot, then rename: readers skip those."""
         return self.directory / "artifacts"
 
     @property
@@ -215,25 +231,30 @@ class Record:
         return Record.open(Path(os.path.normpath(self.directory / self.above))) if self.above else None
 
     def children(self) -> list["Record"]:
-        found = (Record.open(path.parent) for path in self.directory.glob("trials/*/record.json"))
-        return sorted(found, key=lambda record: (record.created, record.name))
+        records = (Record.open(path.parent) for path in self.directory.glob("trials/*/record.json"))
+        return sorted(records, key=lambda record: (record.created, record.name))
 
 
 def find_records(root: Path | str, experiment: str | None = None) -> list[Record]:
-    """Every run in `root` (runs, one experiment of it, or one run); each parent before its children."""
-    found: dict[Path, Record] = {}
+    """List every run in `root`, each parent before its children.
+
+    Args:
+        root: the folder of all runs, of one experiment or of one run.
+        experiment: only the runs of this one.
+    """
+    records: dict[Path, Record] = {}
     for directory in _run_directories(Path(root)):
         record = Record.open(directory)
         for each in (record, *record.children()):
-            found.setdefault(each.directory, each)
-    return [record for record in found.values() if experiment in (None, record.experiment)]
+            records.setdefault(each.directory, each)
+    return [record for record in records.values() if experiment in (None, record.experiment)]
 
 
 def environment() -> dict[str, Value]:
-    """What a result depends on beside its run file: versions, the working directory's commit, hardware.
+    """Return what a result depends on in addition to its run file: versions, git commit, hardware.
 
-    What cannot be known is None. GPUs are named only where torch is loaded already: loading it takes seconds. The
-    commit is asked for once a process, whose code is that of its start.
+    What cannot be determined is None. GPUs are named only if torch is loaded already: loading it takes seconds. The
+    commit of the working directory is read once: a process keeps running the code it started with.
     """
     packages = ("eagleray", "torch", "torchvision", "timm", "ray", "mlflow")
     here = Path.cwd()
@@ -264,7 +285,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(directory), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):  # no git, or a disk too slow to compare the files on
+    except (OSError, subprocess.TimeoutExpired):  # no git, or a disk too slow to compare files
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -304,7 +325,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
         row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
         return row
-    except (ValueError, TypeError, KeyError):  # a line that was never finished
+    except (ValueError, TypeError, KeyError):  # a line that was not finished
         return None
 
 
@@ -320,5 +341,5 @@ def _replace(path: Path, text: str) -> None:
     with open(unfinished, "w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
+        os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
     os.replace(unfinished, path)

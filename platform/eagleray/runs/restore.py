@@ -1,4 +1,4 @@
-"""Runs that have been trained, with their weights: to be evaluated, exported, or built into other runs."""
+"""Restore trained runs with their weights: to evaluate, export or reuse them in other runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,23 +24,23 @@ def restored(run: Run, directory: Path) -> Assembly:
     """Assemble a run with the weights of its newest checkpoint.
 
     Raises:
-        ConfigError: there is none, or it does not fit.
+        ConfigError: there is no checkpoint, or it does not fit.
     """
-    held = last_state(directory)
+    state = last_state(directory)
     built = assemble(run)
-    _load(built.method, held, directory)
+    _load(built.method, state, directory)
     return built
 
 
 def evaluated(run: Run, directory: Path) -> dict[str, float]:
-    """Measure all metrics of a trained run, those of the test part (`test_...`) too."""
+    """Measure all metrics of a trained run, including those on the test set (`test_...`)."""
     whole = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"test": True})})
     built = restored(whole, directory)
     return built.evaluation(built.method, built.autocast, final=True)
 
 
 def evaluated_on_test(run: Run, directory: Path) -> dict[str, float]:
-    """Measure what a trained run is worth on the test part: `test_knn`, `test_linear`, ..."""
+    """Measure a trained run on the test set: `test_knn`, `test_linear`, ..."""
     return {name: value for name, value in evaluated(run, directory).items() if name.startswith("test_")}
 
 
@@ -48,28 +48,28 @@ def trained(source: Path | Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]
     """Build the method of a finished run with the weights of its newest checkpoint.
 
     Args:
-        source: the directory of a run; or a blueprint that this function returned before, for the same method with
-            weights that are still to be loaded.
+        source: the directory of a run; or a blueprint that this function returned before: the same method, with
+            weights that the caller loads later.
 
     Returns:
-        The method in eval mode on the CPU, and its blueprint; torch's generator is left as it was.
+        The method in eval mode on the CPU, and its blueprint. The state of torch's generator does not change.
 
     Raises:
         ConfigError: there is no such run, it has not finished, or its weights do not fit.
     """
-    held = {"blueprint": source} if isinstance(source, Mapping) else _finished(source)
+    state = {"blueprint": source} if isinstance(source, Mapping) else _finished(source)
     with torch.random.fork_rng(devices=[]):
-        method = from_blueprint(held["blueprint"])
-    if "method" in held:
-        _load(method, held, source)
-    return method.eval(), held["blueprint"]
+        method = from_blueprint(state["blueprint"])
+    if "method" in state:
+        _load(method, state, source)
+    return method.eval(), state["blueprint"]
 
 
 def check_images(name: str, then: DataInfo, image_size: int, channels: int) -> None:
-    """Check that images are like those that a network was trained on.
+    """Check that images have the size and channels that a network was trained on.
 
     Raises:
-        ConfigError: their size or number of channels is another.
+        ConfigError: the size or the number of channels differs.
     """
     if then.image_size != image_size:
         raise ConfigError(
@@ -79,25 +79,27 @@ def check_images(name: str, then: DataInfo, image_size: int, channels: int) -> N
     if then.channels != channels:
         raise ConfigError(
             f"{name} was trained on images of {then.channels} channels, and these have {channels}: "
-            "take images of one kind for both"
+            "use images with the same channels for both"
         )
 
 
 def _finished(directory: Path) -> dict[str, Any]:
-    state = Record.open(directory).state
-    if state != "finished":
-        raise ConfigError(f"{directory} is no finished run, it is {state}: continue it with --resume, or name another")
-    held = last_state(directory)
-    if "blueprint" not in held:
+    ending = Record.open(directory).state
+    if ending != "finished":
         raise ConfigError(
-            f"the checkpoint in {directory} is of an older version and does not say what its network is; train it again"
+            f"{directory} is not a finished run, it is {ending}: continue it with --resume, or name another"
         )
-    return held
+    state = last_state(directory)
+    if "blueprint" not in state:
+        raise ConfigError(
+            f"the checkpoint in {directory} is of an older version and does not describe its network; train it again"
+        )
+    return state
 
 
-def _load(method: Method, held: Mapping[str, Any], source: object) -> None:
+def _load(method: Method, state: Mapping[str, Any], source: object) -> None:
     try:
-        method.load_state_dict(held["method"])
+        method.load_state_dict(state["method"])
     except RuntimeError as error:
-        said = f"the weights in {source} do not fit its method as that is written now; train it again"
-        raise ConfigError(said) from error
+        message = f"the weights in {source} do not fit today's version of its method; train it again"
+        raise ConfigError(message) from error

@@ -1,11 +1,14 @@
-"""What a batch system, a container or a closed terminal sends to end a program is answered as Ctrl-C is."""
+"""Handle SIGTERM and SIGHUP, sent by a batch system, a container or a closed terminal, like Ctrl-C."""
 
 import signal
 from types import FrameType
 
 
 def as_interrupts() -> None:
-    """SIGTERM and SIGHUP interrupt from now on; one that is ignored stays so, as nohup means it."""
+    """Make SIGTERM and SIGHUP interrupt as Ctrl-C does.
+
+    A signal that is ignored (nohup) stays ignored.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -13,6 +16,6 @@ def as_interrupts() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if callable(signal.getsignal(signal.SIGINT)):
-        signal.raise_signal(signal.SIGINT)  # Ray Tune has an answer of its own
-    else:  # a shell starts what runs in its background deaf to Ctrl-C
+        signal.raise_signal(signal.SIGINT)  # Ray Tune has its own handler
+    else:  # a shell makes its background processes ignore Ctrl-C
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""All that changes while a run trains: counted, averaged over the workers, written to checkpoints and read back."""
+"""The state of a run in training: counters and means over the workers, saved to checkpoints and restored."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ from eagleray.contracts.report import Diverged
 from eagleray.runs.assemble import blueprint
 from eagleray.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 
-CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
+CHECK_EVERY = 16  # steps between checks of the loss: each check waits for the device
 
 
 @dataclass
 class Counters:
-    """What a checkpoint holds beside weights and optimizer."""
+    """The numbers that a checkpoint holds in addition to weights and optimizer."""
 
     step: int = 0
     count: int = 0  # steps in `sums`
@@ -37,10 +37,10 @@ class Counters:
 
 
 class TrainingState:
-    """How far a run has come, with the method and the optimizer that it moves.
+    """The progress of a run, with its method and its optimizer.
 
     Args:
-        run: whose checkpoints are written.
+        run: the run in training.
         directory: of the run; only the first worker writes.
         method: with its weights.
         optimizer: with its moments.
@@ -53,27 +53,27 @@ class TrainingState:
         self.counters = Counters()
         self.saved: Path | None = None  # the newest checkpoint
         self.embeddings: list[Tensor] = []  # of the last step
-        self._pending: list[dict[str, Tensor]] = []  # numbers of steps that wait for the next look
+        self._pending: list[dict[str, Tensor]] = []  # numbers of the steps since the last check
 
     @property
     def progress(self) -> Progress:
-        """Steps and epochs done, and how many there are."""
+        """Steps and epochs, done and in total."""
         step, epochs = self.counters.step, self.run.epochs
         return Progress(step, self.steps_per_epoch * epochs, step // self.steps_per_epoch, epochs)
 
     @property
     def is_between_epochs(self) -> bool:
-        """Whether the last step was the last one of its epoch."""
+        """Whether the last step ended an epoch."""
         return self.counters.step % self.steps_per_epoch == 0
 
     @property
     def checkpoint_is_due(self) -> bool:
-        """Whether `checkpoints.every_steps` wants one after the last step."""
+        """Whether `checkpoints.every_steps` asks for a checkpoint after the last step."""
         every = self.run.checkpoints.every_steps
         return every is not None and self.counters.step % every == 0
 
     def add(self, result: StepResult) -> None:
-        """Count a step that was made.
+        """Count one training step.
 
         Raises:
             Diverged: the loss of one of the last steps is NaN or infinite.
@@ -86,11 +86,11 @@ class TrainingState:
             self._sum_up()
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        """Keep the numbers of a complete epoch and start with the next one."""
+        """Keep the metrics of a complete epoch and start the next one."""
         self.counters = Counters(self.counters.step, metrics=dict(metrics))
 
     def save(self) -> None:
-        """Write everything to a checkpoint; all workers wait for it."""
+        """Write a checkpoint of everything; all workers wait for it."""
         if distributed.rank() == 0:
             parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
             facts = {"step": self.counters.step, "counters": asdict(self.counters), "run": self.run.file()}
@@ -101,12 +101,12 @@ class TrainingState:
 
     def restore(self, path: Path, device: torch.device) -> None:
         """Read everything from a checkpoint."""
-        held: dict[str, Any] = load_checkpoint(path, device)
-        self.method.load_state_dict(held["method"])
-        # Its moments are the checkpoint's, its settings the run's: a population changes them while it trains.
+        state: dict[str, Any] = load_checkpoint(path, device)
+        self.method.load_state_dict(state["method"])
+        # Moments come from the checkpoint, settings from the run: a population changes them during training.
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": held["optimizer"]["state"], "param_groups": groups})
-        self.counters, self.saved = Counters(**held["counters"]), path
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self.counters, self.saved = Counters(**state["counters"]), path
 
     def _sum_up(self) -> None:
         pending, self._pending = self._pending, []
@@ -115,15 +115,15 @@ class TrainingState:
             numbers = dict(zip(pending[back], row, strict=True))
             if not abs(numbers["loss"]) < float("inf"):
                 step = self.counters.step - len(pending) + back + 1
-                kept = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint had been saved yet"
-                raise Diverged(f"the loss is {numbers['loss']} at step {step}; {kept}. A lower optimizer.lr may help.")
+                saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was saved before"
+                raise Diverged(f"the loss is {numbers['loss']} at step {step}; {saved}. A lower optimizer.lr may help.")
             self.counters.count += 1
             for name, value in numbers.items():
                 self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
 
 
 class Stopwatch:
-    """Measure the images a second of training alone: evaluation and saving stop the watch.
+    """Measures images per second of training; evaluation and saving are not counted.
 
     Args:
         batch_size: images in a step, over all workers together.
@@ -134,11 +134,11 @@ class Stopwatch:
         self.reported = time.monotonic()
 
     def rate(self) -> float:
-        """Return the images a second so far."""
+        """Return the images per second so far."""
         return self.steps * self.batch_size / (time.perf_counter() - self.began)
 
     def report_is_due(self) -> bool:
-        """Return whether a second has gone by since this last said so."""
+        """Return whether a second has passed since this was last true."""
         if time.monotonic() - self.reported <= 1:
             return False
         self.reported = time.monotonic()
@@ -146,7 +146,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the watch inside."""
+        """Stop the watch for the block."""
         stopped = time.perf_counter()
         yield
         self.began += time.perf_counter() - stopped

@@ -1,4 +1,4 @@
-"""What a run says goes into its record: local runs, actors of a sweep and groups of workers all write it like this."""
+"""Write the reports of a run to its record: for local runs, trials of a sweep and groups of workers."""
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]":
-    """The same reports, each epoch written to the record before it is passed on, and the end of the run too.
+    """Write each epoch and the end of the run to the record, then pass the report on.
 
-    A resumed run comes by epochs that it has told already; those that say nothing new are not written again.
+    A resumed run repeats epochs that it has reported already; those without new numbers are not written again.
 
     Raises:
-        Diverged: passed on, once the record says that the run failed.
+        Diverged: raised again after the record says that the run failed.
     """
     from eagleray.contracts.report import Diverged
 
-    told = {row["step"]: row for row in record.metrics()}
+    written = {row["step"]: row for row in record.metrics()}
     try:
         for report in reports:
             if report.epoch_ended:
-                _append(record, report, told.get(report.progress.step, {}))
+                _append(record, report, written.get(report.progress.step, {}))
             if report.done:
                 record.finish("finished", summary=report.numbers)
             yield report

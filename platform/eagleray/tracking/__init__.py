@@ -1,10 +1,10 @@
-"""Sends what lies in run directories to MLflow. Nothing outside this folder imports mlflow.
+"""Send run directories to MLflow. Nothing outside this folder imports mlflow.
 
-Training never talks to MLflow. It writes its directory (`record.py`), and one thread of the driver sends
-from there (`sender.py`); `eagleray sync` sends what is left. What a store has is asked of the store, once a
-process and again after every failure, so a crash anywhere sends nothing twice (`send.py`).
+Training never calls MLflow. It writes to its directory (`record.py`), and one thread of the driver sends from there
+(`sender.py`); `eagleray sync` sends what is left. Each process asks the store what it already has, at first and again
+after every failure, so a crash at any point sends nothing twice (`send.py`).
 
-mlflow itself is imported at the first call that needs it: it takes two seconds.
+mlflow itself is imported at the first call that needs it: the import takes two seconds.
 """
 
 from eagleray.tracking.read import compare_url, experiment_url, rows

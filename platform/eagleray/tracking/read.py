@@ -1,4 +1,4 @@
-"""Reads an experiment back from MLflow, and links to MLflow's own pages on it."""
+"""Read an experiment from MLflow, and link to MLflow's pages about it."""
 
 import difflib
 import json
@@ -12,29 +12,29 @@ from eagleray.tracking.store import connect, patient, reason, sqlite_path, store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_TRAINING = "workflowType=machine_learning"  # or MLflow's pages open as those of a language model's traces
+_TRAINING = "workflowType=machine_learning"  # otherwise MLflow's pages open with traces of language models
 
 
 def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
-    """The runs of an experiment as MLflow has them, the oldest first.
+    """Read the runs of an experiment from MLflow, oldest first.
 
-    Each: {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as texts), "metrics" (their
+    Each is {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as strings), "metrics" (their
     last values), "experiment_id"}.
 
     Raises:
-        ConfigError: no such store, no such experiment (naming the nearest), or a server that does not answer.
+        ConfigError: no such store, no such experiment (with the nearest names), or the server does not answer.
     """
     uri = store_uri(uri)
     path = sqlite_path(uri)
     if path and not path.exists():
-        raise ConfigError(f"There is no MLflow store at {path}; `eagleray sync` makes one from the run directories.")
+        raise ConfigError(f"There is no MLflow store at {path}; `eagleray sync` creates one from the run directories.")
     try:
         with patient():
             client = connect(uri)
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
+            match = client.get_experiment_by_name(experiment)
+            if match is None:
                 raise _unknown(experiment, [each.name for each in client.search_experiments()])
-            return [_row(run) for run in _runs(client, found.experiment_id)]
+            return [_row(run) for run in _runs(client, match.experiment_id)]
     except ConfigError:
         raise
     except Exception as error:
@@ -76,10 +76,12 @@ def experiment_url(experiment_id: str, base: str) -> str:
 
 
 def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
-    """MLflow's page on these runs: parallel coordinates, scatter, box and contour plots, and a table.
+    """Return the address of MLflow's page that compares runs: parallel coordinates, scatter, box and contour plots.
 
     Args:
-        base: where MLflow's pages are, as `ui_base` says.
+        experiment_id: of the runs.
+        run_ids: of the runs to compare.
+        base: the address of MLflow's pages (`ui_base`).
     """
     runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
     return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING}"

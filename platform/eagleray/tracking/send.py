@@ -1,10 +1,10 @@
-"""Sends one run to MLflow: what the store lacks of it, and nothing twice.
+"""Send one run to MLflow: everything that the store lacks, and nothing twice.
 
-A run is found by its key before it is made. Of each metric, only points beyond the last step that the store
-has are sent, in the order of steps; so whatever part of an earlier attempt arrived, the rest follows it. A
-step reported twice (workers restarted from a checkpoint) stays as it was sent first: MLflow can neither
-replace nor delete a point. Should a request be carried out long after we gave up on it, its points equal ours
-in every column, and MLflow keeps one.
+A run is searched by its key before it is created. Of each metric, only points after the last step in the store are
+sent, in the order of steps; so the rest follows whatever part of an earlier attempt arrived. A step reported twice
+(workers restarted from a checkpoint) keeps the value that was sent first: MLflow can neither replace nor delete a
+point. If the server completes a request long after we gave up on it, its points equal ours in every column, and MLflow
+keeps one.
 """
 
 import math
@@ -32,7 +32,7 @@ from eagleray.tracking.sync_state import Note, files, fingerprint, read_note, wr
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow has one word for whatever was ended from outside; the tag eagleray.state says what it was.
+# MLflow has one status for all runs that were ended from outside; the tag eagleray.state is exact.
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -40,7 +40,7 @@ STATUS = {
     "stopped": "KILLED",
     "collapsed": "KILLED",
 }
-DESCRIPTION = "mlflow.note.content"  # Markdown, which MLflow's page of a run shows as its description
+DESCRIPTION = "mlflow.note.content"  # Markdown, shown as the description on MLflow's page of a run
 Point = tuple[int, str, float, int]  # step, metric, value, time in ms
 
 
@@ -59,50 +59,53 @@ class Unsent:
 
 @dataclass
 class Kept:
-    """What the store has of a run, and how far the run's directory has been read."""
+    """The part of a run that is in the store, and how far the run's directory has been read."""
 
     run_id: str
     status: str = "RUNNING"
     in_trash: bool = False
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> its last step and value there
+    last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> last step and value in the store
     files: dict[str, list[int]] = field(default_factory=dict)  # path -> size and time when it was sent
-    note: Note | None = None  # sent.json as it was when this was true
+    note: Note | None = None  # content of sent.json at that time
     offset: int = 0  # bytes of metrics.jsonl
-    step: int = 0  # the highest in it
-    nonfinite: int = 0  # NaN and infinities in it
+    step: int = 0  # the highest in metrics.jsonl
+    nonfinite: int = 0  # NaN and infinities in metrics.jsonl
 
 
 def sync(record: Record, uri: str | None = None) -> Sent | Unsent:
-    """Sends one run. Called again, it sends what has come since."""
+    """Send one run; called again, send what is new."""
     return Destination(uri).send(record)
 
 
 class Destination:
-    """One MLflow store, as one process sees it."""
+    """One MLflow store, as seen by one process."""
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = store_uri(uri)
         self.name = without_password(self.uri)
-        self.deadline = math.inf  # of time.monotonic(): there a long backlog is left off
+        self.deadline = math.inf  # of time.monotonic(): sending stops then, even with a backlog
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._kept: dict[str, Kept] = {}
 
     def send(self, record: Record) -> Sent | Unsent:
-        """Sends what the store lacks of this run; of its parent, that it exists. Raises nothing."""
+        """Send what the store lacks of this run, and create its parent if it is missing.
+
+        It raises nothing: errors are returned as `Unsent`.
+        """
         try:
             with patient(), locked(record.directory / "sync.lock", wait=False):
                 return self._send(record)
-        except Exception as error:  # MLflow, a database's driver, the network: none of it may reach training
-            self._kept.pop(record.key, None)  # nobody knows what arrived; the next attempt asks
+        except Exception as error:  # no failure of MLflow, a database driver or the network may reach training
+            self._kept.pop(record.key, None)  # it is unknown what arrived; the next attempt asks the store
             return Unsent(reason(error), answered(error))
 
     def _send(self, record: Record) -> Sent:
-        seen = fingerprint(record)  # taken first: whatever is written from here on will change it
+        state = fingerprint(record)  # computed first: whatever is written later changes it
         kept = self._known(record)
-        if kept.note is not None and kept.note["fingerprint"] == seen:
+        if kept.note is not None and kept.note["fingerprint"] == state:
             return Sent()
         points = paths = 0
         if not kept.in_trash:
@@ -110,7 +113,7 @@ class Destination:
             points = self._send_rows(record, kept) + self._send_summary(record, kept)
             paths = self._send_files(record, kept)
             self._send_status(record, kept)
-        kept.note = {"run_id": kept.run_id, "fingerprint": seen, "files": dict(kept.files)}
+        kept.note = {"run_id": kept.run_id, "fingerprint": state, "files": dict(kept.files)}
         write_note(record, self.name, kept.note)
         return Sent(points, paths, new=not kept.in_trash)
 
@@ -125,7 +128,7 @@ class Destination:
     def _known(self, record: Record) -> Kept:
         note = read_note(record, self.name)
         kept = self._kept.get(record.key)
-        if kept is None or kept.note != note:  # first contact, or another process has sent since
+        if kept is None or kept.note != note:  # first contact, or another process has sent meanwhile
             kept = self._kept[record.key] = self._ask(record, note)
         return kept
 
@@ -148,18 +151,18 @@ class Destination:
         )
 
     def _find(self, record: Record, note: Note | None) -> Any:
-        """The run with this record's key, or None.
+        """Find the run with this record's key, or None.
 
-        A request to make it that we gave up on may be carried out after all. Of such twins all but one go to
-        MLflow's trash. A run of which only the trash has one was put there by a person: it stays there.
+        The server may complete a request to create it that we gave up on. All but one of such twins are moved to
+        MLflow's trash. A run that exists only in the trash was put there by a person: it stays there.
         """
-        found = self.client.search_runs(
+        twins = self.client.search_runs(
             [self._experiment(record.experiment)],
             filter_string=f"tags.`eagleray.key` = '{record.key}'",
             run_view_type=3,  # ViewType.ALL
         )
         noted = note["run_id"] if note else None
-        runs = sorted(found, key=lambda run: (_in_trash(run), run.info.run_id != noted, run.info.run_id))
+        runs = sorted(twins, key=lambda run: (_in_trash(run), run.info.run_id != noted, run.info.run_id))
         for twin in runs[1:]:
             if not _in_trash(twin):
                 self.client.delete_run(twin.info.run_id)
@@ -177,23 +180,23 @@ class Destination:
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
-            found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
-            if found.lifecycle_stage == "deleted":
-                raise ConfigError(f"experiment {name!r} is in MLflow's trash: restore it or take another name")
-            self._experiments[name] = found.experiment_id
+            experiment = self.client.get_experiment_by_name(name) or self._create_experiment(name)
+            if experiment.lifecycle_stage == "deleted":
+                raise ConfigError(f"experiment {name!r} is in MLflow's trash: restore it or choose another name")
+            self._experiments[name] = experiment.experiment_id
         return self._experiments[name]
 
     def _create_experiment(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
 
-        # The tag makes MLflow's pages open on training runs; without it, on traces of language models.
+        # With this tag MLflow's pages open with training runs; without it, with traces of language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
-            made = self.client.create_experiment(name, artifacts_beside(self.uri), tags)
-            return self.client.get_experiment(made)
+            experiment_id = self.client.create_experiment(name, artifacts_beside(self.uri), tags)
+            return self.client.get_experiment(experiment_id)
         except MlflowException:
-            if found := self.client.get_experiment_by_name(name):  # another process was faster
-                return found
+            if experiment := self.client.get_experiment_by_name(name):  # another process was faster
+                return experiment
             raise
 
     # What the directory has
@@ -223,7 +226,10 @@ class Destination:
             return self._known(parent).run_id
 
     def _send_params_and_tags(self, record: Record, kept: Kept) -> None:
-        """MLflow's params are written once: of a resumed run, those that differ by now become tags."""
+        """Send params and tags.
+
+        Params that a resumed run has changed become tags, as MLflow never changes a param.
+        """
         from mlflow.entities import Param, RunTag
 
         params = {_name(name): _text(value, 6000) for name, value in record.params.items()}
@@ -233,7 +239,7 @@ class Destination:
             if kept.params.get(name, value) != value or f"resumed.{name}" in kept.tags:
                 tags[f"resumed.{name}"] = value
         if DESCRIPTION in kept.tags:
-            tags.pop(DESCRIPTION, None)  # a person may have written there since
+            tags.pop(DESCRIPTION, None)  # a person may have edited it
         changed = {name: value for name, value in tags.items() if kept.tags.get(name) != value}
         for batch in self._batches(new.items(), 100):
             self._log(kept, params=[Param(*each) for each in batch])
@@ -244,7 +250,7 @@ class Destination:
 
     def _send_rows(self, record: Record, kept: Kept) -> int:
         rows, kept.offset = record.read(kept.offset)
-        points: dict[tuple[int, str], Point] = {}  # of rows with the same step the last one holds
+        points: dict[tuple[int, str], Point] = {}  # of rows with the same step the last one counts
         for row in rows:
             step, at = row["step"], row["time"]
             kept.step = max(kept.step, step)
@@ -257,7 +263,7 @@ class Destination:
         return self._send_points(kept, sorted(points.values()))
 
     def _send_summary(self, record: Record, kept: Kept) -> int:
-        """The numbers a run ends with: each becomes its metric's last point, unless it is that already."""
+        """Send the final numbers of a run as the last points of their metrics, unless they already are."""
         status = record.status
         points = []
         for name, value in status["summary"].items():
@@ -276,7 +282,7 @@ class Destination:
         return len(new)
 
     def _send_files(self, record: Record, kept: Kept) -> int:
-        """run.yaml goes to the top of the run's files, artifacts/a/b.png to a/b.png."""
+        """Send changed files: run.yaml to the top of the run's files, artifacts/a/b.png to a/b.png."""
         changed = {path: facts for path, facts in files(record).items() if kept.files.get(path) != facts}
         for (path, facts), *_ in self._batches(changed.items(), 1):
             folder = "/".join(PurePosixPath(path).parts[1:-1])
@@ -292,7 +298,7 @@ class Destination:
         if wanted == "RUNNING":
             self.client.update_run(kept.run_id, wanted)
         else:
-            self._find(record, {"run_id": kept.run_id})  # twins have shown by now
+            self._find(record, {"run_id": kept.run_id})  # twins exist by now, so remove them
             self.client.set_terminated(kept.run_id, wanted, status["time"])
         kept.status = wanted
 
@@ -307,11 +313,11 @@ class Destination:
 
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
-            raise TimeoutError("there was no time left")
+            raise TimeoutError("the time was up")
 
 
 def _description(record: Record) -> str | None:
-    """What the run's metrics mean."""
+    """Return the meanings of the run's metrics in Markdown."""
     lines = [f"- **{name}**: {meaning}" for name, meaning in record.meanings.items()]
     return "\n".join(["What the metrics mean:", "", *lines]) if lines else None
 
@@ -321,12 +327,15 @@ def _in_trash(run: Any) -> bool:
 
 
 def _name(name: str) -> str:
-    """MLflow refuses a whole batch for one name with any other character."""
+    """Replace characters for which MLflow would refuse a whole batch."""
     return re.sub(r"[^\w\-./: ]", "_", name)[:250]
 
 
 def _text(value: Any, length: int = 6000) -> str:
-    """The same number is always the same text, whether a file or a sampler gave it."""
+    """Return a value as text.
+
+    Equal numbers give the same text, whether from a file or a sampler.
+    """
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

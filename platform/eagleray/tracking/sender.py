@@ -1,4 +1,4 @@
-"""Sends runs while they train, from one thread of the driver; and afterwards whatever is left."""
+"""Send runs while they train, from one thread of the driver, and afterwards what is left."""
 
 import threading
 import time
@@ -20,14 +20,14 @@ class Sender:
             ...
         print(sender.message)
 
-    It looks every `every` seconds, and while the store fails less and less often, down to once a minute. A
-    store that is slow, hangs or is gone holds up only this thread.
+    It sends every `every` seconds; while the store fails, less and less often, down to once a minute. A slow or
+    unreachable store delays only this thread.
     """
 
     def __init__(self, uri: str | None = None, every: float = 2.0) -> None:
         self.uri = store_uri(uri)
         self.message: str | None = None  # after closing: what is unsent
-        self.troubles: dict[str, str] = {}  # key of a run -> why it could not be sent the last time
+        self.troubles: dict[str, str] = {}  # key of a run -> why the last attempt failed
         self._records: dict[Path, Record] = {}
         self._every = every
         self._destination = Destination(self.uri)
@@ -42,11 +42,17 @@ class Sender:
         self.close()
 
     def add(self, record: Record) -> None:
-        """Takes a run on. What its directory says later (tags, its end) is seen without adding it again."""
+        """Add a run.
+
+        Later changes in its directory (tags, its end) are sent too.
+        """
         self._records[record.directory] = record
 
     def close(self, timeout: float = 30.0) -> str | None:
-        """Sends what is left, in at most `timeout` seconds. Returns None, or what is unsent and why."""
+        """Send what is left, in at most `timeout` seconds.
+
+        Return None, or what is unsent and why.
+        """
         self._destination.deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout)
@@ -56,22 +62,22 @@ class Sender:
 
     def _farewell(self, unsent: list[Record]) -> str:
         reasons = [self.troubles[record.key] for record in unsent if record.key in self.troubles]
-        why = max(reasons, key=reasons.count) if reasons else "there was no time left"
+        why = max(reasons, key=reasons.count) if reasons else "the time was up"
         runs = "1 run is" if len(unsent) == 1 else f"{len(unsent)} runs are"
         return (
-            f"{runs} not completely in MLflow at {self._destination.name} yet: {why}. "
+            f"{runs} not yet completely in MLflow at {self._destination.name}: {why}. "
             "Nothing is lost; `eagleray sync` sends the rest."
         )
 
     def _family(self) -> list[Record]:
-        """The runs as their directories are now, each parent before its children."""
+        """Read all runs and their children from their directories, each parent before its children."""
         family: list[Record] = []
         for directory in list(self._records):
             try:
                 record = Record.open(directory)
                 family += [record, *record.children()]
                 self.troubles.pop(str(directory), None)
-            except (ConfigError, OSError) as error:  # deleted or damaged meanwhile; the others go on
+            except (ConfigError, OSError) as error:  # deleted or damaged meanwhile; the other runs continue
                 self.troubles[str(directory)] = str(error)
         return family
 
@@ -83,8 +89,8 @@ class Sender:
         self._pass()
 
     def _pass(self) -> bool:
-        """Tries every run once. True: nothing is left to send."""
-        # Those that failed go last, so a run that a store refuses for ever does not hold up the others.
+        """Try to send every run once; return whether nothing is left."""
+        # Runs that failed come last, so that one which the store always refuses does not delay the others.
         for record in sorted(self._family(), key=lambda record: record.key in self.troubles):
             if time.monotonic() > self._destination.deadline:
                 return False
@@ -100,23 +106,23 @@ class Sender:
 @dataclass(frozen=True)
 class Synced:
     sent: int  # runs of which something was sent
-    already: int  # runs that were there
+    already: int  # runs that were complete already
     unsent: dict[Path, str]  # directory -> why not
 
 
 def sync_all(root: Path | str, uri: str | None = None) -> Synced:
-    """Sends what is unsent of every run in `root`: to `uri`, else to the store that each was made for."""
+    """Send what is unsent of every run in `root`, to `uri` or else to the store of each run."""
     destinations: dict[str, Destination] = {}
-    gone: dict[str, Unsent] = {}
+    unreachable: dict[str, Unsent] = {}
     sent = already = 0
     unsent: dict[Path, str] = {}
     for record in find_records(root):
         to = _store_of(record, uri)
-        result = gone.get(to) or destinations.setdefault(to, Destination(to)).send(record)
+        result = unreachable.get(to) or destinations.setdefault(to, Destination(to)).send(record)
         if isinstance(result, Unsent):
             unsent[record.directory] = result.reason
             if not result.answered:
-                gone[to] = result
+                unreachable[to] = result
         elif result.new:
             sent += 1
         else:
@@ -125,7 +131,10 @@ def sync_all(root: Path | str, uri: str | None = None) -> Synced:
 
 
 def _store_of(record: Record, uri: str | None) -> str:
-    """Records keep no password: where the environment names the same store, its URI is the whole one."""
+    """Return the store of a run.
+
+    Records keep no password, so use the environment's URI if it is the same store.
+    """
     here = store_uri(uri)
     if uri or record.uri is None or without_password(here) == store_uri(record.uri):
         return here

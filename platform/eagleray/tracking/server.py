@@ -1,4 +1,4 @@
-"""Shows a store in MLflow's own pages."""
+"""Show a store in MLflow's own pages."""
 
 import os
 import shlex
@@ -13,19 +13,21 @@ from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient
 
 
 def ui_base(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> str:
-    """Where MLflow's pages are: at the server's own address, or where `ui` puts them."""
+    """Return the address of MLflow's pages: the server's own, or the one that `ui` uses."""
     uri = without_password(store_uri(uri))
     return uri.rstrip("/") if uri.startswith("http") else f"http://{host}:{port}"
 
 
 def ui_command(uri: str | None = None) -> str:
-    """What to type to see a store's pages."""
+    """Return the command that shows a store's pages."""
     uri = store_uri(uri)
     return "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={uri}')}"
 
 
 def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serves MLflow's pages on a store until Ctrl-C. Of a store that is a server, says where its pages are.
+    """Serve MLflow's pages on a store until Ctrl-C.
+
+    If the store is a server, print the address of its pages.
 
     Raises:
         ConfigError: the port is taken, or the server does not start.
@@ -37,8 +39,8 @@ def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> Non
         return
     _refuse_taken(host, port)
     with patient():
-        connect(uri)  # makes a fresh SQLite store under our lock; MLflow's server takes none
-    print(f"MLflow's pages will be at {base} in some seconds; Ctrl-C ends them.", flush=True)
+        connect(uri)  # creates a new SQLite store under our lock; MLflow's server does not lock
+    print(f"MLflow's pages will be at {base} in a few seconds; Ctrl-C stops the server.", flush=True)
     _serve(_command(uri, host, port))
 
 
@@ -53,12 +55,12 @@ def _serve(command: list[str]) -> None:
     # Without the second setting the server leaves job processes behind.
     environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     as_interrupts()
-    server = subprocess.Popen(command, env=environment, start_new_session=True)  # a group, to be ended as one
+    server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
     try:
         if code := server.wait():
-            raise ConfigError(f"MLflow's server ended with exit code {code}; what it printed says why.")
+            raise ConfigError(f"MLflow's server ended with exit code {code}; see its output for the reason.")
     except KeyboardInterrupt:
-        print("\nMLflow's server ends.")
+        print("\nMLflow's server is stopped.")
     finally:
         _end_group(server)
 
@@ -78,7 +80,7 @@ def _end_group(server: "subprocess.Popen[bytes]") -> None:
         try:
             os.killpg(server.pid, number)
             server.wait(patience)
-        except ProcessLookupError:  # nothing of it is left
+        except ProcessLookupError:  # it has ended
             return
         except subprocess.TimeoutExpired:
             continue

@@ -1,6 +1,6 @@
-"""An MLflow store: where it is, how it is opened, and what its errors mean.
+"""An MLflow store: its URI, how to open it, and what its errors mean.
 
-A store is a URI: `sqlite:///FILE.db` (opened directly), `http(s)://…` (a server), or what else MLflow knows.
+A store is a URI: `sqlite:///FILE.db` (opened directly), `http(s)://…` (a server), or any other that MLflow knows.
 """
 
 import fcntl
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc")
 
-# Only where the user has not set them: a server that hangs costs ten seconds and not eight attempts of two
-# minutes, and importing mlflow starts no thread that reports usage to its makers.
+# Used unless the user has set them: a server that does not answer costs ten seconds instead of eight attempts of two
+# minutes, and importing mlflow starts no thread that reports usage to its developers.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -28,17 +28,17 @@ PATIENCE = {
 }
 
 
-def store_uri(given: str | None = None) -> str:
-    """The store to use: the one given, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
+def store_uri(chosen: str | None = None) -> str:
+    """Return the store to use: `chosen`, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
 
     Raises:
-        ConfigError: a plain folder or an unknown scheme (MLflow 3 keeps no runs in plain files).
+        ConfigError: it is a folder or has an unknown scheme (MLflow 3 stores no runs in plain files).
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = chosen or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if re.split(r"\+|:", uri)[0] not in SCHEMES:
         raise ConfigError(
-            f"{uri!r} (tracking.uri or MLFLOW_TRACKING_URI) is no MLflow store; "
-            "write sqlite:///FILE.db, or a server's http://HOST:PORT."
+            f"{uri!r} (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow store; "
+            "use sqlite:///FILE.db, or a server's http://HOST:PORT."
         )
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
@@ -53,28 +53,34 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifacts_beside(uri: str) -> str | None:
-    """Where a store opened directly keeps files; MLflow would take the working directory of the moment."""
+    """Return where a directly opened store keeps files.
+
+    MLflow would use the current working directory.
+    """
     path = sqlite_path(uri)
     return (path.parent / "mlartifacts").as_uri() if path else None
 
 
 def connect(uri: str) -> "MlflowClient":
-    """MLflow's client. A SQLite store is made if it is not there, with its folder."""
+    """Return MLflow's client.
+
+    A missing SQLite store is created with its folder.
+    """
     from mlflow import MlflowClient
 
-    # This logger announces each migration of a fresh store, and prints tracebacks of errors we say in a line.
+    # This logger prints each migration of a new store, and tracebacks of errors that we report in a line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     path = sqlite_path(uri)
     if path is None:
         return MlflowClient(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f"{path.name}.lock")):  # of two that make one fresh store at once, one fails
+    with locked(path.with_name(f"{path.name}.lock")):  # if two create a store at once, one fails
         return MlflowClient(uri)
 
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Sets PATIENCE for the calls inside, and takes it back."""
+    """Set PATIENCE for the calls inside the block."""
     added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -86,14 +92,21 @@ def patient() -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock between processes. Raises BlockingIOError if another has it and `wait` is false."""
+    """Hold a lock between processes.
+
+    Raises:
+        BlockingIOError: another process has it, and `wait` is false.
+    """
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
 def answered(error: Exception) -> bool:
-    """Whether the store said no, as opposed to saying nothing: then the next run would fare no better."""
+    """Return whether the store answered with an error.
+
+    If it did not answer, sending other runs will fail too.
+    """
     if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
         return False
     from mlflow.exceptions import MlflowException, RestException
@@ -104,7 +117,7 @@ def answered(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """An error in a few words."""
+    """Return an error in a few words."""
     if isinstance(error, BlockingIOError):
         return "another process is sending it"
     text = without_password(str(error)) or type(error).__name__

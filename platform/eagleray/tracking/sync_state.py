@@ -1,8 +1,8 @@
-"""What a run's directory knows of its sending: sent.json, beside the record.
+"""The sync state of a run: sent.json in its directory.
 
     {store: {"run_id": …, "fingerprint": the directory's when all was sent, "files": {path: [size, time]}}}
 
-It saves asking the store again, and tells without a store what is unsent. Losing it loses nothing.
+It saves questions to the store, and shows what is unsent without a store. If the file is lost, nothing else is.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ Note = dict[str, Any]
 
 
 def is_sent(record: Record, uri: str) -> bool:
-    """Whether all that is in the directory was sent to this store."""
+    """Return whether everything in the directory was sent to this store."""
     note = read_note(record, without_password(uri))
     return note is not None and note["fingerprint"] == fingerprint(record)
 
@@ -41,18 +41,21 @@ def _notes(record: Record) -> dict[str, Note]:
 
 
 def fingerprint(record: Record) -> str:
-    """Changes whenever a file of the run does."""
+    """Return a hash that changes whenever a file of the run changes."""
     names = ("record.json", "metrics.jsonl", "status.json")
     parts = {name: _size_and_time(record.directory / name) for name in names} | files(record)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def files(record: Record) -> dict[str, list[int]]:
-    """The files to send, by path in the directory; names that begin with a dot are still being written."""
+    """List the files to send with size and time.
+
+    Those with names that begin with a dot are still being written.
+    """
     paths = [record.directory / "run.yaml", *sorted(record.artifacts.rglob("*"))]
     names = {path.relative_to(record.directory): path for path in paths if path.is_file()}
-    shown = {name: path for name, path in names.items() if not any(part[0] == "." for part in name.parts)}
-    return {name.as_posix(): _size_and_time(path) for name, path in shown.items()}
+    complete = {name: path for name, path in names.items() if not any(part[0] == "." for part in name.parts)}
+    return {name.as_posix(): _size_and_time(path) for name, path in complete.items()}
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -1,1 +1,1 @@
-"""The schedulers, one a file: who ends or changes the trials of a sweep while they run."""
+"""Schedulers, one in each file: they end or change the trials of a sweep during training."""

@@ -13,8 +13,11 @@ HALVING = 3  # of as many trials that reach a rung, one continues (the paper use
 
 
 class Asha(Scheduler):
-    """End the worse trials early, after `grace` epochs at the soonest."""
+    """End the worse trials early, but not before `grace` epochs."""
 
     def build(self, sweep: "Sweep", epochs: int, begun: int) -> TrialScheduler:
-        """Return Ray's scheduler; its rungs are at `grace`, 3 `grace`, 9 `grace`, ... epochs."""
+        """Return Ray's scheduler.
+
+        Its rungs are at `grace`, 3 `grace`, 9 `grace`, ... epochs.
+        """
         return ASHAScheduler(time_attr="epoch", grace_period=sweep.grace, max_t=epochs, reduction_factor=HALVING)

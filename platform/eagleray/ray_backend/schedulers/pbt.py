@@ -1,4 +1,4 @@
-"""Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst take up the weights of the best."""
+"""Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst trials copy the best."""
 
 import random
 from typing import Any, ClassVar
@@ -24,15 +24,15 @@ class Pbt(Scheduler):
 
 
 class Population(PopulationBasedTraining):
-    """Ray's scheduler, all trials in step with each other: compared at one epoch, and the same on every machine.
+    """Ray's scheduler with synchronous trials: all are compared at the same epoch, with equal results on any machine.
 
     Args:
-        sweep: what is varied, and every how many epochs (`grace`) the last quarter copies the first and changes it.
-        begun: epochs, a multiple of `grace`, that all trials of a resumed sweep have behind them.
+        sweep: the varied keys; every `grace` epochs the last quarter copies the first and changes its values.
+        done: epochs, a multiple of `grace`, that all trials of a resumed sweep have done.
     """
 
-    def __init__(self, sweep: Sweep, begun: int):
-        self.ranges, self.begun = sweep.ranges(), begun
+    def __init__(self, sweep: Sweep, done: int):
+        self.ranges, self.done = sweep.ranges(), done
         random.seed(sweep.seed)  # Ray draws from Python's global generator
         super().__init__(
             time_attr="epoch",
@@ -42,22 +42,25 @@ class Population(PopulationBasedTraining):
             require_attrs=False,
             synch=True,
         )
-        self._next_perturbation_sync = begun + sweep.grace
+        self._next_perturbation_sync = done + sweep.grace
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """As Ray's, from where the sweep was."""
+        """Add a trial as Ray does, but from the epochs that are done."""
         super().on_trial_add(tune_controller, trial)
-        self._trial_state[trial].last_perturbation_time = self.begun
+        self._trial_state[trial].last_perturbation_time = self.done
 
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
-        """Another's values, changed; all else of a trial's configuration (its directory!) stays its own."""
+        """Copy and change another trial's values.
+
+        The rest of the configuration, such as its directory, stays.
+        """
         config, operations = super()._get_new_config(trial, trial_to_clone)
-        # Ray multiplies by 0.8 or 1.2 and knows no ends.
+        # Ray multiplies by 0.8 or 1.2 and knows no limits.
         values = {key: _clipped(self.ranges[key], value) for key, value in config["trial"]["values"].items()}
         return {"trial": {**trial.config["trial"], "values": values}}, operations
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """As Ray's, except that trials never wait for one that has ended before its turn."""
+        """Choose as Ray does, but never let trials wait for one that has ended early."""
         chosen = super().choose_trial_to_run(tune_controller)
         states = {trial.status for trial in tune_controller.get_live_trials()}
         if chosen is None and states == {Trial.PAUSED}:

@@ -1,1 +1,1 @@
-"""The searches, one a file: which points of a sweep are tried."""
+"""Searches, one in each file: they choose the points of a sweep."""

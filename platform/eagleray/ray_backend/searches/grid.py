@@ -1,4 +1,4 @@
-"""All combinations of listed values, or as many of them as `trials` says."""
+"""All combinations of listed values, or `trials` of them."""
 
 from typing import TYPE_CHECKING, ClassVar
 

@@ -15,9 +15,9 @@ class Random(Search):
     """Draw points at random."""
 
     def assignments(self, sweep: "Sweep") -> list[Values]:
-        """Return `trials` points; where there are lists only, no combination twice.
+        """Return `trials` points; if all values are listed, no combination twice.
 
-        A population that changes while it runs may well start with twins.
+        A population may start with equal points, because it changes them during training.
         """
         ranges = sweep.ranges()
         if all(isinstance(span, Choice) for span in ranges.values()) and not sweep.changes_trials:
