@@ -208,7 +208,20 @@ def test_every_folder_stands_on_a_floor():
 def test_a_folder_of_tests_mirrors_each_folder_of_the_engine():
     rooms = {path.name for path in ENGINE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     tested = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
-    assert {*rooms, "methods"} - {"contracts"} <= tested
+    assert {*rooms, "methods"} <= tested
+
+
+def test_random_generators_are_seeded_in_one_file():
+    """So all streams of a seed can be read in `contracts/seeds.py`, and none is used twice."""
+    seeding = ("manual_seed", "default_rng", "seed", "Random", "RandomState", "SeedSequence")
+    found = [
+        f"{module_of(path)}:{node.lineno}"
+        for path in FILES
+        if module_of(path) != "eagleray.contracts.seeds"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in seeding
+    ]
+    assert found == []
 
 
 def test_the_engine_imports_no_method():

@@ -52,6 +52,18 @@ def generator(*parts: int, purpose: str = "") -> "torch.Generator":
     return torch.Generator().manual_seed(_hashed(parts, purpose))
 
 
+def unhashed_generator(seed: int) -> "torch.Generator":
+    """Return a torch generator seeded with the number itself, for draws that no other stream is near."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def seed_python(seed: int) -> None:
+    """Seed Python's global generator, for libraries that draw from it."""
+    random.seed(seed)
+
+
 def numpy_generator(*parts: int) -> np.random.Generator:
     """Return a numpy generator seeded by a tuple, which begins with a `Stream` where one seed has several uses."""
     return np.random.default_rng(parts)

@@ -20,6 +20,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import Features, accuracy, evenly
 from eagleray.contracts.metric import Metric, When
+from eagleray.contracts.seeds import unhashed_generator
 
 PENALTIES = [10 ** (1 - step / 2) for step in range(13)]  # 10 to 1e-5, for at most SAMPLE images
 SAMPLE = 10_000  # images that the penalty and the features' statistics are taken from
@@ -223,7 +224,7 @@ def _cross_entropy(features: Tensor, targets: Tensor, weights: Tensor, bias: Ten
 
 def _sample(targets: Tensor, seed: int) -> Tensor:
     """Return at most SAMPLE indices sorted by class: every evenly spaced part has the same share of each class."""
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
+    order = torch.randperm(len(targets), generator=unhashed_generator(seed)).to(targets.device)
     return evenly(order[targets[order].argsort(stable=True)], SAMPLE)
 
 

@@ -1,6 +1,5 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst trials copy the best."""
 
-import random
 from typing import Any, ClassVar
 
 from ray import tune
@@ -11,6 +10,7 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from eagleray.config import Sweep
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Range, rounded
 from eagleray.contracts.scheduler import Scheduler
+from eagleray.contracts.seeds import seed_python
 
 
 class Pbt(Scheduler):
@@ -33,7 +33,7 @@ class Population(PopulationBasedTraining):
 
     def __init__(self, sweep: Sweep, done: int):
         self.ranges, self.done = sweep.ranges(), done
-        random.seed(sweep.seed)  # Ray draws from Python's global generator
+        seed_python(sweep.seed)  # Ray draws from Python's global generator
         super().__init__(
             time_attr="epoch",
             perturbation_interval=sweep.grace,
