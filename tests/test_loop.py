@@ -245,7 +245,7 @@ def test_a_teacher_has_the_memory_layout_of_its_student(name: str):
 def test_draws_of_a_step_are_of_the_runs_seed_and_that_step():
     def drawn(step: int, *more: str) -> torch.Tensor:
         run = tiny("simclr", *more)
-        return torch.rand(3, generator=build_method(run, fitted(run, INFO)).generator(step))
+        return torch.rand(3, generator=build_method(run, fitted(run, INFO)).rng(step))
 
     assert torch.equal(drawn(5), drawn(5))
     assert not torch.equal(drawn(5), drawn(6))

@@ -83,13 +83,13 @@ class DeepCluster(Method):
         if number % self.config.every:
             return
         points = F.normalize(whiten(epoch.embed(), self.config.components), dim=1)
-        assignments = kmeans(points, self.config.clusters, self.config.iterations, self.generator(number))
+        assignments = kmeans(points, self.config.clusters, self.config.iterations, self.rng(number))
         # K-means amplifies differences in the last digit, which workers on different machines may have.
         self.assignments.copy_(broadcast(assignments))
         self.sizes.copy_(self.assignments.bincount(minlength=self.config.clusters))
         # New clusters are unrelated to old ones of the same number. Their classifier has its own generator, because
         # the number of draws in k-means depends on the last digit too.
-        weight = torch.randn(self.classifier.weight.shape, generator=self.generator(number, 1))
+        weight = torch.randn(self.classifier.weight.shape, generator=self.rng(number, 1))
         self.classifier.weight.copy_(weight * 0.01)
         self.classifier.bias.zero_()
 

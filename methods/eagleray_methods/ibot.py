@@ -179,7 +179,7 @@ class IBOT(Method):
         makes no difference.
         """
         config, places = self.config, self.encoder.grid**2
-        generator = self.generator(step)
+        generator = self.rng(step)
         numbers = torch.empty(2 + max(places, 4 * TRIED), 2, world_size(), count).uniform_(generator=generator)
         numbers = numbers[:, :, rank()].flatten(1)  # [numbers, 2n]
         ratio = config.mask_min + (config.mask_max - config.mask_min) * numbers[0]

@@ -94,7 +94,7 @@ class MAE(Method):
 
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw the kept patches for the images of all workers, and return this worker's: [N, L], kept first."""
-        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.generator(step))
+        noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.rng(step))
         return own_rows(noise).argsort(1)
 
     def _reconstruct(self, tokens: Tensor, order: Tensor) -> Tensor:

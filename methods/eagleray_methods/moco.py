@@ -93,7 +93,7 @@ class MoCo(Method):
         Otherwise batch statistics would reveal the key of a query, since both would come from the same few images.
         """
         everyone = gather(images)  # [N, C, H, W]
-        order = torch.randperm(len(everyone), generator=self.generator(step)).to(images.device, non_blocking=True)
+        order = torch.randperm(len(everyone), generator=self.rng(step)).to(images.device, non_blocking=True)
         keys = in_groups(self.teacher, everyone[own_rows(order)], self.config.groups)
         return own_rows(gather(keys)[order.argsort()])
 

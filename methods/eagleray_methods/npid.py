@@ -92,7 +92,7 @@ class NPID(Method):
         with torch.autocast(images.device.type, enabled=False):
             vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
             # The same on all workers: it depends on the step only.
-            generator = self.generator(progress.step)
+            generator = self.rng(progress.step)
             drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=generator)
             noise, previous = self.bank[drawn.to(images.device, non_blocking=True)], self.bank[batch.indices]
             if not self.constant:

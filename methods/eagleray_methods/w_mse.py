@@ -81,7 +81,7 @@ class WMSE(Method):
         features = torch.cat([self.encoder(view) for view in batch.views])
         embeddings = self.projector(features).chunk(len(batch.views))
         everyone = gather(torch.stack(embeddings, 1))  # [N, views, projection] of all workers, on each of them
-        generator = self.generator(progress.step)
+        generator = self.rng(progress.step)
         orders = [torch.randperm(len(everyone), generator=generator) for _ in range(self.config.iterations)]
         order = torch.cat(orders).view(-1, self.config.sub_batch).to(everyone.device, non_blocking=True)
         loss = w_mse(everyone.transpose(0, 1), order, self.config.shrinkage)

@@ -126,7 +126,7 @@ def test_an_epoch_begins_with_new_clusters_and_a_new_classifier():
     fresh, method = small("deepcluster"), prepared()
     assert isinstance(fresh, DeepCluster)
     features = blobs(INFO.samples, method.encoder.dim)
-    found = kmeans(F.normalize(whiten(features, 4), dim=1), 5, 20, method.generator(2))
+    found = kmeans(F.normalize(whiten(features, 4), dim=1), 5, 20, method.rng(2))
     assert torch.equal(method.assignments, found)
     assert torch.equal(method.sizes, found.bincount(minlength=5))
     assert not torch.equal(method.assignments, fresh.assignments)

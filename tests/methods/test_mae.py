@@ -195,7 +195,7 @@ def test_mae_is_its_authors_network(
     images = torch.randn(5, channels, size, size, dtype=torch.float64, generator=draw)
 
     places = theirs.grid**2
-    noise = torch.rand(5, places, generator=ours.generator(NOW.step)).tolist()
+    noise = torch.rand(5, places, generator=ours.rng(NOW.step)).tolist()
     kept = [sorted(range(places), key=row.__getitem__)[: int(places * (1 - ratio))] for row in noise]
     painted = theirs.forward_decoder(theirs.forward_encoder(images, kept), kept)
     expected = theirs.forward_loss(images, painted, kept, normalise)

@@ -31,7 +31,7 @@ def test_moco_is_equation_one_and_its_keys_come_from_random_groups(version: int,
     before, batch = copy.deepcopy(method), batch_of(method)
     result = method(batch, NOW)
     queries, keys = result.embeddings
-    order = torch.randperm(8, generator=method.generator(NOW.step)).tolist()
+    order = torch.randperm(8, generator=method.rng(NOW.step)).tolist()
     for place, image in enumerate(order):
         group = [other for at, other in enumerate(order) if at % 2 == place % 2]
         made = before.teacher(batch.views[1][group])[group.index(image)]

@@ -19,7 +19,7 @@ def unit(count: int, seed: int) -> torch.Tensor:
 
 
 def drawn(method: NPID, step: int) -> torch.Tensor:
-    return torch.randint(INFO.samples, (6,), generator=method.generator(step))
+    return torch.randint(INFO.samples, (6,), generator=method.rng(step))
 
 
 def test_nce_is_the_papers_formula():

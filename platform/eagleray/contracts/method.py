@@ -79,7 +79,7 @@ class Method(nn.Module):
         """
         return self.encoder
 
-    def generator(self, *when: int) -> torch.Generator:
+    def rng(self, *when: int) -> torch.Generator:
         """Return a random generator for a step or an epoch, on the CPU; the same on all workers.
 
         It is seeded with the run's seed and `when`. Draw numbers that belong to images for the whole batch
