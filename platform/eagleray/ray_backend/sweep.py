@@ -149,7 +149,7 @@ def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
     """Return how many trials may run at once.
 
-    A trial of several workers starts before Ray has room for the workers.
+    Ray starts a trial of several workers before it has room for them.
     """
     if workers == 1:
         return sweep.concurrent
