@@ -1,6 +1,7 @@
-"""Methods made small enough for tests, and batches for them; a method's own test file may add settings as `SMALL`.
+"""Small methods for tests, and batches for them.
 
-Settings that only fit the digits, on which whole runs are tested, it calls `ON_DIGITS`.
+A method's own test file may add settings as `SMALL`. Settings that only fit the digits, on which whole runs are tested,
+it calls `ON_DIGITS`.
 """
 
 from importlib import import_module
@@ -27,7 +28,10 @@ BATCH = INFO.batch_size
 
 
 def settings(name: str) -> list[str]:
-    """Return settings that make the method small and its test sharp, including those of its test file."""
+    """Return settings that make the method small.
+
+    They also make its test sharp, and include those of its test file.
+    """
     needs = find("method", name).needs
     network = ["encoder.depth=1", "encoder.dim=32"] if "tokens" in needs else ["encoder.width=8"]
     small = own(name, "SMALL")
@@ -35,20 +39,26 @@ def settings(name: str) -> list[str]:
 
 
 def own(name: str, constant: str) -> list[str]:
-    """Return the settings of some name in the method's own test file."""
+    """Return settings from the method's own test file."""
     file = Path(__file__).parent / "methods" / f"test_{name}.py"
     return getattr(import_module(f"methods.test_{name}"), constant, []) if file.exists() else []
 
 
 def needed(name: str) -> list[str]:
-    """Return values for settings without a default; no run could use them."""
+    """Return values for settings without a default.
+
+    No run could use them.
+    """
     declaration = find("method", name)
     trained = ["encoder.run=somewhere"] if "trained_encoder" in declaration.needs else []
     return [*(f"method.{key}=somewhere" for key in declaration.required), *trained]
 
 
 def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
-    """Return the directory of a run that ended without training, with its initial weights."""
+    """Return the directory of a finished, untrained run.
+
+    It has the initial weights.
+    """
     run = load_run(None, list(overrides))
     method = build_method(run, info)
     record = Record.create(directory, name=directory.name, experiment="e", params={}, run=run.file())
@@ -59,7 +69,7 @@ def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
 
 
 def small(name: str, *more: str) -> Method:
-    """Return the method in float64, on a very small encoder."""
+    """Return a float64 method on a very small encoder."""
     return build_method(load_run(None, [*settings(name), *more]), INFO).double()
 
 
@@ -69,7 +79,10 @@ def share(x: Tensor) -> Tensor:
 
 
 def batch_of(method: Method) -> Batch:
-    """Return eight images whose halves differ, so that a worker's own half says little about the whole."""
+    """Return eight images whose halves differ.
+
+    So a worker's own half says little about the whole.
+    """
     draw = torch.Generator().manual_seed(1)
     views = []
     for declared_view in overridden(method.views, Augment()):

@@ -1,4 +1,7 @@
-"""Run a function in several gloo processes: do they compute together what one process computes alone?"""
+"""Run a function in several gloo processes.
+
+Do they compute together what one process computes alone?
+"""
 
 import os
 import subprocess
@@ -18,7 +21,9 @@ def two_processes(function: Callable[..., Any], *arguments: Any, timeout: float 
 
 
 def processes(world: int, function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:
-    """Call `function(*arguments)` in processes that share a gloo group; return their results.
+    """Call a function in a gloo group of processes.
+
+    Each calls `function(*arguments)`.
 
     Args:
         world: how many processes.
@@ -75,7 +80,7 @@ def _wait(children: list[subprocess.Popen[bytes]], folder: str, deadline: float)
 
 
 def _die_with_parent() -> None:
-    """End this process as soon as its standard input closes."""
+    """End this process when its standard input closes."""
     import threading
 
     def watch() -> None:

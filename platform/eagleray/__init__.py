@@ -1,4 +1,4 @@
-"""Eagleray finds the self-supervised method, and its settings, with the best representation of your images.
+"""Find the self-supervised method and settings that suit your images.
 
 The names below are the public interface. Each is imported when it is first used, so `import eagleray` loads no torch.
 """

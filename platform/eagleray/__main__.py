@@ -1,4 +1,4 @@
-"""The command line as a module: `python -m eagleray` is `eagleray`."""
+"""The command line as a module: `python -m eagleray`."""
 
 from eagleray.app.cli import main
 

@@ -1,4 +1,7 @@
-"""The training loop: a run in, a stream of reports out. It knows no Ray and no MLflow; they consume its reports."""
+"""The training loop: a run in, reports out.
+
+It knows no Ray and no MLflow; they consume its reports.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -29,7 +32,9 @@ def train(
     device: torch.device | None = None,
     resume_from: Path | None = None,
 ) -> Iterator[Report]:
-    """Train, evaluate and save a run, from the newest checkpoint in its directory if there is one.
+    """Train, evaluate and save a run.
+
+    It starts from the newest checkpoint in its directory, if there is one.
 
     Args:
         run: everything that defines the run.

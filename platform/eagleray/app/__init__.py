@@ -1,1 +1,1 @@
-"""The command line, the terminal display, and the start of runs and sweeps."""
+"""The command line, the Python API and the terminal display."""

@@ -1,6 +1,7 @@
-"""The Python API, `eagleray.train` and `eagleray.sweep`: the command line's work, by default without printing.
+"""The Python API: `eagleray.train` and `eagleray.sweep`.
 
-Settings are validated before anything slow is imported.
+They do the work of the command line, by default without printing. Settings are validated before anything slow is
+imported.
 """
 
 from collections.abc import Mapping
@@ -80,7 +81,9 @@ def train(
     address: str | None = None,
     console: "Console | None" = None,
 ) -> RunResult:
-    """Train one run, record it and send it to MLflow, as `eagleray train` does.
+    """Train a run and record it.
+
+    Like `eagleray train`, it sends the run to MLflow too.
 
     Args:
         run: a run, its settings as a run file has them (`{"method": "byol", "epochs": 20}`), or a run file.
@@ -118,7 +121,9 @@ def sweep(
     address: str | None = None,
     console: "Console | None" = None,
 ) -> SweepResult:
-    """Run the trials of a sweep and compare them, as `eagleray sweep` does.
+    """Run the trials of a sweep and compare them.
+
+    It does the same as `eagleray sweep`.
 
     Args:
         sweep: a sweep, its settings as a sweep file has them, or a sweep file.

@@ -1,7 +1,8 @@
-"""The command line. A config error ends it with one sentence and exit code 2, before anything is started.
+"""The command line.
 
-Modules that take seconds to import are imported inside the commands that need them: `--help`, `check`, `schema` and
-the lists of names must answer at once.
+A config error ends it with one sentence and exit code 2, before anything is started. Modules that take seconds to
+import are imported inside the commands that need them: `--help`, `check`, `schema` and the lists of names must answer
+at once.
 """
 
 import json
@@ -152,7 +153,7 @@ def compare(
 
 @app.command()
 def methods(name: Name = None) -> None:
-    """List the methods, or the settings of one, their ranges and its recipes."""
+    """List the methods, or the settings and recipes of one."""
     from eagleray.report.catalogue import recipes
 
     _list("method", name)
@@ -174,7 +175,7 @@ def datasets(name: Name = None) -> None:
 
 @app.command()
 def evaluators(name: Name = None) -> None:
-    """List the evaluators and their metrics, or explain the metrics of one."""
+    """List the evaluators, or explain the metrics of one."""
     from eagleray.app.terminal import table
     from eagleray.report.catalogue import METRICS, metrics
 
@@ -268,7 +269,7 @@ def check(
 
 
 def _split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
-    """Separate the run file, if there is one, from the settings."""
+    """Separate the run file, if given, from the settings."""
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if len(files) > 1:
@@ -285,7 +286,7 @@ def _only_settings(arguments: list[str] | None) -> list[str]:
 
 
 def _check_labels(sweep: Sweep) -> str:
-    """Check that the images have the labels that the metric needs.
+    """Check that images have the labels a metric needs.
 
     The images are listed, not read.
 
@@ -312,7 +313,7 @@ def _check_labels(sweep: Sweep) -> str:
 
 
 def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
-    """Merge the settings of the file and the overrides, without defaults."""
+    """Merge a file's settings with overrides, without defaults."""
     return merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides)))
 
 
@@ -356,7 +357,10 @@ def _interrupted(command: str, arguments: list[str] | None) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Print plain text without wrapping, so that paths and addresses can be copied."""
+    """Print plain text without wrapping.
+
+    Paths and addresses can then be copied.
+    """
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -1,4 +1,7 @@
-"""Start runs and sweeps: choose their directories, keep their results and send them to MLflow."""
+"""Start runs and sweeps.
+
+Their directories are chosen here, and their results are kept and sent to MLflow.
+"""
 
 import fcntl
 import re
@@ -43,7 +46,7 @@ def folder_of(runs: str, experiment: str) -> Path:
 
 
 def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep that starts now.
+    """Return a new directory for a run or sweep.
 
     It is not created yet.
     """
@@ -53,7 +56,7 @@ def new_directory(folder: Path, *words: str) -> Path:
 
 
 def newest_unfinished(folder: Path) -> Path:
-    """Return the directory of the newest run or sweep that was interrupted.
+    """Return the directory of the newest interrupted run or sweep.
 
     Raises:
         ConfigError: there is no such directory.
@@ -78,7 +81,7 @@ def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
 
 
 def check_same_sweep(sweep: Sweep, directory: Path) -> None:
-    """Check that the sweep started in a directory is this one.
+    """Check that a directory was started with this sweep.
 
     Raises:
         ConfigError: a setting differs.
@@ -91,7 +94,7 @@ def check_same_sweep(sweep: Sweep, directory: Path) -> None:
 
 
 def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
-    """Train a run in its directory, or continue it, and export its encoder.
+    """Train or continue a run, and export its encoder.
 
     Args:
         run: everything that defines it.
@@ -131,7 +134,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
 def launch_sweep(
     sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
 ) -> tuple[Analysis, str | None]:
-    """Run a sweep, or continue it, and write its report.
+    """Run or continue a sweep, and write its report.
 
     Returns:
         The analysis, and what could not be sent to MLflow yet (None if everything was).
@@ -161,7 +164,10 @@ def launch_sweep(
 
 
 class SenderWatch:
-    """Adds a sweep to the sender as soon as it has a record; passes everything on to another watch."""
+    """Adds a sweep to the sender once it is recorded.
+
+    Everything is passed on to another watch.
+    """
 
     def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
@@ -183,7 +189,10 @@ class SenderWatch:
 
 
 def conclude(sweep: Sweep, parent: Record) -> Analysis:
-    """Write the report of a sweep into its artifacts, and end its record."""
+    """Write a sweep's report, and end its record.
+
+    The report goes into the artifacts of the sweep.
+    """
     trials = trials_of(parent, list(sweep.vary))
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
     analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
@@ -208,7 +217,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
 
 
 def params(run: Run) -> dict[str, Any]:
-    """Return the settings by which runs are compared, with dotted keys.
+    """Return the settings to compare, with dotted keys.
 
     Unset ones are left out.
     """
@@ -252,7 +261,7 @@ def _train(
 
 
 def _keep(run: Run, record: Record) -> None:
-    """Keep a picture of a run's views, its encoder, and the path of its checkpoint."""
+    """Keep the views' picture, the encoder and the checkpoint's path."""
     if not (record.artifacts / "views.png").exists():
         preview(run, record.artifacts / "views.png")
     saved = newest_checkpoint(record.directory)

@@ -1,4 +1,7 @@
-"""Show runs and sweeps in a terminal, while they run and at the end; print plain lines where there is no terminal."""
+"""Show runs and sweeps in a terminal.
+
+Where there is no terminal, plain lines are printed.
+"""
 
 import time
 from collections import Counter
@@ -27,7 +30,7 @@ WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # col
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
-    """Return a table for the terminal, with numbers aligned to the right."""
+    """Return a table with numbers aligned to the right."""
     lines = list(lines)
     result = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
@@ -39,7 +42,10 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Ta
 
 
 def leaderboard(analysis: Analysis) -> Table:
-    """Return the leaderboard of a sweep, with floors in italics and states in colour."""
+    """Return a sweep's leaderboard as a table.
+
+    Floors are in italics, states in colour.
+    """
     heads, lines = leaderboard_table(analysis)
     result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
     for line, row in zip(result.rows, analysis.rows, strict=True):
@@ -48,13 +54,16 @@ def leaderboard(analysis: Analysis) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
-    """Return the final metrics of a run as a table, the most important first."""
+    """Return final metrics as a table.
+
+    The most important come first.
+    """
     names = ordered(metrics, metrics_of(run))
     return table(["metric", "value"], [[name, number(metrics[name])] for name in names])
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """Shorten dotted keys to their last part, if that is unique."""
+    """Shorten dotted keys to their last part, if unique."""
     lasts = Counter(key.rpartition(".")[2] for key in keys)
     return [last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys]
 
@@ -63,7 +72,9 @@ def short(keys: Sequence[str]) -> list[str]:
 
 
 def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Iterator[Report]":
-    """Show reports and pass them on: a progress bar in a terminal, else a line for each epoch.
+    """Show reports and pass them on.
+
+    A terminal shows a progress bar, anything else a line for each epoch.
 
     Args:
         reports: of the loop.
@@ -87,7 +98,7 @@ def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Itera
 
 @dataclass
 class Pace:
-    """Estimates the time that is left, from the progress since the start."""
+    """Estimates the time left from the progress so far."""
 
     began: float = field(default_factory=time.monotonic)
     first: float | None = None  # fraction at the first report
@@ -135,7 +146,9 @@ class Line:
 
 
 class SweepDisplay:
-    """A live table of a sweep's trials; without a terminal, a line for each trial that ends.
+    """A live table of a sweep's trials.
+
+    Without a terminal, a line is printed for each trial that ends.
 
         with SweepDisplay(...) as watch:
             sweep(..., watch=watch)
@@ -198,7 +211,10 @@ class SweepDisplay:
         return Group(trials, Text(self._summary(len(lines) - len(chosen)), style="dim"))
 
     def _rank(self, line: Line) -> int:
-        """Rank trials for a terminal with few lines: running ones first, then those that have ended."""
+        """Rank trials: running ones first, then ended ones.
+
+        A terminal may have fewer lines than there are trials.
+        """
         return ("running", *ENDED, "waiting").index(line.state)
 
     def _cells(self, label: str, line: Line, keys: Sequence[str]) -> list[RenderableType]:

@@ -1,4 +1,5 @@
-"""The images of a run: decoded once for all runs or streamed, then split and ordered by seed.
+"""The images of a run.
 
-This file imports nothing: the processes of `workers.py` start without torch, which `images.py` imports.
+They are decoded once for all runs or streamed, then split and ordered by seed. This file imports nothing: the processes
+of `workers.py` start without torch, which `images.py` imports.
 """

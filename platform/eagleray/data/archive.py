@@ -1,7 +1,8 @@
-"""The images of a source, read once and cached for all processes of the machine.
+"""The images of a source, cached for all processes.
 
-The cache is two files: `<source>-<state of its files>.npz` lists the images, and `.bin` of the same name holds their
-pixels, one image after the other, unless the folder is too large. Both are written once and never changed.
+A machine reads them once. The cache is two files: `<source>-<state of its files>.npz` lists the images, and `.bin` of
+the same name holds their pixels, one image after the other, unless the folder is too large. Both are written once and
+never changed.
 """
 
 import math
@@ -35,7 +36,7 @@ Labels = dict[PartName, np.ndarray | None]
 
 
 class About(BaseModel, frozen=True):
-    """What the cache stores of a source in addition to its rows and labels."""
+    """What the cache stores besides rows and labels."""
 
     kept: Kept
     streamable: bool  # the images are files, which can be decoded again
@@ -58,9 +59,10 @@ class Archive:
 
 
 def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
-    """Return the archive of a source, from the cache unless its files have changed.
+    """Return the archive of a source.
 
-    Several processes may call this at once: one reads all images, the others wait for it.
+    It comes from the cache unless the source's files have changed. Several processes may call this at once: one reads
+    all images, the others wait for it.
 
     Raises:
         ConfigError: files are missing or damaged, or the cache cannot be written.
@@ -88,7 +90,7 @@ def _state(path: str) -> str:
 
 
 def _remove_older(source: str, at: Path) -> None:
-    """Delete the caches of earlier states, which would fill the disk.
+    """Delete caches of earlier states, which fill the disk.
 
     A process that maps one keeps it.
     """
@@ -157,7 +159,7 @@ def _pixels(
 
 
 def _paths(parts: dict[PartName, Part]) -> list[str]:
-    """List all image files in the order of their rows.
+    """List all image files, in row order.
 
     The list is empty if the parts are arrays.
     """
@@ -166,7 +168,7 @@ def _paths(parts: dict[PartName, Part]) -> list[str]:
 
 
 def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Kept, Iterator[np.ndarray | Bad]]:
-    """Return how images are decoded, and an iterator over the images."""
+    """Return how to decode images, and an iterator over them."""
     arrays = [part.images for part in parts.values() if isinstance(part.images, np.ndarray)]
     if arrays:
         channels, *sides = arrays[0].shape[1:]
@@ -178,7 +180,9 @@ def _opened(dataset: Dataset, parts: dict[PartName, Part]) -> tuple[Kept, Iterat
 
 
 def _readable(images: Iterable[np.ndarray | Bad], sizes: np.ndarray, dataset: Dataset) -> Iterator[np.ndarray]:
-    """Yield the readable images and write height and width of each to `sizes`.
+    """Yield the readable images.
+
+    Height and width of each are written to `sizes`.
 
     Raises:
         ConfigError: some images are bad and may not be skipped, or all are; raised after the last image.
@@ -206,7 +210,10 @@ def _listed(bad: Sequence[Bad], total: int) -> str:
 
 
 def _arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
-    """Return rows and labels of train, test and, if the source has one, validation."""
+    """Return rows and labels of train and test.
+
+    If the source has validation images, theirs are returned too.
+    """
     rows: Rows = {}
     labels: Labels = {}
     start = row = 0
@@ -227,7 +234,7 @@ def _arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Datase
 
 
 def _move(rows: Rows, labels: Labels, positions: np.ndarray) -> None:
-    """Move some of the training images to the test set."""
+    """Move some training images to the test set."""
     if not len(positions):
         return
     of_train, known = rows["train"], labels["train"]
@@ -245,7 +252,10 @@ def _join_training(rows: Rows, labels: Labels) -> None:
 
 
 def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Compute mean and std of each channel over at most SAMPLE training images, evenly spaced."""
+    """Compute mean and std of each channel.
+
+    At most SAMPLE training images are read, evenly spaced.
+    """
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]
     counts = np.zeros((pixels.channels, 256), np.int64)
     for image in chain.from_iterable(pixels.batches(np.array_split(sample, math.ceil(len(sample) / 64)))):

@@ -1,4 +1,7 @@
-"""Cache files that the processes of a machine share: written atomically by one, checked by all that read."""
+"""Cache files that the processes of a machine share.
+
+One process writes a file atomically; all that read it check it.
+"""
 
 import fcntl
 import hashlib
@@ -16,7 +19,9 @@ from eagleray.contracts.errors import ConfigError
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """Return the folder of the cache, created if missing: `chosen`, else `eagleray` in the user's cache folder.
+    """Return the folder of the cache, created if missing.
+
+    It is `chosen`, else `eagleray` in the user's cache folder.
 
     Raises:
         ConfigError: it cannot be created.
@@ -50,7 +55,9 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only if the block ends without an error.
+    """Open a file that is written whole or not at all.
+
+    It appears under its name only if the block ends without an error.
 
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
@@ -68,7 +75,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
-    """Write the bytes of uint8 images one after the other.
+    """Write uint8 images one after the other.
 
     Return their CRC-32.
     """
@@ -95,7 +102,10 @@ def read_pixels(path: Path, checksum: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _checksum(path: Path, size: int, changed: int) -> int:
-    """Return the CRC-32 of a file, computed once per process: a process may train hundreds of runs."""
+    """Return the CRC-32 of a file.
+
+    It is computed once per process: a process may train hundreds of runs.
+    """
     return zlib.crc32(np.memmap(path, np.uint8, "r").data)
 
 

@@ -1,4 +1,7 @@
-"""Decode image files. Imports no torch, so that the processes that decode a streamed folder start fast."""
+"""Decode image files.
+
+Nothing here imports torch, so the processes that decode a streamed folder start fast.
+"""
 
 import math
 import os
@@ -32,7 +35,10 @@ class Bad:
 
 @dataclass(frozen=True)
 class Look:
-    """Facts from the head of an image file, before any pixel is decoded."""
+    """Facts from the head of an image file.
+
+    No pixel is decoded for them.
+    """
 
     height: int  # as in the file; the image may be turned upright later
     width: int
@@ -41,7 +47,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Kept:
-    """How images are decoded, and how much memory they need."""
+    """How images are decoded, and the memory they need."""
 
     size: int  # side of the views
     stored_size: int  # shorter side that larger images are reduced to
@@ -50,7 +56,10 @@ class Kept:
 
 
 def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
-    """Return how the images are decoded: as the settings say, else as suits all of them."""
+    """Return how the images are decoded.
+
+    The settings decide; otherwise it is as suits all of the images.
+    """
     looks = [look for look in in_threads(look_at, paths) if isinstance(look, Look)]
     if not looks:  # every file is bad; decoding reports it
         return Kept(decoding.size or 1, decoding.stored_size or 1, decoding.channels or 1, total=0)
@@ -63,7 +72,10 @@ def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
 
 
 def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return height and width of a stored image: as torchvision's Resize(size), but never enlarged."""
+    """Return height and width of a stored image.
+
+    They are as torchvision's Resize(size) gives them, but the image is never enlarged.
+    """
     shorter, longer = sorted((height, width))
     side = min(shorter, size)
     other = min(longer * side // shorter, LONGEST * side)
@@ -71,7 +83,7 @@ def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def look_at(path: str) -> Look | Bad:
-    """Read size and kind of an image from the head of its file."""
+    """Read an image's size and kind from its head."""
     try:
         with Image.open(path) as image:
             return Look(image.height, image.width, image.mode in GREY_MODES or _grey_palette(image))
@@ -80,9 +92,10 @@ def look_at(path: str) -> Look | Bad:
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
-    """Decode an image file to uint8 [channels, H, W]: upright, its shorter side reduced to at most `size`.
+    """Decode an image file to uint8 [channels, H, W].
 
-    Of 16 bits per channel the upper eight are kept; transparent areas become white.
+    The image is upright, its shorter side reduced to at most `size`. Of 16 bits per channel the upper eight are kept;
+    transparent areas become white.
     """
     try:
         with Image.open(path) as image:
@@ -111,7 +124,10 @@ def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarra
 
 
 def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: Any) -> Iterator[Any]:
-    """Apply a function to each file, in order, on all cores: Pillow releases Python's lock while it decodes."""
+    """Apply a function to files, in order, on all cores.
+
+    Threads are enough: Pillow releases Python's lock while it decodes.
+    """
 
     def of_chunk(start: int) -> list[Any]:
         return [function(path, *arguments) for path in paths[start : start + CHUNK]]
@@ -123,7 +139,10 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
 
 
 def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the stored area of an image: all except the ends of a panorama."""
+    """Return the stored area: left, top, right and bottom.
+
+    It is all of the image except the ends of a panorama.
+    """
     left, top = (max(0, side - LONGEST * min(size)) / 2 for side in size)
     return left, top, size[0] - left, size[1] - top
 

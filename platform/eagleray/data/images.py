@@ -1,4 +1,4 @@
-"""Load the images of a source by name, split into train, validation and test."""
+"""Load the images of a source and split them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,10 @@ from eagleray.data.splits import balanced, drawn, held_out
 
 
 class Images:
-    """Images of one split. Pixels come in batches; labels stay with the engine."""
+    """Images of one split.
+
+    Pixels come in batches; labels stay with the engine.
+    """
 
     labels: np.ndarray | None  # int64 [N], -1: unknown; None: there are no classes
 
@@ -35,12 +38,18 @@ class Images:
         return len(self._rows)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
-        """Yield the images at each tensor of positions, int64 [n]: uint8 [n, C, H, W], which the caller may change."""
+        """Yield the images at each tensor of positions.
+
+        Positions are int64 [n], images uint8 [n, C, H, W]; the caller may change them.
+        """
         rows = (self._rows[indices.numpy()] for indices in order)
         return map(batched, self._pixels.batches(rows))
 
     def in_memory(self) -> "Images":
-        """Decode the images once and keep them: for the few labelled ones that every step reads."""
+        """Decode the images once and keep them.
+
+        This is for the few labelled ones that every step reads.
+        """
         images = list(chain.from_iterable(self._pixels.batches(np.array_split(self._rows, -(-len(self) // 64)))))
         flat = np.concatenate([image.ravel() for image in images])
         sizes = np.array([image.shape[1:] for image in images])
@@ -53,7 +62,10 @@ class Images:
 
 
 def batched(images: Decoded) -> Tensor | Ragged:
-    """Return uint8 images [C, H, W] as one tensor [n, C, H, W], padded if their shapes differ."""
+    """Return uint8 images [C, H, W] as one tensor.
+
+    It is [n, C, H, W], padded if their shapes differ.
+    """
     if isinstance(images, np.ndarray) or len({image.shape for image in images}) == 1:
         return torch.from_numpy(np.stack(images) if isinstance(images, list) else images)
     sizes = np.array([image.shape[1:] for image in images])
@@ -75,9 +87,10 @@ class Data:
     skipped: int  # files left out because they could not be read
 
     def labelled(self, per_class: int, seed: int) -> Tensor:
-        """Draw positions in train of `per_class` images of every class, int64 [classes * per_class], sorted.
+        """Draw `per_class` training images of every class.
 
-        They depend only on the data and the seed, not on the number of workers or the step.
+        Return their positions in train, int64 [classes * per_class], sorted. They depend only on the data and the seed,
+        not on the number of workers or the step.
 
         Raises:
             ConfigError: there are no labels, or a class has fewer images.

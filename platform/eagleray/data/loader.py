@@ -1,4 +1,7 @@
-"""The data loader of a run: its batches are functions of (seed, step), so it has no state to save."""
+"""The data loader of a run.
+
+Its batches are functions of (seed, step), so it has no state to save.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -46,7 +49,7 @@ class BatchLoader:
         self.steps_per_epoch = len(data.train) // run.batch_size
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch from its step `start` on."""
+        """Yield an epoch's batches from step `start` on."""
         rank, world = distributed.rank(), distributed.world_size()
         order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
         first = epoch * self.steps_per_epoch + start
@@ -59,13 +62,19 @@ class BatchLoader:
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
     def evaluation_view(self, images: Tensor | Ragged) -> Tensor:
-        """Prepare images for evaluation: [N, C, H, W] uint8 -> float, resized if the run asks for it, normalised."""
+        """Prepare images for evaluation.
+
+        [N, C, H, W] uint8 -> float, resized if the run asks for it, normalised.
+        """
         return self._in_layout(
             evaluation_view(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm)
         )
 
     def fixed(self, images: Tensor | Ragged, views: Sequence[View], number: int) -> list[Tensor]:
-        """Make views of batch `number` of some images: the same at every call, whatever the run's `augment` is."""
+        """Make the views of batch `number` of some images.
+
+        They are the same at every call, whatever the run's `augment` is.
+        """
         mean, std = self._norm
         images = images.to(self.device, non_blocking=True)
         seed = (self.run.seed, number, 0, _FIXED)
@@ -85,7 +94,10 @@ class BatchLoader:
     def _views(
         self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
     ) -> list[Tensor]:
-        """Make the views of one worker's share (rank, workers) of a step's images."""
+        """Make one worker's share of a step's views.
+
+        `share` is (rank, workers).
+        """
         images = images.to(self.device, non_blocking=True)
         mean, std = self._norm
         made = make_views(

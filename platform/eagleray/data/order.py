@@ -1,4 +1,7 @@
-"""The order of the images: a function of (seed, epoch) or (seed, step), with no state to save."""
+"""The order of the images.
+
+It is a function of (seed, epoch) or (seed, step), with no state to save.
+"""
 
 import numpy as np
 import torch

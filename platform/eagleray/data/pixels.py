@@ -1,4 +1,7 @@
-"""Sources of pixels: a file mapped into memory, or processes that decode image files again. Imports no torch."""
+"""Sources of pixels: a mapped file, or decoding processes.
+
+Nothing here imports torch.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,15 +24,15 @@ class Pixels(Protocol):
     channels: int
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Yield the images at each array of rows, int64 [n].
+        """Yield the images at each array of rows.
 
-        The caller may change arrays, but not lists.
+        Rows are int64 [n]. The caller may change arrays, but not lists.
         """
         ...
 
 
 class Stored:
-    """Images of a file that all processes of a machine map read-only.
+    """Images in a file that all processes map read-only.
 
     Args:
         flat: the pixels of all images, uint8, one image [C, H, W] after the other.
@@ -45,7 +48,7 @@ class Stored:
         self._one_shape = bool((sizes == sizes[0]).all())
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Yield arrays if all images of the source have one shape, else lists."""
+        """Yield arrays for images of one shape, else lists."""
         if self._one_shape:
             images = self._mapped.reshape(-1, self.channels, *self._sizes[0])
             return (np.take(images, rows, axis=0) for rows in order)
@@ -57,9 +60,10 @@ class Stored:
 
 
 class Streamed:
-    """Images decoded on demand, by processes that prepare batches ahead; the same bytes as `Stored`.
+    """Images decoded on demand by processes that work ahead.
 
-    Any number of iterators may be open: evaluation reads while an epoch waits.
+    The bytes are the same as those of `Stored`. Any number of iterators may be open: evaluation reads while an epoch
+    waits.
 
     Args:
         paths: the image files.
@@ -75,7 +79,10 @@ class Streamed:
         self._workers = workers
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
-        """Decode; the batches come in order, whichever process finishes first."""
+        """Decode batches and yield them in order.
+
+        It does not matter which process finishes first.
+        """
         wanted = ((list(self._paths[rows]), self._size, self.channels) for rows in order)
         return self._run_ahead(wanted) if self._workers else (decode_all(*each) for each in wanted)
 

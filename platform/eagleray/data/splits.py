@@ -1,4 +1,7 @@
-"""Draw which images are held out and which keep their labels: by seed, and class by class if labels are known."""
+"""Draw held-out and labelled images, by seed.
+
+If labels are known, the draw is class by class.
+"""
 
 import numpy as np
 
@@ -7,7 +10,9 @@ from eagleray.contracts.seeds import Stream, numpy_generator
 
 
 def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tuple[int, ...]) -> np.ndarray:
-    """Draw positions to hold out, sorted: `share` of every class, at least one image, but never all of them.
+    """Draw positions to hold out, sorted.
+
+    They are `share` of every class, at least one image, but never all of them.
 
     Args:
         samples: N, number of images.
@@ -31,7 +36,7 @@ def _drawn(positions: np.ndarray, share: float, stream: tuple[int, ...]) -> np.n
 
 
 def drawn(samples: int, count: int, stream: tuple[int, ...]) -> np.ndarray:
-    """Draw `count` positions, sorted; all of them if there are fewer."""
+    """Draw `count` positions, sorted, or all if fewer."""
     return np.sort(numpy_generator(*stream).permutation(samples)[:count])
 
 

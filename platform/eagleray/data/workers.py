@@ -1,8 +1,8 @@
-"""Processes that decode images for another process, and end with it.
+"""Processes that decode images for another process.
 
-They are started by name, `python -m eagleray.data.workers`: a forked copy of a process with threads (torch's,
-Ray's) can wait forever for a lock that nobody holds, and a process spawned by multiprocessing runs the user's script
-again if that has no `if __name__ == "__main__"`. They import no torch, so they start fast.
+They end with it. They are started by name, `python -m eagleray.data.workers`: a forked copy of a process with threads
+(torch's, Ray's) can wait forever for a lock that nobody holds, and a process spawned by multiprocessing runs the user's
+script again if that has no `if __name__ == "__main__"`. They import no torch, so they start fast.
 """
 
 import math
@@ -24,7 +24,7 @@ from eagleray.data.decode import decode_all
 
 
 class Decoders:
-    """A pool of processes; each decodes one batch at a time.
+    """A pool of processes that decode one batch each.
 
     Args:
         count: number of processes.
@@ -90,7 +90,10 @@ def _stop(waiters: ThreadPoolExecutor, started: list[tuple[subprocess.Popen[byte
 
 
 def _serve(connection: Connection) -> None:
-    """Decode on request until the other end is closed, also by a kill of its process."""
+    """Decode on request until the other end is closed.
+
+    A kill of its process closes it too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the other one handles it
     while True:
         try:

@@ -1,1 +1,4 @@
-"""Run the loop on Ray: groups of workers, sweeps, schedulers and searches. Nothing else imports ray."""
+"""Run the loop on Ray.
+
+Groups of workers, sweeps, schedulers and searches are here. Nothing else imports ray.
+"""

@@ -1,4 +1,7 @@
-"""Follow the trials of a sweep in Ray Tune: show their state, and record the end of trials that Tune has ended."""
+"""Follow the trials of a sweep in Ray Tune.
+
+Their states are shown, and the end of trials that Tune has ended is recorded.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +21,10 @@ class Watch(Protocol):
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
-        """Show that a trial waits, runs (with its last epoch and metrics), or has ended (as its record says)."""
+        """Show the state of a trial.
+
+        It waits, runs (with its last epoch and metrics), or has ended (as its record says).
+        """
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         """Show a measured floor: its metrics with each seed."""
@@ -35,7 +41,7 @@ class TrialFollower(tune.Callback):
         return {"watch": None, "ended": set()}  # Tune pickles its callbacks, and a live table cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show that a trial runs, with its share of the machines."""
+        """Show a running trial, with its share of the machines."""
         self._notify(trial, "running")
 
     def on_trial_result(
@@ -46,14 +52,20 @@ class TrialFollower(tune.Callback):
             self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record and show a trial that is done, or that the scheduler has ended."""
+        """Record and show the end of a trial.
+
+        It is done, or the scheduler has ended it.
+        """
         record = Record.open(trial.config["trial"]["directory"])
         if record.state == "running":
             record.finish("stopped", "by the scheduler", summary=_metrics(trial.last_result))
         self._end(trial, record)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record and show a trial that has failed more often than it is tried again."""
+        """Record and show a failed trial.
+
+        Its retries are used up.
+        """
         _, record = started(trial.config["trial"])  # it may have failed before it had a record
         free(record.directory)
         error = trial.get_error()
@@ -71,7 +83,7 @@ class TrialFollower(tune.Callback):
         self.notify(trial.config["trial"], state, result)
 
     def notify(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
-        """Show the state of a trial, given by its configuration."""
+        """Show the state of a configuration's trial."""
         if self.watch:
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)

@@ -1,4 +1,7 @@
-"""Connect to Ray: start and end one on this machine, or use a running cluster."""
+"""Connect to Ray.
+
+It is started and ended on this machine, or a running cluster is used.
+"""
 
 import logging
 import os
@@ -28,9 +31,9 @@ OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a co
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connect to Ray inside the block, and end what was started.
+    """Connect to Ray inside the block.
 
-    An open connection is used and stays.
+    Afterwards, what was started here is ended. An open connection is used and stays.
 
     Args:
         address: of a cluster (`auto`, `host:port`); None starts Ray on this machine.
@@ -62,7 +65,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def check_resources(workers: int, cpus: float, gpus: float) -> None:
-    """Check that the machines can run all workers of a trial at once.
+    """Check that a trial's workers can run at once.
 
     Raises:
         ConfigError: they cannot, so the run would wait forever.

@@ -1,4 +1,4 @@
-"""Measure the floors of a sweep, and its winner on the test set.
+"""Measure a sweep's floors and test its winner.
 
 On a cluster each measurement is a Ray task, on a machine like those of the trials. On a single machine the driver
 measures after the trials: it has already imported what a new process would import for seconds.
@@ -59,9 +59,10 @@ class Measurements:
         return finish
 
     def winner(self) -> None:
-        """Measure the runs of the best point once on the test set, and tag them `winner`.
+        """Measure the best point's runs on the test set.
 
-        Without a test set, or with `run.evaluate.test=false`, nothing is measured.
+        Each is measured once and tagged `winner`. Without a test set, or with `run.evaluate.test=false`, nothing is
+        measured.
         """
         best = winner(self.sweep, self.parent)
         wanted = self.sweep.run.get("evaluate", {}).get("test", True)
@@ -79,9 +80,9 @@ class Measurements:
 
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
-    """Return the runs of the best point by the mean over seeds.
+    """Return the runs of the best point.
 
-    The list is empty if no point finished with all seeds.
+    Points are compared by their means over seeds. The list is empty if no point finished with all seeds.
     """
     points: dict[str, list[Record]] = {}
     for record in parent.children():
@@ -93,7 +94,10 @@ def winner(sweep: Sweep, parent: Record) -> list[Record]:
 
 
 def floor_record(floor: Floor, parent: Record) -> Record:
-    """Open or create the record of a floor, a child of the sweep like its trials."""
+    """Open or create the record of a floor.
+
+    It is a child of the sweep, like the sweep's trials.
+    """
     directory = parent.directory / "trials" / floor.name.replace(" ", "-")
     if (directory / "status.json").exists():
         return Record.open(directory)

@@ -1,7 +1,8 @@
-"""Run a sweep on Ray Tune: its trials, search and scheduler, and the measurements of its floors and winner.
+"""Run a sweep on Ray Tune.
 
-Only the records of the trials count: a resumed sweep is run again, with its recorded epochs replayed instead of
-computed. So nothing depends on the state that Ray keeps.
+Its trials, search and scheduler run here, and the measurements of its floors and winner. Only the records of the trials
+count: a resumed sweep is run again, with its recorded epochs replayed instead of computed. So nothing depends on the
+state that Ray keeps.
 """
 
 import functools
@@ -37,7 +38,9 @@ def sweep(
     address: str | None = None,
     watch: Watch | None = None,
 ) -> list[Record]:
-    """Run the trials of a sweep, measure its floors, and measure the winner on the test set.
+    """Run a sweep's trials and measure its floors.
+
+    The winner is measured on the test set.
 
     Args:
         sweep: what to vary and compare.
@@ -144,7 +147,10 @@ def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
 
 
 def _concurrent(sweep: Sweep, workers: int) -> int | None:
-    """Return how many trials may run at once: one of several workers starts before Ray has room for the workers."""
+    """Return how many trials may run at once.
+
+    Ray starts a trial of several workers before it has room for them.
+    """
     if workers == 1:
         return sweep.concurrent
     available = ray.cluster_resources()
@@ -182,14 +188,20 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
 
 
 def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
-    """Return the points that an earlier start of the sweep has begun, by their number."""
+    """Return the points begun earlier, by their number.
+
+    An earlier start of the sweep has begun them.
+    """
     records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
     trials = [record for record in records if record.kind == "trial"]
     return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:
-    """Return the values of a trial after the last change by a population."""
+    """Return the current values of a trial.
+
+    They are those after the last change by a population.
+    """
     if not (place / "record.json").exists():
         return dict(point.values)
     file = Record.open(place).file()

@@ -1,4 +1,4 @@
-"""Run a trial of a sweep in Ray Tune: the loop, one epoch at a time."""
+"""Run a trial in Ray Tune, epoch by epoch."""
 
 import platform
 from collections.abc import Generator, Iterator
@@ -26,10 +26,11 @@ Result = dict[str, Any]
 
 
 class TrialActor(tune.Trainable):
-    """An actor that runs many trials one after the other; each step is the loop's next epoch.
+    """An actor that runs trials one after the other.
 
-    Actors are reused because importing and warming up torch takes seconds. The generator does nothing until its first
-    `next`, so neither `setup` nor `reset_config` loads anything that `load_checkpoint` would discard again.
+    Each step is the loop's next epoch. Actors are reused because importing and warming up torch takes seconds. The
+    generator does nothing until its first `next`, so neither `setup` nor `reset_config` loads anything that
+    `load_checkpoint` would discard again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,7 +44,10 @@ class TrialActor(tune.Trainable):
         return next(self.results)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Return the path of the loop's own checkpoint, so that no weights are copied."""
+        """Return the path of the loop's own checkpoint.
+
+        So no weights are copied.
+        """
         saved = newest_checkpoint(Path(self.trial["directory"]))
         return {"checkpoint": str(saved)} if saved else {}
 
@@ -68,10 +72,10 @@ class TrialActor(tune.Trainable):
 
 
 def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator[Result]:
-    """Yield the results of a trial for Tune, one for each epoch: first the recorded epochs, then those of the loop.
+    """Yield a trial's results for Tune, one per epoch.
 
-    A resumed sweep runs again from its start, but recorded epochs are replayed, not computed. So the scheduler and the
-    search receive again all results that they had.
+    Recorded epochs come first, then those of the loop. A resumed sweep runs again from its start, but recorded epochs
+    are replayed, not computed. So the scheduler and the search receive again all results that they had.
     """
     recorded_epochs = RecordedEpochs.of(Path(trial["directory"]))
     if resume_from is None:
@@ -112,7 +116,7 @@ def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path 
 
 @dataclass(frozen=True)
 class RecordedEpochs:
-    """The epochs of a trial that are in its record already."""
+    """The recorded epochs of a trial."""
 
     rows: list[dict[str, Any]]
     ended: bool
@@ -150,7 +154,9 @@ def result(metrics: dict[str, float], epoch: int, *, done: bool) -> Result:
 
 
 def started(trial: dict[str, Any]) -> tuple[Run, Record]:
-    """Return the run of a trial, with the changes of a population, and its record, ready to be continued.
+    """Return a trial's run and record, ready to continue.
+
+    The run has the changes of a population.
 
     Raises:
         ConfigError: this machine does not see the directory of the sweep.

@@ -1,4 +1,7 @@
-"""Run the loop on several workers: one process each, gathered negatives, restarts from the newest checkpoint."""
+"""Run the loop on several workers.
+
+Each is one process, negatives are gathered, and a restart continues from the newest checkpoint.
+"""
 
 import asyncio
 import shutil
@@ -53,9 +56,9 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
 
 
 def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[Report]:
-    """Run a group of workers, each with some CPUs and GPUs, and yield its reports.
+    """Run a group of workers and yield its reports.
 
-    Ray must be connected.
+    Each worker has some CPUs and GPUs. Ray must be connected.
 
     After an epoch the group waits until the next report is asked for; closing the generator then ends the group. If a
     worker is killed, all start again from the newest checkpoint.
@@ -88,7 +91,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
 
 
 def free(directory: Path) -> None:
-    """End the workers of a run whose driver was killed.
+    """End the workers whose driver was killed.
 
     Otherwise they would occupy their share of the machines forever: Ray frees it only with the help of its dashboard,
     which may not be installed.
@@ -100,7 +103,10 @@ def free(directory: Path) -> None:
 
 
 class Exchange:
-    """Messages between the first worker and the driver, in a separate actor, so that either may be killed."""
+    """Messages between the first worker and the driver.
+
+    They are in a separate actor, so that either may be killed.
+    """
 
     def __init__(self):
         self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -128,7 +134,10 @@ class Exchange:
 
 
 class FitThread(threading.Thread):
-    """A thread that calls `fit`, which returns only at the end of the training."""
+    """A thread that calls `fit`.
+
+    The call returns only at the end of the training.
+    """
 
     def __init__(self, trainer: TorchTrainer, exchange: Any):
         super().__init__(daemon=True)
@@ -172,7 +181,10 @@ def work(config: dict[str, Any]) -> None:
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
-    """Return a report as plain values, to send it to another process."""
+    """Return a report as plain values.
+
+    They can be sent to another process.
+    """
     return {**asdict(report), "checkpoint": str(report.checkpoint) if report.checkpoint else None}
 
 

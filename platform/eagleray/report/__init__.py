@@ -1,1 +1,4 @@
-"""Turn records into a leaderboard, a finding, pictures and the pages of all methods and metrics."""
+"""Turn records into reports.
+
+A report has a leaderboard, a finding and pictures; the pages of all methods and metrics are made here too.
+"""

@@ -1,6 +1,7 @@
-"""Analyse a sweep: its leaderboard and the effect of each varied key; `text.py` puts them into words.
+"""Analyse a sweep: its leaderboard and its keys' effects.
 
-Runs are plain numbers here (`TrialResult`), wherever they were read from, and nothing slow is imported.
+`text.py` puts them into words. Runs are plain numbers here (`TrialResult`), wherever they were read from, and nothing
+slow is imported.
 """
 
 import json
@@ -21,7 +22,10 @@ Mode = Literal["max", "min"]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One run of a sweep, or one of its floors with one seed."""
+    """One run of a sweep or of a floor.
+
+    Each has one seed.
+    """
 
     name: str  # of its record
     params: Mapping[str, Any]  # the varied keys; a floor has none
@@ -37,7 +41,10 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: all seeds of one point of the sweep or of one floor."""
+    """One line of the leaderboard: a point or floor.
+
+    It has all seeds of the point or floor.
+    """
 
     name: str
     params: Mapping[str, Any]
@@ -62,20 +69,20 @@ class Row:
 
     @property
     def state(self) -> str:
-        """The state of all its runs, or how many are in each state."""
+        """The state of its runs, with counts if mixed."""
         if len(self.states) == 1:
             return next(iter(self.states))
         return ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
 
     @property
     def measured(self) -> str:
-        """The metric's mean, ± its standard deviation if there is one."""
+        """The metric's mean, ± its standard deviation if any."""
         return spread(self.values)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One value of a varied key, or one range of values."""
+    """One value, or range of values, of a varied key."""
 
     label: str
     values: tuple[float, ...]  # of the metric, one for each point
@@ -128,7 +135,10 @@ class Analysis:
 
     @cached_property
     def effects(self) -> list[Effect]:
-        """The effect of every key with more than one value, smallest p-value first."""
+        """The effects of keys with more than one value.
+
+        The smallest p-value comes first.
+        """
         columns = [each for key in self.varied for each in self._columns(key) if len(set(each.labels)) > 1]
         if len(self.varied) == 1 and not self.parts(self.varied[0]):
             columns = [replace(each, labels=self._per_run(each.labels)) for each in columns]
@@ -145,14 +155,14 @@ class Analysis:
 
     @property
     def test(self) -> str:
-        """The name of the test that gives the p-values of the effects."""
+        """The name of the test that gives the p-values."""
         keys = len(self.effects)
         return f"F test, Bonferroni-corrected for {keys} keys" if keys > 1 else "F test"
 
     def levels(self, key: str) -> dict[str, str]:
-        """Map each value of a key, as `param_text`, to the label of its level.
+        """Map each value of a key to its level.
 
-        The mapping is in the order of the levels.
+        The value is as `param_text` writes it, the level is its label. The mapping is in the order of the levels.
         """
         values = [row.params[key] for row in self.tried]
         if all(isinstance(value, int | float) for value in values):
@@ -161,9 +171,9 @@ class Analysis:
         return dict(zip(map(param_text, values), labels, strict=True))
 
     def parts(self, key: str) -> list[str]:
-        """List the operations that a key combines (`crop`, `crop+jitter`), most common first.
+        """List the operations that a key combines, commonest first.
 
-        The list is empty for a key that combines none.
+        Its values are like `crop` or `crop+jitter`. The list is empty for a key that combines none.
         """
         values = [str(row.params[key]).split("+") for row in self.tried]
         counts = Counter(part for value in values for part in value)
@@ -186,7 +196,10 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _Column:
-    """A key, or one of the operations that it combines, with its level in every point."""
+    """A key, or one of its operations, with its levels.
+
+    There is one level for every point.
+    """
 
     key: str
     of: str
@@ -249,9 +262,10 @@ def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
 
 
 def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrialResult]:
-    """Convert the runs of an MLflow experiment (`tracking.rows`), with the params that differ between them.
+    """Convert the runs of an MLflow experiment.
 
-    Runs outside a sweep form one point if they differ only in their seed.
+    They come from `tracking.rows`, and keep the params that differ between them. Runs outside a sweep form one point if
+    they differ only in their seed.
     """
     runs = [row for row in rows if row["tags"].get("kind") != "sweep"]
     trials = [row for row in runs if "floor" not in row["tags"]]
@@ -282,7 +296,10 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _value(text: str | None) -> Any:
-    """Return a param that MLflow stores as text as the number it was, if it was one."""
+    """Return a stored param as the number it was.
+
+    MLflow stores params as text; other text stays.
+    """
     for number_of in (int, float):
         try:
             return number_of(text or "")
@@ -292,7 +309,7 @@ def _value(text: str | None) -> Any:
 
 
 def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list[Row]:
-    """Return a row for each point and floor, the best first.
+    """Return a row for each point and floor, best first.
 
     Those without the metric come last.
     """
@@ -325,9 +342,9 @@ def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> 
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean as text, ± the standard deviation of two or more values.
+    """Return the mean as text, ± the standard deviation.
 
-    Without a value it is a dash.
+    Two or more values have a deviation; without a value the text is a dash.
     """
     if len(values) < 2:
         return number(values[0]) if values else "–"
@@ -335,12 +352,18 @@ def spread(values: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as text with three decimals, very small and large ones with three digits."""
+    """Return a number as text with three decimals.
+
+    Very small and large ones have three digits.
+    """
     return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def param_text(value: Any) -> str:
-    """Return a param (`config.search_points.as_param`) as text for tables: floats short, None as `default`."""
+    """Return a param as text for tables.
+
+    Params are as `config.search_points.as_param` gives them: floats are shortened, None is `default`.
+    """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "default"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)

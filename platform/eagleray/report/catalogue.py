@@ -1,4 +1,6 @@
-"""Generate the pages of all methods and all metrics, from the declarations in files and the runs of sweeps.
+"""Generate the pages of all methods and metrics.
+
+They are made from the declarations in files and the runs of sweeps.
 
 python -m eagleray.report.catalogue RUNS.csv ... > docs/methods.md
 python -m eagleray.report.catalogue --metrics > docs/metrics.md
@@ -71,7 +73,7 @@ def metrics_page() -> str:
 
 
 def metrics(table: Table) -> list[list[str]]:
-    """Return the rows of a table with the columns `METRICS`."""
+    """Return table rows with the columns `METRICS`."""
     return [
         [name, metric.meaning, metric.better or "", ", ".join(sorted(metric.needs)).replace("_", " ")]
         for name, metric in table.items()
@@ -79,7 +81,7 @@ def metrics(table: Table) -> list[list[str]]:
 
 
 def settings(one: Declaration) -> list[list[str]]:
-    """Return the rows of a table with the columns `SETTINGS`.
+    """Return table rows with the columns `SETTINGS`.
 
     The small recipe's value is given if it differs; the range is the one that a sweep may use.
     """
@@ -101,13 +103,19 @@ def settings(one: Declaration) -> list[list[str]]:
 
 
 def recipes(method: Declaration) -> dict[str, str]:
-    """Return both recipes as text: the optimizer and the settings that differ from its defaults."""
+    """Return both recipes as text.
+
+    Each gives the optimizer and the settings that differ from its defaults.
+    """
     both: Recipes = method.values["recipes"]
     return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
 
 
 def read_runs(files: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Return the means over seeds of each method's best point, from the `runs.csv` of sweeps over methods."""
+    """Return the results of each method's best point.
+
+    They are means over seeds, from the `runs.csv` of sweeps over methods.
+    """
     points: dict[str, list[dict[str, str]]] = {}
     for file in files:
         with open(file, newline="", encoding="utf-8") as text:

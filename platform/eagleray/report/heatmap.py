@@ -1,4 +1,7 @@
-"""Draw the result of a sweep: the metric over the two keys that matter most, or over pairs of operations."""
+"""Draw the result of a sweep.
+
+The picture shows the metric over the two keys that matter most, or over pairs of operations.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,9 @@ Cells = dict[tuple[str, str], list[float]]  # (row, column) -> the metric of all
 
 
 def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
-    """Draw a heat map, or dots if one key is varied, as a PNG.
+    """Draw a heat map as a PNG.
+
+    If one key is varied, dots are drawn instead.
 
     Args:
         analysis: of the sweep.
@@ -47,7 +52,10 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
 
 
 def paired(rows: Sequence[Row], key: str) -> Cells:
-    """Collect single operations on the diagonal and each pair on both sides of it, as in figure 5 of SimCLR."""
+    """Collect single operations and their pairs.
+
+    Single ones are on the diagonal, each pair is on both sides of it, as in figure 5 of SimCLR.
+    """
     cells: Cells = {}
     for row in rows:
         names = str(row.params[key]).split("+")
@@ -94,7 +102,10 @@ def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> Non
 
 
 def _dots(figure: "Figure", analysis: Analysis) -> None:
-    """Draw every run of every value, their mean as a line, floors as dashed lines."""
+    """Draw a dot for every run of every value.
+
+    The mean of a value is on a line; floors are dashed lines.
+    """
     axes, key = figure.add_subplot(), analysis.effects[0].of
     labels = analysis.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}

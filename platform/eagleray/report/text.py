@@ -1,4 +1,7 @@
-"""Report a sweep in words: one sentence, a page of Markdown, tables for spreadsheets."""
+"""Report a sweep in words and tables.
+
+A report is one sentence, a page of Markdown, or tables for spreadsheets.
+"""
 
 import csv
 import io
@@ -16,7 +19,10 @@ Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the r
 
 
 def finding(analysis: Analysis) -> str:
-    """Return the finding of a sweep, in one sentence that claims no more than the numbers show."""
+    """Return the finding of a sweep in one sentence.
+
+    It claims no more than the numbers show.
+    """
     if not analysis.tried:
         others = sorted({name for row in analysis.rows for name in row.metrics})
         measured = f"; they measured {', '.join(others)}" if others else ""
@@ -51,7 +57,10 @@ def _p_text(p_value: float) -> str:
 
 
 def _against_floors(analysis: Analysis) -> str:
-    """Compare the best trial with each floor, seed by seed: runs of one seed share their validation images."""
+    """Compare the best trial with each floor.
+
+    They are compared seed by seed: runs of one seed share their validation images.
+    """
     best, sign = analysis.tried[0], 1 if analysis.mode == "max" else -1
     groups: dict[str, list[str]] = {"worse than": [], "not significantly different from": [], "better than": []}
     for floor in analysis.floors:
@@ -67,7 +76,7 @@ def _against_floors(analysis: Analysis) -> str:
 
 
 def _paired(one: Row, other: Row) -> list[float]:
-    """Return the differences of the metric between runs of the same seed."""
+    """Return the metric's differences, seed by seed."""
     mine, its = (dict(zip(row.seeds, row.values, strict=True)) for row in (one, other))
     return [mine[seed] - its[seed] for seed in mine if seed in its and seed is not None]
 
@@ -78,7 +87,10 @@ def _ends(effect: Effect, analysis: Analysis) -> tuple[Level, Level]:
 
 
 def on_test_set(analysis: Analysis) -> str:
-    """Return the winner's metrics on the test set, on which nothing was chosen, and those of the floors."""
+    """Return the winner's metrics on the test set.
+
+    Nothing was chosen on it. The metrics of the floors are added.
+    """
     winner = analysis.winner
     names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
     parts = []
@@ -132,7 +144,10 @@ def csv_text(analysis: Analysis) -> str:
 
 
 def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
-    """Return a CSV line for each run, with every metric, in the order of the leaderboard."""
+    """Return every run and metric as CSV.
+
+    The lines are in the order of the leaderboard.
+    """
     by_name = {trial.name: trial for trial in trials}
     ranked = [by_name[name] for row in analysis.rows for name in row.runs]
     metrics = ordered({name for trial in ranked for name in trial.metrics}, analysis.table)
@@ -147,7 +162,10 @@ def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
 
 
 def leaderboard_table(analysis: Analysis) -> Table:
-    """Return the leaderboard as text for people, without columns that would be empty or constant."""
+    """Return the leaderboard as text for people.
+
+    Columns that would be empty or constant are left out.
+    """
     measured = {name for row in analysis.rows for name in row.metrics}
     others = [name for name in headlines(analysis.table) if name != analysis.metric and name in measured]
     seeds = ["runs"] if any(len(row.runs) > 1 for row in analysis.rows) else []

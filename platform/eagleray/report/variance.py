@@ -1,4 +1,7 @@
-"""The statistical tests of a report: which settings made a metric vary, and whether two points differ."""
+"""The statistical tests of a report.
+
+Which settings made a metric vary, and do two points differ?
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,10 +9,11 @@ from statistics import fmean, stdev
 
 
 def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[tuple[float, float | None]]:
-    """Test the effect of each column on the values: analysis of variance with type II sums of squares.
+    """Test each column's effect by analysis of variance.
 
-    A key that happened to vary together with one that matters thus gets no credit for it. If there are too few values
-    for all columns together (less than two degrees of freedom are left), each column is tested alone.
+    The sums of squares are of type II. A key that happened to vary together with one that matters thus gets no credit
+    for it. If there are too few values for all columns together (less than two degrees of freedom are left), each
+    column is tested alone.
 
     Args:
         columns: labels of the levels, one for each value.
@@ -25,7 +29,10 @@ def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[
     target = np.asarray(values)
 
     def fit(chosen: Sequence[Sequence[str]]) -> tuple[float, int]:
-        """Return the sum of squared residuals of an additive model, and its number of free parameters."""
+        """Fit an additive model.
+
+        Return the sum of squared residuals, and the number of free parameters.
+        """
         levels = [[label == level for label in column] for column in chosen for level in dict.fromkeys(column)]
         design = np.array([[True] * len(values), *levels], float).T
         weights, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
@@ -70,7 +77,10 @@ def paired_t_test(differences: Sequence[float]) -> float | None:
 
 
 def spans(values: Sequence[float]) -> list[str]:
-    """Label each of the sorted values with its range: thirds of them, or halves if they are few."""
+    """Label each of the sorted values with its range.
+
+    Ranges are thirds of the values, or halves if they are few.
+    """
     bins = 3 if len(values) >= 9 else 2
     cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
     spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]

@@ -1,1 +1,4 @@
-"""One run: built from its file, recorded in its directory, saved, restored, evaluated, exported."""
+"""One run, from its file to its exported encoder.
+
+It is built, recorded, saved, restored and evaluated here.
+"""

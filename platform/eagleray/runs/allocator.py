@@ -1,4 +1,4 @@
-"""Tune the C library's allocator for tensors on the CPU."""
+"""Tune the C library's allocator for CPU tensors."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ _LARGEST = 2**30  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Keep the memory that tensors free, for the tensors of the next step.
+    """Keep the memory of freed tensors for later steps.
 
     By default glibc returns large blocks to the system, which clears every page before it hands it out again: thousands
     of page faults in a step of a small network (docs/performance.md has what they cost). The process keeps the memory

@@ -1,4 +1,7 @@
-"""Build what a run file names: images, encoder, method, data loader and evaluation."""
+"""Build what a run file names.
+
+These are images, encoder, method, data loader and evaluation.
+"""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -33,7 +36,9 @@ class Assembly:
 
 
 def assemble(run: Run, *, data: Data | None = None, device: torch.device | None = None) -> Assembly:
-    """Build everything that a run names, with weights drawn from its seed.
+    """Build everything that a run names.
+
+    Weights are drawn from the run's seed.
 
     Args:
         run: everything that defines the run.
@@ -66,9 +71,9 @@ def images_of(run: Run) -> Data:
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:
-    """Return the data's facts with the image size, batch size, workers and seed of a run.
+    """Return what a method may know about its data.
 
-    This is all that a method may know about its data.
+    These are the facts of the images, with the image size, batch size, workers and seed of the run.
 
     Raises:
         ConfigError: the run asks for something these images do not have.
@@ -90,9 +95,9 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
 
 
 def build_method(run: Run, data: DataInfo) -> Method:
-    """Build the method of a run with new weights, drawn from its seed.
+    """Build the method of a run.
 
-    It seeds torch's global generator, which stays seeded.
+    Its weights are new, drawn from the run's seed. Torch's global generator is seeded for this, and stays seeded.
     """
     seed_weights(run.seed)
     encoder_class = run.encoder.declaration.load()
@@ -107,9 +112,9 @@ def build_method(run: Run, data: DataInfo) -> Method:
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
-    """Return what a method was built from, as plain values for checkpoints.
+    """Return a method's blueprint, as plain values.
 
-    They need no other file.
+    It is what the method was built from, so that checkpoints need no other file.
     """
     return {
         "method": {"name": run.method.name, **method.config.model_dump(mode="json")},

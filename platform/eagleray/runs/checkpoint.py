@@ -1,4 +1,4 @@
-"""Checkpoints: files in a run's directory that hold all of its state."""
+"""Checkpoints: files that hold all state of a run."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,10 @@ from eagleray.contracts.errors import ConfigError
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write `checkpoints/step-<n>.pt` and delete all but the newest `keep` files.
+    """Write a checkpoint and delete old ones.
 
-    The write is atomic: a reader finds a whole file or none.
+    Of the files `checkpoints/step-<n>.pt`, only the newest `keep` stay. The write is atomic: a reader finds a whole
+    file or none.
 
     Args:
         directory: of the run.
@@ -41,22 +42,22 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """List the checkpoints of the run in `directory`, oldest first."""
+    """List the checkpoints of a run, oldest first."""
     return sorted((directory / "checkpoints").glob("step-*.pt"))
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest checkpoint of the run in `directory`, or None."""
+    """Return the newest checkpoint of a run, or None."""
     return next(reversed(checkpoints(directory)), None)
 
 
 def run_directory(checkpoint: Path) -> Path:
-    """Return the directory of the run that a checkpoint belongs to."""
+    """Return the directory of a checkpoint's run."""
     return checkpoint.parents[1]
 
 
 def last_state(directory: Path) -> dict[str, Any]:
-    """Read the newest checkpoint of the run in `directory` onto the CPU.
+    """Read a run's newest checkpoint onto the CPU.
 
     Raises:
         ConfigError: the run has no checkpoint.

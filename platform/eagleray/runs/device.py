@@ -1,4 +1,4 @@
-"""The device a run trains on, and the precision of its forward passes there."""
+"""The device and the precision of a run."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,10 +25,10 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def autocast_for(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return the context of a run's forward passes: bfloat16 where it is faster, else none.
+    """Return the context of a run's forward passes.
 
-    On a CPU it also selects the attention kernel: the backward pass of torch's fused kernel is far slower in bfloat16
-    than in float32, although the matrix products that it fuses are not.
+    It is bfloat16 where that is faster, else none. On a CPU it also selects the attention kernel: the backward pass of
+    torch's fused kernel is far slower in bfloat16 than in float32, although the matrix products that it fuses are not.
     """
     bf16 = uses_bf16(precision, device)
     if device.type == "cpu":

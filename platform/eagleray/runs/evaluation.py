@@ -1,4 +1,7 @@
-"""Evaluation of a representation: every number that a run reports in addition to its loss."""
+"""Evaluation of a representation.
+
+It gives every number that a run reports in addition to its loss.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +28,9 @@ Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> feature
 
 
 class Evaluation:
-    """Evaluates the method of a run: each split is encoded once, and evaluators read the features they ask for.
+    """Evaluates the method of a run.
+
+    Each split is encoded once, and evaluators read the features they ask for.
 
     Args:
         run: names the evaluators and their settings.
@@ -54,7 +59,9 @@ class Evaluation:
     def measure(
         self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True
     ) -> dict[str, float]:
-        """Return the metrics of any encoding, such as raw pixels: all that need no method.
+        """Return the metrics of any encoding.
+
+        It may be raw pixels, for example: all metrics that need no method are returned.
 
         Args:
             encode: the encoding to evaluate.
@@ -117,7 +124,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The `Encodings` of one network, evaluated on one set of images."""
+    """The `Encodings` of one network on some images."""
 
     evaluation: Evaluation
     encode: Encode
@@ -194,11 +201,17 @@ def _labelled(features: Tensor, images: Images) -> Features:
 
 
 def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
-    """Return spread and rank of the embeddings of a whole batch as the loss sees them, `z_std` and `z_rank`."""
+    """Return spread and rank of a batch's embeddings.
+
+    They are `z_std` and `z_rank`, of the whole batch as the loss sees it.
+    """
     metrics = collapse(distributed.gather(embeddings[0]))
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
 def collapsed(metrics: dict[str, float]) -> bool:
-    """Return whether all embeddings are nearly one point: `z_std` is 1 for isotropic ones, 0 for one point."""
+    """Return whether all embeddings are nearly one point.
+
+    `z_std` is 1 for isotropic ones, 0 for one point.
+    """
     return metrics["z_std"] < 0.05

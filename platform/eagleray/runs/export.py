@@ -1,4 +1,7 @@
-"""Export the trained encoder of a run, with a short script that loads it."""
+"""Export the trained encoder of a run.
+
+A short script that loads it is written too.
+"""
 
 import json
 from collections.abc import Sequence
@@ -49,7 +52,10 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Build:
-    """What an exported encoder is built from; stored as JSON in the metadata of its weights."""
+    """What an exported encoder is built from.
+
+    It is stored as JSON in the metadata of the weights.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -61,7 +67,10 @@ class Build:
 
 
 class ExportedEncoder(nn.Module):
-    """A trained encoder in eval mode: prepared images [N, C, S, S] -> features [N, dim]."""
+    """A trained encoder in eval mode.
+
+    Prepared images [N, C, S, S] -> features [N, dim].
+    """
 
     def __init__(self, encoder: Encoder, build: Build):
         super().__init__()
@@ -72,7 +81,10 @@ class ExportedEncoder(nn.Module):
         return self.encoder(images)
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
-        """Resize, cut and normalise images as evaluation does: uint8 [N, C, H, W] -> float [N, C, S, S]."""
+        """Prepare images as evaluation does.
+
+        They are resized, cut and normalised: uint8 [N, C, H, W] -> float [N, C, S, S].
+        """
         return evaluation_view(images, self.build.image_size, self.build.mean, self.build.std)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
@@ -86,7 +98,9 @@ class ExportedEncoder(nn.Module):
 
 
 def load_encoder(place: Path | str) -> ExportedEncoder:
-    """Load the encoder that a finished run exported, on the CPU and in eval mode.
+    """Load the encoder that a finished run exported.
+
+    It is on the CPU and in eval mode.
 
     Args:
         place: the directory of the run, its artifacts, or the file `encoder.safetensors` itself.
@@ -114,7 +128,9 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
 
 
 def export(run: Run, directory: Path) -> bool:
-    """Write `encoder.safetensors` and `load_encoder.py` into the artifacts of a run.
+    """Export a run's encoder into its artifacts.
+
+    The files are `encoder.safetensors` and `load_encoder.py`.
 
     Args:
         run: the trained run.
@@ -149,9 +165,9 @@ def export(run: Run, directory: Path) -> bool:
 
 @torch.no_grad()
 def used_encoder(method: Method, images: Tensor) -> Encoder | None:
-    """Return the encoder whose output is the method's representation, maybe a teacher's.
+    """Return the encoder that gives the method's representation.
 
-    Return None if no encoder's is.
+    It may be a teacher's. Return None if the representation is no encoder's output.
     """
     outputs: list[tuple[Any, Any]] = []
     encoders = [module for module in method.modules() if isinstance(module, Encoder)]

@@ -1,4 +1,7 @@
-"""Measure floors (`config.floors`): the same evaluation as of a run, on features that need no trained network."""
+"""Measure floors (`config.floors`).
+
+They are evaluated like runs, on features that need no trained network.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +26,10 @@ PATCHES = 200_000  # from all of these images together
 
 @dataclass(frozen=True)
 class Floor:
-    """A floor of some runs, to be measured with one of their seeds."""
+    """A floor, to be measured with one seed.
+
+    The seed is one of those of the runs.
+    """
 
     kind: FloorKind
     label: str  # "random init"
@@ -37,12 +43,18 @@ class Floor:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its record, which place it in the sweep."""
+        """The tags of its record.
+
+        They place it in the sweep.
+        """
         return {"kind": "floor", "floor": self.kind, "point": self.point, "label": self.label}
 
 
 def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
-    """Yield the floors of some runs, one for each seed and for each encoder and dataset that a floor depends on."""
+    """Yield the floors of some runs.
+
+    There is one for each seed, and for each encoder and dataset that a floor depends on.
+    """
     known: dict[str, list[str]] = {}  # name -> what is measured under it
     yielded = set[tuple[str, int]]()
     for run in runs:
@@ -62,23 +74,35 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
 
 
 def measure(kind: FloorKind, run: Run) -> dict[str, float]:
-    """Return the metrics of a floor on the validation and test sets: those that need no trained method."""
+    """Return a floor's metrics on validation and test sets.
+
+    They are those that need no trained method.
+    """
     built = assemble(run)
     return built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Return the pixels of shrunk images as features: [N, C, H, W] -> [N, C * h * w]."""
+    """Return the pixels of shrunk images as features.
+
+    [N, C, H, W] -> [N, C * h * w].
+    """
     return shrunk(images).flatten(1)
 
 
 def shrunk(images: Tensor) -> Tensor:
-    """Shrink images to at most 32 pixels a side: [N, C, H, W] -> [N, C, h, w]."""
+    """Shrink images to at most 32 pixels a side.
+
+    [N, C, H, W] -> [N, C, h, w].
+    """
     return adaptive_avg_pool2d(images, LARGEST) if max(images.shape[-2:]) > LARGEST else images
 
 
 def _kmeans(built: Assembly) -> Encode:
-    """Fit patch features to the training images; labels are not used."""
+    """Fit patch features to the training images.
+
+    Labels are not used.
+    """
     images, loader, seed = built.data.train, built.loader, built.run.seed
     side, draw = side_for(min(LARGEST, loader.info.image_size)), generator(seed, purpose="patches")
     chosen = torch.randperm(len(images), generator=draw)[:IMAGES]
@@ -93,7 +117,10 @@ def _kmeans(built: Assembly) -> Encode:
 
 
 def _in_bytes(normalised: Tensor, info: DataInfo) -> Tensor:
-    """Undo the normalising: numbers from 0 to 255, at most 32 pixels a side."""
+    """Undo the normalising, and shrink.
+
+    Numbers are from 0 to 255, with at most 32 pixels a side.
+    """
     mean, std = (torch.tensor(each).to(normalised).view(1, -1, 1, 1) for each in (info.mean, info.std))
     return shrunk((normalised * std + mean) * 255)
 

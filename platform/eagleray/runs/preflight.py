@@ -1,4 +1,4 @@
-"""Check every run of a sweep before the first one starts."""
+"""Check all runs of a sweep before it starts."""
 
 import json
 from collections.abc import Iterable
@@ -80,7 +80,10 @@ def _check_share(sweep: Sweep) -> None:
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
-    """Check that the keys which a population changes during training leave network and optimizer as they are."""
+    """Check the keys that a population changes.
+
+    They must leave network and optimizer as they are.
+    """
     if "optimizer.name" in sweep.vary:
         raise ConfigError(
             f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "

@@ -1,4 +1,7 @@
-"""Draw the views that training sees: a row for each image, first the image itself, then its views."""
+"""Draw the views that training sees.
+
+Each row shows an image itself, then its views.
+"""
 
 from pathlib import Path
 
@@ -20,7 +23,9 @@ GREY = (90, 90, 90)
 
 
 def preview(run: Run, path: Path, data: Data | None = None) -> None:
-    """Write a PNG grid of the views of the first training images, drawn from the run's seed.
+    """Write a PNG grid of views of training images.
+
+    The first images are used, and the views are drawn from the run's seed.
 
     Args:
         run: names the method, the images and the changes to the views.
@@ -49,9 +54,9 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
 
 
 def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:
-    """Return the name of each column with its images, uint8 [C, H, W].
+    """Return each column's name and images.
 
-    Their sizes may differ.
+    Images are uint8 [C, H, W]. Their sizes may differ.
     """
     method = build_method(run, fitted(run, data.info))
     images = next(iter(data.train.batches([torch.arange(min(ROWS, len(data.train)))])))

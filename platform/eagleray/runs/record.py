@@ -1,4 +1,6 @@
-"""The record of a run: its directory is the only source for what it was, what it measured and how it ended.
+"""The record of a run, in its directory.
+
+The directory is the only source for what the run was, what it measured and how it ended.
 
     record.json     key, name, experiment, params, tags, where it ran (written again on resuming)
     run.yaml        the resolved run file
@@ -40,7 +42,10 @@ PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can hav
 
 @dataclass(frozen=True)
 class Record:
-    """One run, or one sweep, in its directory. Holds record.json; the other files are read when asked for."""
+    """One run, or one sweep, in its directory.
+
+    It holds record.json; the other files are read when asked for.
+    """
 
     directory: Path
     key: str  # created once; identifies the run everywhere, also after a restart
@@ -68,7 +73,9 @@ class Record:
         meanings: Mapping[str, str] | None = None,
         uri: str | None = None,
     ) -> "Record":
-        """Start a run in `directory`, or resume it: key, start and tags stay, the status is removed.
+        """Start or resume a run in `directory`.
+
+        When it is resumed, key, start and tags stay, and the status is removed.
 
         Args:
             params: flat, with dotted keys (`method.temperature`): what tables show and compare.
@@ -126,7 +133,7 @@ class Record:
     # Writing: only by the run itself
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
-        """Add a row, written to the file when this returns.
+        """Add a row, written when this returns.
 
         `step` counts samples or optimizer steps.
 
@@ -149,13 +156,19 @@ class Record:
             file.write(b"\n" + line if _torn(file) else line)
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
-        """Add tags; some are known only later (the checkpoint's path, a sweep's finding)."""
+        """Add tags.
+
+        Some are known only later: the checkpoint's path, a sweep's finding.
+        """
         tagged = replace(self, tags={**self.tags, **tags})
         tagged._save()
         return tagged
 
     def finish(self, state: str, message: str = "", summary: Mapping[str, float] | None = None) -> None:
-        """Write how the run ended: finished, failed, stopped (by a scheduler or a person) or collapsed."""
+        """Write how the run ended.
+
+        The state is finished, failed, stopped (by a scheduler or a person) or collapsed.
+        """
         if state not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {state!r}")
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
@@ -169,14 +182,18 @@ class Record:
     # Reading: by anyone
 
     def file(self) -> dict[str, Any]:
-        """Read the run or sweep file as it was at the start."""
+        """Read the run file or sweep file.
+
+        It is as it was at the start.
+        """
         return yaml.safe_load((self.directory / "run.yaml").read_text(encoding="utf-8"))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read one row for each step, in order: {"step", "epoch", "time" in ms, and the metrics}.
+        """Read the metrics, a row for each step.
 
-        Several reports of one step (a loss, later an evaluation) are merged into one row. Workers that restart from a
-        checkpoint report some steps again; the last value written counts.
+        Rows are in order: {"step", "epoch", "time" in ms, and the metrics}. Several reports of one step (a loss, later
+        an evaluation) are merged into one row. Workers that restart from a checkpoint report some steps again; the last
+        value written counts.
         """
         rows: dict[int, dict[str, Any]] = {}
         for row in self.read()[0]:
@@ -223,7 +240,10 @@ class Record:
 
     @property
     def artifacts(self) -> Path:
-        """The folder of files to keep. Write under a name that begins with a dot, then rename: readers skip those."""
+        """The folder of files to keep.
+
+        Write under a name that begins with a dot, then rename: readers skip those.
+        """
         return self.directory / "artifacts"
 
     @property
@@ -251,10 +271,11 @@ def find_records(root: Path | str, experiment: str | None = None) -> list[Record
 
 
 def environment() -> dict[str, Value]:
-    """Return what a result depends on in addition to its run file: versions, git commit, hardware.
+    """Return versions, git commit and hardware.
 
-    What cannot be determined is None. GPUs are named only if torch is loaded already: loading it takes seconds. The
-    commit of the working directory is read once: a process keeps running the code it started with.
+    A result depends on them in addition to its run file. What cannot be determined is None. GPUs are named only if
+    torch is loaded already: loading it takes seconds. The commit of the working directory is read once: a process keeps
+    running the code it started with.
     """
     packages = ("eagleray", "torch", "torchvision", "timm", "ray", "mlflow")
     here = Path.cwd()

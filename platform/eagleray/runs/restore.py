@@ -1,4 +1,7 @@
-"""Restore trained runs with their weights: to evaluate, export or reuse them in other runs."""
+"""Restore trained runs with their weights.
+
+They are then evaluated, exported or reused in other runs.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,19 +36,27 @@ def restored(run: Run, directory: Path) -> Assembly:
 
 
 def evaluated(run: Run, directory: Path) -> dict[str, float]:
-    """Measure all metrics of a trained run, including those on the test set (`test_...`)."""
+    """Measure all metrics of a trained run.
+
+    Those on the test set (`test_...`) are included.
+    """
     whole = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"test": True})})
     built = restored(whole, directory)
     return built.evaluation(built.method, built.autocast, final=True)
 
 
 def evaluated_on_test(run: Run, directory: Path) -> dict[str, float]:
-    """Measure a trained run on the test set: `test_knn`, `test_linear`, ..."""
+    """Measure a trained run on the test set.
+
+    The metrics are `test_knn`, `test_linear`, ...
+    """
     return {name: value for name, value in evaluated(run, directory).items() if name.startswith("test_")}
 
 
 def trained(source: Path | Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
-    """Build the method of a finished run with the weights of its newest checkpoint.
+    """Build the trained method of a finished run.
+
+    It has the weights of the run's newest checkpoint.
 
     Args:
         source: the directory of a run; or a blueprint that this function returned before: the same method, with
@@ -66,7 +77,9 @@ def trained(source: Path | Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]
 
 
 def check_images(name: str, then: DataInfo, image_size: int, channels: int) -> None:
-    """Check that images have the size and channels that a network was trained on.
+    """Check that images fit a trained network.
+
+    They need the size and channels that it was trained on.
 
     Raises:
         ConfigError: the size or the number of channels differs.

@@ -1,4 +1,7 @@
-"""Handle SIGTERM and SIGHUP, sent by a batch system, a container or a closed terminal, like Ctrl-C."""
+"""Handle SIGTERM and SIGHUP like Ctrl-C.
+
+A batch system, a container or a closed terminal sends them.
+"""
 
 import signal
 from types import FrameType

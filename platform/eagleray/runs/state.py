@@ -1,4 +1,7 @@
-"""The state of a run in training: counters and means over the workers, saved to checkpoints and restored."""
+"""The state of a run in training.
+
+Counters and means over the workers are saved to checkpoints and restored.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +27,7 @@ CHECK_EVERY = 16  # steps between checks of the loss: each check waits for the d
 
 @dataclass
 class Counters:
-    """The numbers that a checkpoint holds in addition to weights and optimizer."""
+    """What a checkpoint holds besides weights and optimizer."""
 
     step: int = 0
     count: int = 0  # steps in `sums`
@@ -32,12 +35,12 @@ class Counters:
     metrics: dict[str, float] = field(default_factory=dict)  # of the last complete epoch
 
     def means(self) -> dict[str, float]:
-        """Return the mean of every number over the steps of the current epoch."""
+        """Return the means over the current epoch's steps."""
         return {name: total / self.count for name, total in self.sums.items()}
 
 
 class TrainingState:
-    """The progress of a run, with its method and its optimizer.
+    """The progress of a run, its method and optimizer.
 
     Args:
         run: the run in training.
@@ -86,11 +89,11 @@ class TrainingState:
             self._sum_up()
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        """Keep the metrics of a complete epoch and start the next one."""
+        """Keep a complete epoch's metrics and start the next."""
         self.counters = Counters(self.counters.step, metrics=dict(metrics))
 
     def save(self) -> None:
-        """Write a checkpoint of everything; all workers wait for it."""
+        """Write a checkpoint; all workers wait for it."""
         if distributed.rank() == 0:
             parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
             facts = {"step": self.counters.step, "counters": asdict(self.counters), "run": self.run.file()}
@@ -123,7 +126,9 @@ class TrainingState:
 
 
 class Stopwatch:
-    """Measures images per second of training; evaluation and saving are not counted.
+    """Measures images per second of training.
+
+    Evaluation and saving are not counted.
 
     Args:
         batch_size: images in a step, over all workers together.
@@ -138,7 +143,10 @@ class Stopwatch:
         return self.steps * self.batch_size / (time.perf_counter() - self.began)
 
     def report_is_due(self) -> bool:
-        """Return whether a second has passed since this was last true."""
+        """Return whether a report is due.
+
+        It is due a second after this was last true.
+        """
         if time.monotonic() - self.reported <= 1:
             return False
         self.reported = time.monotonic()

@@ -1,4 +1,7 @@
-"""Write the reports of a run to its record: for local runs, trials of a sweep and groups of workers."""
+"""Write the reports of a run to its record.
+
+The run may be a local one, a trial of a sweep or a group of workers.
+"""
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]":
-    """Write each epoch and the end of the run to the record, then pass the report on.
+    """Record the reports of a run and pass them on.
 
-    A resumed run repeats epochs that it has reported already; those without new numbers are not written again.
+    Each epoch and the end of the run are written. A resumed run repeats epochs that it has reported already; those
+    without new numbers are not written again.
 
     Raises:
         Diverged: raised again after the record says that the run failed.

@@ -1,8 +1,8 @@
-"""Send run directories to MLflow. Nothing outside this folder imports mlflow.
+"""Send run directories to MLflow.
 
-Training never calls MLflow. It writes to its directory (`record.py`), and one thread of the driver sends from there
-(`sender.py`); `eagleray sync` sends what is left. Each process asks the store what it already has, at first and again
-after every failure, so a crash at any point sends nothing twice (`send.py`).
+Nothing outside this folder imports mlflow. Training never calls MLflow. It writes to its directory (`record.py`), and
+one thread of the driver sends from there (`sender.py`); `eagleray sync` sends what is left. Each process asks the store
+what it already has, at first and again after every failure, so a crash at any point sends nothing twice (`send.py`).
 
 mlflow itself is imported at the first call that needs it: the import takes two seconds.
 """

@@ -1,4 +1,4 @@
-"""Read an experiment from MLflow, and link to MLflow's pages about it."""
+"""Read experiments from MLflow, and link to its pages."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ _TRAINING = "workflowType=machine_learning"  # otherwise MLflow's pages open wit
 
 
 def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
-    """Read the runs of an experiment from MLflow, oldest first.
+    """Read an experiment's runs from MLflow, oldest first.
 
     Each is {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as strings), "metrics" (their
     last values), "experiment_id"}.
@@ -76,7 +76,9 @@ def experiment_url(experiment_id: str, base: str) -> str:
 
 
 def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
-    """Return the address of MLflow's page that compares runs: parallel coordinates, scatter, box and contour plots.
+    """Return the address where MLflow compares runs.
+
+    The page has parallel coordinates, scatter, box and contour plots.
 
     Args:
         experiment_id: of the runs.

@@ -1,10 +1,10 @@
-"""Send one run to MLflow: everything that the store lacks, and nothing twice.
+"""Send what MLflow lacks of a run.
 
-A run is searched by its key before it is created. Of each metric, only points after the last step in the store are
-sent, in the order of steps; so the rest follows whatever part of an earlier attempt arrived. A step reported twice
-(workers restarted from a checkpoint) keeps the value that was sent first: MLflow can neither replace nor delete a
-point. If the server completes a request long after we gave up on it, its points equal ours in every column, and MLflow
-keeps one.
+Nothing is sent twice. A run is searched by its key before it is created. Of each metric, only points after the last
+step in the store are sent, in the order of steps; so the rest follows whatever part of an earlier attempt arrived. A
+step reported twice (workers restarted from a checkpoint) keeps the value that was sent first: MLflow can neither
+replace nor delete a point. If the server completes a request long after we gave up on it, its points equal ours in
+every column, and MLflow keeps one.
 """
 
 import math
@@ -59,7 +59,10 @@ class Unsent:
 
 @dataclass
 class Kept:
-    """The part of a run that is in the store, and how far the run's directory has been read."""
+    """The part of a run that the store has.
+
+    It also says how far the run's directory has been read.
+    """
 
     run_id: str
     status: str = "RUNNING"
@@ -91,9 +94,9 @@ class Destination:
         self._kept: dict[str, Kept] = {}
 
     def send(self, record: Record) -> Sent | Unsent:
-        """Send what the store lacks of this run, and create its parent if it is missing.
+        """Send what the store lacks of this run.
 
-        It raises nothing: errors are returned as `Unsent`.
+        The run's parent is created if it is missing. It raises nothing: errors are returned as `Unsent`.
         """
         try:
             with patient(), locked(record.directory / "sync.lock", wait=False):
@@ -263,7 +266,10 @@ class Destination:
         return self._send_points(kept, sorted(points.values()))
 
     def _send_summary(self, record: Record, kept: Kept) -> int:
-        """Send the final numbers of a run as the last points of their metrics, unless they already are."""
+        """Send final numbers as last points of their metrics.
+
+        They are not sent if they already are the last points.
+        """
         status = record.status
         points = []
         for name, value in status["summary"].items():
@@ -282,7 +288,10 @@ class Destination:
         return len(new)
 
     def _send_files(self, record: Record, kept: Kept) -> int:
-        """Send changed files: run.yaml to the top of the run's files, artifacts/a/b.png to a/b.png."""
+        """Send changed files.
+
+        run.yaml goes to the top of the run's files, artifacts/a/b.png to a/b.png.
+        """
         changed = {path: facts for path, facts in files(record).items() if kept.files.get(path) != facts}
         for (path, facts), *_ in self._batches(changed.items(), 1):
             folder = "/".join(PurePosixPath(path).parts[1:-1])
@@ -327,7 +336,10 @@ def _in_trash(run: Any) -> bool:
 
 
 def _name(name: str) -> str:
-    """Replace characters for which MLflow would refuse a whole batch."""
+    """Replace characters that MLflow does not accept.
+
+    It would refuse a whole batch for one of them.
+    """
     return re.sub(r"[^\w\-./: ]", "_", name)[:250]
 
 

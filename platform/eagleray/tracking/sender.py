@@ -1,4 +1,7 @@
-"""Send runs while they train, from one thread of the driver, and afterwards what is left."""
+"""Send runs from one thread of the driver.
+
+They are sent while they train; what is left is sent afterwards.
+"""
 
 import threading
 import time
@@ -13,7 +16,9 @@ from eagleray.tracking.sync_state import is_sent
 
 
 class Sender:
-    """Sends the runs added to it, and their children as they appear, until it is closed.
+    """Sends runs and their children until it is closed.
+
+    Runs are added to it; their children are sent as they appear.
 
         with Sender(uri) as sender:
             sender.add(record)
@@ -70,7 +75,10 @@ class Sender:
         )
 
     def _family(self) -> list[Record]:
-        """Read all runs and their children from their directories, each parent before its children."""
+        """Read all runs and their children.
+
+        They are read from their directories, each parent before its children.
+        """
         family: list[Record] = []
         for directory in list(self._records):
             try:
@@ -89,7 +97,10 @@ class Sender:
         self._pass()
 
     def _pass(self) -> bool:
-        """Try to send every run once; return whether nothing is left."""
+        """Try to send every run once.
+
+        Return whether nothing is left.
+        """
         # Runs that failed come last, so that one which the store always refuses does not delay the others.
         for record in sorted(self._family(), key=lambda record: record.key in self.troubles):
             if time.monotonic() > self._destination.deadline:
@@ -111,7 +122,10 @@ class Synced:
 
 
 def sync_all(root: Path | str, uri: str | None = None) -> Synced:
-    """Send what is unsent of every run in `root`, to `uri` or else to the store of each run."""
+    """Send what is unsent of every run in `root`.
+
+    It is sent to `uri`, or else to the store of each run.
+    """
     destinations: dict[str, Destination] = {}
     unreachable: dict[str, Unsent] = {}
     sent = already = 0

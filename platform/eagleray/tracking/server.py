@@ -13,7 +13,10 @@ from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient
 
 
 def ui_base(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> str:
-    """Return the address of MLflow's pages: the server's own, or the one that `ui` uses."""
+    """Return the address of MLflow's pages.
+
+    It is the server's own, or the one that `ui` uses.
+    """
     uri = without_password(store_uri(uri))
     return uri.rstrip("/") if uri.startswith("http") else f"http://{host}:{port}"
 

@@ -1,4 +1,4 @@
-"""An MLflow store: its URI, how to open it, and what its errors mean.
+"""An MLflow store: its URI, opening and errors.
 
 A store is a URI: `sqlite:///FILE.db` (opened directly), `http(s)://…` (a server), or any other that MLflow knows.
 """
@@ -29,7 +29,9 @@ PATIENCE = {
 
 
 def store_uri(chosen: str | None = None) -> str:
-    """Return the store to use: `chosen`, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
+    """Return the URI of the store to use.
+
+    It is `chosen`, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
 
     Raises:
         ConfigError: it is a folder or has an unknown scheme (MLflow 3 stores no runs in plain files).

@@ -18,7 +18,7 @@ Note = dict[str, Any]
 
 
 def is_sent(record: Record, uri: str) -> bool:
-    """Return whether everything in the directory was sent to this store."""
+    """Return whether everything was sent to this store."""
     note = read_note(record, without_password(uri))
     return note is not None and note["fingerprint"] == fingerprint(record)
 
@@ -41,7 +41,7 @@ def _notes(record: Record) -> dict[str, Note]:
 
 
 def fingerprint(record: Record) -> str:
-    """Return a hash that changes whenever a file of the run changes."""
+    """Return a hash that changes with the run's files."""
     names = ("record.json", "metrics.jsonl", "status.json")
     parts = {name: _size_and_time(record.directory / name) for name in names} | files(record)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,1 +1,4 @@
-"""Schedulers, one in each file: they end or change the trials of a sweep during training."""
+"""Schedulers, one in each file.
+
+They end or change the trials of a sweep during training.
+"""

@@ -1,4 +1,7 @@
-"""Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934): the worse trials end early."""
+"""Asynchronous successive halving: the worse trials end early.
+
+Li et al. 2020, arXiv 1810.05934.
+"""
 
 from typing import TYPE_CHECKING
 

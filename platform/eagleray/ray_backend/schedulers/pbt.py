@@ -1,4 +1,7 @@
-"""Population based training (Jaderberg et al. 2017, arXiv 1711.09846): the worst trials copy the best."""
+"""Population based training: the worst trials copy the best.
+
+Jaderberg et al. 2017, arXiv 1711.09846.
+"""
 
 from typing import Any, ClassVar
 
@@ -14,7 +17,10 @@ from eagleray.contracts.seeds import seed_python
 
 
 class Pbt(Scheduler):
-    """Let the worst trials continue from the weights of the best, with changed settings, every `grace` epochs."""
+    """Let the worst trials copy and vary the best.
+
+    Every `grace` epochs they continue from the weights of the best, with changed settings.
+    """
 
     changes: ClassVar[bool] = True
 
@@ -24,7 +30,9 @@ class Pbt(Scheduler):
 
 
 class Population(PopulationBasedTraining):
-    """Ray's scheduler with synchronous trials: all are compared at the same epoch, with equal results on any machine.
+    """Ray's scheduler with synchronous trials.
+
+    All are compared at the same epoch, so results are equal on any machine.
 
     Args:
         sweep: the varied keys; every `grace` epochs the last quarter copies the first and changes its values.
@@ -45,7 +53,10 @@ class Population(PopulationBasedTraining):
         self._next_perturbation_sync = done + sweep.grace
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Add a trial as Ray does, but from the epochs that are done."""
+        """Add a trial that starts from the done epochs.
+
+        The rest is as Ray does it.
+        """
         super().on_trial_add(tune_controller, trial)
         self._trial_state[trial].last_perturbation_time = self.done
 
@@ -60,7 +71,10 @@ class Population(PopulationBasedTraining):
         return {"trial": {**trial.config["trial"], "values": values}}, operations
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """Choose as Ray does, but never let trials wait for one that has ended early."""
+        """Choose the next trial without waiting for ended ones.
+
+        Ray would let trials wait for one that has ended early.
+        """
         chosen = super().choose_trial_to_run(tune_controller)
         states = {trial.status for trial in tune_controller.get_live_trials()}
         if chosen is None and states == {Trial.PAUSED}:

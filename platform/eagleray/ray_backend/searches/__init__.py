@@ -1,1 +1,4 @@
-"""Searches, one in each file: they choose the points of a sweep."""
+"""Searches, one in each file.
+
+They choose the points of a sweep.
+"""

@@ -15,5 +15,5 @@ class Grid(Search):
     tries_all: ClassVar[bool] = True
 
     def assignments(self, sweep: "Sweep") -> list[Values]:
-        """Return the combinations in order, or `trials` of them drawn at random."""
+        """Return combinations in order, or `trials` drawn at random."""
         return combinations(sweep)

@@ -15,9 +15,10 @@ class Random(Search):
     """Draw points at random."""
 
     def assignments(self, sweep: "Sweep") -> list[Values]:
-        """Return `trials` points; if all values are listed, no combination twice.
+        """Return `trials` points.
 
-        A population may start with equal points, because it changes them during training.
+        If all values are listed, no combination comes twice. A population may start with equal points, because it
+        changes them during training.
         """
         ranges = sweep.ranges()
         if all(isinstance(span, Choice) for span in ranges.values()) and not sweep.changes_trials:

@@ -1,6 +1,7 @@
-"""Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) as a search of Ray Tune with several seeds.
+"""Search with Optuna's tree-structured Parzen estimator.
 
-Ray's own `OptunaSearch` runs a point once; its `Repeater` forgets all results when a sweep is resumed.
+The estimator (Bergstra et al. 2011) is a search of Ray Tune here, with several seeds for a point. Ray's own
+`OptunaSearch` runs a point once; its `Repeater` forgets all results when a sweep is resumed.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,9 @@ class OptunaTpe(Search):
 
 
 class Tpe(Searcher):
-    """Suggests points; the value of a point is the mean of the metric over its seeds.
+    """Suggests points from the values of earlier ones.
+
+    The value of a point is the mean of the metric over its seeds.
 
     Args:
         sweep: the varied keys and the metric.
@@ -68,7 +71,10 @@ class Tpe(Searcher):
         return self.as_config(point)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Report the value of a point to the study after all of its runs have ended."""
+        """Report a point's value to the study.
+
+        All of its runs must have ended.
+        """
         number = self.running.pop(trial_id)
         reached = self.reached.setdefault(number, [])
         reached.append(None if error or result is None else result.get(self.metric))
@@ -80,7 +86,10 @@ class Tpe(Searcher):
             self.study.tell(number, fmean(value for value in reached if value is not None))
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: a resumed sweep learns from the records of its runs."""
+        """Save nothing.
+
+        A resumed sweep learns from the records of its runs.
+        """
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing (see `save`)."""
@@ -96,7 +105,7 @@ def _distribution(span: Range) -> BaseDistribution:
 
 
 def _from_optuna(span: Range, value: Any) -> Any:
-    """Convert a value that Optuna chose to the value in a run."""
+    """Convert Optuna's value to the value in a run."""
     if isinstance(span, Choice):
         return span.values[value]
     return value if isinstance(span, IntRange) else rounded(value, span)
