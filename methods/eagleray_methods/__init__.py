@@ -1,1 +1,1 @@
-"""The methods, one in each file; the file name is the method's name everywhere."""
+"""The methods, one per file, named like the file."""

@@ -1,4 +1,4 @@
-"""Barlow Twins: each feature agrees between two views and is uncorrelated with all other features.
+"""Barlow Twins: features agree between views and are uncorrelated.
 
 Zbontar, Jing, Misra, LeCun, Deny 2021, https://arxiv.org/abs/2103.03230
 Differs from the paper: its lower rate for biases and norms (0.0048 instead of 0.2) is obtained by a `scale` of the loss
@@ -70,7 +70,9 @@ class BarlowTwins(Method):
 
 
 def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the distance of two views' cross-correlation matrix C from the identity (equations 1 and 2).
+    """Compute the loss's terms (equations 1 and 2).
+
+    The distance of two views' cross-correlation matrix C from the identity:
 
         sum over i of (1 - C_ii)²,   sum over i and j != i of C_ij²
 
@@ -91,7 +93,10 @@ def cross_correlation(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised(x: Tensor) -> Tensor:
-    """Give each feature mean 0 and variance 1 over the batches of all workers, in float32 at least: [n, D]."""
+    """Give each feature mean 0 and variance 1.
+
+    [n, D], over the batches of all workers, in float32 at least.
+    """
     x = precise(x)
     mean, variance = mean_and_variance(x)
     return (x - mean) * (variance + 1e-5).rsqrt()

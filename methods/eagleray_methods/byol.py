@@ -1,4 +1,4 @@
-"""BYOL: a network predicts its own moving average's embedding of another view; no negatives.
+"""BYOL: predict a moving average's embedding of another view.
 
 Grill et al. 2020, https://arxiv.org/abs/2006.07733
 Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image,

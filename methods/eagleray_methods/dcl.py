@@ -1,4 +1,4 @@
-"""DCL: SimCLR without the positive pair in the denominator, so that small batches learn as well as large ones.
+"""DCL: SimCLR without the positive pair in the denominator.
 
 Yeh, Hong, Hsu, Liu, Chen, LeCun 2021, https://arxiv.org/abs/2110.06848
 Differs from the paper: it is trained like SimCLR, and images up to 64 pixels have no blur and half the jitter. DCLW's
@@ -63,9 +63,10 @@ class DCL(Method):
 
 
 def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: float | None = None) -> Tensor:
-    """Compute the decoupled contrastive loss over the batches of all workers.
+    """Compute the decoupled contrastive loss.
 
-    With z the L2-normalised embeddings, and i and j the two views of one image (eq. 6):
+    Over the batches of all workers. With z the L2-normalised embeddings, and i and j the two views of one image (eq.
+    6):
 
         loss(i, j) = -w · z_i·z_j / T + log( sum over k != i, j of exp(z_i·z_k / T) )
 
@@ -94,6 +95,9 @@ def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: flo
 
 
 def _weights(pairs: Tensor, sigma: float) -> Tensor:
-    """Compute DCLW's w of each pair from the pairs' cosines on all workers: [n] -> [n]."""
+    """Compute DCLW's weight of each pair, [n].
+
+    From the pairs' cosines, averaged over all workers.
+    """
     closeness = (pairs / sigma).exp()
     return 2 - closeness / all_reduce_mean(closeness.mean())

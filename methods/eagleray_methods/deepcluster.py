@@ -1,4 +1,4 @@
-"""DeepCluster: in each epoch the network learns the clusters of its own features as classes.
+"""DeepCluster: classify images into the clusters of their features.
 
 Caron, Bojanowski, Joulin, Douze 2018, https://arxiv.org/abs/1807.05520
 Differs from the paper: no Sobel filter removes the colours, since the encoder is evaluated on whole images; instead
@@ -106,17 +106,17 @@ class DeepCluster(Method):
 
 
 def evening(sizes: Tensor) -> Tensor:
-    """Return the weight of an image in each cluster that gives all clusters the same total.
+    """Return weights that give all clusters the same total.
 
-    [K] -> [K], 1 on average over images
+    The weight of an image in each cluster. [K] -> [K], 1 on average over images
     """
     return sizes.sum() / (sizes.clamp(min=1) * (sizes > 0).sum())
 
 
 def whiten(features: Tensor, components: int) -> Tensor:
-    """Compute the principal components of features, each scaled to unit variance: [N, D] -> [N, components].
+    """Compute principal components of features, at unit variance.
 
-    Components without variance become zero; scaling them would only amplify noise.
+    [N, D] -> [N, components]. Components without variance become zero; scaling them would only amplify noise.
     """
     blocks = features.split(max(1, BLOCK // features.shape[1]))  # all of it in float64 would need twice the memory
     mean = sum(block.double().sum(0) for block in blocks) / len(features)
@@ -128,10 +128,10 @@ def whiten(features: Tensor, components: int) -> Tensor:
 
 
 def kmeans(points: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """Cluster points by Lloyd's algorithm from random points: [N, D] -> [N] int64.
+    """Cluster points by Lloyd's algorithm, [N, D] -> [N] int64.
 
-    An empty cluster gets one side of another. The same points and generator give the same clusters, except that a GPU
-    sums in any order and may differ in the last digits.
+    It starts from random points. An empty cluster gets one side of another. The same points and generator give the same
+    clusters, except that a GPU sums in any order and may differ in the last digits.
     """
     start = torch.randperm(len(points), generator=generator)[:clusters].to(points.device)
     assigned = split_empty(points, nearest(points, points[start]), clusters, generator)
@@ -144,22 +144,29 @@ def kmeans(points: Tensor, clusters: int, iterations: int, generator: torch.Gene
 
 
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """Return the nearest centroid of each point: [N, D], [K, D] -> [N] int64."""
+    """Return each point's nearest centroid.
+
+    [N, D], [K, D] -> [N] int64.
+    """
     offset = centroids.square().sum(1) / 2
     blocks = points.split(max(1, BLOCK // len(centroids)))
     return torch.cat([(block @ centroids.T - offset).argmax(1) for block in blocks])
 
 
 def means(points: Tensor, assigned: Tensor, clusters: int) -> Tensor:
-    """Return the mean of each cluster's points, 0 for an empty cluster: [N, D], [N] -> [clusters, D]."""
+    """Return the mean of each cluster's points.
+
+    [N, D], [N] -> [clusters, D]; 0 for an empty cluster.
+    """
     totals = points.new_zeros(clusters, points.shape[1]).index_add_(0, assigned, points)
     return totals / assigned.bincount(minlength=clusters).clamp(min=1).unsqueeze(1)
 
 
 def split_empty(points: Tensor, assigned: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Give every empty cluster the points on one side of the centre of another, drawn at random (section 3.3).
+    """Give every empty cluster part of another (section 3.3).
 
-    The result is the same as with two slightly different copies of that centre.
+    The points on one side of its centre; cluster and direction are drawn at random. The result is the same as with two
+    slightly different copies of that centre.
     """
     sizes = assigned.bincount(minlength=clusters).cpu()
     for empty in (sizes == 0).nonzero().flatten().tolist():

@@ -1,4 +1,4 @@
-"""DINO: from small crops a network predicts its own moving average's classes of large crops; classes emerge.
+"""DINO: predict a moving average's classes from small crops.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin 2021, https://arxiv.org/abs/2104.14294
 The defaults are those of the authors' best ViT-S/16. A ViT's features are pooled by `encoder.pool`; the paper's are

@@ -1,4 +1,4 @@
-"""Distillation: on all images a student learns the predictions of a trained teacher.
+"""Distillation: a student learns a trained teacher's predictions.
 
 SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2), equations 3 and 4:
 
@@ -94,7 +94,9 @@ class Distillation(Method):
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Compute the cross-entropy of the student's predictions against the teacher's, at temperature T (equation 3).
+    """Compute the cross-entropy with the teacher (equation 3).
+
+    The student's predictions against the teacher's, both at temperature T:
 
         loss = - sum over classes y of softmax(teacher / T)_y log softmax(student / T)_y, averaged over the images
 
@@ -110,7 +112,10 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
-    """Convert images normalised for the data `now` to the mean and standard deviation of the data `then`."""
+    """Convert normalised images to another mean and deviation.
+
+    They were normalised for the data `now`, and become so for the data `then`.
+    """
     mean, std, new_mean, new_std = (
         images.new_tensor(values).view(-1, 1, 1) for values in (now.mean, now.std, then.mean, then.std)
     )
@@ -118,7 +123,7 @@ def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
 
 
 def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:
-    """Check that a trained method can be the teacher for these images.
+    """Check that a trained method can teach these images.
 
     Raises:
         ConfigError: it has no classifier, or was trained on other classes or other kinds of images.

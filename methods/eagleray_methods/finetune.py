@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained network and a new classifier on it learn from few labels.
+"""Fine-tuning: pretrained network, new classifier, few labels.
 
 SimCLR v2's second step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, section 2 and appendix B). It starts from
 any finished run:

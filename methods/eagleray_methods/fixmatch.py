@@ -1,4 +1,4 @@
-"""FixMatch: a confident prediction for a weak view is the label of the strong view of the same image.
+"""FixMatch: confident predictions for weak views label strong views.
 
 Sohn et al. 2020, https://arxiv.org/abs/2001.07685
 Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, the value at which the paper's
@@ -89,7 +89,9 @@ class FixMatch(Method):
 
 
 def consistency(weak: Tensor, strong: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Compute the cross-entropy of strong views against confident pseudo-labels, over ALL images (equation 4).
+    """Compute the strong views' cross-entropy (equation 4).
+
+    Against confident pseudo-labels, averaged over ALL images.
 
     Args:
         weak: logits of the weak views, [N, classes]; no gradient passes through them.

@@ -1,4 +1,4 @@
-"""iBOT: DINO's task, and in addition the network predicts its own moving average's output for hidden patches.
+"""iBOT: DINO's task, also for hidden patches.
 
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2021, https://arxiv.org/abs/2111.07832
 The defaults are those of the paper's ViT-S/16. Class token and patches share one head. The teacher is evaluated; its
@@ -160,7 +160,10 @@ class IBOT(Method):
 
     @torch.no_grad()
     def _targets(self, large: Tensor, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Compute the teacher's targets for whole crops and for the hidden patches; update both centres."""
+        """Compute the teacher's targets; update both centres.
+
+        Targets for whole crops and for the hidden patches.
+        """
         head = self.teacher_head
         embedded = head.embed(self.teacher.tokens(self.teacher.patches(large)))  # [2n, 1 + L, bottleneck]
         logits = head.compare(embedded[:, 0])
@@ -173,10 +176,10 @@ class IBOT(Method):
         return targets, patch_targets
 
     def _masks(self, step: int, count: int) -> Tensor:
-        """Draw the hidden patches of this worker's two large crops of n images: [2n, L].
+        """Draw the hidden patches of large crops, [2n, L].
 
-        They are drawn for the images of all workers from the step alone, so the distribution of images over workers
-        makes no difference.
+        These are the patches of this worker's two large crops of n images. They are drawn for the images of all workers
+        from the step alone, so the distribution of images over workers makes no difference.
         """
         config, places = self.config, self.encoder.grid**2
         generator = self.rng(step)
@@ -203,7 +206,9 @@ class IBOT(Method):
 
 
 def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: float) -> Tensor:
-    """Compute the cross-entropy of hidden patches, summed with the weight of each (equation 2).
+    """Compute the hidden patches' cross-entropy (equation 2).
+
+    A sum with the weight of each patch.
 
     Args:
         targets: the teacher's probabilities, [M, K].
@@ -216,10 +221,10 @@ def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: flo
 
 
 def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
-    """Hide random rectangles of a grid until enough places are hidden, or ten in a row do not fit.
+    """Hide random rectangles of a grid.
 
-    Areas are between (grid / 3)² and the number of places still to hide, aspect ratios between 0.3 and 1 / 0.3 (BEiT,
-    2106.08254, algorithm 1).
+    They are added until enough places are hidden, or ten in a row do not fit. Areas are between (grid / 3)² and the
+    number of places still to hide, aspect ratios between 0.3 and 1 / 0.3 (BEiT, 2106.08254, algorithm 1).
 
     Args:
         wanted: largest number of places to hide, [M].
@@ -248,7 +253,10 @@ def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
 
 
 def _within(position: Tensor, length: Tensor, grid: int) -> Tensor:
-    """Return which places of a side an interval covers; its position is 0 at the start, 1 at the end: [M, grid]."""
+    """Return which places an interval covers, [M, grid].
+
+    Places are those of a side; the interval's position is 0 at the start, 1 at the end.
+    """
     start = (position * (grid - length + 1)).floor()[:, None]
     places = torch.arange(grid)
     return (places >= start) & (places < start + length[:, None])

@@ -1,4 +1,4 @@
-"""MAE: most patches are hidden, and a small decoder reconstructs them from the few that the encoder sees.
+"""MAE: reconstruct hidden patches from the few visible ones.
 
 He, Chen, Xie, Li, Dollár, Girshick 2021, https://arxiv.org/abs/2111.06377
 Network, initial weights, views and weight decay are those of the authors' code; an encoder's positions become fixed
@@ -93,12 +93,18 @@ class MAE(Method):
         return StepResult(loss, [tokens[:, 1:].detach().mean(1)])
 
     def _orders(self, step: int, count: int) -> Tensor:
-        """Draw the kept patches for the images of all workers, and return this worker's: [N, L], kept first."""
+        """Draw this worker's patch orders, [N, L], kept first.
+
+        They are drawn for the images of all workers.
+        """
         noise = torch.rand(world_size() * count, self.encoder.grid**2, generator=self.rng(step))
         return own_rows(noise).argsort(1)
 
     def _reconstruct(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """Insert mask tokens at the hidden places and decode: [N, 1 + K, dim] -> [N, L, pixels]."""
+        """Insert mask tokens at the hidden places and decode.
+
+        [N, 1 + K, dim] -> [N, L, pixels].
+        """
         tokens = self.embed(tokens)
         count, patches = order.shape
         hidden = self.mask_token.to(tokens.dtype).expand(count, patches - self.kept, -1)
@@ -106,7 +112,10 @@ class MAE(Method):
         return self.decoder(torch.cat([tokens[:, :1], placed], 1) + self.positions)[:, 1:]
 
     def _loss(self, reconstructed: Tensor, target: Tensor, order: Tensor) -> Tensor:
-        """Return the mean squared error on the hidden patches only (section 3, "Reconstruction target")."""
+        """Return the mean squared error on hidden patches.
+
+        See section 3, "Reconstruction target".
+        """
         if self.config.normalise:
             variance, mean = torch.var_mean(target, -1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
@@ -116,7 +125,10 @@ class MAE(Method):
 
 @torch.no_grad()
 def draw_weights(method: nn.Module) -> None:
-    """Draw linear layers and the patch projection by Xavier's rule, tokens from N(0, 0.02)."""
+    """Draw initial weights as the authors do.
+
+    Linear layers and the patch projection by Xavier's rule, tokens from N(0, 0.02).
+    """
     for module in method.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.flatten(1))
@@ -128,12 +140,18 @@ def draw_weights(method: nn.Module) -> None:
 
 
 def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """Return the tokens at given places of each sample: [N, L, D], [N, K] -> [N, K, D]."""
+    """Return the tokens at given places of each sample.
+
+    [N, L, D], [N, K] -> [N, K, D].
+    """
     return tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: Tensor, size: int) -> Tensor:
-    """Cut images into patches, row by row, channels last in each: [N, C, S, S] -> [N, (S/size)^2, size*size*C]."""
+    """Cut images into patches, row by row.
+
+    [N, C, S, S] -> [N, (S/size)^2, size*size*C], channels last in each patch.
+    """
     count, channels, side, _ = images.shape
     grid = side // size
     cut = images.reshape(count, channels, grid, size, grid, size)

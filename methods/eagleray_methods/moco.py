@@ -1,4 +1,4 @@
-"""MoCo v1 and v2: a query finds its key, made by a slowly moving teacher, among a long queue of older keys.
+"""MoCo v1 and v2: find the key in a queue.
 
 v1: He, Fan, Wu, Xie, Girshick 2019, https://arxiv.org/abs/1911.05722
 v2: Chen, Fan, Girshick, He 2020, https://arxiv.org/abs/2003.04297
@@ -88,9 +88,10 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images: Tensor, step: int) -> Tensor:
-        """Return the teacher's embeddings of this worker's images, in random groups ("Shuffling BN", section 3.3).
+        """Return the teacher's embeddings of this worker's images.
 
-        Otherwise batch statistics would reveal the key of a query, since both would come from the same few images.
+        In random groups ("Shuffling BN", section 3.3). Otherwise batch statistics would reveal the key of a query,
+        since both would come from the same few images.
         """
         everyone = gather(images)  # [N, C, H, W]
         order = torch.randperm(len(everyone), generator=self.rng(step)).to(images.device, non_blocking=True)
@@ -102,17 +103,19 @@ class MoCo(Method):
 
 
 def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
-    """Embed images group by group, each with its own batch statistics: [n, C, H, W] -> [n, D].
+    """Embed images in groups with own batch statistics.
 
-    Every `groups`-th image belongs to one group, on all workers, over which batch norm is synchronised: so the groups
-    are those of a single process.
+    [n, C, H, W] -> [n, D]. Every `groups`-th image belongs to one group, on all workers, over which batch norm is
+    synchronised: so the groups are those of a single process.
     """
     parts = [network(images[group::groups]) for group in range(groups)]
     return torch.stack(parts, 1).flatten(0, 1)
 
 
 def check_groups(groups: int, batch_size: int, workers: int) -> None:
-    """Check that each worker's share of the batch divides into equal groups, of at least two images over all workers.
+    """Check that batches divide into equal groups.
+
+    Each worker's share must, into groups of at least two images over all workers.
 
     Raises:
         ConfigError: it does not; names the nearest number of groups that does.

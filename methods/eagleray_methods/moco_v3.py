@@ -1,4 +1,4 @@
-"""MoCo v3: each view finds a slowly moving teacher's embedding of the other view in the batch; made for ViTs.
+"""MoCo v3: find the teacher's embedding in the batch.
 
 Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057
 Defaults and recipe are the paper's for a ViT. Its ResNet-50 of 1,000 epochs, by the authors' script and CONFIG.md:
@@ -87,7 +87,7 @@ class MoCoV3(Method):
 
 @torch.no_grad()
 def freeze_patches(encoder: Encoder) -> None:
-    """Stop the training of a ViT's patch projection (section 4.1).
+    """Stop training a ViT's patch projection (section 4.1).
 
     A new one is first drawn by Xavier's rule, as in the paper's code; that of a trained run is not changed.
     """

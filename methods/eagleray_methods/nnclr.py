@@ -1,4 +1,4 @@
-"""NNCLR: the nearest neighbour of one view, among earlier images, finds the other view in the batch.
+"""NNCLR: a view's nearest neighbour finds the other view.
 
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, https://arxiv.org/abs/2104.14548
 Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image.
@@ -72,16 +72,18 @@ class NNCLR(Method):
 
 @torch.no_grad()
 def nearest(embeddings: Tensor, rows: Tensor) -> Tensor:
-    """Return the nearest row of each embedding by cosine; the rows have length 1 (equation 2).
+    """Return each embedding's nearest row by cosine (equation 2).
 
-    [n, D], [K, D] -> [n, D]
+    The rows have length 1. [n, D], [K, D] -> [n, D]
     """
     with torch.autocast(rows.device.type, enabled=False):  # bfloat16 makes ties
         return rows[(embeddings.to(rows.dtype) @ rows.T).argmax(1)]
 
 
 def neighbour_loss(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
-    """Compute the loss of neighbours that find the other view's predictions, and the reverse (equation 3, section 3.2).
+    """Compute the symmetric neighbour loss (equation 3, section 3.2).
+
+    Neighbours find the other view's predictions, and the reverse.
 
     Args:
         neighbours: of one view's embeddings, [n, D]; no gradient passes through them.

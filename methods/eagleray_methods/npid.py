@@ -1,4 +1,4 @@
-"""NPID: each image is a class of its own, and a memory bank keeps the latest embedding of every image.
+"""NPID: a memory bank distinguishes each image from others.
 
 Wu, Xiong, Yu, Lin 2018, https://arxiv.org/abs/1805.01978
 Its classifier, weighted k nearest neighbours (section 3.4), evaluates every run of Eagleray, by default with the
@@ -103,16 +103,21 @@ class NPID(Method):
         return StepResult(loss, [vectors.detach()])
 
     def _estimate(self, vectors: Tensor, noise: Tensor) -> Tensor:
-        """Estimate from the noise the constant that normalises the similarities to all images (equation 8)."""
+        """Estimate the normalising constant from noise (equation 8).
+
+        It normalises the similarities to all images.
+        """
         return len(self.bank) * (vectors @ noise.T / self.config.temperature).exp().mean()
 
     def _remember(self, indices: Tensor, vectors: Tensor) -> None:
-        """Store the vectors of all workers in each worker's bank."""
+        """Store all workers' vectors in each worker's bank."""
         self.bank[gather(indices)] = gather(F.normalize(vectors, dim=1))
 
 
 def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: float, temperature: float, samples: int) -> Tensor:
-    """Compute the noise-contrastive loss: image or noise drawn evenly from all n images (equations 4 to 7).
+    """Compute the noise-contrastive loss (equations 4 to 7).
+
+    It separates the image from noise, which is drawn evenly from all n images:
 
         h(i, v) = P(i|v) / (P(i|v) + m / n),    P(i|v) = exp(v_i·v / T) / Z
         loss = -log h(i, v) - sum over the m noise images j of log(1 - h(j, v))

@@ -1,4 +1,4 @@
-"""RotNet: predict by which right angle an image was rotated.
+"""RotNet: predict an image's rotation by right angles.
 
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
 Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, divided by five after 60, 120 and
@@ -66,5 +66,8 @@ class RotNet(Method):
 
 
 def four_rotations(images: Tensor) -> Tensor:
-    """Rotate every image by 0, 90, 180 and 270 degrees, without interpolation: [N, C, S, S] -> [4N, C, S, S]."""
+    """Rotate every image by 0, 90, 180, 270 degrees.
+
+    [N, C, S, S] -> [4N, C, S, S], without interpolation.
+    """
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

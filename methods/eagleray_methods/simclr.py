@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image find each other among all other views in the batch.
+"""SimCLR: views of one image find each other.
 
 Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709
 Differs from the paper: for images up to 64 pixels the views are those of its CIFAR-10 study (appendix B.9: no blur,

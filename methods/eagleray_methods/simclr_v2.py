@@ -1,4 +1,4 @@
-"""SimCLR v2: SimCLR with a deeper head, whose first layer is kept for fine-tuning with few labels.
+"""SimCLR v2: SimCLR with a deeper head.
 
 Chen, Kornblith, Swersky, Norouzi, Hinton 2020, https://arxiv.org/abs/2006.10029
 The whole method is three commands: pretraining without labels, fine-tuning with few labels, and distillation of the

@@ -1,4 +1,4 @@
-"""SimSiam: a network predicts its own embedding of another view; only a stopped gradient prevents collapse.
+"""SimSiam: predict the other view's embedding, with stopped gradient.
 
 Chen, He 2020, https://arxiv.org/abs/2011.10566
 Differs from the paper: weight decay excludes biases and norms. Images up to 64 pixels are not blurred, as in its study

@@ -1,4 +1,4 @@
-"""Supervised: training on the few labelled images only; the baseline of semi-supervised methods."""
+"""Supervised: the baseline, on few labelled images only."""
 
 import torch
 from pydantic import BaseModel

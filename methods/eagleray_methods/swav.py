@@ -1,4 +1,4 @@
-"""SwAV: each view predicts the cluster assignment of another view, where all clusters get equally many images.
+"""SwAV: predict the cluster assignment of another view.
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, https://arxiv.org/abs/2006.09882
 The defaults are those of the paper's runs with 256 images per step, which need the queue. Its runs with 4,096 images
@@ -109,7 +109,10 @@ class SwAV(Method):
 
     @torch.no_grad()
     def _codes(self, z: Tensor, scores: Tensor, progress: Progress) -> Tensor:
-        """Compute the assignments of the two large crops, [2, n, prototypes], and update the queue."""
+        """Compute both large crops' assignments, [2, n, prototypes].
+
+        The queue is updated.
+        """
         codes = [scores[0], scores[1]]
         if self.queues and progress.epochs_done >= self.config.queue_after:
             for crop, queue in enumerate(self.queues):
@@ -136,7 +139,9 @@ class SwAV(Method):
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Assign all workers' images softly to prototypes, so that each prototype gets an equal share (equation 3).
+    """Assign images softly to prototypes, evenly (equation 3).
+
+    The images of all workers; each prototype gets an equal share.
 
     Args:
         scores: [n, K], cosines of this worker's embeddings with the prototypes, in float32 at least.

@@ -1,4 +1,4 @@
-"""Triplet margin: an image is closer to its other view than to any other image, by a margin.
+"""Triplet margin: an image's other view is nearest.
 
 Schroff, Kalenichenko, Philbin 2015 (FaceNet), https://arxiv.org/abs/1503.03832
 Differs from the paper: the positive is another view of the same image, not another photo of the same person, and the
@@ -68,10 +68,11 @@ class Triplet(Method):
 
 
 def semi_hard(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute squared distances of every anchor to its positive and its semi-hard negative (equation 4).
+    """Compute distances to positives and semi-hard negatives (equation 4).
 
-    The negative is the nearest of all workers' images that are farther from the anchor than its positive; without such
-    an image, it is the farthest of all. The nearest negatives of all would lead to collapse (section 3.2).
+    Squared distances of every anchor. The negative is the nearest of all workers' images that are farther from the
+    anchor than its positive; without such an image, it is the farthest of all. The nearest negatives of all would lead
+    to collapse (section 3.2).
 
     Args:
         embeddings: the first views of n images, then the second, [2n, D], not normalised.

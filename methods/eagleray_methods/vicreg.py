@@ -1,4 +1,4 @@
-"""VICReg: two views of an image get the same embedding, while each feature keeps its spread and none repeats another.
+"""VICReg: invariance to views, variance and covariance of features.
 
 Bardes, Ponce, LeCun 2021, https://arxiv.org/abs/2105.04906
 As in the paper's code, the distance of the views is a mean over features too, and the hinge a mean over both views.
@@ -78,7 +78,9 @@ class VICReg(Method):
 
 
 def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the three unweighted terms of the loss (equations 1 to 5, scaled as in the paper's code).
+    """Compute the loss's three unweighted terms.
+
+    Equations 1 to 5, scaled as in the paper's code:
 
         invariance:  mean over images and features of (z - z')²
         variance:    mean over views and features of max(0, 1 - sqrt(Var + 1e-4))
@@ -99,7 +101,7 @@ def vicreg_terms(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the variance and covariance terms of one view, [n, D]."""
+    """Compute one view's variance and covariance terms, [n, D]."""
     count = len(z) * world_size()
     mean, biased = mean_and_variance(z)
     centred, variance = z - mean, biased * count / (count - 1)

@@ -1,4 +1,4 @@
-"""W-MSE: views of an image become equal in a space where every batch is whitened, which prevents collapse to a point.
+"""W-MSE: views become equal where batches are whitened.
 
 Ermolov, Siarohin, Sangineto, Sebe 2020, https://arxiv.org/abs/2007.06346
 Defaults are those of its CIFAR-10 runs with two views and 512 images per step; `views=4` with 256 images is its W-MSE
@@ -89,7 +89,9 @@ class WMSE(Method):
 
 
 def w_mse(embeddings: Tensor, order: Tensor, shrinkage: float) -> Tensor:
-    """Compute the mean squared distance of whitened, normalised views, over all pairs of views (equations 3 to 6).
+    """Compute the distance of whitened views.
+
+    The mean squared distance of whitened, normalised views, over all pairs of views (equations 3 to 6).
 
     Args:
         embeddings: [views, N, D], not normalised.
@@ -105,9 +107,10 @@ def w_mse(embeddings: Tensor, order: Tensor, shrinkage: float) -> Tensor:
 
 
 def whiten(x: Tensor, shrinkage: float) -> Tensor:
-    """Whiten: return L⁻¹(x - mean) with L Lᵀ the shrunk covariance, [..., n, D] -> the same shape.
+    """Whiten by the shrunk covariance.
 
-    The result has mean zero and identity covariance; it is NaN if no such L exists because a direction has no variance.
+    L⁻¹(x - mean), where L Lᵀ is the shrunk covariance: [..., n, D] -> the same shape. The result has mean zero and
+    identity covariance; it is NaN if no such L exists because a direction has no variance.
     """
     centred = x - x.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (x.shape[-2] - 1)  # [..., D, D]

@@ -1,4 +1,7 @@
-"""Views of images: declared by a method (`View`), computed for whole batches (`make_view`)."""
+"""Views of images.
+
+A method declares them (`View`); `make_view` computes them for whole batches.
+"""
 
 from eagleray.augment.papers import byol_views, moco_view, multi_crop, simclr_view
 from eagleray.augment.perform import evaluation_view, make_view, make_views

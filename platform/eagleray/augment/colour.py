@@ -1,4 +1,7 @@
-"""Colour operations of views: torchvision's exact chain, and its fused form, one affine map per sample."""
+"""Colour operations of views.
+
+torchvision's exact chain, and its fused form, one affine map per sample.
+"""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +35,10 @@ class Colours:
 
 
 def draw(view: View, numbers: Numbers) -> Colours:
-    """Draw each image's jitter factors, as torchvision's ColorJitter does, and whether to drop or invert colours."""
+    """Draw each image's jitter, grayscale and solarization.
+
+    Jitter factors are drawn as by torchvision's ColorJitter.
+    """
     *spreads, hue = (view.jitter * scale for scale in view.jitter_scale)
     spans = [*((max(0.0, 1 - spread), 1 + spread) for spread in spreads), (-hue, hue)]
     jittered = numbers.happens("jitter", view.jitter_probability) > 0
@@ -46,12 +52,13 @@ def draw(view: View, numbers: Numbers) -> Colours:
 
 
 def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
-    """Apply jitter and grayscale as ONE affine map of each sample's colours, [N, C, S, S] in 0..1.
+    """Apply jitter and grayscale as ONE affine map.
 
-    Brightness, contrast, saturation and grayscale are linear in a pixel and in the image's mean, and without the
-    clamps between them they commute, so the fixed order here loses only those clamps; one clamp at the end remains.
-    Hue is the approximation: HSV moves along a hexagon; this rotates around the grey axis, which is the same at
-    multiples of 120 degrees (a rotation in YIQ keeps the luma, which HSV does not, and is less accurate).
+    The map acts on each sample's colours, [N, C, S, S] in 0..1. Brightness, contrast, saturation and grayscale are
+    linear in a pixel and in the image's mean, and without the clamps between them they commute, so the fixed order here
+    loses only those clamps; one clamp at the end remains. Hue is the approximation: HSV moves along a hexagon; this
+    rotates around the grey axis, which is the same at multiples of 120 degrees (a rotation in YIQ keeps the luma, which
+    HSV does not, and is less accurate).
 
     Args:
         images: the views before any colour operation; blur may have been applied, since it commutes with this map.
@@ -72,14 +79,20 @@ def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
 
 
 def _hue_rotation(hue: Tensor) -> Tensor:
-    """Return [N, 3, 3], the rotation of RGB around its grey axis by `hue` of a full circle."""
+    """Return rotations around RGB's grey axis, [N, 3, 3].
+
+    `hue` is the part of a full circle.
+    """
     angle = (2 * math.pi * hue)[:, None, None]
     along, across, around = _TURN.to(hue.device)
     return along + angle.cos() * across + angle.sin() * around
 
 
 def jitter(images: Tensor, drawn: Colours) -> Tensor:
-    """Apply torchvision's exact ColorJitter: each sample in its own order, clamped after every operation."""
+    """Apply torchvision's exact ColorJitter.
+
+    Each sample in its own order, clamped after every operation.
+    """
     operations = (
         (adjust_brightness, drawn.brightness),
         (adjust_contrast, drawn.contrast),
@@ -95,7 +108,10 @@ def jitter(images: Tensor, drawn: Colours) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Compute luminance: [N, C, H, W] -> [N, 1, H, W]; a grey image is its own luminance."""
+    """Compute luminance: [N, C, H, W] -> [N, 1, H, W].
+
+    A grey image is its own luminance.
+    """
     if images.shape[1] == 1:
         return images
     return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device))[:, None]
@@ -115,20 +131,26 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Scale around the mean luma: factor 0 gives the mean everywhere, 1 the image."""
+    """Scale around the mean luma; factor 1 changes nothing.
+
+    Factor 0 gives the mean everywhere.
+    """
     return torch.lerp(luminance(images).mean((1, 2, 3), keepdim=True), images, factor).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Scale around the luma: factor 0 gives grey, 1 the image; a grey image is unchanged."""
+    """Scale around the luma; factor 0 gives grey.
+
+    Factor 1 gives the image; a grey image is unchanged.
+    """
     return images if images.shape[1] == 1 else torch.lerp(luminance(images), images, factor).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Move HSV's hue by `shift` of the colour circle; a grey image is unchanged.
+    """Move HSV's hue by `shift` of the circle.
 
-    A channel of the colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6h) mod 6 and n = 5, 3, 1
-    for red, green and blue.
+    A grey image is unchanged. A channel of the colour (h, s, v) is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6h)
+    mod 6 and n = 5, 3, 1 for red, green and blue.
     """
     if images.shape[1] == 1:
         return images
@@ -143,11 +165,17 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def finish(view: View, images: Tensor, drawn: Colours) -> Tensor:
-    """Apply what comes after the blur: solarize images, which stay in 0..1."""
+    """Solarize, which must come after the blur.
+
+    The images stay in 0..1.
+    """
     return solarize(images, drawn) if view.solarize else images
 
 
 def solarize(images: Tensor, drawn: Colours) -> Tensor:
-    """Invert pixels of at least one half, in the drawn images."""
+    """Invert bright pixels of the drawn images.
+
+    These are the pixels of at least one half.
+    """
     chosen = drawn.solarize[:, None, None, None] > 0
     return torch.where(chosen & (images >= 0.5), 1 - images, images)

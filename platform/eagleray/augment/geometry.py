@@ -1,4 +1,7 @@
-"""Geometry of views: crop, resize, shift, flip and blur as two matrices per sample; right-angle turns; cutout."""
+"""Geometry of views.
+
+Crop, resize, shift, flip and blur as two matrices per sample; right-angle turns; cutout.
+"""
 
 import math
 from collections.abc import Callable
@@ -28,7 +31,10 @@ class Geometry:
 
 
 def draw(view: View, numbers: Numbers, sizes: Tensor, size: int) -> Geometry:
-    """Draw parameters for images of `sizes` [N, 2], height and width in pixels, that become `size` x `size`."""
+    """Draw the parameters of images of several sizes.
+
+    `sizes` [N, 2] are heights and widths in pixels; the views are `size` x `size`.
+    """
     corner, box = _crop(view, numbers, sizes.t().float())
     most = min(round(view.shift * size), size - 1)
     return Geometry(
@@ -43,7 +49,10 @@ def draw(view: View, numbers: Numbers, sizes: Tensor, size: int) -> Geometry:
 
 
 def _crop(view: View, numbers: Numbers, extent: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw each crop's corner and box, both [2, N]: the first attempt that fits, as RandomResizedCrop does."""
+    """Draw each crop's corner and box, both [2, N].
+
+    As in RandomResizedCrop, the first attempt that fits.
+    """
     if view.crop is None:
         return torch.zeros_like(extent), extent
     (low, high), (narrow, wide) = view.crop, map(math.log, view.crop_ratio)
@@ -59,7 +68,10 @@ def _crop(view: View, numbers: Numbers, extent: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _central_box(view: View, extent: Tensor) -> Tensor:
-    """Return each extent's largest box of an allowed shape, for images where no attempt fits."""
+    """Return each image's largest box of allowed shape.
+
+    For images where no attempt fits.
+    """
     low, high = view.crop_ratio
     height, width = extent.double()  # rounded as Python rounds
     box = torch.stack([height.minimum((width / low).round_()), width.minimum((height * high).round_())])
@@ -67,10 +79,10 @@ def _central_box(view: View, extent: Tensor) -> Tensor:
 
 
 def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
-    """Return the matrices that crop, resize, shift and flip: view = rows @ image @ columns^T.
+    """Return the matrices that crop, resize, shift, flip.
 
-    `sizes`: height and width of each image, [N, 2] on the CPU. Without a random crop, the shorter side is resized to
-    `size` and the middle is cut out: torchvision's Resize(size) and CenterCrop(size).
+    view = rows @ image @ columns^T. `sizes`: height and width of each image, [N, 2] on the CPU. Without a random crop,
+    the shorter side is resized to `size` and the middle is cut out: torchvision's Resize(size) and CenterCrop(size).
     """
     if view.crop is None and not view.shift and not view.flip and bool((sizes == size).all()):
         return None
@@ -96,11 +108,11 @@ def sampling(view: View, drawn: Geometry, sizes: Tensor, size: int) -> Matrices:
 
 
 def _weights(kernel: Kernel, start: Tensor, length: Tensor, resized: Tensor, pixel: Tensor, source: int) -> Tensor:
-    """Return each output pixel's weights on the source pixels, along both axes: [2, N, S, source].
+    """Return each output pixel's weights on source pixels.
 
-    As in resize(antialias=True), the kernel is as wide as an output pixel and at least as a source pixel, cut off at
-    the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] is the place of each output pixel among the
-    `resized` [2, N, 1] pixels of the box.
+    Along both axes: [2, N, S, source]. As in resize(antialias=True), the kernel is as wide as an output pixel and at
+    least as a source pixel, cut off at the box (`start`, `length`: [2, N, 1]) and normalised. `pixel` [2, N, S] is the
+    place of each output pixel among the `resized` [2, N, 1] pixels of the box.
     """
     scale = length / resized  # source pixels in an output pixel
     steepness = 1 / scale.clamp(min=1)
@@ -118,26 +130,35 @@ def _triangle(distance: Tensor, inside: Tensor) -> Tensor:
 
 
 def _cubic(distance: Tensor, inside: Tensor) -> Tensor:
-    """Weigh by Keys' cubic with a = -1/2 (1981, equation 4, as PIL and resize(antialias=True)): bicubic."""
+    """Weigh by Keys' cubic with a = -1/2.
+
+    This is bicubic interpolation (1981, equation 4, as PIL and resize(antialias=True)).
+    """
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     return torch.where(distance < 1, near, far).mul_(distance < 2).mul_(inside)
 
 
 def blurred(matrices: Matrices, sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the matrices followed by a Gaussian blur, which is separable and so a matrix on each side."""
+    """Return the matrices, followed by a Gaussian blur.
+
+    The blur is separable and so a matrix on each side.
+    """
     blur = blur_matrix(sigma, size)
     return (blur, blur) if matrices is None else (torch.bmm(blur, matrices[0]), torch.bmm(blur, matrices[1]))
 
 
 def resize(view: View, images: Tensor, matrices: Matrices) -> Tensor:
-    """Resample images, and clamp to 0..1 where bicubic interpolation overshoots."""
+    """Resample images; clamp where bicubic interpolation overshoots."""
     images = resample(images, matrices)
     return images.clamp_(0, 1) if view.interpolation == "bicubic" else images
 
 
 def resample(images: Tensor, matrices: Matrices) -> Tensor:
-    """Compute rows @ image @ columns^T for each sample and channel: [N, C, H, W] -> [N, C, S, S]."""
+    """Compute rows @ image @ columns^T for each channel.
+
+    [N, C, H, W] -> [N, C, S, S].
+    """
     if matrices is None:
         return images
     rows, columns = matrices
@@ -149,7 +170,10 @@ def resample(images: Tensor, matrices: Matrices) -> Tensor:
 
 
 def resampled_mean(images: Tensor, matrices: Matrices) -> Tensor:
-    """Compute each channel's mean of `resample(images, matrices)`, [N, C], without resampling: both are linear."""
+    """Compute channel means of resampled images, [N, C].
+
+    Equal to the means of `resample(images, matrices)`, but without resampling: both are linear.
+    """
     if matrices is None:
         return images.mean((2, 3))
     rows, columns = (matrix.mean(1)[:, None] for matrix in matrices)  # [N, 1, H], [N, 1, W]
@@ -157,9 +181,10 @@ def resampled_mean(images: Tensor, matrices: Matrices) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """Return a Gaussian blur along one axis with reflected borders, [N, size, size]; the identity where sigma is 0.
+    """Return a Gaussian blur along one axis.
 
-    The kernel is SimCLR's (2002.05709): a tenth of the side, odd; at least 3 pixels, or a small image stays sharp.
+    [N, size, size], with reflected borders; the identity where sigma is 0. The kernel is SimCLR's (2002.05709): a tenth
+    of the side, odd; at least 3 pixels, or a small image stays sharp.
     """
     radius = min(max(1, size // 20), size - 1)
     offset = torch.arange(-radius, radius + 1, dtype=sigma.dtype, device=sigma.device)  # [K]
@@ -171,12 +196,15 @@ def blur_matrix(sigma: Tensor, size: int) -> Tensor:
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
-    """Mirror positions up to size - 1 outside at the outermost pixels, which are not repeated."""
+    """Mirror positions outside at the outermost pixels.
+
+    These are not repeated; positions may be up to size - 1 outside.
+    """
     return (size - 1) - ((size - 1) - position.abs()).abs()
 
 
 def finish(view: View, images: Tensor, drawn: Geometry) -> None:
-    """Turn normalised square images and cut squares out of them, in place."""
+    """Turn square images and cut squares out, in place."""
     if view.rotate:  # last, because a turn commutes with all operations before it except RandAugment
         turn(images, drawn.turns)
     if view.cutout:
@@ -184,7 +212,10 @@ def finish(view: View, images: Tensor, drawn: Geometry) -> None:
 
 
 def turn(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn square images counter-clockwise by 0 to 3 right angles, [N] on the CPU: exact, pixels only move."""
+    """Turn square images by right angles, counter-clockwise.
+
+    `turns`: 0 to 3 of them, [N] on the CPU. It is exact, pixels only move.
+    """
     for quarter in range(1, 4):
         index = (turns == quarter).nonzero()[:, 0].to(images.device)
         images[index] = torch.rot90(images[index], quarter, (2, 3))
@@ -192,9 +223,10 @@ def turn(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, part: float, centre: Tensor) -> Tensor:
-    """Zero a square of `part` of the side around each centre, [2, N], clipped at the borders (Cutout, 1708.04552).
+    """Zero a square around each centre (Cutout, 1708.04552).
 
-    The images are normalised already, so zero is the mean.
+    The side is `part` of the image's; centres are [2, N], and squares are clipped at the borders. The images are
+    normalised already, so zero is the mean.
     """
     side = round(part * images.shape[2])
     pixel = torch.arange(images.shape[2], device=images.device) + side // 2

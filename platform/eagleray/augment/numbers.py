@@ -1,4 +1,7 @@
-"""The random numbers of a batch of views: functions of a seed, drawn before any pixel is touched."""
+"""The random numbers of a batch of views.
+
+They are functions of a seed, drawn before any pixel is touched.
+"""
 
 from collections.abc import Sequence
 
@@ -18,7 +21,7 @@ _COLUMNS = {
 
 
 class Numbers:
-    """Uniform numbers in 0..1 for each image of a worker's share of a batch.
+    """Uniform numbers in 0..1 for a worker's images.
 
     Every purpose has its own column, drawn whether it is used or not: changing one operation does not change the
     others, so a sweep compares like with like. Image i depends only on the seed and on its place in the batch: a worker
@@ -35,7 +38,10 @@ class Numbers:
         return self._columns[column]
 
     def stream(self, purpose: str, count: int) -> Tensor:
-        """Return numbers of a separate stream, [count, N]; the purpose has at most 16 characters."""
+        """Return numbers of a separate stream, [count, N].
+
+        The purpose has at most 16 characters.
+        """
         rank, world = self._share
         drawn = torch.rand(world * self._samples, count, generator=generator(*self._seed, purpose=purpose))
         return drawn[rank * self._samples : (rank + 1) * self._samples].t().contiguous()
@@ -45,11 +51,11 @@ class Numbers:
         return (self[column][0] < probability).float()
 
     def between(self, column: str, spans: Sequence[tuple[float, float]]) -> Tensor:
-        """Return numbers between the two ends of each span, [spans, N]."""
+        """Return numbers within each span, [spans, N]."""
         low, high = torch.tensor(spans).t()[:, :, None]
         return self[column] * (high - low) + low
 
 
 def whole(u: Tensor, count: Tensor | int) -> Tensor:
-    """Convert uniform numbers to whole numbers from 0 to count - 1."""
+    """Convert uniform numbers to integers from 0 below `count`."""
     return (u * count).floor_().clamp_(max=count - 1)  # the product may round up to `count`, once in 10^7 draws

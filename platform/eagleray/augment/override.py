@@ -1,4 +1,4 @@
-"""A run's `augment` section, applied to the views that a method declares."""
+"""A run's `augment` section, applied to a method's views."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def overridden(views: Sequence[View], augment: "Augment") -> tuple[View, ...]:
-    """Replace the method's settings in each view by the run's; null keeps the method's."""
+    """Replace settings in each view by the run's.
+
+    null keeps the method's.
+    """
     only = OPERATIONS if augment.only is None else augment.only
     off = {name: value for name, value in OPERATIONS.items() if name not in only}
     return tuple(replace(replace(view, **augment.changes()), **off) for view in views)

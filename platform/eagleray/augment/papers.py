@@ -1,4 +1,7 @@
-"""Views that several papers share, adapted to small images up to 64 pixels."""
+"""Views that several papers share.
+
+They are adapted to small images, up to 64 pixels.
+"""
 
 from dataclasses import replace
 
@@ -17,9 +20,10 @@ def simclr_view(image_size: int) -> View:
 
 
 def byol_views(image_size: int) -> tuple[View, View]:
-    """Return BYOL's two views, which differ in blur and solarization (2006.07733, table 6).
+    """Return BYOL's two views (2006.07733, table 6).
 
-    Small images are not blurred, and crops keep at least a fifth of them: smaller crops lose the object.
+    They differ in blur and solarization. Small images are not blurred, and crops keep at least a fifth of them: smaller
+    crops lose the object.
     """
     large = image_size > SMALL
     shared = View(
@@ -31,9 +35,9 @@ def byol_views(image_size: int) -> tuple[View, View]:
 
 
 def moco_view(image_size: int) -> View:
-    """Return the view of MoCo v2 (2003.04297, section 3) and SimSiam (2011.10566, section 3).
+    """Return the view of MoCo v2 and SimSiam.
 
-    Small images are not blurred.
+    MoCo v2: 2003.04297, section 3; SimSiam: 2011.10566, section 3. Small images are not blurred.
     """
     return View(
         crop=(0.2, 1.0),
@@ -46,9 +50,10 @@ def moco_view(image_size: int) -> View:
 
 
 def multi_crop(large: tuple[View, View], image_size: int, crops: int, size: int, split: float) -> tuple[View, ...]:
-    """Return two large crops and some small ones (SwAV, 2006.09882, section 3.3; DINO, 2104.14294, section 3.1).
+    """Return two large crops and some small ones.
 
-    Small crops cover at least a twentieth of the image; a tenth if the image is small, since less is only a few pixels.
+    As SwAV (2006.09882, section 3.3) and DINO (2104.14294, section 3.1). Small crops cover at least a twentieth of the
+    image; a tenth if the image is small, since less is only a few pixels.
 
     Args:
         large: the views of the large crops; small crops use the first of them, blurred in at most half the cases.

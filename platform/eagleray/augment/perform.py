@@ -1,4 +1,7 @@
-"""Computes the declared views of a batch of images, on the images' device, each sample with its own parameters."""
+"""Computes the declared views of a batch.
+
+On the images' device, each sample with its own parameters.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -65,10 +68,11 @@ def make_views(
     exact: bool = False,
     share: Share = WHOLE,
 ) -> list[Tensor]:
-    """Compute every view of every image: `make_view` with the view's index added to the seed.
+    """Compute every view of every image.
 
-    Equal consecutive views (the small crops of multi-crop) are computed in one pass. If the images are the `share`
-    (rank, workers) of a batch, their views are bitwise those rows of the views of the whole batch.
+    Each is `make_view` with the view's index added to the seed. Equal consecutive views (the small crops of multi-crop)
+    are computed in one pass. If the images are the `share` (rank, workers) of a batch, their views are bitwise those
+    rows of the views of the whole batch.
     """
     results: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
@@ -78,9 +82,10 @@ def make_views(
 
 
 def evaluation_view(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Compute the view for evaluation: shorter side resized, middle cut out, normalised; nothing random.
+    """Compute the view for evaluation; nothing is random.
 
-    uint8 [N, C, H, W] -> float32 [N, C, size, size]. Raises as `make_view`.
+    The shorter side is resized, the middle cut out and normalised. uint8 [N, C, H, W] -> float32 [N, C, size, size].
+    Raises as `make_view`.
     """
     return make_view(View(), images, size=size, seed=(), mean=mean, std=std)
 
@@ -128,9 +133,10 @@ def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def _pieces(images: Ragged, size: int) -> list[slice]:
-    """Split the batch: on a CPU into pieces whose intermediate tensors stay in its cache and in its allocator.
+    """Split the batch into pieces, on a CPU.
 
-    If the allocator returns freed memory to the system (as in a young process), whole batches take twice as long.
+    Their intermediate tensors stay in its cache and in its allocator. If the allocator returns freed memory to the
+    system (as in a young process), whole batches take twice as long.
     """
     samples, channels = images.padded.shape[:2]
     area = max(int(images.sizes.prod(1).sum()) // max(1, samples), size * size)

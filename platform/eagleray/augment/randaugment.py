@@ -1,4 +1,7 @@
-"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719): a few of 14 operations, all at one magnitude."""
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719).
+
+A few of 14 operations, all at one magnitude.
+"""
 
 import math
 from collections.abc import Callable
@@ -31,7 +34,9 @@ def draw(view: View, numbers: Numbers) -> Choices:
 
 
 def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
-    """Apply each sample's own operations one after the other; samples that share an operation are batched.
+    """Apply each sample's own operations in their order.
+
+    Samples that share an operation are batched.
 
     Args:
         images: [N, C, H, W] in 0..1.
@@ -51,9 +56,10 @@ def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, xx: Tensor, xy: Tensor, x: Tensor, yx: Tensor, yy: Tensor, y: Tensor) -> Tensor:
-    """Resample: output pixel (u, v) from the centre shows source pixel (xx u + xy v + x, yx u + yy v + y).
+    """Resample by an affine map from the centre.
 
-    The nearest pixel is used, and black outside.
+    Output pixel (u, v) shows source pixel (xx u + xy v + x, yx u + yy v + y). The nearest pixel is used, and black
+    outside.
     """
     height, width = images.shape[-2:]
     matrix = torch.stack(  # affine_grid measures both axes from -1 to 1
@@ -84,7 +90,10 @@ def _translate_y(images: Tensor, sign: Tensor, strength: float) -> Tensor:
 
 
 def _pixels(strength: float, side: int) -> int:
-    """Convert a strength to pixels: AutoAugment moved its ImageNet crops of 331 pixels by up to 150."""
+    """Convert a strength to pixels.
+
+    AutoAugment moved its ImageNet crops of 331 pixels by up to 150.
+    """
     return int(150 / 331 * side * strength)
 
 
@@ -99,7 +108,10 @@ def _factor(sign: Tensor, strength: float) -> Tensor:
 
 
 def _sharpness(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Move images away from or towards a smoothed copy, whose outermost pixels are not smoothed (as in PIL)."""
+    """Move images away from or towards smoothed copies.
+
+    The outermost pixels are not smoothed (as in PIL).
+    """
     if min(images.shape[-2:]) < 3:
         return images
     channels = images.shape[1]
@@ -120,13 +132,16 @@ def _solarize(images: Tensor, sign: Tensor, strength: float) -> Tensor:
 
 
 def _autocontrast(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Stretch each channel to 0..1; a channel of a single value is unchanged."""
+    """Stretch each channel to 0..1, unless it is constant."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low) / torch.where(high > low, high - low, 1.0), images)
 
 
 def _equalize(images: Tensor, sign: Tensor, strength: float) -> Tensor:
-    """Flatten each channel's histogram of 256 grey levels by PIL's rule (ImageOps.equalize)."""
+    """Flatten each channel's histogram, as PIL does.
+
+    It has 256 grey levels (ImageOps.equalize).
+    """
     grey = (images * 255.999).long().flatten(2)  # torchvision's conversion to 8 bits
     counts = torch.zeros(*grey.shape[:2], 256, device=images.device)
     counts.scatter_add_(2, grey, torch.ones_like(grey, dtype=counts.dtype))

@@ -1,1 +1,4 @@
-"""Building blocks of methods: losses, networks, schedules, optimizers, and collectives with gradients."""
+"""Building blocks of methods.
+
+Losses, networks, schedules, optimizers, and collectives with gradients.
+"""

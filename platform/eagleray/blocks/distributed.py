@@ -1,4 +1,6 @@
-"""Operations across workers with gradients; with a single process each of them is the identity.
+"""Operations across workers, with gradients.
+
+With a single process each of them is the identity.
 
 The rule that every loss follows: gather with gradient, mean over the LOCAL anchors, no further factor.
 The objective is then the mean over workers of their losses, each operation here returns its exact
@@ -16,41 +18,53 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
-    """Return this worker's number, from 0; 0 with a single process."""
+    """Return this worker's number; 0 with one process."""
     return dist.get_rank() if _grouped() else 0
 
 
 def world_size() -> int:
-    """Return the number of workers; 1 with a single process."""
+    """Return the number of workers; 1 with one process."""
     return dist.get_world_size() if _grouped() else 1
 
 
 def gather(x: Tensor) -> Tensor:
-    """Gather all workers' tensors in the order of their ranks: [n, ...] -> [workers * n, ...], with gradient."""
+    """Gather all workers' tensors, with gradient.
+
+    In the order of their ranks, [n, ...] -> [workers * n, ...].
+    """
     return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
 
 
 def own_rows(whole: Tensor) -> Tensor:
-    """Return this worker's rows of a tensor that is equal on all workers: [workers * n, ...] -> [n, ...].
+    """Return this worker's rows of a gathered tensor.
 
-    The inverse of `gather`. Use it for random numbers of images: draw them for the whole batch from
-    `Method.generator`, then take this worker's rows.
+    [workers * n, ...], the same on all workers, -> [n, ...]. The inverse of `gather`. Use it for random numbers of
+    images: draw them for the whole batch from `Method.generator`, then take this worker's rows.
     """
     return whole.chunk(world_size())[rank()]
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum `x`, of any shape, over workers, with gradient; all get the same result, and `x` is unchanged."""
+    """Sum a tensor over workers, with gradient.
+
+    `x` may have any shape and is unchanged; all workers get the same result.
+    """
     return _Sum.apply(x) if world_size() > 1 else x  # type: ignore[return-value]
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Average `x`, of any shape, over workers, with gradient; all get the same result, and `x` is unchanged."""
+    """Average a tensor over workers, with gradient.
+
+    `x` may have any shape and is unchanged; all workers get the same result.
+    """
     return all_reduce_sum(x) / world_size() if world_size() > 1 else x
 
 
 def broadcast(x: Tensor, source: int = 0) -> Tensor:
-    """Copy the tensor of worker `source` to every worker, without gradient; `x` is unchanged."""
+    """Copy one worker's tensor to all, without gradient.
+
+    The worker is `source`; `x` is unchanged.
+    """
     if world_size() == 1:
         return x
     copy = x.detach().clone(memory_format=torch.contiguous_format)
@@ -59,9 +73,9 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute each channel's mean and biased variance over all workers' samples, with gradient.
+    """Compute channel means and variances over all workers.
 
-    [n, C, ...] -> [C], [C]
+    The variance is biased; both have gradients. [n, C, ...] -> [C], [C]
     """
     axes = [axis for axis in range(x.dim()) if axis != 1]
     variance, mean = torch.var_mean(x, axes, correction=0)
@@ -72,9 +86,9 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Wrap a module so that its backward pass averages the workers' gradients; with one process, return it as it is.
+    """Make the backward pass average the workers' gradients.
 
-    Keep the result until that backward pass has ended.
+    With one process, the module is returned as it is. Keep the result until that backward pass has ended.
     """
     if world_size() == 1:
         return module
@@ -120,11 +134,11 @@ class _Gather(torch.autograd.Function):
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of all workers' samples: [n, C, ...] -> the same shape.
+    """Batch normalisation over all workers' samples.
 
-    Output, gradient and running statistics equal those of one process on the whole batch. torch's own
-    SyncBatchNorm does not run on CPUs; this one runs anywhere. Its `state_dict` is that of the BatchNorm it
-    replaces, so that a checkpoint works with any number of workers. In evaluation mode, or with a single
+    [n, C, ...] -> the same shape. Output, gradient and running statistics equal those of one process on the whole
+    batch. torch's own SyncBatchNorm does not run on CPUs; this one runs anywhere. Its `state_dict` is that of the
+    BatchNorm it replaces, so that a checkpoint works with any number of workers. In evaluation mode, or with a single
     process, it is ordinary BatchNorm.
     """
 
@@ -161,10 +175,11 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """Make every BatchNorm1d, 2d and 3d inside `module` use the statistics of all workers; return `module`.
+    """Make batch norms use all workers' statistics.
 
-    Call it once the module is on its device: a GPU gets torch's SyncBatchNorm, a CPU `SynchronisedBatchNorm`.
-    Parameters, buffers and their names stay: optimizers and checkpoints still match.
+    Every BatchNorm1d, 2d and 3d inside `module` is changed; returns `module`. Call it once the module is on its device:
+    a GPU gets torch's SyncBatchNorm, a CPU `SynchronisedBatchNorm`. Parameters, buffers and their names stay:
+    optimizers and checkpoints still match.
     """
     if any(parameter.is_cuda for parameter in module.parameters()):
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)

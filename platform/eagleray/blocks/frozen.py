@@ -1,4 +1,7 @@
-"""Forward passes that do not change a module's running statistics, or send no gradient to its parameters."""
+"""Forward passes that leave statistics or parameters alone.
+
+One keeps a module's running statistics, the other sends no gradient to its parameters.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of every batch norm in `module`, which still normalises by the batch.
+    """Keep the running statistics of `module`'s batch norms.
 
-    For an extra pass whose images should not influence evaluation: an adversarial direction (Miyato et al. 2017,
-    https://arxiv.org/abs/1704.03976), unlabelled images. Evaluation mode would normalise by other statistics.
+    They still normalise by the batch. For an extra pass whose images should not influence evaluation: an adversarial
+    direction (Miyato et al. 2017, https://arxiv.org/abs/1704.03976), unlabelled images. Evaluation mode would normalise
+    by other statistics.
     """
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     for norm in norms:
@@ -26,9 +30,9 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def as_constant(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """Return `module(*inputs)` with its parameters as constants: the gradient reaches only the inputs.
+    """Call a module with its parameters as constants.
 
-    With it two players, a discriminator D and a generator G, train on one loss and in one backward pass:
-    `loss_d(D(real), D(fake.detach())) + loss_g(as_constant(D, fake))`.
+    The gradient reaches only the inputs. With it two players, a discriminator D and a generator G, train on one loss
+    and in one backward pass: `loss_d(D(real), D(fake.detach())) + loss_g(as_constant(D, fake))`.
     """
     return functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, inputs)

@@ -1,4 +1,7 @@
-"""Losses that two or more methods use: pure functions, each with its paper's equation."""
+"""Losses that two or more methods use.
+
+Pure functions, each with its paper's equation.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +13,10 @@ BLOCK = 2**21  # similarities computed at a time: 8 MB in float32, about the siz
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
-    """Compute SimCLR's normalised temperature-scaled cross-entropy over the batches of all workers.
+    """Compute SimCLR's contrastive loss.
 
-    With z the L2-normalised embeddings of both views, and i and j the two views of one image (eq. 1):
+    The normalised temperature-scaled cross-entropy, over the batches of all workers. With z the L2-normalised
+    embeddings of both views, and i and j the two views of one image (eq. 1):
 
         loss(i, j) = -log( exp(z_i·z_j / T) / sum over k != i of exp(z_i·z_k / T) )
 
@@ -38,7 +42,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor
 
 
 class _NTXent(torch.autograd.Function):
-    """Loss of anchors [2n, D] among candidates [2N, D], rank by rank, first views, then second; and stale ones."""
+    """NT-Xent of anchors [2n, D] among candidates [2N, D].
+
+    Candidates are in the order of ranks, first views, then second; stale ones come last.
+    """
 
     @staticmethod
     def forward(ctx, anchors: Tensor, candidates: Tensor, stale: Tensor, temperature: float) -> Tensor:
@@ -75,7 +82,9 @@ class _NTXent(torch.autograd.Function):
 
 
 def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Compute BYOL's regression loss: the squared distance of normalised vectors, averaged over the batch (eq. 2).
+    """Compute BYOL's regression loss (eq. 2).
+
+    The squared distance of normalised vectors, averaged over the batch:
 
         loss = ‖ p/‖p‖ - z/‖z‖ ‖² = 2 - 2 cos(p, z)
 
@@ -94,7 +103,7 @@ def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
-    """Compute the InfoNCE loss: every anchor must find its positive among negatives.
+    """Compute InfoNCE: anchors find positives among negatives.
 
     With q, k and n the L2-normalised anchors, positives and negatives (MoCo's eq. 1):
 
@@ -127,11 +136,11 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, negatives: 
 
 
 def squared_norm_of_product(first: Tensor, second: Tensor) -> Tensor:
-    """Compute ‖AᵀB‖², the squared Frobenius norm, where A and B are the rows of all workers.
+    """Compute ‖AᵀB‖² over the rows of all workers.
 
-    It uses either the D x D matrix AᵀB itself, or two N x N matrices of inner products of rows, whichever is smaller,
-    as ‖AᵀB‖² is the sum of all elements of AAᵀ * BBᵀ. For N = 256 and D = 8192 that needs a thousand times less
-    memory and saves most of the time.
+    This is the squared Frobenius norm. It uses either the D x D matrix AᵀB itself, or two N x N matrices of inner
+    products of rows, whichever is smaller, as ‖AᵀB‖² is the sum of all elements of AAᵀ * BBᵀ. For N = 256 and D = 8192
+    that needs a thousand times less memory and saves most of the time.
 
     Args:
         first, second: [n, D], one row per image; pass the same tensor twice for ‖AᵀA‖².
@@ -150,7 +159,9 @@ def squared_norm_of_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Compute the cross-entropy of each view's prediction against the targets of every OTHER view.
+    """Compute the cross-entropy between different views.
+
+    Each view's prediction is compared with the targets of every OTHER view:
 
         loss = mean over t != v of H(targets_t, softmax(logits_v / T))
 
@@ -173,10 +184,16 @@ def cross_view_loss(targets: Tensor, logits: Tensor, temperature: float) -> Tens
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Normalise rows to length 1, in float32 at least: [..., D] -> the same shape."""
+    """Normalise rows to length 1.
+
+    [..., D] -> the same shape, in float32 at least.
+    """
     return F.normalize(precise(x), dim=-1)
 
 
 def precise(x: Tensor) -> Tensor:
-    """Convert to float32 at least: bf16's three digits are too few for differences of cosines or for a low T."""
+    """Convert to float32 at least.
+
+    bf16's three digits are too few for differences of cosines or for a low T.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))

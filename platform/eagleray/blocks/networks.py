@@ -27,7 +27,7 @@ def mlp(
     last_bias: bool = True,
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Build linear layers with batch norm and an activation between them.
+    """Build an MLP with batch norms and activations.
 
     `mlp([512, 2048, 128])` has one hidden layer.
 
@@ -57,7 +57,10 @@ def frozen_copy(module: M) -> M:
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move every parameter: teacher <- momentum * teacher + (1 - momentum) * student. Buffers stay the teacher's."""
+    """Move a teacher's parameters towards the student's.
+
+    teacher <- momentum * teacher + (1 - momentum) * student. Buffers stay the teacher's.
+    """
     old: list[Tensor] = list(teacher.parameters())
     new: list[Tensor] = list(student.parameters())
     torch._foreach_lerp_(old, new, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
@@ -65,16 +68,20 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 @torch.no_grad()
 def copy_buffers(teacher: nn.Module, student: nn.Module) -> None:
-    """Copy the student's buffers (running statistics) to a teacher that is used in evaluation mode."""
+    """Copy the student's buffers to its teacher.
+
+    These are running statistics, for a teacher that is used in evaluation mode.
+    """
     for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
         target.copy_(source)
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Return fixed sine-cosine positions of grid x grid patches, row by row: [L, dim]; 4 must divide `dim`.
+    """Return fixed sine-cosine positions of patches, [L, dim].
 
-    The first half encodes the column, the second half the row, at wavelengths from 2 pi to 20,000 pi patches
-    (MAE, 2111.06377, and MoCo v3, 2104.02057, after "Attention Is All You Need", 1706.03762).
+    There are grid x grid patches, row by row; 4 must divide `dim`. The first half encodes the column, the second half
+    the row, at wavelengths from 2 pi to 20,000 pi patches (MAE, 2111.06377, and MoCo v3, 2104.02057, after "Attention
+    Is All You Need", 1706.03762).
     """
     rates = 10_000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     angles = torch.arange(grid)[:, None] * rates  # [grid, dim / 4]
@@ -83,9 +90,10 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
 
 
 class Queue(nn.Module):
-    """The newest embeddings of all workers, oldest overwritten first; saved in checkpoints. [size, dim]
+    """The newest embeddings of all workers, [size, dim].
 
-    It starts with random directions, as MoCo's does (1911.05722, algorithm 1): `filled` is the number of real rows.
+    The oldest are overwritten first; it is saved in checkpoints. It starts with random directions, as MoCo's does
+    (1911.05722, algorithm 1): `filled` is the number of real rows.
 
     Args:
         size: number of rows; a multiple of the rows that one `push` adds over all workers together.
@@ -112,7 +120,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Add the rows of all workers in the order of their ranks: [n, dim] on each."""
+        """Add all workers' rows, [n, dim] on each.
+
+        In the order of their ranks.
+        """
         rows = gather(rows.detach()).to(self.rows.dtype)
         start = self.count % len(self.rows)
         self.rows[start : start + len(rows)] = rows
@@ -120,7 +131,9 @@ class Queue(nn.Module):
 
 
 def check_queue(size: int, batch_size: int) -> None:
-    """Check that a queue of `size` rows can be filled with whole batches, each overwriting the oldest.
+    """Check that whole batches can fill a queue.
+
+    The queue has `size` rows, and each batch overwrites the oldest.
 
     Raises:
         ConfigError: it cannot; names the nearest size that can.
@@ -134,10 +147,11 @@ def check_queue(size: int, batch_size: int) -> None:
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: an MLP, then cosines with learnt prototypes (2104.14294, section 3.1). [n, dim] -> [n, prototypes]
+    """DINO's head: cosines with learnt prototypes.
 
-    This is the paper's weight normalisation with its norms fixed at 1. It is computed in float32 at least: bf16's
-    three digits are too few for a teacher's temperature of 0.04.
+    An MLP, then the cosines (2104.14294, section 3.1). [n, dim] -> [n, prototypes]. This is the paper's weight
+    normalisation with its norms fixed at 1. It is computed in float32 at least: bf16's three digits are too few for a
+    teacher's temperature of 0.04.
 
     Args:
         widths: of the features, the hidden layers and the bottleneck.
@@ -157,13 +171,19 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Linear(widths[-1], prototypes, bias=False)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Return vectors of length 1 to compare with the prototypes: [..., dim] -> [..., bottleneck]."""
+        """Embed for comparison with prototypes, at length 1.
+
+        [..., dim] -> [..., bottleneck].
+        """
         x = self.layers(features)
         with torch.autocast(x.device.type, enabled=False):
             return normalised(x)
 
     def compare(self, embedded: Tensor) -> Tensor:
-        """Compute cosines with all prototypes: [..., bottleneck] -> [..., prototypes]."""
+        """Compute cosines with all prototypes.
+
+        [..., bottleneck] -> [..., prototypes].
+        """
         with torch.autocast(embedded.device.type, enabled=False):
             return F.linear(embedded, F.normalize(self.prototypes.weight, dim=1))
 
@@ -172,7 +192,9 @@ class PrototypeHead(nn.Module):
 
 
 class Centre(nn.Module):
-    """Mean of a teacher's logits over past batches, which prevents collapse to one prototype (2104.14294, equation 4).
+    """Moving mean of a teacher's logits.
+
+    It prevents collapse to one prototype (2104.14294, equation 4).
 
     Args:
         width: prototypes.
@@ -188,25 +210,32 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Tensor, temperature: float) -> Tensor:
-        """Return probabilities of the centred logits, [..., width]; call it before `update` with the same logits."""
+        """Return probabilities of the centred logits, [..., width].
+
+        Call it before `update` with the same logits.
+        """
         return ((logits - self.mean) / temperature).softmax(-1)
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
-        """Move the mean towards that of all workers' logits, [n, width]."""
+        """Update the mean with all workers' logits, [n, width]."""
         self.mean.lerp_(all_reduce_mean(logits.mean(0)).to(self.mean.dtype), 1 - self.momentum)
 
 
 def encode_crops(encode: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
-    """Encode V crops in their order, [V * n, D]; consecutive crops of one size share a forward pass."""
+    """Encode V crops in their order, [V * n, D].
+
+    Consecutive crops of one size share a forward pass.
+    """
     sizes = groupby(views, key=lambda view: view.shape[-1])
     return torch.cat([encode(torch.cat(list(crops))) for _, crops in sizes])
 
 
 def small_crop_size(asked: int | None, encoder: Encoder, data: DataInfo) -> int:
-    """Return the side of multi-crop's small crops: `method.local_size`, or by default 3/7 of the image (96 of 224).
+    """Return the side of multi-crop's small crops.
 
-    The default is rounded up to whole patches, or to a multiple of 4 pixels for an encoder without patches.
+    It is `method.local_size`, or by default 3/7 of the image (96 of 224). The default is rounded up to whole patches,
+    or to a multiple of 4 pixels for an encoder without patches.
 
     Raises:
         ConfigError: the crops are larger than the image, not whole patches, or too small for the encoder.

@@ -1,4 +1,7 @@
-"""Optimizers as the methods' papers use them: which parameters decay, and how rates follow the progress."""
+"""Optimizers as the methods' papers use them.
+
+Which parameters decay, and how rates follow the progress.
+"""
 
 from typing import Any
 
@@ -17,10 +20,11 @@ _POSITIONS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer: weights decay, all other parameters do not.
+    """Return the recipe's optimizer.
 
-    LARS adapts the learning rate of weights only (You et al. 2017, 1708.03888; as SimCLR and BYOL do), whether or not
-    they decay. The method's `parameter_groups` override this for its parts.
+    Weights decay, all other parameters do not. LARS adapts the learning rate of weights only (You et al. 2017,
+    1708.03888; as SimCLR and BYOL do), whether or not they decay. The method's `parameter_groups` override this for its
+    parts.
     """
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
     kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
@@ -44,13 +48,19 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
 
 
 def decays(name: str, parameter: torch.Tensor, on: str = "weights") -> bool:
-    """Return whether weight decay acts on a parameter; `on` is weights, matrices or nothing."""
+    """Return whether weight decay acts on a parameter.
+
+    `on` is weights, matrices or nothing.
+    """
     is_token = any(part in name for part in _POSITIONS)
     return on != "nothing" and parameter.ndim > 1 and (on == "matrices" or not is_token)
 
 
 def set_rates(optimizer: Optimizer, recipe: Recipe, batch_size: int, progress: Progress) -> float:
-    """Set the optimizer's learning rate and weight decay for this step; return the recipe's learning rate."""
+    """Set this step's learning rate and weight decay.
+
+    Returns the recipe's learning rate.
+    """
     peak = recipe.peak_lr(batch_size)
     constant = warmup_cosine(peak, peak, recipe.warmup_epochs, progress)
     lr = (

@@ -1,4 +1,6 @@
-"""Features of images without a network: distances of their whitened patches to k-means centroids.
+"""Features of images without a network.
+
+Distances of whitened patches to k-means centroids.
 
 Source: Coates, Ng, Lee 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, sections 3 and 4,
 https://proceedings.mlr.press/v15/coates11a.html; the constants are those of the authors' demo code.
@@ -20,7 +22,10 @@ BLOCK = 2**22  # distances computed at a time: 16 MB
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """Whitening and centroids of square patches: a function from images to features."""
+    """Whitening and centroids of square patches.
+
+    Called with images, it returns their features.
+    """
 
     side: int  # of a patch, in pixels
     mean: Tensor  # [C * side * side] of the patches
@@ -29,9 +34,10 @@ class PatchFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute triangle codes, summed over an image's four quadrants: [N, C, H, W] of 0 to 255 -> [N, 4 * K].
+        """Compute triangle codes, summed over an image's quadrants.
 
-        With d the distances of a patch to the centroids, its code is max(0, mean(d) - d).
+        [N, C, H, W] of 0 to 255 -> [N, 4 * K]. With d the distances of a patch to the centroids, its code is max(0,
+        mean(d) - d).
         """
         rows, columns = images.shape[2] - self.side + 1, images.shape[3] - self.side + 1
         quadrants = _quadrants(rows, columns).to(images)
@@ -40,20 +46,23 @@ class PatchFeatures:
             return torch.cat([(quadrants @ self._codes(each)).flatten(1) for each in images.float().split(block)])
 
     def _codes(self, images: Tensor) -> Tensor:
-        """Compute the codes of all patches: [n, C, H, W] -> [n, positions, K]"""
+        """Compute all patches' codes, [n, positions, K]."""
         distances = torch.cdist((image_patches(images, self.side) - self.mean) @ self.whitening, self.centroids)
         return distances.neg_().sub_(distances.mean(2, keepdim=True)).clamp_(min=0)
 
 
 def side_for(image_size: int) -> int:
-    """Return the side of patches: six pixels, or less if the image has no room for two next to each other."""
+    """Return the side of patches, in pixels.
+
+    Six pixels, or less if the image has no room for two next to each other.
+    """
     return min(SIDE, image_size - 1)
 
 
 def image_patches(images: Tensor, side: int) -> Tensor:
-    """Cut out all patches and normalise each by its mean and contrast.
+    """Cut out all patches and normalise each.
 
-    [N, C, H, W] of 0 to 255 -> [N, positions, D]
+    Each loses its mean and is divided by its contrast. [N, C, H, W] of 0 to 255 -> [N, positions, D]
     """
     patches = F.unfold(images, side).transpose(1, 2)
     variance, mean = torch.var_mean(patches, 2, keepdim=True)
@@ -61,7 +70,9 @@ def image_patches(images: Tensor, side: int) -> Tensor:
 
 
 def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeatures:
-    """Whiten patches and group them by k-means, into 1,600 groups or one for every 50 patches.
+    """Whiten patches and group them by k-means.
+
+    There are 1,600 groups, or one for every 50 patches.
 
     Args:
         patches: [P, C * side * side], from `image_patches`.
@@ -80,7 +91,10 @@ def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeature
 
 
 def _quadrants(rows: int, columns: int) -> Tensor:
-    """Return a mask of the positions in each quadrant, [4, rows * columns]; an odd middle belongs to upper and left."""
+    """Return masks of the four quadrants' positions.
+
+    [4, rows * columns]; an odd middle belongs to upper and left.
+    """
     is_low, is_right = torch.arange(rows) >= (rows + 1) // 2, torch.arange(columns) >= (columns + 1) // 2
     quadrant = 2 * is_low[:, None] + 1 * is_right
     return F.one_hot(quadrant.flatten(), 4).T.float()

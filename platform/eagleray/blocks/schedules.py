@@ -1,4 +1,7 @@
-"""Schedules: functions of the share of the training that is done, never of a step counter."""
+"""Schedules: functions of the finished share of training.
+
+They never use a step counter.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +10,18 @@ from eagleray.contracts.batch import Progress
 
 
 def cosine(start: float, end: float, fraction: float) -> float:
-    """Follow half a cosine from `start` to `end` as `fraction` goes from 0 to 1 (Loshchilov & Hutter, 1608.03983)."""
+    """Follow half a cosine from `start` to `end`.
+
+    `fraction` goes from 0 to 1 (Loshchilov & Hutter, 1608.03983).
+    """
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2
 
 
 def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Progress) -> float:
-    """Rise linearly from 0 to `peak` during the warm-up, then follow half a cosine to `final`."""
+    """Rise linearly to `peak`, then fall by a cosine.
+
+    It rises from 0 during the warm-up and ends at `final`.
+    """
     warmup = min(1.0, warmup_epochs / max(1, progress.epochs))
     if progress.fraction < warmup:
         # The first step is not wasted at rate 0: step 0 of a warm-up of S steps has 1/S of the peak.
@@ -21,14 +30,18 @@ def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Pro
 
 
 def warmup_steps(peak: float, drops: Sequence[float], factor: float, warmup_epochs: float, progress: Progress) -> float:
-    """Rise linearly from 0 to `peak` during the warm-up, then multiply by `factor` at each of `drops`.
+    """Rise linearly to `peak`, then fall in steps.
 
-    Drops are given as parts of the training, from 0 to 1.
+    It rises from 0 during the warm-up, and is multiplied by `factor` at each of `drops`. Drops are given as parts of
+    the training, from 0 to 1.
     """
     passed = sum(progress.fraction >= drop for drop in drops)
     return warmup_cosine(peak, peak, warmup_epochs, progress) * factor**passed
 
 
 def ramp(start: float, end: float, over: float, progress: Progress) -> float:
-    """Go linearly from `start` to `end` during the first `over` epochs, then stay at `end`."""
+    """Go linearly from `start` to `end`, then stay.
+
+    It arrives after the first `over` epochs.
+    """
     return end if over <= 0 else start + (end - start) * min(1.0, progress.epochs_done / over)

@@ -1,4 +1,7 @@
-"""Run and sweep files: their settings, the errors for bad input, and the points of a sweep. Imports no torch."""
+"""Run and sweep files. Imports no torch.
+
+Their settings, the errors for bad input, and the points of a sweep.
+"""
 
 from eagleray.config.run import Run, changed, load_run, read_run, run_keys, validated
 from eagleray.config.sweep import Sweep, load_sweep

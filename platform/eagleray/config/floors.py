@@ -1,4 +1,7 @@
-"""The kinds of floor. A floor is a baseline without a trained network, which every comparison must beat."""
+"""Floors: baselines without a trained network.
+
+Every comparison must beat them.
+"""
 
 from typing import Literal
 

@@ -1,4 +1,7 @@
-"""One table of all metrics that the loop, a method and the evaluators declare, and which of them a run reports."""
+"""All metrics, and which of them a run reports.
+
+The loop, the method and the evaluators declare them.
+"""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -15,12 +18,17 @@ TEST = "test_"  # before the name of a metric that was measured on the test set
 
 @cache
 def shipped() -> Table:
-    """Return the metrics of the loop and of the evaluators that ship with the project."""
+    """Return the metrics that ship with the project.
+
+    Those of the loop and of the evaluators.
+    """
     return _table([LOOP, *(one.values["metrics"] for one in declared("evaluator").values())])
 
 
 def metrics_of(run: Run) -> Table:
-    """Return all metrics that the parts of a run declare, whether it measures them or not.
+    """Return all metrics that a run's parts declare.
+
+    Also those that it does not measure.
 
     Raises:
         ConfigError: two of them have the same name.
@@ -29,13 +37,15 @@ def metrics_of(run: Run) -> Table:
 
 
 def meanings(run: Run) -> dict[str, str]:
-    """Return the meaning of each metric that a run may report."""
+    """Return the meanings of a run's metrics."""
     table, known = metrics_of(run), reported(run)
     return {name: table[name].meaning for name in ordered(known, table)}
 
 
 def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[str]:
-    """Return the names of all numbers that a run reports by its end, without those of the test set.
+    """Return the names of a run's final numbers.
+
+    Without those of the test set.
 
     Args:
         run: the run.
@@ -96,7 +106,10 @@ def needs(evaluator: Declaration) -> frozenset[Need]:
 
 
 def has(run: Run, *, labels: bool) -> frozenset[Need]:
-    """Return what a run offers to evaluators; `labels` tells whether its data offer labels."""
+    """Return what a run offers to evaluators.
+
+    `labels` tells whether its data offer labels.
+    """
     available: dict[Need, bool] = {
         "labels": labels,
         # All methods declare views of the training images, except those that see only labelled images.
@@ -108,18 +121,27 @@ def has(run: Run, *, labels: bool) -> frozenset[Need]:
 
 
 def mode_of(name: str, table: Table) -> str | None:
-    """Return the better direction of a metric, on the test set too: `max`, `min`, or None for neither."""
+    """Return a metric's better direction, if any.
+
+    `max`, `min`, or None for neither; the same on the test set.
+    """
     metric = table.get(name.removeprefix(TEST))
     return metric and metric.mode
 
 
 def headlines(table: Table) -> list[str]:
-    """Return the metrics to show next to whatever is compared; first those that most runs have."""
+    """Return the metrics to show in comparisons.
+
+    First those that most runs have.
+    """
     return sorted((name for name in table if table[name].headline), key=lambda name: len(table[name].needs))
 
 
 def ordered(names: Iterable[str], table: Table) -> list[str]:
-    """Sort names for display: headlines, the same on the test set, then the others as in the table."""
+    """Sort names for display.
+
+    Headlines, the same on the test set, then the others as in the table.
+    """
     first = headlines(table)
     order = [*first, *(TEST + name for name in first), *table]
     places = {name: place for place, name in enumerate(dict.fromkeys(order))}
@@ -136,7 +158,10 @@ def _table(parts: Iterable[Table]) -> Table:
 
 
 def _own(run: Run) -> Table:
-    """Return the metrics that the method declares; neither direction of them is known to be better."""
+    """Return the metrics that the method declares.
+
+    Neither direction of them is known to be better.
+    """
     own: Mapping[str, str] = run.method.declaration.values["metrics"]
     return {name: Metric(meaning) for name, meaning in own.items()}
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences that name the key and the remedy."""
+"""Pydantic's errors as sentences with a remedy."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,12 +22,14 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 
 
 def wrong(message: str) -> PydanticCustomError:
-    """Return an error for a validator to raise; its message is shown unchanged."""
+    """Return a validator's error, to be shown unchanged."""
     return PydanticCustomError("wrong", "{message}", {"message": message})
 
 
 def nested(errors: Iterable[Any], name: str, owners: Mapping[str, list[str]]) -> PydanticCustomError:
-    """Return the errors of a section whose keys depend on its name, as one error.
+    """Return the errors of a section as one.
+
+    Its keys depend on its name.
 
     Args:
         errors: pydantic's errors for the section's own settings.
@@ -62,7 +64,10 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
 
 
 def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) -> Iterator[str]:
-    """Yield a sentence for each `true` or `false` in place of a number, which pydantic would read as 1 or 0."""
+    """Yield a sentence for each boolean used as number.
+
+    pydantic would read `true` as 1 and `false` as 0.
+    """
     for key, value in leaves:
         field = known.get(key)
         if isinstance(value, bool) and field is not None and {int, float} & set(_kinds(field)):
@@ -70,7 +75,7 @@ def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) 
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Return `; did you mean …?`, or nothing if no word is similar."""
+    """Return `; did you mean …?`, or nothing."""
     near = difflib.get_close_matches(word, list(words), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -98,7 +103,10 @@ def _sentence(error: Any, key: str, known: Mapping[str, FieldInfo]) -> str:
 
 
 def _near_key(key: str, known: Mapping[str, FieldInfo]) -> str:
-    """Suggest a key of the same section, or one of that name elsewhere; without a section, a similar one."""
+    """Suggest a similar key.
+
+    One of the same section, or of that name elsewhere; without a section, any similar one.
+    """
     section, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     near = [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
@@ -115,7 +123,10 @@ def _kinds(field: FieldInfo) -> tuple[Any, ...]:
 
 
 def _allowed(field: FieldInfo | None) -> str:
-    """Describe the whole allowed range; pydantic names only the limit that was exceeded."""
+    """Describe the whole allowed range.
+
+    pydantic names only the limit that was exceeded.
+    """
     ends = {
         name: f"{getattr(mark, name):g}"
         for name in _BOUNDS
@@ -132,7 +143,7 @@ def _literals(expected: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """Format a value as it is written in a file."""
+    """Format a value as in a file."""
     text = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
     text = "null" if value is None else text
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,7 @@
-"""Run and sweep files as nested dictionaries: reading, overriding, merging; validation comes later."""
+"""Run and sweep files as nested dictionaries.
+
+Reading, overriding, merging; validation comes later.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +15,9 @@ CHOSEN = ("method", "encoder", "data")  # sections whose name decides which othe
 
 
 def read_tree(file: Path) -> dict[str, Any]:
-    """Read the tree in a YAML file; an empty file is an empty tree.
+    """Read a YAML file as a tree.
+
+    An empty file is an empty tree.
 
     Raises:
         ConfigError: the file does not exist, is not YAML, or is not a mapping.
@@ -29,7 +34,9 @@ def read_tree(file: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """Parse `method.temperature=0.1` into a tree; the value is read as YAML.
+    """Parse `method.temperature=0.1` into a tree.
+
+    The value is read as YAML.
 
     Raises:
         ConfigError: the text is not `key=value`.
@@ -44,16 +51,20 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def branch(key: str, value: Any) -> dict[str, Any]:
-    """Return a tree with one leaf: `a.b`, 1 -> {a: {b: 1}}."""
+    """Return a tree with one leaf.
+
+    `a.b`, 1 -> {a: {b: 1}}.
+    """
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge trees, later ones override earlier ones; `method: x` is short for `method: {name: x}`.
+    """Merge trees; later ones override earlier ones.
 
-    A new name drops the settings of the previous name, which belong only to that one.
+    `method: x` is short for `method: {name: x}`. A new name drops the settings of the previous name, which belong only
+    to that one.
     """
     result: dict[str, Any] = {}
     for tree in trees:

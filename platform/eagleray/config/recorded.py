@@ -1,4 +1,6 @@
-"""Settings that were validated before and are read again: types are parsed, but a Config's own validators do not run.
+"""Reading settings that were validated before.
+
+Types are parsed, but a Config's own validators do not run.
 
 A Config may contain `Annotated[float, AfterValidator(lambda v: v / 100)]`, typed in percent. A run file then records
 the result, and reading the file must not divide a second time.
@@ -32,7 +34,7 @@ def settings_of(model: type[Model], values: Mapping[str, Any], recorded: Collect
 
 
 def lost(config: BaseModel) -> list[str]:
-    """Return the settings that change when they are recorded and read again."""
+    """Return the settings that recording and reading changes."""
     try:
         again = settings_of(type(config), config.model_dump(mode="json", warnings="error"))
     except ValidationError as error:
@@ -48,7 +50,10 @@ def _validator(model: type[BaseModel], recorded: frozenset[str]) -> SchemaValida
 
 
 def _whole(schema: Any, recorded: frozenset[str]) -> Any:
-    """Return a Config's schema without the functions of its recorded fields; those of the whole Config stay."""
+    """Return a Config's schema without functions of recorded fields.
+
+    Functions of the whole Config stay.
+    """
     if schema["type"] == "model-fields":
         fields = {name: _parsing(field) if name in recorded else field for name, field in schema["fields"].items()}
         return {**schema, "fields": fields}
@@ -59,7 +64,10 @@ def _whole(schema: Any, recorded: frozenset[str]) -> Any:
 
 
 def _parsing(schema: Any) -> Any:
-    """Return a schema without functions, except those that pydantic needs to parse a type such as a path."""
+    """Return a schema without functions, except type parsers.
+
+    pydantic needs these to parse a type such as a path.
+    """
     if isinstance(schema, list | tuple):
         return type(schema)(map(_parsing, schema))
     if not isinstance(schema, dict):
@@ -71,7 +79,10 @@ def _parsing(schema: Any) -> Any:
 
 
 def _instantiated(schema: Any) -> Any:
-    """Rewrite a model's schema: pydantic would replace a `model` by the validator that its class already has."""
+    """Rewrite a model's schema so that pydantic uses it.
+
+    It would replace a `model` by the validator that its class already has.
+    """
     return {
         "type": "function-after",
         "function": {"type": "no-info", "function": partial(_instance, schema["cls"])},
@@ -81,7 +92,7 @@ def _instantiated(schema: Any) -> Any:
 
 
 def _strict(schema: Any, extra: str) -> Any:
-    """Return the fields of a model, with its rule for unknown keys."""
+    """Return a model's fields and rule for unknown keys."""
     if schema["type"] == "model-fields":
         return {**schema, "extra_behavior": extra}
     return {**schema, "schema": _strict(schema["schema"], extra)}

@@ -1,8 +1,8 @@
-"""Methods, encoders, datasets and other parts by name: the declarations of their files, read from the source.
+"""Methods, encoders, datasets and other parts by name.
 
-`eagleray check`, `eagleray schema` and `--help` must be fast, and importing torch takes seconds. So a declaration
-(docstring, `Config`, class variables) is read without importing its file, and checked against the contract, which is
-read in the same way. `load` imports the file itself.
+Their declarations are read from the source of their files. `eagleray check`, `eagleray schema` and `--help` must be
+fast, and importing torch takes seconds. So a declaration (docstring, `Config`, class variables) is read without
+importing its file, and checked against the contract, which is read in the same way. `load` imports the file itself.
 """
 
 import ast
@@ -50,7 +50,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """The declaration in a file: its class, settings and class variables."""
+    """A file's declaration: class, settings and class variables."""
 
     kind: Kind
     name: str  # what a user types
@@ -78,20 +78,25 @@ class Declaration:
 
     @property
     def needs_run(self) -> bool:
-        """Whether it needs another trained run; no method has required settings for anything else."""
+        """Whether it needs another trained run.
+
+        No method has required settings for anything else.
+        """
         return bool(self.required or "trained_encoder" in self.needs)
 
     def load(self) -> type:
-        """Import the file, and with it torch, and return the class."""
+        """Import the file, with torch, and return the class."""
         return getattr(importlib.import_module(self.module), self.class_name)
 
     def real(self, config: BaseModel) -> BaseModel:
-        """Convert settings to the Config of the real class, without validating them a second time."""
+        """Convert validated settings to the real class's Config."""
         return settings_of(self.load().Config, config.model_dump(mode="json"))
 
 
 def find(kind: Kind, name: str) -> Declaration:
-    """Return the declaration of a name; a dotted name is a module of the user's own.
+    """Return the declaration of a name.
+
+    A dotted name is a module of the user's own.
 
     Raises:
         ConfigError: the name is unknown; names the nearest.
@@ -108,7 +113,7 @@ def find(kind: Kind, name: str) -> Declaration:
 
 @cache
 def declared(kind: Kind) -> dict[str, Declaration]:
-    """Return all declarations that ship with the project, by name."""
+    """Return all shipped declarations by name."""
     package = _PACKAGES[kind]
     spec = importlib.util.find_spec(package)
     assert spec is not None
@@ -142,7 +147,7 @@ def _source(kind: Kind, module: str) -> Source:
 
 @contextmanager
 def _errors_named(path: str) -> Iterator[None]:
-    """Turn every error in reading a file into a sentence that names the file."""
+    """Turn reading errors into sentences that name the file."""
     try:
         yield
     except Unreadable as reason:
@@ -161,7 +166,10 @@ def _errors_named(path: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Contract:
-    """The names and types that a class of a kind must declare, read from the contract's source."""
+    """What a class of a kind must declare.
+
+    The names and types are read from the contract's source.
+    """
 
     outline: Outline
     types: dict[str, TypeAdapter]  # of its class variables
@@ -188,7 +196,10 @@ def _contract(kind: Kind) -> Contract:
 
 
 def _the_class(source: Source, kind: Kind) -> Outline:
-    """Return the one class of a file that fulfils the contract; its own base classes do not count."""
+    """Return the one class that fulfils the contract.
+
+    The class's own base classes do not count.
+    """
     contract, classes, missing = _contract(kind).outline, list[Outline](), list[str]()
     for node in [each for each in source.tree.body if isinstance(each, ast.ClassDef)]:
         bases = source.names.bases(node)
@@ -204,7 +215,7 @@ def _the_class(source: Source, kind: Kind) -> Outline:
 
 
 def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
-    """Yield the contract's class variables as a class declares them."""
+    """Yield the contract's class variables, as declared."""
     for each in outline.__mro__:
         if isinstance(each, Outline) and each not in contract.outline.__mro__:
             _check_names(each, contract)
@@ -223,7 +234,10 @@ def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:
 
 
 def _check_names(outline: Outline, contract: Contract) -> None:
-    """Raise a ConfigError for a class variable whose name is almost one of the contract's."""
+    """Raise a ConfigError for a misspelt class variable.
+
+    Its name is almost one of the contract's.
+    """
     words = {name: name for name in ("Config", *contract.types)}
     if "recipes" in words:
         words |= {field: f"recipes=Recipes({field}=…)" for field in Recipes.model_fields}

@@ -67,7 +67,7 @@ class Run(Strict, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, tree: Any) -> Any:
-        """Add the defaults that follow from the method: its encoder, its recipe, its labels."""
+        """Add defaults from the method: encoder, recipe, labels."""
         tree = {**tree, **_named(tree)}
         method = find("method", str(tree["method"]["name"]))
         recipes: Recipes = method.values["recipes"]
@@ -113,7 +113,10 @@ class Run(Strict, frozen=True):
         return self
 
     def _check_labelled_share(self, ratio: int) -> None:
-        """Refuse a step whose labelled images the workers cannot share, since it would not be a single process's."""
+        """Refuse labelled images that workers cannot share.
+
+        The step would not be a single process's.
+        """
         size, workers = self.batch_size, self.workers
         if size < ratio or size // ratio % workers:
             fits = [each for each in range(1, size // workers + 1) if size // each % workers == 0]
@@ -124,12 +127,14 @@ class Run(Strict, frozen=True):
             )
 
     def file(self) -> dict[str, Any]:
-        """Return the resolved run file: JSON values only, with every default."""
+        """Return the resolved run file, as JSON values."""
         return self.model_dump(mode="json")
 
 
 def load_run(file: Path | None, overrides: list[str]) -> Run:
-    """Read a run from a file and `key=value` overrides, both optional.
+    """Read a run from a file and overrides.
+
+    Both are optional; overrides are `key=value`.
 
     Raises:
         ConfigError: names every wrong key with the nearest right one, every wrong value with the allowed range.
@@ -139,7 +144,9 @@ def load_run(file: Path | None, overrides: list[str]) -> Run:
 
 
 def read_run(file: Mapping[str, Any]) -> Run:
-    """Return the run that `Run.file` wrote; validators of a method's own Config do not run a second time.
+    """Return the run that `Run.file` wrote.
+
+    Validators of a method's own Config do not run a second time.
 
     Raises:
         ConfigError: as `load_run`.
@@ -148,7 +155,9 @@ def read_run(file: Mapping[str, Any]) -> Run:
 
 
 def changed(run: Run, values: Mapping[str, Any]) -> Run:
-    """Return a run with some dotted keys changed; the new values are validated like typed ones.
+    """Return a run with some dotted keys changed.
+
+    New values are validated like typed ones.
 
     Raises:
         ConfigError: as `load_run`.
@@ -162,7 +171,7 @@ def changed(run: Run, values: Mapping[str, Any]) -> Run:
 
 
 def _settings_in(tree: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return the keys of the sections whose settings are declared in a file of their own."""
+    """Return keys of sections whose settings are declared elsewhere."""
     return {section: set(tree.get(section, {})) for section in CHOSEN}
 
 
@@ -191,7 +200,7 @@ def validated(
 
 
 def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
-    """Return all dotted keys that a run may have, for the names that a tree chooses."""
+    """Return all dotted keys possible for a tree."""
     tree = {**tree, **_named(tree)}
     keys: dict[str, FieldInfo] = {}
     for name, field in Run.model_fields.items():
@@ -202,7 +211,7 @@ def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
 
 
 def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
-    """Return the keys of a section and of its subsections."""
+    """Return a section's keys, with those of subsections."""
     keys: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         keys[f"{above}.{name}"] = field
@@ -212,7 +221,7 @@ def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
 
 
 def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
-    """Return the models whose keys a section of a run file has; none for a single value."""
+    """Return a section's models; none for a single value."""
     kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
     section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
     if section is Evaluate:
@@ -225,7 +234,7 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
 
 
 def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return method, encoder and data of a tree, each a mapping with a name, which may be the default."""
+    """Return method, encoder and data as mappings with names."""
     method = _with_name(tree.get("method"), "simclr")
     known = _known("method", method["name"])
     needs = known.needs if known else ()
@@ -254,7 +263,7 @@ _USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
 
 
 def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the optimizer's settings after checking that each of them has an effect."""
+    """Return the optimizer's settings if all have an effect."""
     name = settings.get("name", recipe["name"])
     for key, user in _USED_BY.items():
         if settings.get(key, (default := Recipe.model_fields[key].default)) != default and name != user:
@@ -263,7 +272,7 @@ def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and their values; a range is a value."""
+    """Yield dotted keys and values; ranges are values."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and not is_range(value):
             yield from leaves(value, f"{above}{key}.")

@@ -1,4 +1,7 @@
-"""JSON schemas of run and sweep files, for editors, with the settings that each method, encoder or source declares."""
+"""JSON schemas of run and sweep files.
+
+For editors, with the settings that each method, encoder or source declares.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -56,7 +59,10 @@ def sweep_schema() -> Schema:
 
 
 def _evaluate() -> Schema:
-    """Return the section with all evaluators; modules in `also` allow sections of other names."""
+    """Return the section with all evaluators.
+
+    Modules in `also` allow sections of other names.
+    """
     schema = evaluate_with(()).model_json_schema()
     settings: Schema = schema.pop("$defs", {})
     for name, field in schema["properties"].items():
@@ -67,7 +73,10 @@ def _evaluate() -> Schema:
 
 
 def _chosen(section: type[Chosen]) -> Schema:
-    """Return a choice: a bare name, the settings of the default, or a name with the settings that its file declares."""
+    """Return a choice by name or with settings.
+
+    A bare name, the default's settings, or a name with the settings that its file declares.
+    """
     shared = [DataSettings] if section is DataChoice else []
     known = declared(section.kind)
     objects = [

@@ -1,4 +1,7 @@
-"""The points of a sweep, the runs that answer its question: known at the start, the same on every machine."""
+"""The points of a sweep: runs that answer its question.
+
+They are known at the start, and the same on every machine.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -31,7 +34,7 @@ class Point:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its place in the sweep, as tags of its record."""
+        """Its place in the sweep, as record tags."""
         return {"kind": "trial", "point": str(self.number), "label": self.label}
 
     def run(self, sweep: Sweep) -> Run:
@@ -40,7 +43,10 @@ class Point:
 
 
 def as_trial(sweep: Sweep, run: Run) -> Run:
-    """Make a run a trial of a sweep: trials are compared on validation, so it does not use the test set."""
+    """Make a run a trial of a sweep.
+
+    Trials are compared on validation, so it does not use the test set.
+    """
     own: dict[str, Any] = {"evaluate.test": False}
     if run.threads is None:
         own["threads"] = max(1, int(sweep.cpus_per_trial))
@@ -54,13 +60,19 @@ def as_trial(sweep: Sweep, run: Run) -> Run:
 
 
 def points(sweep: Sweep) -> list[Point]:
-    """Return all runs of a sweep whose points are known from the start: each assignment with each seed."""
+    """Return a sweep's runs, where known at the start.
+
+    Each assignment with each seed.
+    """
     numbered = enumerate(assignments(sweep))
     return [point for number, values in numbered for point in seeded(sweep, number, values)]
 
 
 def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Point]:
-    """Yield the runs of one point, one per seed, counting up from the seed of its run."""
+    """Yield the runs of one point, one per seed.
+
+    Seeds count up from that of its run.
+    """
     first = sweep.variant(values).seed
     for seed in range(first, first + sweep.seeds):
         label = "-".join([f"{number:03d}", *_variant(values)])
@@ -68,7 +80,10 @@ def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Poi
 
 
 def assignments(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the varied values of each point, a function of the sweep file alone; none if the search learns."""
+    """Return the varied values of each point.
+
+    A function of the sweep file alone; none if the search learns.
+    """
     return [] if sweep.learns else find("search", sweep.search).load()().assignments(sweep)
 
 
@@ -78,7 +93,10 @@ def trial_count(sweep: Sweep) -> int:
 
 
 def combinations(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the combinations of listed values, or `trials` of them drawn by the seed; the last key changes fastest."""
+    """Return combinations of listed values.
+
+    All of them, or `trials` drawn by the seed; the last key changes fastest.
+    """
     lists = {key: span.values for key, span in sweep.ranges().items() if isinstance(span, Choice)}
     count, sizes = math.prod(map(len, lists.values())), [len(values) for values in lists.values()]
     numbers = range(count) if sweep.trials is None else _drawn(count, sweep.trials, sweep.seed)
@@ -87,12 +105,14 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values behind a point's params: the inverse of `Point.params`."""
+    """Read a point's params, the inverse of `Point.params`."""
     return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
 
 
 def as_param(value: Any) -> Any:
-    """Convert a value for a record: numbers and words stay, lists and whole variants become words.
+    """Convert a value for a record.
+
+    Numbers and words stay, lists and whole variants become words.
 
     >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
     ('crop+jitter', 'mae mask=0.5 epochs=5')
@@ -113,12 +133,15 @@ def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _variant(values: Mapping[str, Any]) -> list[str]:
-    """Return the words of a whole variant, short enough for the name of a directory."""
+    """Return a variant's words, short enough for a directory."""
     return ["".join(c if c.isalnum() else "_" for c in as_param(values["run"]))[:40]] if "run" in values else []
 
 
 def _drawn(count: int, wanted: int, seed: int) -> list[int]:
-    """Draw `wanted` different numbers below `count`; more of them begin with the same: a sweep can be extended."""
+    """Draw `wanted` different numbers below `count`.
+
+    More of them begin with the same: a sweep can be extended.
+    """
     rng, numbers = python_generator(seed), dict[int, None]()
     while len(numbers) < min(wanted, count):
         numbers[rng.randrange(count)] = None

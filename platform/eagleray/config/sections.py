@@ -1,4 +1,7 @@
-"""The sections of a run file, and the choice of a method, an encoder or a source of images by name."""
+"""The sections of a run file.
+
+Also the choice of a method, an encoder or a source of images by name.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -31,11 +34,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A section of a file: unknown keys are errors, nothing changes after validation."""
+    """A frozen section of a file; unknown keys are errors."""
 
 
 class Chosen(BaseModel, frozen=True):
-    """A method or encoder by name, with the settings that its own file declares.
+    """A method or encoder by name, with its settings.
 
     Written flat, `{name: simclr, temperature: 0.1}`; a bare name is enough.
     """
@@ -79,7 +82,7 @@ class EncoderChoice(Chosen, frozen=True):
 
 
 class DataSettings(BaseModel, frozen=True, extra="forbid"):
-    """How images are split, stored and read, for every source."""
+    """How every source's images are split, stored, read."""
 
     validation: Annotated[
         float,
@@ -112,7 +115,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class DataChoice(Chosen, frozen=True):
-    """The images, with the settings of their source and those that every source has."""
+    """The images: source, its settings and the common ones."""
 
     kind: ClassVar[Kind] = "data"
     settings: DataSettings
@@ -141,7 +144,7 @@ _ViewSettings = create_model("_ViewSettings", __base__=Strict, **_from_views)
 
 
 class Augment(_ViewSettings, frozen=True):
-    """Changes to the views that a method declares; null keeps the method's setting."""
+    """Changes to a method's views; null keeps its setting."""
 
     only: Annotated[
         tuple[Operation, ...] | None,
@@ -152,7 +155,7 @@ class Augment(_ViewSettings, frozen=True):
     ] = False
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields of `View` that the run sets, with their values."""
+        """Return the view settings that the run changes."""
         return self.model_dump(exclude={"only", "exact"}, exclude_none=True)
 
 
@@ -166,9 +169,10 @@ class Labels(Strict, frozen=True):
 
 
 class Evaluate(Strict, frozen=True):
-    """What is measured, and when. All choices use validation; the test set is used once, at the end.
+    """What is measured, and when.
 
-    In addition there is a section for each evaluator: those in `evaluators/`, and those of `also`.
+    All choices use validation; the test set is used once, at the end. In addition there is a section for each
+    evaluator: those in `evaluators/`, and those of `also`.
     """
 
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
@@ -202,7 +206,10 @@ class Evaluate(Strict, frozen=True):
 
 
 def evaluate_with(also: Any) -> type[Evaluate]:
-    """Return the `evaluate` section with the settings of every evaluator; `also` is unchecked input of any type."""
+    """Return the `evaluate` section with every evaluator's settings.
+
+    `also` is unchecked input of any type.
+    """
     return _evaluate_with(tuple(also) if isinstance(also, list | tuple) and all(map(_is_text, also)) else ())
 
 
@@ -216,7 +223,7 @@ def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
 
 
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
-    """Return an evaluator's settings: its own, and `when`, which every evaluator has."""
+    """Return an evaluator's settings and `when`."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
     default = one.values["when"]
     return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
@@ -240,7 +247,7 @@ def _is_text(value: Any) -> bool:
 
 
 class Checkpoints(Strict, frozen=True):
-    """When the state of a run is saved; it is always saved at the end."""
+    """When a run is saved; always at the end."""
 
     every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
     every_steps: Annotated[int | None, Field(ge=1, description="steps between additional checkpoints")] = None
@@ -259,7 +266,10 @@ class Tracking(Strict, frozen=True):
 
 
 def _own(declaration: Declaration, values: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:
-    """Validate the settings of a method, an encoder or a source, which a run file must be able to store."""
+    """Validate the settings of a part.
+
+    The part is a method, an encoder or a source; a run file must be able to store them.
+    """
     config = _settings(declaration.Config, values, declaration, recorded)
     if unkept := lost(config):
         raise wrong(

@@ -1,7 +1,7 @@
-"""Evaluates single names of a Python file from its source: importing the file itself would import torch.
+"""Evaluates names of a Python file without importing it.
 
-A name is evaluated when it is first used: the statements that bind it are executed, and before them those that bind
-the names they use, in this file and in others that are read in the same way.
+Importing it would import torch. A name is evaluated when it is first used: the statements that bind it are executed,
+and before them those that bind the names they use, in this file and in others that are read in the same way.
 """
 
 import ast
@@ -35,11 +35,11 @@ _READ = ("eagleray", "eagleray_methods")  # packages that any file may use; a fi
 
 
 class Unreadable(Exception):
-    """A name that cannot be evaluated from the source alone; the message says which, and why."""
+    """A name that the source alone cannot evaluate."""
 
 
 class Names:
-    """The names that the statements of a file, or of a class in it, bind.
+    """Names bound by statements of a file or class.
 
     Args:
         source: the file.
@@ -76,7 +76,7 @@ class Names:
         return self.bound.get(name)
 
     def outlined(self, name: str) -> "Outline":
-        """Return the outline of a class, and make every class that inherits from it an outline too."""
+        """Return a class's outline; subclasses become outlines too."""
         node = self.statements[name][-1]
         assert isinstance(node, ast.ClassDef)
         self.bound[name] = outline = Outline.of(node, self)
@@ -84,7 +84,7 @@ class Names:
         return outline
 
     def bases(self, node: ast.ClassDef) -> list[Any]:
-        """Return the bases of a class; for a base that cannot be read, the reason."""
+        """Return a class's bases, or why one is unreadable."""
         return [self._base(base) for base in node.bases]
 
     def evaluated(self, expression: ast.expr) -> Any:
@@ -114,7 +114,7 @@ class Names:
             self._run(statement)
 
     def _class(self, node: ast.ClassDef) -> Any:
-        """Return the class itself, or its outline if it cannot be created without torch."""
+        """Create the class, or its outline if that fails."""
         if any(isinstance(base, Outline | Unreadable) for base in self.bases(node)):
             return Outline.of(node, self)
         try:
@@ -140,7 +140,7 @@ class Names:
                 self.value(name)
 
     def _import_later(self, function: ast.FunctionDef) -> None:
-        """Make a function import slow modules only when it is called; remove annotations that need them."""
+        """Defer a function's slow imports; drop annotations needing them."""
         for part, field in [(arg, "annotation") for arg in ast.walk(function.args)] + [(function, "returns")]:
             if annotation := getattr(part, field, None):
                 try:
@@ -157,7 +157,10 @@ class Names:
 
 
 class Outline(type):
-    """A class whose parts are executed only when used, such as `SimCLR.recipes` or `SimCLR.Config`."""
+    """A class whose parts execute only when used.
+
+    Such as `SimCLR.recipes` or `SimCLR.Config`.
+    """
 
     node_: ast.ClassDef
     names_: Names
@@ -165,7 +168,7 @@ class Outline(type):
 
     @classmethod
     def of(cls, node: ast.ClassDef, around: Names) -> "Outline":
-        """Return the outline of a class; it inherits from those bases that can be read."""
+        """Return a class's outline, with its readable bases."""
         bases = around.bases(node)
         docstring = {"__module__": around.source.shadow, "__doc__": ast.get_docstring(node, clean=False)}
         kept = tuple(base for base in bases if type(base) in (type, Outline))  # ABC, Protocol would bring metaclasses
@@ -203,7 +206,7 @@ class Source:
         self.names = Names(self, self.tree.body, shadow.__dict__)
 
     def imported(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:
-        """Return the value that an import statement binds to a name."""
+        """Return the value that an import binds."""
         alias = next(each for each in statement.names if name == _bound_to(each))
         if isinstance(statement, ast.Import):
             module = self._module(alias.name, name)
@@ -220,7 +223,7 @@ class Source:
 
 
 class _Module:
-    """Stands for a module that is read and not imported: its attributes are its names, or modules in it."""
+    """Stands for a module that is read, not imported."""
 
     def __init__(self, module: str):
         self._module = module
@@ -236,7 +239,7 @@ class _Module:
 
 @cache
 def find_source(module: str) -> Source | None:
-    """Return the source of a module; None if there is none.
+    """Return the source of a module, if any.
 
     Raises:
         SyntaxError: the file is not Python.
@@ -246,7 +249,7 @@ def find_source(module: str) -> Source | None:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Return the location of a module; `importlib.util.find_spec` would import the packages around it."""
+    """Return a module's location without importing packages around it."""
     package = module.rpartition(".")[0]
     if not package:
         return importlib.util.find_spec(module)
@@ -261,7 +264,7 @@ def _is_in(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements, including those inside `try:` and `if TYPE_CHECKING:`."""
+    """Yield statements, also within `try:` and `if TYPE_CHECKING:`."""
     for statement in body:
         is_for_types = isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
         if isinstance(statement, ast.Try | ast.If) and (isinstance(statement, ast.Try) or is_for_types):
@@ -271,7 +274,7 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _bound_by(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement binds, or whose values it changes."""
+    """Return the names that a statement binds or changes."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return {_bound_to(alias) for alias in statement.names}
     if isinstance(statement, ast.ClassDef | ast.FunctionDef):
@@ -289,14 +292,14 @@ def _bound_to(alias: ast.alias) -> str:
 
 
 def _root(node: ast.AST) -> str:
-    """Return the name at the root of attributes and elements, `a` of `a.b[0]`; empty if the root is not a name."""
+    """Return the root name, `a` of `a.b[0]`, or nothing."""
     while isinstance(node, ast.Attribute | ast.Subscript):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _own(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a piece of code binds itself."""
+    """Yield the names that code binds itself."""
     for each in ast.walk(node):
         if isinstance(each, ast.arg):
             yield each.arg
@@ -307,7 +310,7 @@ def _own(node: ast.AST) -> Iterator[str]:
 
 
 def _used(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a piece of code looks up when it is executed, without those in bodies of functions."""
+    """Yield names that code looks up, outside functions' bodies."""
     remaining = [node]
     while remaining:
         each = remaining.pop()

@@ -1,4 +1,4 @@
-"""Everything that defines a sweep: one question, and the runs that can answer it."""
+"""A sweep: one question, and the runs to answer it."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,10 @@ from eagleray.contracts.ranges import Choice, Range, probes, read_range
 
 
 def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
-    """Make the JSON schema of a key list the names of a kind, and allow the user's own modules."""
+    """Make a schema list the names of a kind.
+
+    It also allows the user's own modules.
+    """
 
     def names(schema: dict[str, Any]) -> None:
         own = {"pattern": r"\.", "description": "a module of your own, such as my_lab.fancy"}
@@ -30,7 +33,7 @@ def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
 
 
 class Sweep(Strict, frozen=True):
-    """One question: a run, what varies in it, and how to search for the answer."""
+    """One question: a run, what varies, how to search."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
     question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
@@ -79,12 +82,15 @@ class Sweep(Strict, frozen=True):
     @field_validator("vary", mode="before")
     @classmethod
     def _dotted(cls, vary: Any) -> Any:
-        """Accept `{augment: {flip: [0, 1]}}` as another way to write `{augment.flip: [0, 1]}`."""
+        """Accept nested dictionaries of varied keys.
+
+        `{augment: {flip: [0, 1]}}` is another way to write `{augment.flip: [0, 1]}`.
+        """
         return dict(leaves(vary)) if isinstance(vary, Mapping) else vary
 
     @model_validator(mode="after")
     def _runs(self) -> Self:
-        """Check that whatever the search may try is a valid run."""
+        """Check that whatever the search tries is valid."""
         ranges = self.ranges()
         if not self.tries_all and self.trials is None:
             raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
@@ -111,18 +117,21 @@ class Sweep(Strict, frozen=True):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics of its runs; if methods give one name two meanings, the first meaning."""
+        """The metrics of its runs.
+
+        If methods give one name two meanings, the first meaning.
+        """
         tables = [metrics_of(run) for run in self.probes()]
         return {name: metric for table in reversed(tables) for name, metric in table.items()}
 
     @property
     def compares_every_epoch(self) -> str | None:
-        """The setting that compares trials before their end, if any."""
+        """The setting that compares unfinished trials, if any."""
         return f"scheduler={self.scheduler}" if self._scheduler["compares"] else None
 
     @property
     def changes_trials(self) -> bool:
-        """Whether the scheduler changes settings of trials while they run."""
+        """Whether the scheduler changes settings of running trials."""
         return self._scheduler["changes"]
 
     @property
@@ -132,12 +141,15 @@ class Sweep(Strict, frozen=True):
 
     @property
     def learns(self) -> bool:
-        """Whether the search chooses points by the results of others, so that no point is known from the start."""
+        """Whether the search uses the results of others.
+
+        Then no point is known from the start.
+        """
         return find("search", self.search).values["learns"]
 
     @property
     def seed(self) -> int:
-        """The seed of its first run, which also determines the points."""
+        """The first run's seed, which determines the points."""
         return int(self.run.get("seed", 0))
 
     @property
@@ -157,7 +169,9 @@ class Sweep(Strict, frozen=True):
         return {key: self._range(key, value) for key, value in self.vary.items()}
 
     def probes(self) -> Iterator[Run]:
-        """Yield runs that the search may try: all of a grid (at most 500), else one for every end of every range.
+        """Yield runs that the search may try.
+
+        All of a grid (at most 500), else one for every end of every range.
 
         Raises:
             ConfigError: one of them is not a valid run.
@@ -172,7 +186,7 @@ class Sweep(Strict, frozen=True):
             yield from (self.variant({**first, key: value}) for value in values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
-        """Return the run of a point of the sweep; its experiment is the sweep's name."""
+        """Return a point's run; its experiment is the sweep."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
         return validated(Run, merged({"tracking": {"experiment": self.name}}, self.run, merged(*varied)))
@@ -198,7 +212,9 @@ class Sweep(Strict, frozen=True):
 
 
 def load_sweep(file: Path, overrides: list[str]) -> Sweep:
-    """Read a sweep from a file and overrides: keys of the sweep (`trials=4`), else of its run (`epochs=5`).
+    """Read a sweep from a file and overrides.
+
+    Overrides change keys of the sweep (`trials=4`), else of its run (`epochs=5`).
 
     Raises:
         ConfigError: as `load_run`.

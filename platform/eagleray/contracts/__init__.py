@@ -1,1 +1,4 @@
-"""Contracts of methods, encoders, datasets and evaluators, and the values that pass between them."""
+"""Contracts of methods, encoders, datasets and evaluators.
+
+Also the values that pass between them.
+"""

@@ -1,4 +1,4 @@
-"""The values that pass between the loop and a method: facts about the data, batches, progress, a step's result."""
+"""Values that pass between the loop and a method."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Facts about the images and the batches that a method may use: never a label."""
+    """Facts about the data that a method may use: never a label."""
 
     image_size: int  # side of the views, in pixels
     channels: int  # 1 (grey) or 3 (colour)
@@ -24,7 +24,10 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the training is. Schedules depend on `fraction`, which no world size or batch size changes."""
+    """The state of training, from which schedules follow.
+
+    `fraction` does not depend on the number of workers or on the batch size.
+    """
 
     step: int  # optimizer steps done
     steps: int  # optimizer steps in all
@@ -49,7 +52,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Labelled images, next to the unlabelled ones or alone; only a method that needs labels ever gets them."""
+    """Labelled images, only for a method that needs labels.
+
+    They come next to the unlabelled images, or alone.
+    """
 
     views: list[Tensor]  # each [M, C, H, W]
     targets: Tensor  # [M] int64
@@ -67,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EpochView:
-    """The whole training set, as a method may use it before an epoch."""
+    """The whole training set, before an epoch."""
 
     embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order of `indices`
     labelled: tuple[Tensor, Tensor] | None  # indices [L] and targets [L] of the labelled images; None: it needs none

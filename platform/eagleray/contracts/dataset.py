@@ -1,8 +1,8 @@
-"""The contract of a source of images. To add one, read this file and one other source in `datasets/`.
+"""The contract of a source of images.
 
-A source is one class in one file of `datasets/`. It says where its images are, which are for training and which
-for testing; the engine (`data/`) decodes, caches, splits and batches them. Neither this file nor any source
-imports torch.
+To add one, read this file and one other source in `datasets/`. A source is one class in one file of `datasets/`. It
+says where its images are, which are for training and which for testing; the engine (`data/`) decodes, caches, splits
+and batches them. Neither this file nor any source imports torch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PartName = Literal["train", "unlabelled", "validation", "test"]
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one part, such as training or test."""
+    """The images of one part: training, test, …."""
 
     images: np.ndarray | Sequence[str]  # pixels, uint8 [N, C, H, W] with C 1 or 3; or image files
     labels: np.ndarray | None = None  # int64 [N], -1: unknown; None: this source has no labels
@@ -31,7 +31,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files become pixels; ignored for a source that returns pixels."""
+    """How image files become pixels.
+
+    It has no effect on a source that returns pixels.
+    """
 
     size: int | None = None  # side of the views; None: the median shorter side of the images, at most 64
     stored_size: int | None = None  # shorter side of the stored image, never enlarged; None: twice `size`
@@ -48,7 +51,10 @@ class Dataset:
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """The source's own settings; their names must differ from those of `DataSettings`."""
+        """The source's own settings.
+
+        Their names must differ from those of `DataSettings`.
+        """
 
     config: BaseModel  # a source writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
@@ -59,17 +65,21 @@ class Dataset:
         self.config = config
 
     def fetch(self) -> None:
-        """Download missing files if the user allows it. One process of a machine at a time runs this."""
+        """Download missing files if the user allows it.
+
+        One process of a machine at a time runs this.
+        """
 
     def files(self) -> Sequence[str]:
-        """Return all files the images come from: when one changes, the cache is built again."""
+        """Return the image files; a change rebuilds the cache."""
         return ()
 
     def parts(self) -> dict[PartName, Part]:
-        """Return the images of each part: "train" and, where the source has them, the others.
+        """Return the images of each part.
 
-        Images of "unlabelled" join training. Without a "test", the engine holds out a fixed fifth of train;
-        without a "validation", a share of train that depends on the run's seed.
+        There is always a "train"; the others where the source has them. Images of "unlabelled" join training. Without a
+        "test", the engine holds out a fixed fifth of train; without a "validation", a share of train that depends on
+        the run's seed.
 
         Raises:
             ConfigError: files are missing or damaged.
@@ -77,13 +87,16 @@ class Dataset:
         raise NotImplementedError
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the name of each class, in the order of labels; None without classes."""
+        """Return the class names in order of labels, if any."""
         return None
 
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The published files of a dataset, each in the first of the places below `root` that has it."""
+    """The published files of a dataset.
+
+    Each is taken from the first of the places below `root` that has it.
+    """
 
     dataset: str
     root: Path

@@ -1,4 +1,4 @@
-"""The contract of an encoder: images in, one vector per image out."""
+"""The contract of an encoder: one vector per image."""
 
 from typing import ClassVar
 
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """A network that turns images into features. One file in `encoders/`; one class may have several `names`.
+    """A network that turns images into features.
 
-    `name` and `config` are kept: together with the image size and the channels they suffice to build it again.
+    One file in `encoders/` defines one; one class may have several `names`. `name` and `config` are kept: together with
+    the image size and the channels they suffice to build it again.
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
@@ -32,22 +33,26 @@ class Encoder(nn.Module):
 
 
 class TokenEncoder(Encoder):
-    """An encoder that exposes its patches and tokens, for methods that mask patches."""
+    """An encoder with patches and tokens, for masking methods."""
 
     has_tokens: ClassVar[bool] = True
     grid: int  # patches along a side; L = grid * grid
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Embed patches and add their positions: [N, C, H, W] -> [N, L, dim].
+        """Embed patches and add their positions.
 
-        Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is added.
+        [N, C, H, W] -> [N, L, dim]. Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before
+        the position is added.
         """
         raise NotImplementedError
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """Run the blocks on any subset of patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        """Run the blocks on any subset of patches.
+
+        [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
+        """
         raise NotImplementedError
 
     def fix_positions(self) -> None:
-        """Replace the position embeddings by fixed sine-cosine ones, which are not trained (MAE)."""
+        """Replace position embeddings by fixed sine-cosine ones (MAE)."""
         raise NotImplementedError

@@ -1,8 +1,9 @@
-"""The one error for bad input: a sentence for the person who typed it."""
+"""The one error for bad input."""
 
 
 class ConfigError(ValueError):
-    """Bad input, described in one clear sentence that names the thing and the remedy.
+    """Bad input, in one clear sentence.
 
-    The command line prints only the sentence and exits with 2, before anything has started.
+    It names the thing and the remedy. The command line prints only the sentence and exits with 2, before anything has
+    started.
     """

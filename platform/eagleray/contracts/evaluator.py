@@ -1,8 +1,9 @@
-"""The contract of an evaluator. To add one, read this file, `metric.py` and one other evaluator.
+"""The contract of an evaluator.
 
-An evaluator is one class in one file of `evaluators/`; the file's name is the evaluator's name. Its declarations are
-read from the SOURCE (see `config/registry.py`), and everything else follows from them: `eagleray check`, what a sweep
-accepts as `metric`, tables, pages, descriptions. This file imports no torch.
+To add one, read this file, `metric.py` and one other evaluator. An evaluator is one class in one file of `evaluators/`;
+the file's name is the evaluator's name. Its declarations are read from the SOURCE (see `config/registry.py`), and
+everything else follows from them: `eagleray check`, what a sweep accepts as `metric`, tables, pages, descriptions. This
+file imports no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Encodings(Protocol):
-    """The images, encoded by a network. Each part is encoded at its first use, once for all evaluators."""
+    """The images, encoded by a network.
+
+    Each part is encoded at its first use, once for all evaluators.
+    """
 
     @property
     def seed(self) -> int:
@@ -41,7 +45,7 @@ class Encodings(Protocol):
 
     @property
     def method(self) -> "Method | None":
-        """The method, in evaluation mode; None where a floor is measured."""
+        """The method in evaluation mode; None for a floor."""
         ...
 
     @property
@@ -51,25 +55,40 @@ class Encodings(Protocol):
 
     @property
     def shown(self) -> "Features":
-        """The evaluated images: the validation or test set; without either, the training images."""
+        """The evaluated images.
+
+        They are the validation or test set; without either, the training images.
+        """
         ...
 
     @property
     def chosen_on(self) -> "Features | None":
-        """Images to choose a setting on where `shown` may not be used for that (the test set); else None."""
+        """Images to choose a setting on, or None.
+
+        They are given where `shown` is the test set, which must not be used for that.
+        """
         ...
 
     @property
     def logits(self) -> "Features":
-        """The logits of the method's own classifier on the evaluated images, [N, classes]; needs "classifier"."""
+        """The classifier's logits on the evaluated images, [N, classes].
+
+        Needs "classifier".
+        """
         ...
 
     def of(self, images: "Images", by: "Callable[[Tensor], Tensor] | None" = None) -> "Features":
-        """Encode any images, by the network or by a function of its inputs [N, C, H, W] -> [N, D]."""
+        """Encode any images.
+
+        The network does it, or `by`, a function of its inputs [N, C, H, W] -> [N, D].
+        """
         ...
 
     def views(self, views: "Sequence[View]", most: int) -> "list[Features]":
-        """Encode views of at most `most` evaluated images, evenly spaced; the same at every call."""
+        """Encode views of at most `most` evaluated images.
+
+        The images are evenly spaced, and the same at every call.
+        """
         ...
 
 
@@ -91,8 +110,9 @@ class Evaluator:
         self.config = config
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:
-        """Return the numbers by name: only names in `metrics`, and never NaN.
+        """Return the numbers by name.
 
-        An evaluator whose metrics need labels is called for the test set too; the numbers are then `test_NAME`.
+        Only names in `metrics`, and never NaN. An evaluator whose metrics need labels is called for the test set too;
+        the numbers are then `test_NAME`.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Features of one split of the images, computed once and used by every evaluator."""
+"""Features of one split, computed once for all evaluators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Features:
         return len(self.features)
 
     def at(self, index: Tensor) -> "Features":
-        """Return the images at [n] indices (or where a [N] mask is true)."""
+        """Select images by [n] indices or an [N] mask."""
         return Features(self.features[index], None if self.labels is None else self.labels[index])
 
     def targets(self) -> Tensor:
@@ -54,21 +54,25 @@ class Features:
 
 
 def evenly(x: Tensor, most: int) -> Tensor:
-    """Return at most `most` entries of the first dimension, evenly spaced: the same ones each time."""
+    """Return at most `most` entries, evenly spaced.
+
+    They are taken from the first dimension, the same ones each time.
+    """
     if len(x) <= most:
         return x
     return x[torch.arange(most, device=x.device) * len(x) // most]
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Return the share of the [N] predictions that are right, from 0 to 1."""
+    """Return the share of right predictions: [N] -> 0..1."""
     return (predicted == labels).double().mean().item()
 
 
 def stacked(views: Sequence[Tensor], least: int = 1) -> Tensor:
-    """Stack the embeddings of V views, each [N, D], into [V, N, D]; keep at most 2,048 images, evenly spaced.
+    """Stack views' embeddings, each [N, D], into [V, N, D].
 
-    The result is float64: float32 rounding errors would look like directions of the embeddings.
+    At most 2,048 images are kept, evenly spaced. The result is float64: float32 rounding errors would look like
+    directions of the embeddings.
 
     Raises:
         ConfigError: fewer than `least` views, no images, different shapes, NaN or infinite values.

@@ -1,8 +1,9 @@
-"""The contract of a method. To write one, read this file and one other method, nothing else.
+"""The contract of a method.
 
-A method is one class in one file of `methods/eagleray_methods/`; the file's name is the method's name. Its nested
-`Config` and its class variables are read from the SOURCE (`config/registry.py`), so that `eagleray check` and
-`eagleray methods` work without torch: they may use anything in the file, or next to it, that can be read without torch.
+To write one, read this file and one other method, nothing else. A method is one class in one file of
+`methods/eagleray_methods/`; the file's name is the method's name. Its nested `Config` and its class variables are read
+from the SOURCE (`config/registry.py`), so that `eagleray check` and `eagleray methods` work without torch: they may use
+anything in the file, or next to it, that can be read without torch.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ Need = Literal["tokens", "trained_encoder", "labels", "only_labels"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """A part of a method with optimizer settings of its own.
+    """A part of a method with its own optimizer settings.
 
     `decay` says where weight decay acts: on weights, which excludes biases, norms, positions and tokens; on all
     matrices, which includes class and mask tokens; or on nothing, and then LARS does not adapt the rate either.
@@ -48,7 +49,10 @@ class Method(nn.Module):
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """This method's hyperparameters, each with default, meaning and range on one line."""
+        """The method's hyperparameters.
+
+        Each has its default, meaning and range on one line.
+        """
 
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -63,56 +67,70 @@ class Method(nn.Module):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The views made of each training image; none for a method that sees only labelled images."""
+        """The views of each training image.
+
+        There are none for a method that sees only labelled images.
+        """
         raise NotImplementedError
 
     @property
     def labelled_views(self) -> tuple[View, ...]:
-        """The views of a labelled image: by default the first of `views`."""
+        """The views of a labelled image.
+
+        By default the first of `views`.
+        """
         return self.views[:1]
 
     @property
     def backbone(self) -> nn.Module:
-        """The module that `encoder=pretrained` takes from a trained run, images [N, C, H, W] -> features [N, D].
+        """The module that `encoder=pretrained` takes from a run.
 
-        By default the encoder; a method returns another if that one is evaluated, or if more layers are worth keeping.
+        Images [N, C, H, W] -> features [N, D]. By default the encoder; a method returns another if that one is
+        evaluated, or if more layers are worth keeping.
         """
         return self.encoder
 
     def rng(self, *when: int) -> torch.Generator:
-        """Return a random generator for a step or an epoch, on the CPU; the same on all workers.
+        """Return a random generator for a step or epoch.
 
-        It is seeded with the run's seed and `when`. Draw numbers that belong to images for the whole batch
-        (`data.batch_size`), then take this worker's rows (`blocks.distributed.own_rows`): so the result does not
-        depend on the number of workers.
+        It is on the CPU, and the same on all workers. It is seeded with the run's seed and `when`. Draw numbers that
+        belong to images for the whole batch (`data.batch_size`), then take this worker's rows
+        (`blocks.distributed.own_rows`): so the result does not depend on the number of workers.
         """
         return generator(self.data.seed, *when)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        """Compute the loss of one step. It must be `forward`: DistributedDataParallel synchronises only there."""
+        """Compute the loss of one step.
+
+        It must be `forward`: DistributedDataParallel synchronises only there.
+        """
         raise NotImplementedError
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """Return the parts that do not follow the recipe; by default none."""
+        """Return the parts that do not follow the recipe."""
         return ()
 
     def before_epoch(self, epoch: EpochView) -> None:
         """Prepare an epoch, for example its clusters or graphs."""
 
     def before_step(self, progress: Progress) -> None:
-        """Change gradients after the backward pass and the clipping, before the optimizer."""
+        """Change gradients before the optimizer step.
+
+        It runs after the backward pass and the clipping.
+        """
 
     def after_step(self, progress: Progress) -> None:
-        """Update a teacher, a queue or prototypes after the optimizer."""
+        """Update teacher, queue or prototypes after the optimizer step."""
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Return the representation to evaluate: [N, C, H, W] -> [N, D]."""
+        """Encode images for evaluation: [N, C, H, W] -> [N, D]."""
         return self.encoder(images)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Return the logits of a method that learns from labels: [N, C, H, W] -> [N, classes].
+        """Return the logits of the method's classifier.
 
-        The accuracy of this classifier is reported.
+        [N, C, H, W] -> [N, classes]. Only for a method that learns from labels. The accuracy of this classifier is
+        reported.
         """
         raise NotImplementedError(f"{type(self).__name__} has no classifier")

@@ -1,4 +1,7 @@
-"""Metrics: the meaning of a reported number, its better direction, what it needs; and the loop's own metrics."""
+"""Metrics: what a reported number means.
+
+Also its better direction, what it needs, and the loop's own metrics.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ragged:
-    """Images of several shapes, each in the upper left corner of its place; the padding is never used."""
+    """Images of several shapes, padded to one.
+
+    Each is in the upper left corner of its place; the padding is never used.
+    """
 
     padded: Tensor  # uint8 [N, C, H, W]: as high as the highest, as wide as the widest
     sizes: Tensor  # int64 [N, 2]: height and width of each
@@ -29,15 +32,18 @@ class Ragged:
             yield image[:, :height, :width]
 
     def __getitem__(self, piece: slice) -> "Ragged":
-        """Return some of the images, padded no more than they need."""
+        """Select images, padded no more than they need."""
         sizes = self.sizes[piece]
         height, width = sizes.amax(0).tolist()
         return Ragged(self.padded[piece, :, :height, :width], sizes)
 
     def repeated(self, times: int) -> "Ragged":
-        """Repeat all images `times` times, one round after the other."""
+        """Repeat all images, one round after the other."""
         return self if times == 1 else Ragged(self.padded.repeat(times, 1, 1, 1), self.sizes.repeat(times, 1))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Ragged":
-        """Move the pixels to a device; the sizes stay on the CPU, where they are needed."""
+        """Move the pixels to a device.
+
+        The sizes stay on the CPU, where they are needed.
+        """
         return Ragged(self.padded.to(device, non_blocking=non_blocking), self.sizes)

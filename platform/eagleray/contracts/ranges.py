@@ -1,4 +1,6 @@
-"""The ranges that hyperparameters declare next to their defaults; imports neither Ray nor torch.
+"""Ranges of hyperparameters, declared next to their defaults.
+
+This file imports neither Ray nor torch.
 
 temperature: Annotated[float, LogUniform(0.05, 1.0), Field(gt=0, description="…")] = 0.2
 """
@@ -27,7 +29,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Any number between two positive ends, each factor of ten as likely as another."""
+    """Any positive number, each factor of ten equally likely."""
 
     low: float
     high: float
@@ -65,7 +67,10 @@ Range = Uniform | LogUniform | IntRange | Choice
 
 
 def sample(span: Range, rng: "np.random.Generator") -> Any:
-    """Draw one value of a range at random: a Python number, or one of the listed values."""
+    """Draw one value of a range.
+
+    It is a Python number, or one of the listed values.
+    """
     if isinstance(span, Choice):
         return span.values[int(rng.integers(len(span.values)))]
     if isinstance(span, IntRange):
@@ -76,7 +81,10 @@ def sample(span: Range, rng: "np.random.Generator") -> Any:
 
 
 def rounded(value: float, span: Uniform | LogUniform) -> float:
-    """Round to four digits, which a table can show in full, without leaving the range."""
+    """Round to four digits without leaving the range.
+
+    A table can show four digits in full.
+    """
     return min(max(float(f"{value:.4g}"), span.low), span.high)
 
 
@@ -84,7 +92,9 @@ _WRITTEN = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
 
 
 def read_range(value: Any) -> Range:
-    """Read a range of a sweep file: `[0.1, 0.2]`, `{log_uniform: [0.05, 1]}`, `{uniform: …}` or `{int: …}`.
+    """Read a range of a sweep file.
+
+    `[0.1, 0.2]`, `{log_uniform: [0.05, 1]}`, `{uniform: …}` or `{int: …}`.
 
     Raises:
         ConfigError: the value has none of these forms, or its ends are not numbers.
@@ -105,12 +115,15 @@ def read_range(value: Any) -> Range:
 
 
 def is_range(value: Any) -> bool:
-    """Return whether a value is a mapping that names a kind of range."""
+    """Return whether a mapping names a kind of range."""
     return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in _WRITTEN
 
 
 def probes(span: Range) -> list[Any]:
-    """Return test values of a range: all of a choice, else both ends and one between."""
+    """Return values that test a range.
+
+    All of a choice, else both ends and one between.
+    """
     if isinstance(span, Choice):
         return list(span.values)
     between = span.low + 1 if isinstance(span, IntRange) else span.low + (span.high - span.low) / 3

@@ -1,4 +1,7 @@
-"""How a method is trained: optimizer, learning rate and its schedule, decay, clipping. Imports no torch."""
+"""How a method is trained. Imports no torch.
+
+Optimizer, learning rate and its schedule, decay, clipping.
+"""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +11,10 @@ from eagleray.contracts.ranges import LogUniform
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """One way to train; the `optimizer` section of a run file overrides single keys."""
+    """One way to train a method.
+
+    The `optimizer` section of a run file overrides single keys.
+    """
 
     name: Annotated[Literal["adamw", "sgd", "lars"], Field(description="optimizer; LARS is timm's")] = "adamw"
     lr: Annotated[
@@ -46,7 +52,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self
 
     def peak_lr(self, batch_size: int) -> float:
-        """Return the learning rate after warm-up for a global batch size.
+        """Return the peak learning rate for a batch size.
+
+        It is the rate after warm-up; the batch is that of all workers.
 
         Source of the linear rule: Goyal et al. 2017, arXiv 1706.02677.
         """
@@ -58,7 +66,7 @@ SMALL = Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5)
 
 
 class Recipes(BaseModel, frozen=True, extra="forbid"):
-    """The two ways in which a method is trained: `recipe=paper` and `recipe=small`."""
+    """A method's two recipes: `recipe=paper` and `recipe=small`."""
 
     paper: Recipe  # as its authors train it; the method's Config holds their settings
     small: Recipe = SMALL  # on some 10,000 images of 32 pixels, for tens of epochs

@@ -1,4 +1,4 @@
-"""Reports of the loop, and the error for a loss that is NaN or infinite. Imports no torch."""
+"""Reports of the loop, and its error for divergence."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,18 @@ if TYPE_CHECKING:
 
 
 class Diverged(RuntimeError):
-    """The loss is NaN or infinite. Nothing was saved since the last good checkpoint."""
+    """The loss is NaN or infinite.
+
+    Nothing was saved since the last good checkpoint.
+    """
 
 
 @dataclass(frozen=True)
 class Report:
-    """The state of training, sent after every epoch, at every checkpoint, and about once a second in between."""
+    """The state of training, as the loop reports it.
+
+    Sent after every epoch, at every checkpoint, and about once a second in between.
+    """
 
     progress: "Progress"
     metrics: dict[str, float]  # of the whole epoch when it ended; before that the means so far
@@ -24,7 +30,10 @@ class Report:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All recorded numbers: the metrics and the speed. A report repeated after resuming has no speed."""
+        """All recorded numbers: the metrics and the speed.
+
+        A report repeated after resuming has no speed.
+        """
         rate = {"images_per_second": self.images_per_second} if self.images_per_second else {}
         return {**self.metrics, **rate}
 

@@ -1,7 +1,8 @@
-"""The contract of a scheduler, which ends or changes the trials of a sweep while they run. Imports no ray.
+"""The contract of a scheduler of sweep trials.
 
-A scheduler is one class in one file of `ray_backend/schedulers/`; the file's name is what `scheduler=` takes. Its class
-variables are read from the source, so a sweep file is checked without ray.
+It ends or changes trials while they run. This file imports no ray. A scheduler is one class in one file of
+`ray_backend/schedulers/`; the file's name is what `scheduler=` takes. Its class variables are read from the source, so
+a sweep file is checked without ray.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar

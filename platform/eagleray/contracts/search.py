@@ -1,7 +1,8 @@
-"""The contract of a search, which chooses the points that a sweep tries. Imports no ray.
+"""The contract of a search for sweep points.
 
-A search is one class in one file of `ray_backend/searches/`; the file's name is what `search=` takes. Its class
-variables are read from the source, so a sweep file is checked without ray.
+It chooses the points that a sweep tries. This file imports no ray. A search is one class in one file of
+`ray_backend/searches/`; the file's name is what `search=` takes. Its class variables are read from the source, so a
+sweep file is checked without ray.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,10 @@ class Search:
     learns: ClassVar[bool] = False  # chooses a point by the results of others, so none is known from the start
 
     def assignments(self, sweep: "Sweep") -> list[Values]:
-        """Return the points of a search that does not learn: a function of the sweep file alone."""
+        """Return the points, if the search does not learn.
+
+        They are a function of the sweep file alone.
+        """
         raise NotImplementedError
 
     def build(self, sweep: "Sweep", config: Callable[[Any], Values], past: Mapping[int, Values]) -> Any:

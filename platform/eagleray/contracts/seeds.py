@@ -1,7 +1,8 @@
-"""Random numbers as functions of their purpose: no generator has to be saved or shared between workers.
+"""Random numbers as functions of their purpose.
 
-Every draw of a run starts from its seed, through one of these functions. Torch generators are seeded with a hash of
-their numbers, since the streams of neighbouring seeds would otherwise be similar; numpy mixes its numbers itself.
+No generator has to be saved or shared between workers. Every draw of a run starts from its seed, through one of these
+functions. Torch generators are seeded with a hash of their numbers, since the streams of neighbouring seeds would
+otherwise be similar; numpy mixes its numbers itself.
 """
 
 import hashlib
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Stream(IntEnum):
-    """Purposes of numpy's random numbers: shuffling, splitting and picking labels must not use the same ones."""
+    """Purposes of numpy's random numbers.
+
+    Shuffling, splitting and picking labels must not use the same ones.
+    """
 
     EPOCH = 1  # the order of the training images
     LABELLED = 2  # the order of the labelled ones
@@ -27,21 +31,29 @@ class Stream(IntEnum):
 
 
 def seed_all(*parts: int) -> None:
-    """Seed torch's global generators from a tuple. Called before every step, so that no random state is carried."""
+    """Seed torch's global generators from a tuple.
+
+    It is called before every step, so that no random state is carried.
+    """
     import torch
 
     torch.manual_seed(_hashed(parts))
 
 
 def seed_weights(seed: int) -> None:
-    """Seed torch's global generators for a network's initial weights: with the seed itself, as torch scripts do."""
+    """Seed torch's global generators for initial weights.
+
+    The seed itself is used, as torch scripts do.
+    """
     import torch
 
     torch.manual_seed(seed)
 
 
 def generator(*parts: int, purpose: str = "") -> "torch.Generator":
-    """Return a torch generator on the CPU, seeded by a tuple: the same on every worker that passes the same numbers.
+    """Return a torch generator seeded by a tuple.
+
+    It is on the CPU, and the same on every worker that passes the same numbers.
 
     Args:
         parts: usually the run's seed and a step or an epoch.
@@ -65,7 +77,10 @@ def seed_python(seed: int) -> None:
 
 
 def numpy_generator(*parts: int) -> np.random.Generator:
-    """Return a numpy generator seeded by a tuple, which begins with a `Stream` where one seed has several uses."""
+    """Return a numpy generator seeded by a tuple.
+
+    The tuple begins with a `Stream` where one seed has several uses.
+    """
     return np.random.default_rng(parts)
 
 

@@ -1,7 +1,8 @@
-"""The declaration of a view: what it does to an image, without torch and without randomness.
+"""The declaration of a view. Imports no torch.
 
-`View` is the one definition of the operations. The `augment` section of a run file, the names that `augment.only`
-accepts and the way a run's settings override a method's views all follow from its fields.
+It says what a view does to an image, without randomness. `View` is the one definition of the operations. The `augment`
+section of a run file, the names that `augment.only` accepts and the way a run's settings override a method's views all
+follow from its fields.
 """
 
 import math
@@ -24,11 +25,11 @@ _PROBABILITY = Annotated[float, _OPERATION, Uniform(0.0, 1.0), _PART]
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image, as a method declares it; `make_view` performs it on a batch.
+    """One view of an image, declared by a method.
 
-    The operations always act in SimCLR's order: crop, shift, flip, RandAugment, colour jitter, grayscale, blur,
-    solarize, rotate, cutout. Operations that are not declared are switched off. A field with a description can also
-    be set for all views of a run, in its `augment` section.
+    `make_view` performs it on a batch. The operations always act in SimCLR's order: crop, shift, flip, RandAugment,
+    colour jitter, grayscale, blur, solarize, rotate, cutout. Operations that are not declared are switched off. A field
+    with a description can also be set for all views of a run, in its `augment` section.
 
     Raises:
         ConfigError: a value outside its range.
@@ -98,7 +99,7 @@ def _declared() -> Iterator[tuple[str, Any, list[Any]]]:
 
 
 def _ends(notes: list[Any]) -> tuple[float, float] | None:
-    """Return the lowest and highest value of a field, if it has both."""
+    """Return a field's lowest and highest value, if any."""
     limits = [limit for note in notes if isinstance(note, FieldInfo) for limit in note.metadata]
     ends = {key: getattr(limit, key) for limit in limits for key in ("ge", "le") if hasattr(limit, key)}
     return (ends["ge"], ends["le"]) if len(ends) == 2 else None

@@ -96,7 +96,10 @@ class Cifar(Dataset):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and nothing else: reading a pickle could run any code."""
+    """Builds numpy arrays and nothing else.
+
+    Reading a pickle could run any code.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         # Written by Python 2, whose numpy kept _reconstruct in numpy.core.
@@ -111,12 +114,17 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _reconstruct(kind: type[np.ndarray], shape: tuple[int, ...], code: Any) -> np.ndarray:
-    """Return an empty array for the pickle to fill, as numpy's function of this name does."""
+    """Return an empty array for the pickle to fill.
+
+    As numpy's function of this name does.
+    """
     return np.ndarray.__new__(np.ndarray, shape, "b")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dictionary of simple values and numpy arrays; Python 2 strings are read as latin-1.
+    """Read a pickled dictionary of values and arrays.
+
+    The values are simple, the arrays numpy's; Python 2 strings are read as latin-1.
 
     Raises:
         ConfigError: the file is damaged, or contains anything else.

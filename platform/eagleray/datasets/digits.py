@@ -1,4 +1,4 @@
-"""Handwritten digits that ship with scikit-learn: small, and no download."""
+"""Handwritten digits that ship with scikit-learn."""
 
 from typing import ClassVar
 

@@ -97,7 +97,7 @@ class Folder(Dataset):
 
     @cached_property
     def _listed(self) -> dict[PartName, list[str]]:
-        """The files of each part, relative to the part's folder."""
+        """Each part's files, relative to its folder."""
         return {part: files_below(folder) for part, folder in self._folders.items()}
 
     @cached_property
@@ -137,7 +137,9 @@ class Folder(Dataset):
 
 
 def part_folders(root: Path) -> dict[PartName, Path]:
-    """Return the folder of each part: the sub-folders of these names, or `root` itself for training.
+    """Return the folder of each part.
+
+    The sub-folders of these names, or `root` itself for training.
 
     Raises:
         ConfigError: `root` is not a folder.
@@ -156,7 +158,9 @@ def part_folders(root: Path) -> dict[PartName, Path]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return all files below a folder that are not hidden, sorted, so that no file system changes the order.
+    """Return all files below a folder, sorted.
+
+    Hidden files are left out. Sorted, so that no file system changes the order.
 
     Raises:
         ConfigError: there are no files, or a folder cannot be read.
@@ -175,6 +179,9 @@ def files_below(folder: Path) -> list[str]:
 
 
 def named_like_images(files: list[str]) -> list[str]:
-    """Return the files with an ending that Pillow knows, or else all: a README must not decide the layout."""
+    """Return the files that are named like images.
+
+    Pillow must know the ending. Without any, all files: a README must not decide the layout.
+    """
     known = Image.registered_extensions()
     return [path for path in files if os.path.splitext(path)[1].lower() in known] or files

@@ -77,7 +77,9 @@ class Mnist(Dataset):
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read the array of an idx file of bytes, gzipped or not (format: http://yann.lecun.com/exdb/mnist).
+    """Read the array of an idx file of bytes.
+
+    It may be gzipped (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
         ConfigError: the file is damaged, or is not an idx file.

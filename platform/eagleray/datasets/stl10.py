@@ -68,7 +68,9 @@ class Stl10(Dataset):
 
 
 def read_images(path: Path) -> np.ndarray:
-    """Map the images of an STL-10 file into memory, uint8 [N, 3, 96, 96]: the unlabelled ones are 2.8 GB.
+    """Map an STL-10 file into memory, uint8 [N, 3, 96, 96].
+
+    The unlabelled images are 2.8 GB.
 
     Raises:
         ConfigError: the file is truncated.

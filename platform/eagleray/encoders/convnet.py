@@ -1,4 +1,7 @@
-"""A small convolutional network that learns useful features in minutes on a CPU, with blocks like VGG's."""
+"""A small convolutional network for training on a CPU.
+
+It learns useful features in minutes, with blocks like VGG's.
+"""
 
 from typing import ClassVar
 
@@ -39,7 +42,10 @@ class ConvNet(Encoder):
         self.dim = channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features, averaged over the last block's positions: [N, C, H, W] -> [N, dim]."""
+        """Return features, averaged over the last block's positions.
+
+        [N, C, H, W] -> [N, dim].
+        """
         return self.blocks(images).mean(dim=(2, 3))
 
 

@@ -1,4 +1,4 @@
-"""The trained network of another run, as a starting point."""
+"""The trained network of another run."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar

@@ -1,4 +1,7 @@
-"""Residual networks as torchvision builds them, for any image size (https://arxiv.org/abs/1512.03385)."""
+"""Residual networks (https://arxiv.org/abs/1512.03385).
+
+As torchvision builds them, for any image size.
+"""
 
 from typing import ClassVar, Literal
 
@@ -45,7 +48,10 @@ class ResNet(Encoder):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features, averaged over the last layer's positions: [N, C, H, W] -> [N, dim]."""
+        """Return features, averaged over the last layer's positions.
+
+        [N, C, H, W] -> [N, dim].
+        """
         return self.network(images)
 
 

@@ -1,4 +1,7 @@
-"""Vision transformers as timm builds them, for any image and patch size (https://arxiv.org/abs/2010.11929)."""
+"""Vision transformers (https://arxiv.org/abs/2010.11929).
+
+As timm builds them, for any image and patch size.
+"""
 
 import difflib
 import math
@@ -77,9 +80,9 @@ class ViT(TokenEncoder):
         self.pool = config.pool
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Embed patches and add their positions: [N, C, S, S] -> [N, L, dim], row by row.
+        """Embed patches, row by row, and add positions.
 
-        S may be any multiple of the patch size, not only the image size (multi-crop).
+        [N, C, S, S] -> [N, L, dim]. S may be any multiple of the patch size, not only the image size (multi-crop).
 
         Where `mask` ([N, L] bool) is true, `mask_token` ([dim]) replaces the patch before the position is
         added.
@@ -91,7 +94,10 @@ class ViT(TokenEncoder):
         return patches + self._patch_positions(images.shape[-1] // self.patch_size)
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """Run the blocks on any patches: [N, K, dim] -> [N, 1 + K, dim], class token first, normalised."""
+        """Run the blocks on any patches.
+
+        [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
+        """
         prefix = self._prefix()
         tokens = torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)
         tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
@@ -106,19 +112,28 @@ class ViT(TokenEncoder):
 
     @torch.no_grad()
     def fix_positions(self) -> None:
-        """Replace all positions by fixed sine-cosine ones; class token and registers get zeros."""
+        """Replace all positions by fixed sine-cosine ones.
+
+        Class token and registers get zeros.
+        """
         positions = self._positions().zero_().requires_grad_(False)
         positions[:, -(self.grid**2) :] = sincos_positions(self.grid, self.dim)
 
     def _prefix(self) -> Tensor:
-        """Return class token and registers, with positions if the architecture has them: [1, 1 + R, dim]."""
+        """Return class token and registers, [1, 1 + R, dim].
+
+        With positions, if the architecture has them.
+        """
         vit = self.vit
         tokens = (vit.cls_token, vit.reg_token)
         prefix = torch.cat([token for token in tokens if isinstance(token, Tensor)], dim=1)
         return prefix if vit.no_embed_class else prefix + self._positions()[:, : -(self.grid**2)]
 
     def _patch_positions(self, grid: int) -> Tensor:
-        """Return the positions of grid x grid patches; for crops of another size, the image's are interpolated."""
+        """Return the positions of grid x grid patches.
+
+        For crops of another size, the image's are interpolated.
+        """
         positions = self._positions()[:, -(self.grid**2) :]
         return positions if grid == self.grid else resample_abs_pos_embed(positions, [grid, grid], num_prefix_tokens=0)
 
@@ -144,7 +159,10 @@ def _architecture(name: str, architecture: str | None) -> str:
 
 
 def _patch_size(patch_size: int | None, image_size: int) -> int:
-    """Return the chosen patch size, or else the divisor of the image size nearest (as a ratio) to a usual one."""
+    """Return the patch size: chosen, or a divisor.
+
+    Of the divisors of the image size, the one nearest (as a ratio) to a usual patch size.
+    """
     divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
     if patch_size in divisors:
         return patch_size

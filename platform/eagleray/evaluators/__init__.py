@@ -1,1 +1,1 @@
-"""The evaluators, one in each file: measurements of a representation."""
+"""The evaluators: measurements of a representation, one per file."""

@@ -1,4 +1,4 @@
-"""Accuracy of the classifier that a method trains from labels, on images that it has not seen."""
+"""Accuracy of a method's own classifier, on unseen images."""
 
 from typing import ClassVar
 

@@ -34,9 +34,10 @@ class Collapse(Evaluator):
 
 
 def collapse(embeddings: Tensor) -> dict[str, float]:
-    """Compute collapse metrics of [N, D] embeddings (of at most 2,048 of them, evenly spaced).
+    """Compute collapse metrics of [N, D] embeddings.
 
-    With x the embeddings, z = x / ‖x‖, and s the singular values of the matrix x, p = s / sum(s):
+    Of at most 2,048 of them, evenly spaced. With x the embeddings, z = x / ‖x‖, and s the singular values of the matrix
+    x, p = s / sum(s):
 
         std         mean over dimensions of the standard deviation of z, times sqrt(D): 1 isotropic, 0 collapsed (1)
         rank        effective rank exp(-sum p log p) of x less its mean: 1 to D, and 0 when nothing varies (2)
@@ -71,13 +72,19 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    """Compute them from the smaller Gram matrix: several times faster than an SVD, and exact enough in float64."""
+    """Compute singular values from the smaller Gram matrix.
+
+    Several times faster than an SVD, and exact enough in float64.
+    """
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
 
 
 def _perplexity(values: Tensor, noise: Tensor) -> float:
-    """Return exp of the entropy of the values above the noise; 0 if no value is."""
+    """Return exp of the entropy of the values.
+
+    Only values above the noise count; 0 if there is none.
+    """
     values = values[values > noise]
     share = values / values.sum()
     return torch.special.entr(share).sum().exp().item() if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""Weighted k nearest neighbours: how often near features share a class. Nothing is trained."""
+"""Weighted k nearest neighbours; nothing is trained."""
 
 from typing import Annotated, ClassVar
 
@@ -38,9 +38,10 @@ class KNN(Evaluator):
 
 
 def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.1) -> dict[str, float]:
-    """Compute the accuracy of the weighted kNN classifier on L2-normalised features.
+    """Compute the accuracy of weighted kNN.
 
-    Each of the k training images most similar to a test image votes for its class with weight
+    On L2-normalised features. Each of the k training images most similar to a test image votes for its class with
+    weight
 
         exp( cos(train image, test image) / T )
 

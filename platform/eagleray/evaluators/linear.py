@@ -1,4 +1,6 @@
-"""The linear probe: multinomial logistic regression on frozen features, by L-BFGS in whitened coordinates.
+"""The linear probe: logistic regression on frozen features.
+
+Multinomial, fitted by L-BFGS in whitened coordinates:
 
     minimise over W and b:   mean of -log softmax(W x + b)[label]  +  penalty / 2 · ‖W‖²
 
@@ -55,7 +57,7 @@ def linear(
     seed: int = 0,
     iterations: int = 20,
 ) -> dict[str, float]:
-    """Train a linear classifier on the features and compute its accuracy.
+    """Train a linear classifier and compute its accuracy.
 
     The penalty is the one whose fit gives held-out labels the highest likelihood (accuracy would tie on few
     images). The held-out images are `validation`, or else a fifth of the training images, the same share of every
@@ -98,7 +100,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Standard:
-    """Statistics that standardise features. A dimension that does not vary gets weight 0."""
+    """Statistics that standardise features.
+
+    A dimension that does not vary gets weight 0.
+    """
 
     mean: Tensor  # [D]
     deviation: Tensor  # [D], infinite where the dimension is constant
@@ -114,13 +119,16 @@ class Standard:
         return cls(mean, deviation, x.T @ x / len(x))
 
     def fold(self, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert weights and bias for standardised features into those for the features themselves."""
+        """Convert weights and bias to act on unstandardised features."""
         weights = weights / self.deviation
         return weights, bias - weights @ self.mean
 
 
 def train_probe(train: Features, validation: Features | None = None, *, seed: int = 0, iterations: int = 20) -> Probe:
-    """Choose the penalty, then fit all of `train`; arguments and errors are those of `linear`."""
+    """Choose the penalty, then fit all of `train`.
+
+    Arguments and errors are those of `linear`.
+    """
     labels, width = train.targets(), train.features.shape[1]
     if len(train) < 2 or width > WIDEST:
         raise ConfigError(
@@ -142,7 +150,10 @@ def train_probe(train: Features, validation: Features | None = None, *, seed: in
 def _choose_penalty(
     features: Tensor, targets: Tensor, standard: Standard, classes: Tensor, held_out: Features
 ) -> tuple[float, Solution]:
-    """Return the penalty under which the held-out labels are most likely, and its solution."""
+    """Return the best penalty and its solution.
+
+    Under it the held-out labels are most likely.
+    """
     solution = (features.new_zeros(len(classes), features.shape[1]), features.new_zeros(len(classes)))
     best, lowest = (PENALTIES[0], solution), torch.inf
     for penalty in PENALTIES:  # from strong to weak, each starting where the one before ended
@@ -206,7 +217,10 @@ def fit(
 
 
 def _cross_entropy(features: Tensor, targets: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """Compute the mean cross-entropy and its gradients for weights and bias, in blocks of images."""
+    """Compute the mean cross-entropy and its gradients.
+
+    For weights and bias, in blocks of images.
+    """
     loss = features.new_zeros(())
     weights_gradient, bias_gradient = features.new_zeros(weights.shape), torch.zeros_like(bias)
     rows = max(1, BLOCK // len(weights))
@@ -223,13 +237,19 @@ def _cross_entropy(features: Tensor, targets: Tensor, weights: Tensor, bias: Ten
 
 
 def _sample(targets: Tensor, seed: int) -> Tensor:
-    """Return at most SAMPLE indices sorted by class: every evenly spaced part has the same share of each class."""
+    """Return at most SAMPLE indices, sorted by class.
+
+    Every evenly spaced part has the same share of each class.
+    """
     order = torch.randperm(len(targets), generator=unhashed_generator(seed)).to(targets.device)
     return evenly(order[targets[order].argsort(stable=True)], SAMPLE)
 
 
 def _surprise(probe: Probe, held_out: Features) -> float:
-    """Compute the mean negative log-likelihood of the held-out labels that the probe knows."""
+    """Compute the held-out labels' mean negative log-likelihood.
+
+    Only labels that the probe knows count.
+    """
     known = torch.isin(held_out.targets(), probe.classes)
     logits, labels = probe.logits(held_out.features[known]), held_out.targets()[known]
     return F.cross_entropy(logits, torch.searchsorted(probe.classes, labels)).item()

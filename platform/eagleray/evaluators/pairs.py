@@ -1,4 +1,4 @@
-"""Similarity of two views of one image, compared with views of different images.
+"""Similarity of views of the same and different images.
 
 The pair of views is fixed: SimCLR's view twice, whatever views the method declares and whatever `augment` changes. So
 the numbers are comparable across methods.
@@ -43,9 +43,9 @@ class Pairs(Evaluator):
 
 
 def pairs(views: Sequence[Tensor]) -> dict[str, float]:
-    """Compute metrics of pairs of embeddings, one [N, D] for each view of the same N images.
+    """Compute metrics of pairs of embeddings.
 
-    With z = x / ‖x‖:
+    One [N, D] for each view of the same N images. With z = x / ‖x‖:
 
         positive   mean cosine of two views of one image
         negative   mean cosine of views of different images; needs at least two images
