@@ -7,7 +7,7 @@ file imports no torch.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from eagleray.contracts.features import Features
     from eagleray.contracts.method import Method
     from eagleray.contracts.view import View
-    from eagleray.data.images import Data, Images
+
+
+Data = Any  # a `data.images.Data`, and the images of one of its splits: contracts know nothing of folders above them
+Images = Any
 
 
 class Encodings(Protocol):
@@ -39,7 +42,7 @@ class Encodings(Protocol):
         ...
 
     @property
-    def data(self) -> "Data":
+    def data(self) -> Data:
         """The images themselves."""
         ...
 
@@ -77,7 +80,7 @@ class Encodings(Protocol):
         """
         ...
 
-    def of(self, images: "Images", by: "Callable[[Tensor], Tensor] | None" = None) -> "Features":
+    def of(self, images: Images, by: "Callable[[Tensor], Tensor] | None" = None) -> "Features":
         """Encode any images.
 
         The network does it, or `by`, a function of its inputs [N, C, H, W] -> [N, D].

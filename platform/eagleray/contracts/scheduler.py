@@ -5,12 +5,11 @@ It ends or changes trials while they run. This file imports no ray. A scheduler 
 a sweep file is checked without ray.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from eagleray.config import Sweep
+Sweep = Any  # a `config.Sweep`: contracts know nothing of the folders above them
 
 
 class Scheduler:
@@ -22,7 +21,7 @@ class Scheduler:
     compares: ClassVar[bool] = True  # trials after every epoch, by the sweep's metric; `grace` then has an effect
     changes: ClassVar[bool] = False  # settings of trials while they run
 
-    def build(self, sweep: "Sweep", epochs: int, begun: int) -> Any:
+    def build(self, sweep: Sweep, epochs: int, begun: int) -> Any:
         """Return Ray Tune's scheduler.
 
         Args:

@@ -6,13 +6,11 @@ sweep file is checked without ray.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from eagleray.config import Sweep
-
+Sweep = Any  # a `config.Sweep`: contracts know nothing of the folders above them
 Values = dict[str, Any]  # what is varied, by key
 
 
@@ -25,14 +23,14 @@ class Search:
     tries_all: ClassVar[bool] = False  # combinations of listed values, so every key needs a list; `trials` may limit it
     learns: ClassVar[bool] = False  # chooses a point by the results of others, so none is known from the start
 
-    def assignments(self, sweep: "Sweep") -> list[Values]:
+    def assignments(self, sweep: Sweep) -> list[Values]:
         """Return the points, if the search does not learn.
 
         They are a function of the sweep file alone.
         """
         raise NotImplementedError
 
-    def build(self, sweep: "Sweep", config: Callable[[Any], Values], past: Mapping[int, Values]) -> Any:
+    def build(self, sweep: Sweep, config: Callable[[Any], Values], past: Mapping[int, Values]) -> Any:
         """Return Ray Tune's searcher of a search that learns.
 
         Args:
