@@ -468,7 +468,15 @@ def test_the_trials_of_an_experiment_are_read_from_mlflows_rows():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.95, "0.950"), (0, "0.000"), (6.0312, "6.031"), (12345.6, "1.23e+04"), (1e-5, "1e-05"), (-0.5, "-0.500")],
+    [
+        (0.95, "0.950"),
+        (0, "0.000"),
+        (6.0312, "6.031"),
+        (12345.6, "12,346"),
+        (1.2345e8, "1.23e+08"),
+        (1e-5, "1e-05"),
+        (-0.5, "-0.500"),
+    ],
 )
 def test_numbers_can_be_compared_at_a_glance(value: float, text: str):
     assert number(value) == text

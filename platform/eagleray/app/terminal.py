@@ -236,4 +236,10 @@ def _state(state: str) -> Text:
 
 def _is_number(cell: RenderableType) -> bool:
     text = str(cell).partition(" ±")[0].partition("/")[0]
-    return text in ("", "–") or text.replace(".", "", 1).replace("-", "").replace("e", "").isdigit()
+    if text in ("", "–"):
+        return True
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return False
+    return True
