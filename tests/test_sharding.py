@@ -90,8 +90,8 @@ def trained(run: Run, directory: Path) -> dict[str, Tensor]:
     differs with the number of workers, and AdamW makes a whole step of it.
     """
     with pytest.MonkeyPatch.context() as patch:
-        laid = BatchLoader._laid
-        patch.setattr(BatchLoader, "_laid", lambda self, images: laid(self, images).double())
+        laid = BatchLoader._in_layout
+        patch.setattr(BatchLoader, "_in_layout", lambda self, images: laid(self, images).double())
         patch.setattr(assemble, "build_method", lambda run, info: build_method(run, info).double())
         *_, last = train(run, directory)
     assert last.checkpoint is not None
