@@ -18,6 +18,8 @@ from eagleray.runs.assemble import build_method, fitted
 from eagleray.runs.checkpoint import load_checkpoint
 from two_processes import processes
 
+pytestmark = pytest.mark.slow  # starts up to four processes
+
 # A step has twelve images, which two, three and four workers can share; three steps are an epoch.
 SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear.when=never", "evaluate.knn.k=5"]
 VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]

@@ -71,6 +71,7 @@ def test_frozen_statistics_are_restored_after_an_error():
     )
 
 
+@pytest.mark.slow
 def test_frozen_statistics_of_two_workers_are_those_of_one():
     alone = passes()
     for worker in two_processes(passes):
@@ -148,6 +149,7 @@ def shared_players() -> dict[str, Tensor]:
     return {name: p.grad for name, p in players.named_parameters()}
 
 
+@pytest.mark.slow
 def test_two_workers_give_two_players_the_gradients_of_one():
     alone = shared_players()
     for worker in two_processes(shared_players):

@@ -238,6 +238,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: said[lab] for name, lab in labs.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ordinary_python_works_or_is_refused_for_the_true_reason(name: str, answers: dict[str, Any]):
     _, *expected = CASES[name]

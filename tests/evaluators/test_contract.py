@@ -106,6 +106,7 @@ def a_sweep(**changes: Any) -> Sweep:
     return validated(Sweep, tree)
 
 
+@pytest.mark.slow
 def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     """In the run, the terminal, a sweep by it, its leaderboard, the pages, and MLflow."""
     sweep = a_sweep(metric="participation", floor=[])
