@@ -1,0 +1,79 @@
+"""What the commands share: the app, arguments, output."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from eagleray.config.nested import parse_override
+from eagleray.contracts.errors import ConfigError
+
+app = typer.Typer(
+    help="Find out which self-supervised method, and which settings, give the best representation for your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+if not console.is_terminal:
+    console = Console(width=160)  # a file or a pipe has no width of its own
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file, and settings that override it"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="continue the newest one that was interrupted")]
+Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of a Ray cluster to run on")]
+
+
+def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
+    """Separate the run file, if given, from the settings."""
+    arguments = arguments or []
+    files = [text for text in arguments if "=" not in text or Path(text).is_file()]
+    if len(files) > 1:
+        raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
+    if files and not Path(files[0]).is_file():
+        raise ConfigError(f"there is no file {files[0]}; settings are written key=value, for example method=simclr")
+    return (Path(files[0]) if files else None), [text for text in arguments if text not in files]
+
+
+def only_settings(arguments: list[str] | None) -> list[str]:
+    for text in arguments or []:
+        parse_override(text)  # raises if it is not a setting
+    return arguments or []
+
+
+def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
+    from eagleray.tracking import ui_command
+
+    width = max(map(len, places))
+    for name, path in places.items():
+        if path.exists():
+            say(f"{name:<{width}}  {path}")
+    if unsent:
+        say(unsent)
+    say(f"To compare runs in a browser: {ui_command(uri)}")
+
+
+def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
+    again = shlex.join(["eagleray", command, *(arguments or []), "--resume"])
+    print(f"eagleray: stopped; nothing is lost. To continue: {again}", file=sys.stderr)
+    raise typer.Exit(130)
+
+
+def say(text: str) -> None:
+    """Print plain text without wrapping.
+
+    Paths and addresses can then be copied.
+    """
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    print(f"eagleray: {sentence}", file=sys.stderr)
+    raise SystemExit(code)
