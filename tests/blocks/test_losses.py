@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from eagleray.blocks import losses
-from eagleray.blocks.distributed import all_reduce_mean, rank, world_size
+from eagleray.blocks.distributed import rank, world_size
 from eagleray.blocks.losses import cosine_loss, cross_view_loss, info_nce, nt_xent, squared_norm_of_product
+from gradients import assert_two_are_one, of_own_part, with_gradients
 from two_processes import two_processes
 
 
@@ -29,12 +30,6 @@ def equation_one(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         scores = [(z[i] @ z[k] / temperature).exp() for k in range(2 * count)]
         loss = loss - torch.log(scores[j] / sum(score for k, score in enumerate(scores) if k != i))
     return loss / (2 * count)
-
-
-def with_gradients(loss_of, *inputs: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    loss = loss_of(*leaves)
-    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
 @pytest.fixture(params=[2**21, 30], ids=["one block", "blocks of three rows"])
@@ -125,20 +120,13 @@ def test_nt_xent_holds_no_square_matrix():
     assert max(event.self_cpu_memory_usage for event in profile.events()) < 4 * (2 * 1024) ** 2
 
 
-def of_the_own_part() -> list[Tensor]:
-    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
-    first, second = (x.chunk(world_size())[rank()] for x in embeddings(6, 4))
-    loss, *gradients = with_gradients(lambda a, b: nt_xent(a, b, 0.2), first, second)
-    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+def own_part() -> list[Tensor]:
+    return of_own_part(lambda a, b: nt_xent(a, b, 0.2), *embeddings(6, 4))
 
 
 @pytest.mark.slow
 def test_nt_xent_of_two_workers_is_that_of_one():
-    left, right = two_processes(of_the_own_part)
-    loss, *gradients = of_the_own_part()
-    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
-    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
-    torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)
+    assert_two_are_one(own_part)
 
 
 def test_cosine_loss_is_the_squared_distance_on_the_sphere():
@@ -260,21 +248,14 @@ def test_a_queue_may_be_overwritten_before_the_backward_pass():
     torch.testing.assert_close(with_gradients(loss_of, first, second), expected)
 
 
-def info_nce_of_the_own_part(with_queue: bool) -> list[Tensor]:
-    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
-    pair = (x.chunk(world_size())[rank()] for x in embeddings(6, 4))
-    loss, *gradients = with_gradients(lambda a, b: info_nce(a, b, 0.2, queued() if with_queue else None), *pair)
-    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+def info_nce_own_part(with_queue: bool) -> list[Tensor]:
+    return of_own_part(lambda a, b: info_nce(a, b, 0.2, queued() if with_queue else None), *embeddings(6, 4))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_queue", [False, True], ids=["batch", "queue"])
 def test_info_nce_of_two_workers_is_that_of_one(with_queue: bool):
-    left, right = two_processes(info_nce_of_the_own_part, with_queue)
-    loss, *gradients = info_nce_of_the_own_part(with_queue)
-    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
-    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
-    torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)
+    assert_two_are_one(info_nce_own_part, with_queue)
 
 
 def views_of(count: int, width: int, views: int) -> tuple[Tensor, Tensor]:

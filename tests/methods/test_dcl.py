@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from eagleray.blocks.distributed import all_reduce_mean, rank, world_size
 from eagleray.blocks.losses import nt_xent
 from eagleray_methods.dcl import DCL, decoupled_loss
+from gradients import assert_two_are_one, of_own_part, with_gradients
 from method_cases import NOW, batch_of, small
-from two_processes import two_processes
 
 SMALL = ["method.hidden=16"]
 SIGMAS = pytest.mark.parametrize("sigma", [None, 0.5], ids=["dcl", "dclw"])
@@ -20,12 +19,6 @@ def pair(count: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
     first = torch.randn(count, 6, dtype=dtype, generator=draw)
     first[count // 2 :] = first[count // 2 :] * 3 + 1
     return first, first + 0.8 * torch.randn(count, 6, dtype=dtype, generator=draw)
-
-
-def with_gradients(loss_of, *inputs: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    loss = loss_of(*leaves)
-    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
 def equation_six(first: Tensor, second: Tensor, temperature: float, sigma: float | None) -> Tensor:
@@ -61,21 +54,14 @@ def test_decoupled_loss_is_lightlys(sigma: float | None):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def of_the_own_part(sigma: float | None) -> list[Tensor]:
-    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
-    first, second = (x.chunk(world_size())[rank()] for x in pair(6))
-    loss, *gradients = with_gradients(lambda a, b: decoupled_loss(a, b, 0.2, sigma), first, second)
-    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+def own_part(sigma: float | None) -> list[Tensor]:
+    return of_own_part(lambda a, b: decoupled_loss(a, b, 0.2, sigma), *pair(6))
 
 
 @pytest.mark.slow
 @SIGMAS
 def test_two_workers_compute_the_loss_of_one(sigma: float | None):
-    left, right = two_processes(of_the_own_part, sigma)
-    loss, *gradients = of_the_own_part(sigma)
-    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
-    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
-    torch.testing.assert_close(joined, gradients, rtol=1e-10, atol=1e-10)
+    assert_two_are_one(own_part, sigma)
 
 
 @SIGMAS

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from eagleray.blocks.distributed import all_reduce_mean, rank, world_size
 from eagleray_methods.vicreg import vicreg_terms
+from gradients import assert_two_are_one, of_own_part, with_gradients
 from method_cases import NOW, batch_of, small
-from two_processes import two_processes
 
 SMALL = ["method.hidden=16", "method.projection=16"]
 SHAPES = [(24, 6), (6, 24)]  # through the features' matrix, through the images' matrix
@@ -21,12 +20,6 @@ def embeddings(count: int, width: int, dtype: torch.dtype = torch.float64) -> tu
     first[:, 1] += first[:, 0]
     first[:, 2:4] *= 0.1
     return first, first + 0.3 * torch.randn(count, width, dtype=dtype, generator=generator)
-
-
-def with_gradients(loss_of, *inputs: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    loss = loss_of(*leaves)
-    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
 def weighted(first: Tensor, second: Tensor) -> Tensor:
@@ -98,21 +91,14 @@ def test_vicreg_is_float32_inside_bf16_autocast(shape: tuple[int, int]):
     torch.testing.assert_close(terms, vicreg_terms(first.float(), second.float()), rtol=1e-6, atol=1e-6)
 
 
-def of_the_own_part(count: int, width: int) -> list[Tensor]:
-    """Mean over workers of the loss, and its gradient for this worker's embeddings."""
-    pair = (x.chunk(world_size())[rank()] for x in embeddings(count, width))
-    loss, *gradients = with_gradients(weighted, *pair)
-    return [all_reduce_mean(loss), *(gradient / world_size() for gradient in gradients)]
+def own_part(count: int, width: int) -> list[Tensor]:
+    return of_own_part(weighted, *embeddings(count, width))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_vicreg_of_two_workers_is_that_of_one(shape: tuple[int, int]):
-    left, right = two_processes(of_the_own_part, *shape)
-    loss, *gradients = of_the_own_part(*shape)
-    torch.testing.assert_close([left[0], right[0]], [loss, loss], rtol=1e-10, atol=1e-10)
-    joined = [torch.cat(parts) for parts in zip(left[1:], right[1:], strict=True)]
-    torch.testing.assert_close(joined, gradients, rtol=1e-9, atol=1e-10)
+    assert_two_are_one(own_part, *shape, rtol=1e-9)
 
 
 def test_vicreg_weighs_and_reports_its_terms():
