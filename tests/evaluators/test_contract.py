@@ -60,7 +60,7 @@ class Participation(Evaluator):
     config: Config
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:
-        values = torch.linalg.eigvalsh(encodings.shown.features.T.cov()).clamp_min(0) ** self.config.power
+        values = torch.linalg.eigvalsh(encodings.evaluated.features.T.cov()).clamp_min(0) ** self.config.power
         return {"participation": (values.sum() ** 2 / values.square().sum()).item()}
 '''
 

@@ -57,7 +57,7 @@ class Encodings(Protocol):
         ...
 
     @property
-    def shown(self) -> "Features":
+    def evaluated(self) -> "Features":
         """The evaluated images.
 
         They are the validation or test set; without either, the training images.
@@ -65,10 +65,10 @@ class Encodings(Protocol):
         ...
 
     @property
-    def chosen_on(self) -> "Features | None":
+    def validation(self) -> "Features | None":
         """Images to choose a setting on, or None.
 
-        They are given where `shown` is the test set, which must not be used for that.
+        They are given where `evaluated` is the test set, which must not be used for that.
         """
         ...
 

@@ -30,7 +30,7 @@ class Collapse(Evaluator):
     }
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return collapse(encodings.shown.features)
+        return collapse(encodings.evaluated.features)
 
 
 def collapse(embeddings: Tensor) -> dict[str, float]:

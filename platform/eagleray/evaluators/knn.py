@@ -34,7 +34,7 @@ class KNN(Evaluator):
     config: Config
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return knn(encodings.train, encodings.shown, k=self.config.k, temperature=self.config.temperature)
+        return knn(encodings.train, encodings.evaluated, k=self.config.k, temperature=self.config.temperature)
 
 
 def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.1) -> dict[str, float]:

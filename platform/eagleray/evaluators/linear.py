@@ -46,7 +46,7 @@ class Linear(Evaluator):
     when: ClassVar[When] = "end"
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return linear(encodings.train, encodings.shown, validation=encodings.chosen_on, seed=encodings.seed)
+        return linear(encodings.train, encodings.evaluated, validation=encodings.validation, seed=encodings.seed)
 
 
 def linear(

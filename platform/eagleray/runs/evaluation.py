@@ -130,8 +130,8 @@ class Encoded:
     encode: Encode
     method: Method | None
     autocast: AbstractContextManager
-    evaluated: Images
-    chooser: Images | None = None
+    images: Images  # the evaluated ones
+    chosen_by: Images | None = None
     known: dict[tuple[Images, Encode], Features] = field(default_factory=dict)  # encoded already
 
     @property
@@ -151,17 +151,17 @@ class Encoded:
         return self.of(self.data.train)
 
     @property
-    def shown(self) -> Features:
-        return self.of(self.evaluated)
+    def evaluated(self) -> Features:
+        return self.of(self.images)
 
     @property
-    def chosen_on(self) -> Features | None:
-        return None if self.chooser is None else self.of(self.chooser)
+    def validation(self) -> Features | None:
+        return None if self.chosen_by is None else self.of(self.chosen_by)
 
     @property
     def logits(self) -> Features:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
-        return self.of(self.evaluated, self.method.classify)
+        return self.of(self.images, self.method.classify)
 
     def of(self, images: Images, by: Encode | None = None) -> Features:
         key = (images, by or self.encode)
@@ -171,21 +171,21 @@ class Encoded:
         return self.known[key]
 
     def views(self, views: Sequence[View], most: int) -> list[Features]:
-        places = evenly(torch.arange(len(self.evaluated)), most)
-        batches = self.evaluated.batches(list(places.split(VIEWED)))
+        places = evenly(torch.arange(len(self.images)), most)
+        batches = self.images.batches(list(places.split(VIEWED)))
         parts: list[list[Tensor]] = [[] for _ in views]
         with torch.no_grad(), self.autocast:
             for number, batch in enumerate(batches):
                 for part, view in zip(parts, self.evaluation.loader.fixed(batch, views, number), strict=True):
                     part.append(self.encode(view).float())
-        return [_labelled(torch.cat(part), self.evaluated.only(places.numpy())) for part in parts]
+        return [_labelled(torch.cat(part), self.images.only(places.numpy())) for part in parts]
 
-    def on(self, evaluated: Images, *, chosen_by: Images | None) -> "Encoded":
+    def on(self, images: Images, *, chosen_by: Images | None) -> "Encoded":
         """Return the same network, evaluated on other images.
 
         Features computed before are kept.
         """
-        return replace(self, evaluated=evaluated, chooser=chosen_by)
+        return replace(self, images=images, chosen_by=chosen_by)
 
 
 def _labelled(features: Tensor, images: Images) -> Features:
