@@ -201,7 +201,7 @@ def t_quantile(free: float) -> float:
 
 
 def _shared(seeds: Sequence[object], points: Sequence[object]) -> bool:
-    """Whether some seed is that of several points.
+    """Return whether some seed is that of several points.
 
     Only then can a seed's effect be told from a point's.
     """
