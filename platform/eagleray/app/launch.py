@@ -20,9 +20,10 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
-from eagleray.report.analysis import Analysis, analyse, trials_of
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.text import csv_text, finding, markdown, runs_csv
+from eagleray.report.trials import trials_of
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export

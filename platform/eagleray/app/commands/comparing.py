@@ -28,8 +28,9 @@ def compare(
         raise ConfigError(f"--mode {mode} is neither max nor min")
     uri = load_run(None, only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.analysis import analyse, trials_of_rows
+    from eagleray.report.analysis import analyse
     from eagleray.report.text import finding
+    from eagleray.report.trials import trials_of_rows
     from eagleray.tracking import compare_url, rows, ui_base
 
     runs = rows(experiment, uri)
