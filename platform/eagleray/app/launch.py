@@ -16,6 +16,8 @@ import torch
 
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.metrics import meanings
+from eagleray.config.run import leaves
+from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
-NO_PARAMS = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections of a run file
 MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
 
 
@@ -68,7 +69,7 @@ def newest_unfinished(folder: Path) -> Path:
     raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
 
 
-def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
+def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
     """Return the run that was started in a directory.
 
     Raises:
@@ -76,8 +77,8 @@ def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
     """
     run = recorded_run(Record.open(directory))
     # Compare resolved values: in them a relative path has become an absolute one.
-    now, before = flat(validated(Run, settings).file()), flat(run.file())
-    _check_same(directory, {key: now[key] for key in flat(settings) if key in before and key in now}, before)
+    now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
+    _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
     return run
 
 
@@ -88,7 +89,7 @@ def check_same_sweep(sweep: Sweep, directory: Path) -> None:
         ConfigError: a setting differs.
     """
     now, before = (
-        flat({key: value for key, value in file.items() if key not in MAY_CHANGE})
+        dict(leaves({key: value for key, value in file.items() if key not in MAY_CHANGE}))
         for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
     )
     _check_same(directory, {key: now.get(key) for key in {**before, **now}}, before)
@@ -119,7 +120,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             directory,
             name=directory.name,
             experiment=run.tracking.experiment,
-            params=params(run),
+            params=settings(run),
             run=run.file(),
             meanings=meanings(run),
             uri=run.tracking.uri,
@@ -215,23 +216,6 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
     parent.finish("finished", summary=numbers)
     return analysis
-
-
-def params(run: Run) -> dict[str, Any]:
-    """Return the settings to compare, with dotted keys.
-
-    Unset ones are left out.
-    """
-    file = {key: value for key, value in run.file().items() if key not in NO_PARAMS}
-    return {key: value for key, value in flat(file).items() if value is not None}
-
-
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Flatten a tree to dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return leaves
 
 
 def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ class Record:
         When it is resumed, key, start and tags stay, and the status is removed.
 
         Args:
-            params: flat, with dotted keys (`method.temperature`): what tables show and compare.
+            params: all settings, flat, with dotted keys (`method.temperature`): what tables show and compare.
             run: the resolved run file, plain values only; written to run.yaml.
             meanings: of each metric that the run may report.
             uri: the MLflow store it belongs to; by default the parent's. A password in it is removed, because
@@ -129,6 +129,23 @@ class Record:
     def kind(self) -> str:
         """`sweep`, `trial` or `floor` of a sweep, or a single `run`."""
         return self.tags.get("kind", "run")
+
+    @property
+    def varied(self) -> dict[str, Any]:
+        """The values of the keys that its sweep varies."""
+        keys = self.tags.get("varied", "").split() if self.kind == "trial" else []
+        return {key: self.params.get(key) for key in keys}
+
+    @property
+    def title(self) -> str:
+        """Its name in MLflow's tables, where no folder says what it is.
+
+        A trial is named with its varied values, a sweep with its start, as its directory is.
+        """
+        if self.kind == "sweep":
+            return f"{self.name}/{self.directory.name}"
+        values = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in self.varied.items() if key != "run"]
+        return " ".join([self.name, *values])
 
     # Writing: only by the run itself
 
@@ -339,6 +356,10 @@ def _now() -> int:
 def _jsonable(value: float) -> float | str:
     number = float(value)
     return number if math.isfinite(number) else str(number)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
