@@ -5,13 +5,14 @@ Where there is no terminal, plain lines are printed.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,7 @@ from eagleray.report.text import leaderboard_table
 if TYPE_CHECKING:
     from eagleray.contracts.report import Report
 
+UNLIMITED = Console(width=10_000)  # to measure tables
 ENDED = ("finished", "stopped", "collapsed", "failed")
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
 WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
@@ -41,16 +43,40 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Ta
     return result
 
 
-def leaderboard(analysis: Analysis) -> Table:
+def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = True) -> Table | Text:
     """Return a sweep's leaderboard as a table.
 
     Floors are in italics, states in colour.
+
+    Args:
+        analysis: of the sweep.
+        width: if it is too narrow, columns of other metrics are left out; then each row becomes a line. None: no limit.
+        ranked: whether the metric ranks the rows.
     """
     heads, lines = leaderboard_table(analysis)
+    others = {name for row in analysis.rows for name in row.metrics}
+    whole = [place for place in range(len(heads)) if ranked or place > 0]
+    narrow = [place for place in whole if heads[place] not in others]
+    for places in (whole, narrow):
+        board = _board(analysis, [heads[place] for place in places], [[line[p] for p in places] for line in lines])
+        if width is None or Measurement.get(UNLIMITED, UNLIMITED.options, board).maximum <= width:
+            return board
+    varied = set(analysis.varied)
+    return Text("\n".join(_as_line(heads[whole[0] :], line[whole[0] :], varied) for line in lines), overflow="fold")
+
+
+def _board(analysis: Analysis, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
     for line, row in zip(result.rows, analysis.rows, strict=True):
         line.style = "italic dim" if row.floor else None
     return result
+
+
+def _as_line(heads: Sequence[str], line: Sequence[str], varied: Collection[str]) -> str:
+    """Write a row as words: `1 003 knn 0.9 finished lr=0.1`."""
+    cells = [(head, cell) for head, cell in zip(heads, line, strict=True) if cell]
+    words = [cell if head in WHOLE else f"{head} {cell}" for head, cell in cells if head not in varied]
+    return "  ".join([*words, *(f"{head}={cell}" for head, cell in cells if head in varied)])
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:

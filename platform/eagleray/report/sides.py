@@ -1,0 +1,51 @@
+"""What a comparison of several sweeps says, and what it cannot say."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from statistics import fmean
+
+from eagleray.report.analysis import Analysis, Row
+from eagleray.report.text import SIGNIFICANT, finding
+from eagleray.report.trials import Comparison, Group
+from eagleray.report.variance import paired_t_test
+
+
+def conclusion(comparison: Comparison, analysis: Analysis) -> str:
+    """Return the finding, or why there is none."""
+    if comparison.obstacle:
+        return f"No finding: {comparison.obstacle}, so their {analysis.metric} cannot be ranked."
+    return finding(analysis)
+
+
+def best_against_best(comparison: Comparison, analysis: Analysis) -> Iterator[str]:
+    """Yield a sentence for each pair of sweeps: whose best point is better.
+
+    Seed by seed, because runs of one seed share their validation images. The best were chosen by the same numbers, so
+    the p-value is a little too small; it is corrected for the number of pairs (Bonferroni).
+    """
+    if comparison.obstacle:
+        return
+    sign = 1 if analysis.mode == "max" else -1
+    best = [(group.name, row) for group in comparison.groups if (row := _best(comparison, analysis, group))]
+    pairs = list(combinations(best, 2))
+    for (a, first), (b, second) in pairs:
+        if first is second:
+            yield f"{a} and {b} have the same best point, {first.name}."
+            continue
+        mine, its = (dict(zip(row.seeds, row.values, strict=True)) for row in (first, second))
+        gains = [sign * (mine[seed] - its[seed]) for seed in mine if seed in its and seed is not None]
+        p_value = None if (raw := paired_t_test(gains)) is None else min(1.0, raw * len(pairs))
+        gain = fmean(gains) if gains else sign * (fmean(first.values) - fmean(second.values))
+        (better, high), (worse, low) = ((a, first), (b, second))[:: 1 if gain >= 0 else -1]
+        tested = "may be noise" if p_value is None else f"p = {p_value:.3f}, paired t test over {len(gains)} seeds"
+        is_level = gain == 0 or (p_value is not None and p_value >= SIGNIFICANT)
+        words = "is level with" if is_level else "is above" if p_value is None else "is better than"
+        yield (
+            f"the best of {better} ({high.name}, {analysis.metric} {high.measured}) {words} the best of {worse} "
+            f"({low.name}, {low.measured}; {tested})."
+        )
+
+
+def _best(comparison: Comparison, analysis: Analysis, group: Group) -> Row | None:
+    names = {trial.name for trial, of in zip(comparison.trials, comparison.owners, strict=True) if group.name in of}
+    return next((row for row in analysis.tried if names & set(row.runs)), None)
