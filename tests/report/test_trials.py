@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.recorded import Recorded, from_directory, from_mlflow
-from eagleray.report.sides import best_against_best, conclusion
+from eagleray.report.sides import best_against_best, conclusions
 from eagleray.report.text import finding
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
 from eagleray.runs.record import Record
@@ -64,9 +64,7 @@ def test_the_newest_sweep_of_an_experiment_is_the_unit_and_the_others_are_named(
     everything = [run("alone", 0.9), *(each for group in (newer, older) for each in (group.sweep, *group.runs) if each)]
     found = group_of("s", everything)
     assert (found.name, [each.key for each in found.runs]) == ("s/2", ["s/2 0 0"])
-    assert found.note == (
-        "s has 2 sweeps and 1 runs outside sweeps; this is the newest sweep, s/2. By name: s/1, alone"
-    )
+    assert found.note == ("s has 2 sweeps and 1 run outside sweeps; this is the newest sweep, s/2. By name: s/1, alone")
     assert (found.metric, found.mode, found.varied) == ("knn", "max", ("t",))
     assert newer.note == ""
 
@@ -128,9 +126,9 @@ def test_other_budgets_and_other_data_are_neither_averaged_nor_ranked():
     found = compared([group_of("e", runs)])
     assert [values for _, _, values in cells(found)] == [(0.9,), (0.8,), (0.3,)]
     assert set(found.varied) == {"epochs", "data.root"}
-    assert conclusion(found, board(found)) == (
-        "No finding: these runs differ in data.root, epochs, so their knn cannot be ranked."
-    )
+    assert list(conclusions(found, board(found))) == [
+        "No finding over all: these runs differ in data.root, epochs, so their knn cannot be ranked."
+    ]
 
 
 def test_a_budget_that_is_all_that_differs_is_what_is_compared():
@@ -138,6 +136,15 @@ def test_a_budget_that_is_all_that_differs_is_what_is_compared():
     assert (found.varied, found.obstacle) == (["epochs"], "")
     images = compared([group_of("e", [run("a", 0.8), run("b", 0.3, **{"data.root": "/x"})])])
     assert images.obstacle == "these runs differ in data.root"
+
+
+def test_a_setting_of_another_method_is_a_dash_and_an_unset_one_is_the_default():
+    simclr = {"method.name": "simclr", "method.temperature": 0.2}
+    runs = [run("a", 0.8, **simclr, **{"augment.flip": 0.5}), run("b", 0.7, **{**simclr, "method.temperature": 0.3})]
+    found = compared([group_of("e", [*runs, run("c", 0.6, **{"method.name": "byol"})])])
+    assert [tuple(params.values()) for _, params, _ in cells(found)] == [
+        ("simclr", 0.2, 0.5), ("simclr", 0.3, None), ("byol", "–", None),
+    ]  # fmt: skip
 
 
 def test_what_a_name_decides_needs_no_column():
@@ -189,10 +196,22 @@ def test_a_best_point_that_two_sweeps_have_is_the_best_of_both():
 
 
 def test_sweeps_with_other_budgets_are_shown_but_not_judged():
-    found = compared([a_sweep("a/1", {0.1: [0.8], 0.2: [0.7]}), a_sweep("b/1", {0.1: [0.9], 0.2: [0.8]}, epochs=8)])
+    groups = [a_sweep("a/1", {0.1: [0.8], 0.2: [0.7]}), a_sweep("b/1", {0.1: [0.9], 0.2: [0.8]}, epochs=8)]
+    found = compared(groups)
     assert [values for _, _, values in cells(found)] == [(0.9,), (0.8,), (0.8,), (0.7,)]
-    assert conclusion(found, board(found)).startswith("No finding: these runs differ in epochs")
-    assert list(best_against_best(found, board(found))) == []
+    assert list(conclusions(found, board(found))) == [
+        "No finding over all: these runs differ in epochs, so their knn cannot be ranked.",
+        *(f"{group.name}: {finding(board(compared([group])))}" for group in groups),
+    ]
+
+
+def test_sweeps_with_one_question_have_one_finding_and_others_have_each_their_own():
+    first, second = a_sweep("a/1", {0.1: [0.8, 0.7], 0.2: [0.7, 0.6]}), a_sweep("b/1", {0.3: [0.5, 0.4]})
+    one = compared([first, second])
+    assert next(conclusions(one, board(one))) == finding(board(one))
+    other = a_sweep("c/1", {32: [0.5, 0.4], 128: [0.3, 0.4]}, key="batch_size")
+    two = compared([first, other])
+    assert [sentence.partition(":")[0] for sentence in conclusions(two, board(two))][:2] == ["a/1", "c/1"]
 
 
 def test_seeds_of_one_point_may_come_from_two_sweeps():

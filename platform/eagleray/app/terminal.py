@@ -89,9 +89,13 @@ def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """Shorten dotted keys to their last part, if unique."""
-    lasts = Counter(key.rpartition(".")[2] for key in keys)
-    return [last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys]
+    """Shorten dotted keys to their last part, if unique.
+
+    Of a name it is the part that it names: `method` of `method.name`.
+    """
+    lasts = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
+    counts = Counter(lasts)
+    return [last if counts[last] == 1 else key for key, last in zip(keys, lasts, strict=True)]
 
 
 # --- one run ---------------------------------------------------------------------------------------------------

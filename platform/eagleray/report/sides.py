@@ -4,17 +4,29 @@ from collections.abc import Iterator
 from itertools import combinations
 from statistics import fmean
 
-from eagleray.report.analysis import Analysis, Row
+from eagleray.report.analysis import Analysis, Row, analyse
 from eagleray.report.text import SIGNIFICANT, finding
-from eagleray.report.trials import Comparison, Group
+from eagleray.report.trials import Comparison, Group, compared
 from eagleray.report.variance import paired_t_test
 
 
-def conclusion(comparison: Comparison, analysis: Analysis) -> str:
-    """Return the finding, or why there is none."""
+def conclusions(comparison: Comparison, analysis: Analysis) -> Iterator[str]:
+    """Yield the finding, or why there is none.
+
+    Sweeps that vary other keys answer other questions: each has its own finding.
+    """
+    sweeps = [group for group in comparison.groups if group.sweep]
+    is_one_question = len({frozenset(group.varied) for group in comparison.groups}) == 1
     if comparison.obstacle:
-        return f"No finding: {comparison.obstacle}, so their {analysis.metric} cannot be ranked."
-    return finding(analysis)
+        yield f"No finding over all: {comparison.obstacle}, so their {analysis.metric} cannot be ranked."
+    elif is_one_question:
+        yield finding(analysis)
+    if len(sweeps) > 1 and (comparison.obstacle or not is_one_question):
+        for group in sweeps:
+            one = compared([group])
+            alone = analyse(one.trials, one.varied, analysis.metric, analysis.mode, one.binned, analysis.table)
+            yield f"{group.name}: {finding(alone)}"
+    yield from best_against_best(comparison, analysis)
 
 
 def best_against_best(comparison: Comparison, analysis: Analysis) -> Iterator[str]:

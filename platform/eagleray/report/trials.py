@@ -103,7 +103,7 @@ def of_sweep(parent: Record, varied: Iterable[str]) -> Group:
 
 def _others(name: str, sweeps: Sequence[Recorded], alone: Sequence[Recorded]) -> str:
     parts = [f"{len(sweeps)} sweeps"] if len(sweeps) > 1 else []
-    parts += [f"{len(alone)} runs outside sweeps"] if alone else []
+    parts += [f"{len(alone)} run{'s' * (len(alone) > 1)} outside sweeps"] if alone else []
     if not parts:
         return ""
     names = [run.name for run in [*sweeps[-2::-1], *alone]]
@@ -235,7 +235,7 @@ def _results(
             label = f"{label} of {group.name}"
         yield TrialResult(
             f"{of_group}{run.name}",
-            {} if floor else {key: run.params.get(key) for key in varied},
+            {} if floor else {key: _value(run, key) for key in varied},
             point=labels.setdefault(place, label) if floor else place,
             label=run.tags["label"] if floor else labels.setdefault(place, label),
             seed=run.seed,
@@ -244,6 +244,16 @@ def _results(
             metrics=run.metrics,
             message=run.message,
         )
+
+
+def _value(run: Recorded, key: str) -> Any:
+    """Return the value of a key; None: unset.
+
+    Another method's setting is a dash, not unset.
+    """
+    section = key.partition(".")[0]
+    belongs = f"{section}.name" not in LEADS or run.params.get(key) is not None
+    return run.params.get(key) if belongs else "–"
 
 
 def everything_csv(comparison: Comparison) -> str:

@@ -39,7 +39,7 @@ def compare(
     tracking = load_run(None, settings).tracking
     from eagleray.app.comparison import analysed, links, named
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.sides import best_against_best, conclusion
+    from eagleray.report.sides import conclusions
     from eagleray.report.trials import compared, everything_csv
 
     comparison = compared([named(name, tracking) for name in names])
@@ -51,8 +51,7 @@ def compare(
     for note in comparison.notes:
         say(f"note: {note}")
     console.print(leaderboard(analysis, console.width, ranked=not comparison.obstacle))
-    say(f"\n{conclusion(comparison, analysis)}")
-    for sentence in best_against_best(comparison, analysis):
+    for sentence in ("", *conclusions(comparison, analysis)):
         say(sentence)
     say(f"\nall of it: {csv}" if csv else "\n(--csv FILE writes every run with all settings and metrics)")
     for link in links(comparison, tracking.uri):
