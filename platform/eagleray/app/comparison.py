@@ -49,7 +49,8 @@ def in_directory(path: Path) -> Group:
     if not records:
         raise ConfigError(f"{path} holds no runs; name the directory of a sweep, a run or an experiment")
     newest = next((record for record in records if record.kind == "sweep"), None)
-    return group_of(str(path), [from_directory(each) for each in [*records, *(newest.children() if newest else [])]])
+    family = [*reversed(records), *(newest.children() if newest else [])]
+    return group_of(str(path), [from_directory(each) for each in family])
 
 
 def analysed(comparison: Comparison, metric: str | None = None, mode: str | None = None) -> Analysis:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 UNLIMITED = Console(width=10_000)  # to measure tables
 ENDED = ("finished", "stopped", "collapsed", "failed")
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
-WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
+# Columns that are never broken.
+WHOLE = ("", "trial", "run", "kind", "age", "state", "method", "encoder", "dataset", "setting")
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
@@ -50,33 +51,42 @@ def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = 
 
     Args:
         analysis: of the sweep.
-        width: if it is too narrow, columns of other metrics are left out; then each row becomes a line. None: no limit.
+        width: of the terminal (see `fitted`); None: no limit.
         ranked: whether the metric ranks the rows.
     """
     heads, lines = leaderboard_table(analysis)
-    others = {name for row in analysis.rows for name in row.metrics}
-    whole = [place for place in range(len(heads)) if ranked or place > 0]
-    narrow = [place for place in whole if heads[place] not in others]
-    for places in (whole, narrow):
-        board = _board(analysis, [heads[place] for place in places], [[line[p] for p in places] for line in lines])
-        if width is None or Measurement.get(UNLIMITED, UNLIMITED.options, board).maximum <= width:
-            return board
-    varied = set(analysis.varied)
-    return Text("\n".join(_as_line(heads[whole[0] :], line[whole[0] :], varied) for line in lines), overflow="fold")
-
-
-def _board(analysis: Analysis, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
-    for line, row in zip(result.rows, analysis.rows, strict=True):
-        line.style = "italic dim" if row.floor else None
+    if not ranked:
+        heads, lines = heads[1:], [line[1:] for line in lines]
+    result = fitted(heads, lines, width, optional={name for row in analysis.rows for name in row.metrics})
+    if isinstance(result, Table):
+        for line, row in zip(result.rows, analysis.rows, strict=True):
+            line.style = "italic dim" if row.floor else None
     return result
 
 
-def _as_line(heads: Sequence[str], line: Sequence[str], varied: Collection[str]) -> str:
-    """Write a row as words: `1 003 knn 0.9 finished lr=0.1`."""
+def fitted(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], width: int | None, optional: Collection[str] = ()
+) -> Table | Text:
+    """Return a table of runs that is never cut.
+
+    If it is too wide, its optional columns are left out; if it still is, each row becomes a line of text.
+    """
+    for places in (range(len(heads)), [place for place, head in enumerate(heads) if head not in optional]):
+        cells = [[_cell(heads[place], line[place]) for place in places] for line in lines]
+        result = table(short([heads[place] for place in places]), cells)
+        if width is None or Measurement.get(UNLIMITED, UNLIMITED.options, result).maximum <= width:
+            return result
+    return Text("\n".join(_as_line(heads, line) for line in lines), overflow="fold")
+
+
+def _cell(head: str, text: str) -> RenderableType:
+    return _state(text) if head == "state" else text
+
+
+def _as_line(heads: Sequence[str], line: Sequence[str]) -> str:
+    """Write a row as words: `1  003  knn=0.9  finished`."""
     cells = [(head, cell) for head, cell in zip(heads, line, strict=True) if cell]
-    words = [cell if head in WHOLE else f"{head} {cell}" for head, cell in cells if head not in varied]
-    return "  ".join([*words, *(f"{head}={cell}" for head, cell in cells if head in varied)])
+    return "  ".join(cell if head in WHOLE else f"{head}={cell}" for head, cell in cells)
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:

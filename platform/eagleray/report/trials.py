@@ -74,7 +74,14 @@ class Comparison:
     owners: list[list[str]]  # for each of them, the names of all groups that have its point
     varied: list[str]
     notes: list[str]  # what was left out, and why
-    obstacle: str = ""  # why the runs cannot answer which is better; empty: they can
+    other_task: list[str]  # the differing settings that make the runs measure different things
+    other_budget: list[str]  # those that give them different budgets
+
+    @property
+    def obstacle(self) -> str:
+        """Why no finding can be drawn; empty: it can."""
+        keys = [*self.other_task, *self.other_budget]
+        return f"these runs differ in {', '.join(keys)}" if keys else ""
 
     @property
     def binned(self) -> list[str]:
@@ -131,9 +138,12 @@ def compared(groups: Sequence[Group]) -> Comparison:
         owners.setdefault(_point(group, run), {})[group.name] = None
     members = _without_copies(members, notes)
     runs = [run for _, run in members]
-    varied, obstacle = _what_differs(groups, [run for run in runs if run.kind != "floor"], notes)
+    differing = _differing(groups, [run for run in runs if run.kind != "floor"])
+    is_sweep = len(groups) == 1 and groups[0].sweep is not None
+    varied = list(groups[0].varied) if is_sweep else _columns(differing, notes)
+    task, budget = ([], []) if is_sweep else _incomparable(groups, list(differing))
     trials, of = list(_results(members, varied, groups)), [list(owners[_point(*member)]) for member in members]
-    return Comparison(tuple(groups), trials, runs, of, varied, notes, obstacle)
+    return Comparison(tuple(groups), trials, runs, of, varied, notes, task, budget)
 
 
 def _fitting(group: Group, notes: list[str]) -> Iterator[Recorded]:
@@ -190,37 +200,43 @@ def _without_copies(members: Iterable[tuple[Group, Recorded]], notes: list[str])
     return kept
 
 
-def _what_differs(groups: Sequence[Group], runs: Sequence[Recorded], notes: list[str]) -> tuple[list[str], str]:
-    """Return the keys to compare, and why no finding can be drawn."""
-    if len(groups) == 1 and groups[0].sweep:
-        return list(groups[0].varied), ""
+def _differing(groups: Sequence[Group], runs: Sequence[Recorded]) -> dict[str, list[Any]]:
+    """Return the settings that differ, each with its value in every run.
+
+    Those that sweeps vary come first.
+    """
     tables = [settings_of(run) for run in runs]
     keys = dict.fromkeys(key for group in groups for key in group.varied if key != "run")
     keys |= dict.fromkeys(key for table in tables for key in table)
-    differing = [key for key in keys if len({table.get(key) for table in tables}) > 1]
-    implied = {lead: _implied(lead, differing, tables) for lead in LEADS if lead in differing}
-    notes += [f"{lead} decides also {', '.join(keys)}" for lead, keys in implied.items() if keys]
-    hidden = {key for keys in implied.values() for key in keys}
-    return [key for key in differing if key not in hidden], _obstacle(groups, differing)
+    columns = {key: [table.get(key) for table in tables] for key in keys}
+    return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
 
-def _implied(lead: str, differing: Sequence[str], tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings that are a function of a name."""
-    values = {table.get(lead) for table in tables}
-    return [
-        key
-        for key in differing
-        if key.startswith(LEADS[lead]) and key not in LEADS
-        if len({(table.get(lead), table.get(key)) for table in tables}) == len(values)
-    ]
+def _columns(differing: Mapping[str, list[Any]], notes: list[str]) -> list[str]:
+    """Return the keys to show, without those that a name decides."""
+    decided = dict[str, str]()
+    for lead in (lead for lead in LEADS if lead in differing):
+        values = differing[lead]
+        new = [
+            key
+            for key, others in differing.items()
+            if key.startswith(LEADS[lead]) and key not in LEADS and key not in decided
+            if len(set(zip(values, others, strict=True))) == len(set(values))
+        ]
+        notes += [f"{lead} decides also {', '.join(new)}"] if new else []
+        decided |= dict.fromkeys(new, lead)
+    return [key for key in differing if key not in decided]
 
 
-def _obstacle(groups: Sequence[Group], differing: Sequence[str]) -> str:
-    """Say which differences forbid a finding, if any."""
+def _incomparable(groups: Sequence[Group], differing: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the keys that make tasks and budgets differ.
+
+    What all groups vary is what is asked; so is a budget if nothing else differs.
+    """
     asked = set.intersection(*(set(group.varied) for group in groups))
     task = [key for key in differing if key.startswith(OTHER_TASK) and key not in asked]
-    budget = [key for key in differing if key in OTHER_BUDGET and key not in asked and differing != [key]]
-    return f"these runs differ in {', '.join([*task, *budget])}" if task or budget else ""
+    budget = [key for key in differing if key in OTHER_BUDGET and key not in asked and list(differing) != [key]]
+    return task, budget
 
 
 def _results(
