@@ -18,7 +18,8 @@ from rich.text import Text
 
 from eagleray.config import Run
 from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
-from eagleray.report.analysis import Analysis, number, param_text, spread
+from eagleray.report.analysis import Analysis
+from eagleray.report.numbers import number, param_text, spread
 from eagleray.report.text import leaderboard_table
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def compare(
     uri = load_run(None, only_settings(settings)).tracking.uri
     from eagleray.app.terminal import leaderboard
     from eagleray.report.analysis import analyse, trials_of_rows
-    from eagleray.report.text import finding
+    from eagleray.report.finding import finding
     from eagleray.tracking import compare_url, rows, ui_base
 
     runs = rows(experiment, uri)
