@@ -222,7 +222,7 @@ def share_errors(functions: Sequence[Callable], points: int, repeats: int, seed:
     truth = dict(zip(keys, sobol(functions), strict=True))
     for _ in range(repeats):
         places = rng.random((points, len(keys)))
-        values = sum(each(column) for each, column in zip(functions, places.T, strict=True))
+        values = np.sum([each(column) for each, column in zip(functions, places.T, strict=True)], axis=0)
         trials = [
             trial(number, 0, dict(zip(keys, place.tolist(), strict=True)), float(value))
             for number, (place, value) in enumerate(zip(places, values, strict=True))

@@ -20,7 +20,7 @@ from eagleray.config import Run
 from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
 from eagleray.report.analysis import Analysis
 from eagleray.report.numbers import number, param_text, spread
-from eagleray.report.text import leaderboard_table
+from eagleray.report.text import leaderboard_table, what_intervals_are
 
 if TYPE_CHECKING:
     from eagleray.contracts.report import Report
@@ -49,6 +49,7 @@ def leaderboard(analysis: Analysis) -> Table:
     """
     heads, lines = leaderboard_table(analysis)
     result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
+    result.caption, result.caption_justify = what_intervals_are(analysis), "left"
     for line, row in zip(result.rows, analysis.rows, strict=True):
         line.style = "italic dim" if row.floor else None
     return result
@@ -236,7 +237,7 @@ def _state(state: str) -> Text:
 
 
 def _is_number(cell: RenderableType) -> bool:
-    text = str(cell).partition(" ±")[0].partition("/")[0]
+    text = str(cell).partition(" ±")[0].partition("/")[0].partition(" (no")[0].partition(" of ")[0]
     if text in ("", "–"):
         return True
     try:

@@ -54,8 +54,13 @@ class Row:
     states: Mapping[str, int]  # state -> number of its runs
     values: tuple[float, ...]  # of the metric, one for each run that measured it
     seeds: tuple[int | None, ...]  # of these runs
-    metrics: Mapping[str, float]  # means of all other metrics
+    others: Mapping[str, tuple[float, ...]]  # the same of all other metrics
     floor: str = ""  # its kind; empty: a point of the sweep
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means of all other metrics."""
+        return {name: fmean(values) for name, values in self.others.items()}
 
     @property
     def mean(self) -> float | None:
@@ -297,6 +302,6 @@ def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> 
         states=Counter(run.state for run in runs),
         values=tuple(values.pop(metric, ())),
         seeds=tuple(run.seed for run in runs if metric in run.metrics),
-        metrics={name: fmean(each) for name, each in values.items()},
+        others={name: tuple(each) for name, each in values.items()},
         floor=first.floor,
     )

@@ -14,14 +14,19 @@ ROUNDING = 1e-9  # relative; means that differ by less are equal
 
 
 def finding(analysis: Analysis) -> str:
-    """Return the finding of a sweep in one sentence."""
+    """Return the finding of a sweep in one sentence.
+
+    A second one says what its metric is worth, if that has a caution.
+    """
     if not analysis.tried:
         others = sorted({name for row in analysis.rows for name in row.metrics})
         measured = f"; they measured {', '.join(others)}" if others else ""
         return f"no trial measured {analysis.metric}{measured}."
     effects = analysis.effects.each
     parts = [_what_matters(effects, analysis) if effects else _no_choice(analysis), _against_floors(analysis)]
-    return f"{'; '.join(filter(None, parts))}."
+    metric = analysis.table.get(analysis.metric)
+    caution = f" Mind that {analysis.metric} is no accuracy: {metric.caution}." if metric and metric.caution else ""
+    return f"{'; '.join(filter(None, parts))}.{caution}"
 
 
 def _no_choice(analysis: Analysis) -> str:

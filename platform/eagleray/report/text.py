@@ -5,13 +5,15 @@ A report is one sentence, a page of Markdown, or tables for spreadsheets.
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from eagleray.config.floors import MEANINGS
 from eagleray.config.metrics import headlines, ordered
 from eagleray.report.analysis import Analysis, Row, TrialResult
 from eagleray.report.finding import finding
-from eagleray.report.numbers import number, p_text, param_text, with_margin
+from eagleray.report.means import margin
+from eagleray.report.numbers import p_text, param_text, spread, with_margin
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the rows
 
@@ -21,14 +23,14 @@ def on_test_set(analysis: Analysis) -> str:
 
     Nothing was chosen on it. The metrics of the floors are added.
     """
-    winner = analysis.winner
-    names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
+    if (winner := analysis.winner) is None:
+        return ""
     parts = []
-    for name in names:
-        floors = [f"{row.name} {number(row.metrics[name])}" for row in analysis.floors if name in row.metrics]
+    for name in sorted(name for name in winner.others if name.startswith("test_")):
+        floors = [f"{row.name} {spread(row.others[name])}" for row in analysis.floors if name in row.others]
         compared = f" ({', '.join(floors)})" if floors else ""
-        parts.append(f"{name} {number(winner.metrics[name])}{compared}" if winner else "")
-    return f"The winner ({winner.name}) on the test set: {', '.join(parts)}." if winner and parts else ""
+        parts.append(f"{name} {spread(winner.others[name])}{compared}")
+    return f"The winner ({winner.name}) on the test set: {', '.join(parts)}." if parts else ""
 
 
 def markdown(analysis: Analysis, *, name: str, question: str, picture: str | None, notes: Iterable[str]) -> str:
@@ -53,7 +55,7 @@ def markdown(analysis: Analysis, *, name: str, question: str, picture: str | Non
 def what_intervals_are(analysis: Analysis) -> str:
     """Return a sentence on the leaderboard's numbers."""
     several = any(len(row.values) > 1 for row in analysis.rows)
-    parts = ["±: 95 % t interval of the mean over seeds" if several else "one seed each, so no interval"]
+    parts = ["±: 95 % t interval of the mean over seeds" if several else "One seed each: no interval"]
     if len(analysis.tried) > 1:
         parts.append(f"the best of {len(analysis.tried)} points looks better than it is, because it was chosen for it")
     return f"{'; '.join(parts)}."
@@ -68,7 +70,7 @@ def _effects(analysis: Analysis) -> list[str]:
             f"The keys act together ({p_text(effects.interaction)}, F test of lack of fit): look at the picture."
         )
     if not effects.shares:
-        return [*parts, f"{effects.lacking}."] if effects.lacking else parts
+        return [*parts, f"Not ranked: {effects.lacking}."]
     shares = [[each.key, f"{each.share:.0%}", "{:.0%} to {:.0%}".format(*each.interval)] for each in effects.shares]
     what = f"Share: the part of the variance of {analysis.metric} between points that the key explains."
     return [*parts, _markdown_table((["key", "share", f"95 % interval ({effects.interval})"], shares)), what]
@@ -80,22 +82,28 @@ def _what_floors_are(analysis: Analysis) -> str:
 
 
 def csv_text(analysis: Analysis) -> str:
-    """Return the leaderboard with every metric as CSV."""
-    others = sorted({name for row in analysis.rows for name in row.metrics})
+    """Return the leaderboard with every metric as CSV.
+
+    Means have the ends of their 95 % t intervals beside them; one seed has none.
+    """
+    names = [analysis.metric, *sorted({name for row in analysis.rows for name in row.others})]
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    own = [analysis.metric, *(f"{analysis.metric}_{name}" for name in ("std", "low", "high"))]  # of the 95 % t interval
-    head = ["rank", "trial", *analysis.varied, *own, "runs", "state"]
-    table.writerow([*head, *others])
+    heads = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    table.writerow(["rank", "trial", *analysis.varied, f"{analysis.metric}_std", "runs", "state", *heads])
     for rank, row in enumerate(analysis.rows, 1):
-        numbers = [row.metrics.get(name, "") for name in others]
+        numbers = [
+            each for name in names for each in _interval({analysis.metric: row.values, **row.others}.get(name, ()))
+        ]
         state = "floor" if row.floor else row.state
-        ends = (
-            (None, None) if row.mean is None or row.margin is None else (row.mean - row.margin, row.mean + row.margin)
-        )
-        own = [row.mean, row.std, *ends, len(row.runs), state]
-        table.writerow([rank, row.name, *_varied(row, analysis), *own, *numbers])
+        table.writerow([rank, row.name, *_varied(row, analysis), row.std, len(row.runs), state, *numbers])
     return written.getvalue()
+
+
+def _interval(values: Sequence[float]) -> list[float | None]:
+    """Return the mean and the ends of its interval."""
+    mean, half = (fmean(values) if values else None), margin(values)
+    return [mean, None, None] if mean is None or half is None else [mean, mean - half, mean + half]
 
 
 def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
@@ -121,13 +129,13 @@ def leaderboard_table(analysis: Analysis) -> Table:
 
     Columns that would be empty or constant are left out.
     """
-    measured = {name for row in analysis.rows for name in row.metrics}
+    measured = {name for row in analysis.rows for name in row.others}
     others = [name for name in headlines(analysis.table) if name != analysis.metric and name in measured]
     seeds = ["runs"] if any(len(row.runs) > 1 for row in analysis.rows) else []
     lines = []
     for rank, row in enumerate(analysis.rows, 1):
         count = [_count(row)] if seeds else []
-        extra = [number(row.metrics[name]) if name in row.metrics else "" for name in others]
+        extra = [spread(row.others[name]) if name in row.others else "" for name in others]
         state = "floor" if row.floor else row.state
         measured = f"{row.measured} (no interval)" if seeds and len(row.values) == 1 else row.measured
         lines.append([str(rank), row.name, *_varied(row, analysis), measured, *count, *extra, state])

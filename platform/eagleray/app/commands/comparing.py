@@ -7,7 +7,7 @@ import typer
 
 from eagleray.app.line import app, console, only_settings, say
 from eagleray.config import load_run
-from eagleray.config.metrics import mode_of, shipped
+from eagleray.config.metrics import check_goal, known, mode_of
 from eagleray.contracts.errors import ConfigError
 
 
@@ -35,7 +35,9 @@ def compare(
     runs = rows(experiment, uri)
     trials = trials_of_rows(runs)
     varied = list(next((trial.params for trial in trials if not trial.floor), {}))
-    better = mode or mode_of(metric, shipped())
+    measured = {name for trial in trials for name in trial.metrics}
+    check_goal(f"--metric {metric}", metric, known(), measured & set(known()))
+    better = mode or mode_of(metric, known())
     analysis = analyse(trials, varied, metric, "min" if better == "min" else "max")
     if not analysis.tried:
         raise ConfigError(f"--metric: {finding(analysis)}")
