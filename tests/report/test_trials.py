@@ -5,15 +5,16 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.finding import finding
 from eagleray.report.recorded import Recorded, from_directory, from_mlflow
 from eagleray.report.sides import best_against_best, conclusions
-from eagleray.report.text import finding
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
 from eagleray.runs.record import Record
 from eagleray.tracking.send import _text
@@ -179,10 +180,15 @@ def test_sweeps_side_by_side_show_what_differs_between_them():
         ("b/1 000", "byol"), ("a/1 000", "simclr"), ("a/1 001", "simclr"), ("b/1 001", "byol"),
     ]  # fmt: skip
     p_value = ttest_rel([0.9, 0.93], [0.8, 0.82]).pvalue
+    best, other = (margin * t.ppf(0.975, 1) for margin in (stdev([0.9, 0.93]) / 2**0.5, stdev([0.8, 0.82]) / 2**0.5))
     assert list(best_against_best(found, board(found))) == [
-        "the best of b/1 (b/1 000, knn 0.915 ± 0.021) is better than the best of a/1 (a/1 000, 0.810 ± 0.014; "
-        f"p = {p_value:.3f}, paired t test over 2 seeds)."
+        f"the best of b/1 (b/1 000, knn 0.915 ± {best:.3f}) is better than the best of a/1 (a/1 000, 0.810 ± "
+        f"{other:.3f}; p = {p_value:.3f}, t test paired by seed)."
     ]
+    third = a_sweep("c/1", {0.1: [0.5, 0.5]}, **{"method.name": "dcl"})
+    three = compared([first, second, third])
+    said = next(best_against_best(three, board(three)))
+    assert f"p = {3 * p_value:.3f}, t test paired by seed, Bonferroni-corrected for 3 comparisons" in said
 
 
 def test_a_best_point_that_two_sweeps_have_is_the_best_of_both():

@@ -15,7 +15,7 @@ from eagleray.config.nested import merged, read_tree
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
-from eagleray.report.text import finding
+from eagleray.report.finding import finding
 from eagleray.runs.record import Record
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from eagleray.config.metrics import headlines, mode_of, shipped
+from eagleray.config.metrics import check_goal, headlines, known, mode_of, shipped
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.finding import finding
 from eagleray.report.recorded import from_directory, from_mlflow
-from eagleray.report.text import finding
 from eagleray.report.trials import Comparison, Group, group_of
 from eagleray.runs.browse import browse, directory_of
 from eagleray.runs.record import Record
@@ -57,11 +57,13 @@ def analysed(comparison: Comparison, metric: str | None = None, mode: str | None
     """Analyse a comparison by the metric of its sweep, or another.
 
     Raises:
-        ConfigError: no run measured the metric, or its better end is unknown.
+        ConfigError: no run measured the metric, or it is no goal.
     """
-    known = [(group.metric, group.mode) for group in comparison.groups if group.metric]
-    name = metric or (known[0][0] if known else None) or _measured(comparison)
-    better = mode or next((end for one, end in known if one == name), None) or mode_of(name, shipped())
+    asked = [(group.metric, group.mode) for group in comparison.groups if group.metric]
+    measured = {name for trial in comparison.trials for name in trial.metrics}
+    name = metric or next((one for one, _ in asked if one), None) or _headline(measured)
+    check_goal(f"--metric {name}", name, known(), measured & set(known()))
+    better = mode or next((end for one, end in asked if one == name), None) or mode_of(name, known())
     analysis = analyse(
         comparison.trials, comparison.varied, name, "min" if better == "min" else "max", comparison.binned
     )
@@ -72,9 +74,8 @@ def analysed(comparison: Comparison, metric: str | None = None, mode: str | None
     return analysis
 
 
-def _measured(comparison: Comparison) -> str:
-    """Return the first headline metric that a run measured."""
-    measured = {name for trial in comparison.trials for name in trial.metrics}
+def _headline(measured: set[str]) -> str:
+    """Return the first headline metric that was measured."""
     return next((name for name in headlines(shipped()) if name in measured), "knn")
 
 

@@ -23,8 +23,9 @@ from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
-from eagleray.report.text import csv_text, finding, markdown, runs_csv
+from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint

@@ -19,8 +19,9 @@ from rich.text import Text
 
 from eagleray.config import Run
 from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
-from eagleray.report.analysis import Analysis, number, param_text, spread
-from eagleray.report.text import leaderboard_table
+from eagleray.report.analysis import Analysis
+from eagleray.report.numbers import number, param_text, spread
+from eagleray.report.text import leaderboard_table, what_intervals_are
 
 if TYPE_CHECKING:
     from eagleray.contracts.report import Report
@@ -61,6 +62,7 @@ def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = 
     if isinstance(result, Table):
         for line, row in zip(result.rows, analysis.rows, strict=True):
             line.style = "italic dim" if row.floor else None
+        result.caption, result.caption_justify = what_intervals_are(analysis), "left"
     return result
 
 
@@ -275,7 +277,7 @@ def _state(state: str) -> Text:
 
 
 def _is_number(cell: RenderableType) -> bool:
-    text = str(cell).partition(" ±")[0].partition("/")[0]
+    text = str(cell).partition(" ±")[0].partition("/")[0].partition(" (no")[0].partition(" of ")[0]
     if text in ("", "–"):
         return True
     try:

@@ -5,9 +5,11 @@ from itertools import combinations
 from statistics import fmean
 
 from eagleray.report.analysis import Analysis, Row, analyse
-from eagleray.report.text import SIGNIFICANT, finding
+from eagleray.report.finding import finding
+from eagleray.report.means import difference
+from eagleray.report.numbers import p_text
 from eagleray.report.trials import Comparison, Group, compared
-from eagleray.report.variance import paired_t_test
+from eagleray.report.variance import SIGNIFICANT
 
 
 def conclusions(comparison: Comparison, analysis: Analysis) -> Iterator[str]:
@@ -40,18 +42,19 @@ def best_against_best(comparison: Comparison, analysis: Analysis) -> Iterator[st
     sign = 1 if analysis.mode == "max" else -1
     best = [(group.name, row) for group in comparison.groups if (row := _best(comparison, analysis, group))]
     pairs = list(combinations(best, 2))
+    corrected = f", Bonferroni-corrected for {len(pairs)} comparisons" if len(pairs) > 1 else ""
     for (a, first), (b, second) in pairs:
         if first is second:
             yield f"{a} and {b} have the same best point, {first.name}."
             continue
-        mine, its = (dict(zip(row.seeds, row.values, strict=True)) for row in (first, second))
+        mine, its = dict(first.measured_runs), dict(second.measured_runs)
         gains = [sign * (mine[seed] - its[seed]) for seed in mine if seed in its and seed is not None]
-        p_value = None if (raw := paired_t_test(gains)) is None else min(1.0, raw * len(pairs))
+        test = difference([gains], len(pairs)) if gains else None
         gain = fmean(gains) if gains else sign * (fmean(first.values) - fmean(second.values))
         (better, high), (worse, low) = ((a, first), (b, second))[:: 1 if gain >= 0 else -1]
-        tested = "may be noise" if p_value is None else f"p = {p_value:.3f}, paired t test over {len(gains)} seeds"
-        is_level = gain == 0 or (p_value is not None and p_value >= SIGNIFICANT)
-        words = "is level with" if is_level else "is above" if p_value is None else "is better than"
+        tested = "may be noise" if test is None else f"{p_text(test.p_value)}, t test paired by seed{corrected}"
+        is_level = gain == 0 or (test is not None and test.p_value >= SIGNIFICANT)
+        words = "is level with" if is_level else "is above" if test is None else "is better than"
         yield (
             f"the best of {better} ({high.name}, {analysis.metric} {high.measured}) {words} the best of {worse} "
             f"({low.name}, {low.measured}; {tested})."

@@ -190,7 +190,7 @@ def _special(record: Record) -> tuple[list[str], list[list[str]]]:
     """Return the settings of a run that are not the defaults."""
     from eagleray.config import read_run
     from eagleray.config.settings import unusual
-    from eagleray.report.analysis import param_text
+    from eagleray.report.numbers import param_text
 
     try:
         run = read_run(record.file())
@@ -204,7 +204,7 @@ def _special(record: Record) -> tuple[list[str], list[list[str]]]:
 
 
 def _written(value: Any) -> str:
-    from eagleray.report.analysis import param_text
+    from eagleray.report.numbers import param_text
 
     return "" if value is None else param_text(value)
 
