@@ -25,6 +25,7 @@ from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
+MOST_VIEWS = 6  # points whose views a sweep's page shows
 MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
 
 
@@ -204,14 +206,23 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     notes += comparison.notes
-    page = markdown(
+    text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
         notes=notes,
     )
-    (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
+    (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
+    html = page(
+        analysis,
+        name=sweep.name,
+        question=sweep.question,
+        notes=notes,
+        pictures=_pictures(analysis, parent, has_map=has_picture),
+        settings=parent.params,
+    )
+    (parent.artifacts / "report.html").write_text(html, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
     (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(analysis)})
@@ -219,6 +230,21 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
     parent.finish("finished", summary=numbers)
     return analysis
+
+
+def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str, Path]:
+    """Return the pictures of a sweep's page by their captions.
+
+    The views are those of the winner; of the best points where views are varied.
+    """
+    pictures = {f"{analysis.metric} by what was varied": parent.artifacts / "heatmap.png"} if has_map else {}
+    varies_views = any(key == "run" or key.startswith("augment.") for key in analysis.varied)
+    shown = analysis.tried[:MOST_VIEWS] if varies_views else [analysis.winner] if analysis.winner else []
+    for row in shown:
+        views = parent.directory / "trials" / row.runs[0] / "artifacts/views.png"
+        if views.exists():
+            pictures[f"the views of {row.name}"] = views
+    return pictures
 
 
 def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
