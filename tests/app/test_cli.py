@@ -464,7 +464,7 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
         run = point.run(sweep)
         record = Record.create(
             directory / "trials" / point.name,
-            name=point.name, experiment="s", params=point.params, run=run.file(), parent=parent, tags=point.tags,
+            name=point.name, experiment="s", params=point.params(sweep), run=run.file(), parent=parent, tags=point.tags,
         )  # fmt: skip
         knn = 0.9 - 0.1 * (run.augment.flip or 0)
         record.append(1, {"knn": knn}, 1)
@@ -472,7 +472,7 @@ def quick_sweep(sweep: Sweep, directory: Path, *, resume: bool, address: str | N
             record.finish("failed", "no room")
         else:
             record.finish("finished", summary={"knn": knn, **({"test_knn": 0.85} if point.number == 0 else {})})
-        watch.trial(point.name, point.params, record.state, 1, 1, {"knn": knn})
+        watch.trial(point.name, point.varied, record.state, 1, 1, {"knn": knn})
     floor = Record.create(
         directory / "trials" / "raw-pixels", name="raw pixels digits seed0", experiment="s", params={"seed": 0}, run={},
         parent=parent,

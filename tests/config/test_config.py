@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from eagleray.config import Run, Sweep, load_run, load_sweep, run_keys, validated
 from eagleray.config.nested import merged, parse_override
 from eagleray.config.registry import declared
+from eagleray.config.search_points import as_trial
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
 from method_cases import needed
@@ -226,7 +227,7 @@ def test_a_grid_is_checked_point_by_point():
 
 
 def test_the_runs_of_a_sweep_bear_its_name():
-    assert sweep().variant({"batch_size": 64}).tracking.experiment == "s"
+    assert as_trial(sweep(), sweep().variant({"batch_size": 64})).tracking.experiment == "s"
 
 
 def test_settings_varied_beside_a_name_belong_to_it_in_any_order():

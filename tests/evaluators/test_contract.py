@@ -122,7 +122,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
             place,
             name=point.label,
             experiment="s",
-            params=point.params,
+            params=point.params(sweep),
             run=run.file(),
             parent=parent,
             tags=point.tags,

@@ -250,7 +250,8 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     assert all("test_knn" in r.summary for r in floors.values())
     file = yaml.safe_load((trials["000"].directory / "run.yaml").read_text())
     assert file["method"]["temperature"] == 1.0
-    assert file["threads"] == 1
+    assert trials["000"].params["threads"] == 1
+    assert (file["threads"], file["device"], file["evaluate"]["test"]) == (None, "auto", True), "imposed by the sweep"
     assert seen.now() == dict.fromkeys(trials, "finished")
     assert seen.floors == {record.tags["point"]: [record.summary] for record in floors.values()}
     assert [epoch for label, _, epoch in seen.states if label == "003"] == [0, 0, 1, 2]  # waits, runs, two epochs

@@ -183,6 +183,17 @@ def test_a_sweep_finds_its_trials_and_they_it_even_after_a_move(tmp_path):
     assert [child.parent for child in moved.children()] == [moved, moved]
 
 
+def test_a_trial_knows_its_values_and_is_named_by_them(tmp_path):
+    sweep = make(tmp_path / "20260101-120000", name="s", tags={"kind": "sweep", "varied": "method.temperature only"})
+    params = {"method.temperature": 0.1 + 0.2, "only": "crop+flip", "epochs": 3}
+    tags = {"kind": "trial", "varied": "method.temperature only"}
+    trial = make(sweep.directory / "trials/003-seed1", name="003-seed1", params=params, parent=sweep, tags=tags)
+    assert Record.open(trial.directory).varied == {"method.temperature": 0.1 + 0.2, "only": "crop+flip"}
+    assert trial.title == "003-seed1 temperature=0.3 only=crop+flip"
+    assert (sweep.varied, sweep.title) == ({}, "s/20260101-120000")
+    assert (make(tmp_path / "a").varied, make(tmp_path / "a").title) == ({}, "a")
+
+
 def test_all_runs_are_found_from_any_height(tmp_path):
     sweep = make(tmp_path / "e/s", name="s")
     make(sweep.directory / "trials/t", name="t", parent=sweep)

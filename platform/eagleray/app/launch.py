@@ -16,14 +16,18 @@ import torch
 
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.metrics import meanings
+from eagleray.config.run import leaves
+from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
-from eagleray.report.analysis import Analysis, analyse, trials_of
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
+from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
-NO_PARAMS = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections of a run file
+MOST_VIEWS = 6  # points whose views a sweep's page shows
 MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
 
 
@@ -68,7 +72,7 @@ def newest_unfinished(folder: Path) -> Path:
     raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
 
 
-def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
+def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
     """Return the run that was started in a directory.
 
     Raises:
@@ -76,8 +80,8 @@ def resumable_run(directory: Path, settings: Mapping[str, Any]) -> Run:
     """
     run = recorded_run(Record.open(directory))
     # Compare resolved values: in them a relative path has become an absolute one.
-    now, before = flat(validated(Run, settings).file()), flat(run.file())
-    _check_same(directory, {key: now[key] for key in flat(settings) if key in before and key in now}, before)
+    now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
+    _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
     return run
 
 
@@ -88,7 +92,7 @@ def check_same_sweep(sweep: Sweep, directory: Path) -> None:
         ConfigError: a setting differs.
     """
     now, before = (
-        flat({key: value for key, value in file.items() if key not in MAY_CHANGE})
+        dict(leaves({key: value for key, value in file.items() if key not in MAY_CHANGE}))
         for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
     )
     _check_same(directory, {key: now.get(key) for key in {**before, **now}}, before)
@@ -119,7 +123,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             directory,
             name=directory.name,
             experiment=run.tracking.experiment,
-            params=params(run),
+            params=settings(run),
             run=run.file(),
             meanings=meanings(run),
             uri=run.tracking.uri,
@@ -194,20 +198,31 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
 
     The report goes into the artifacts of the sweep.
     """
-    trials = trials_of(parent, list(sweep.vary))
+    comparison = compared([of_sweep(parent, sweep.vary)])
+    trials = comparison.trials
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
     analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
-    page = markdown(
+    notes += comparison.notes
+    text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
         notes=notes,
     )
-    (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
+    (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
+    html = page(
+        analysis,
+        name=sweep.name,
+        question=sweep.question,
+        notes=notes,
+        pictures=_pictures(analysis, parent, has_map=has_picture),
+        settings=parent.params,
+    )
+    (parent.artifacts / "report.html").write_text(html, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
     (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(analysis)})
@@ -217,21 +232,19 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     return analysis
 
 
-def params(run: Run) -> dict[str, Any]:
-    """Return the settings to compare, with dotted keys.
+def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str, Path]:
+    """Return the pictures of a sweep's page by their captions.
 
-    Unset ones are left out.
+    The views are those of the winner; of the best points where views are varied.
     """
-    file = {key: value for key, value in run.file().items() if key not in NO_PARAMS}
-    return {key: value for key, value in flat(file).items() if value is not None}
-
-
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Flatten a tree to dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return leaves
+    pictures = {f"{analysis.metric} by what was varied": parent.artifacts / "heatmap.png"} if has_map else {}
+    varies_views = any(key == "run" or key.startswith("augment.") for key in analysis.varied)
+    shown = analysis.tried[:MOST_VIEWS] if varies_views else [analysis.winner] if analysis.winner else []
+    for row in shown:
+        views = parent.directory / "trials" / row.runs[0] / "artifacts/views.png"
+        if views.exists():
+            pictures[f"the views of {row.name}"] = views
+    return pictures
 
 
 def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ They are known at the start, and the same on every machine.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 
 from eagleray.config.registry import find
 from eagleray.config.run import Run, changed
+from eagleray.config.settings import as_param, is_neutral, settings
 from eagleray.config.sweep import Sweep
 from eagleray.contracts.ranges import Choice, Range
 from eagleray.contracts.seeds import python_generator
+
+SEARCHES = ("search", "trials", "seeds", "metric", "mode", "scheduler")  # a sweep's settings among its params
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,42 @@ class Point:
     name: str  # names the run and its directory
 
     @property
-    def params(self) -> dict[str, Any]:
-        """The varied values, as the record keeps them."""
+    def varied(self) -> dict[str, Any]:
+        """The varied values and the seed, as the record keeps them."""
         return {key: as_param(value) for key, value in self.values.items()} | {"seed": self.seed}
 
     @property
     def tags(self) -> dict[str, str]:
         """Its place in the sweep, as record tags."""
-        return {"kind": "trial", "point": str(self.number), "label": self.label}
+        return {"kind": "trial", "point": str(self.number), "label": self.label, "varied": varied_keys(self.values)}
+
+    def alone(self, sweep: Sweep) -> Run:
+        """Return its run as a person would train it.
+
+        The trial's run.yaml holds it, so that training it again, longer, is an ordinary run.
+        """
+        return changed(sweep.variant(self.values), {"seed": self.seed})
 
     def run(self, sweep: Sweep) -> Run:
-        """Return the run of this point."""
-        return as_trial(sweep, changed(sweep.variant(self.values), {"seed": self.seed}))
+        """Return its run as the sweep trains it."""
+        return as_trial(sweep, self.alone(sweep))
+
+    def params(self, sweep: Sweep) -> dict[str, Any]:
+        """Return all settings, as the record keeps them."""
+        return {**settings(self.run(sweep)), **self.varied}
 
 
 def as_trial(sweep: Sweep, run: Run) -> Run:
-    """Make a run a trial of a sweep.
+    """Make a run a trial of a sweep."""
+    return changed(run, imposed(sweep, run))
 
-    Trials are compared on validation, so it does not use the test set.
+
+def imposed(sweep: Sweep, run: Run) -> dict[str, Any]:
+    """Return the settings that a sweep imposes on a run.
+
+    Trials are compared on validation, so they do not use the test set.
     """
-    own: dict[str, Any] = {"evaluate.test": False}
+    own: dict[str, Any] = {"tracking.experiment": sweep.name, "evaluate.test": False}
     if run.threads is None:
         own["threads"] = max(1, int(sweep.cpus_per_trial))
     if not sweep.gpus_per_trial:
@@ -56,7 +75,28 @@ def as_trial(sweep: Sweep, run: Run) -> Run:
         # Every change starts from a checkpoint, which must still exist when a slower trial uses it.
         own["checkpoints.every_epochs"] = 1
         own["checkpoints.keep"] = max(run.checkpoints.keep, sweep.grace + 2)
-    return changed(run, own)
+    return own
+
+
+def varied_keys(keys: Iterable[str]) -> str:
+    """Return the varied keys as a record's tag."""
+    return " ".join(keys)
+
+
+def sweep_params(sweep: Sweep) -> dict[str, Any]:
+    """Return the params of a sweep's own record.
+
+    They are how it searches, what it varies, and the settings that all its trials share.
+    """
+    first, *others = (settings(run) for _, _, run in sweep.one_by_one())
+    shared = {
+        key: value
+        for key, value in first.items()
+        if key not in ("seed", *sweep.vary) and not is_neutral(key)
+        if all(key in each and each[key] == value for each in others)
+    }
+    own = {key: value for key in SEARCHES if (value := getattr(sweep, key)) is not None}
+    return {**shared, **own, **{f"vary.{key}": _shown(span) for key, span in sweep.ranges().items()}}
 
 
 def points(sweep: Sweep) -> list[Point]:
@@ -105,31 +145,8 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a point's params, the inverse of `Point.params`."""
+    """Read a point's values from its params (see `Point.params`)."""
     return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
-
-
-def as_param(value: Any) -> Any:
-    """Convert a value for a record.
-
-    Numbers and words stay, lists and whole variants become words.
-
-    >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
-    ('crop+jitter', 'mae mask=0.5 epochs=5')
-    """
-    if isinstance(value, Mapping):
-        return " ".join(_words(value))
-    return "+".join(map(str, value)) or "nothing" if isinstance(value, list | tuple) else value
-
-
-def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in variant.items():
-        if isinstance(value, Mapping):
-            yield from _words(value, key)
-        elif key == "name" or key in ("method", "encoder", "data"):
-            yield str(value)
-        else:
-            yield f"{key}={as_param(value)}"
 
 
 def _variant(values: Mapping[str, Any]) -> list[str]:
@@ -146,6 +163,11 @@ def _drawn(count: int, wanted: int, seed: int) -> list[int]:
     while len(numbers) < min(wanted, count):
         numbers[rng.randrange(count)] = None
     return list(numbers)
+
+
+def _shown(span: Range) -> str:
+    """Return a range as a sweep file has it."""
+    return f"[{', '.join(str(as_param(value)) for value in span.values)}]" if isinstance(span, Choice) else str(span)
 
 
 def _value(span: Range, text: Any) -> Any:

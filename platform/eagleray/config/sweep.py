@@ -1,6 +1,7 @@
 """A sweep: one question, and the runs to answer it."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from eagleray.config.nested import branch, merged, parse_override, read_tree
 from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
+from eagleray.config.settings import as_param
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes, read_range
@@ -110,10 +112,24 @@ class Sweep(Strict, frozen=True):
                 )
             if key == "seed" and self.seeds > 1:
                 raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
+        self._check_repeats()
         for run in self.probes():
             check_metric(self.metric, run, every_epoch=self.compares_every_epoch)
             self._settle_mode(mode_of(self.metric, metrics_of(run)))
         return self
+
+    def _check_repeats(self) -> None:
+        """Refuse a value that is listed twice, however written.
+
+        Its runs would be copies, and count as evidence.
+        """
+        listed: dict[tuple[str, str], str] = {}
+        for key, value, run in self.one_by_one():
+            text, file = str(as_param(value)), json.dumps(run.file())
+            if before := listed.get((key, file)):
+                both = f"{text} twice" if text == before else f"{before} and {text}, which are the same run"
+                raise wrong(f"vary.{key} lists {both}; list each value once")
+            listed[key, file] = text
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -181,15 +197,26 @@ class Sweep(Strict, frozen=True):
             points = itertools.islice(itertools.product(*spans.values()), 500)
             yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
             return
+        yield from (run for _, _, run in self.one_by_one())
+
+    def one_by_one(self) -> Iterator[tuple[str, Any, Run]]:
+        """Yield each varied key and value, and a run that has it.
+
+        All other varied keys have their first value; a range has its ends and one value between.
+
+        Raises:
+            ConfigError: one of them is not a valid run.
+        """
+        spans = {key: probes(span) for key, span in self.ranges().items()}
         first = {key: values[0] for key, values in spans.items()}
         for key, values in spans.items():
-            yield from (self.variant({**first, key: value}) for value in values)
+            yield from ((key, value, self.variant({**first, key: value})) for value in values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
-        """Return a point's run; its experiment is the sweep."""
+        """Return the run that has some varied values."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
-        return validated(Run, merged({"tracking": {"experiment": self.name}}, self.run, merged(*varied)))
+        return validated(Run, merged(self.run, merged(*varied)))
 
     def _range(self, key: str, value: Any) -> Range:
         if value == "declared":

@@ -87,7 +87,7 @@ class TrialFollower(tune.Callback):
         if self.watch:
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)
-            self.watch.trial(label, trial["params"], state, epoch, epochs, _metrics(result))
+            self.watch.trial(label, trial["varied"], state, epoch, epochs, _metrics(result))
 
 
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:

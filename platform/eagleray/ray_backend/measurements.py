@@ -13,6 +13,7 @@ import torch
 
 from eagleray.config import Run, Sweep, read_run
 from eagleray.config.floors import FloorKind
+from eagleray.config.search_points import as_trial
 from eagleray.ray_backend.callbacks import Watch
 from eagleray.runs.floors import Floor, floors, measure
 from eagleray.runs.record import Record
@@ -66,10 +67,14 @@ class Measurements:
         """
         best = winner(self.sweep, self.parent)
         wanted = self.sweep.run.get("evaluate", {}).get("test", True)
-        for result in [self._start(measure_test, str(record.directory)) for record in best if wanted]:
+        for result in [self._test(record) for record in best if wanted]:
             result()
         for record in best:
             record.tag({"winner": "yes"})
+
+    def _test(self, record: Record) -> Deferred:
+        file = as_trial(self.sweep, recorded_run(record)).file()
+        return self._start(measure_test, file, str(record.directory))
 
     def _start(self, measure: Callable[..., None], *arguments: Any) -> Deferred:
         if not self.in_tasks:
@@ -105,7 +110,7 @@ def floor_record(floor: Floor, parent: Record) -> Record:
         directory,
         name=floor.name,
         experiment=parent.experiment,
-        params={"seed": floor.run.seed},
+        params=floor.params,
         run=floor.run.file(),
         meanings=parent.meanings,
         parent=parent,
@@ -123,15 +128,14 @@ def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None
     record.finish("finished", summary=metrics)
 
 
-def measure_test(directory: str) -> None:
+def measure_test(file: dict[str, Any], directory: str) -> None:
     """Measure a finished run once on the test set.
 
     Record the metrics with its last epoch.
     """
-    record = Record.open(directory)
+    run, record = read_run(file), Record.open(directory)
     if any(name.startswith("test_") for name in record.summary):
         return
-    run = recorded_run(record)
     torch.set_num_threads(run.threads or 1)
     if metrics := evaluated_on_test(run, record.directory):
         last = record.metrics()[-1]

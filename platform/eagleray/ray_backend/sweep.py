@@ -17,7 +17,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
 from eagleray.config.registry import find
-from eagleray.config.search_points import Point, points, read, trial_count
+from eagleray.config.search_points import Point, imposed, points, read, sweep_params, trial_count, varied_keys
+from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected
@@ -89,8 +90,10 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
     place = directory / "trials" / point.name
     return {
         "directory": str(place),
-        "run": point.run(sweep).file(),
-        "params": point.params,
+        "run": (run := point.alone(sweep)).file(),
+        "imposed": imposed(sweep, run),
+        "params": point.params(sweep),
+        "varied": point.varied,
         "tags": point.tags,
         "values": _current(place, point) if sweep.changes_trials else {},
         "replay": not sweep.changes_trials,
@@ -169,10 +172,15 @@ def _label(trial: Any) -> str:
 def _record(sweep: Sweep, directory: Path) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
-    tags = {"kind": "sweep"}
-    meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
     return Record.create(
-        directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, meanings=meanings, uri=uri
+        directory,
+        name=sweep.name,
+        experiment=sweep.name,
+        params=sweep_params(sweep),
+        run=file,
+        tags={"kind": "sweep", "varied": varied_keys(sweep.vary)},
+        meanings={name: metric.meaning for name, metric in sweep.metrics.items()},
+        uri=uri,
     )
 
 
@@ -183,8 +191,13 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
         )
     for point in known:
         place = directory / "trials" / point.name
-        if (place / "record.json").exists() and (params := dict(Record.open(place).params)) != point.params:
-            raise ConfigError(f"{place} is of another sweep: it has {params}, but this sweep needs {point.params}")
+        if not (place / "record.json").exists():
+            continue
+        before, now = Record.open(place).params, point.params(sweep)
+        for key in sorted(key for key in {*before, *now} if not is_neutral(key) and before.get(key) != now.get(key)):
+            raise ConfigError(
+                f"{place} is of another sweep: it has {key}={before.get(key)}, but this sweep needs {now.get(key)}"
+            )
 
 
 def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:

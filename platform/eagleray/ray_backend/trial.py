@@ -161,7 +161,8 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     Raises:
         ConfigError: this machine does not see the directory of the sweep.
     """
-    run, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
+    own, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
+    run = changed(own, trial["imposed"])
     if not directory.parents[1].exists():
         raise ConfigError(
             f"{directory.parents[1]} does not exist on {platform.node()}; on a cluster, set run.tracking.runs to a "
@@ -172,7 +173,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         name=directory.name,
         experiment=run.tracking.experiment,
         params=trial["params"],
-        run=run.file(),
+        run=own.file(),  # without what the sweep imposes, so that training it again is an ordinary run
         meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
         tags=trial["tags"],

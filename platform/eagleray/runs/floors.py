@@ -6,6 +6,7 @@ They are evaluated like runs, on features that need no trained network.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 from eagleray.blocks.patch_features import fit_patch_features, image_patches, side_for
 from eagleray.config import Run
 from eagleray.config.floors import FloorKind
+from eagleray.config.settings import settings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
 from eagleray.runs.assemble import Assembly, assemble
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
+MEASURED_WITH = ("image_size", "evaluate", "precision", "seed")  # settings that matter to every kind
 LARGEST = 32  # side in pixels to which larger images are shrunk, where pixels or patches are compared
 IMAGES = 10_000  # training images from which k-means takes patches
 PATCHES = 200_000  # from all of these images together
@@ -40,6 +43,12 @@ class Floor:
     def name(self) -> str:
         """The name of its record."""
         return f"{self.point} seed{self.run.seed}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The settings that its numbers depend on."""
+        sections = (*KINDS[self.kind].depends_on, *MEASURED_WITH)
+        return {key: value for key, value in settings(self.run).items() if key.partition(".")[0] in sections}
 
     @property
     def tags(self) -> dict[str, str]:

@@ -178,7 +178,7 @@ class Destination:
 
     def _create(self, record: Record) -> str:
         experiment = self._experiment(record.experiment)
-        run = self.client.create_run(experiment, record.created, self._tags(record), record.name)
+        run = self.client.create_run(experiment, record.created, self._tags(record), record.title)
         return run.info.run_id
 
     def _experiment(self, name: str) -> str:
@@ -213,7 +213,7 @@ class Destination:
             "eagleray.key": record.key,
             "eagleray.state": status["state"],
             "eagleray.message": status["message"],
-            "mlflow.runName": record.name,
+            "mlflow.runName": record.title,
             "mlflow.source.name": "eagleray",
             "mlflow.source.git.commit": record.environment.get("commit"),
             "mlflow.user": record.environment.get("user"),

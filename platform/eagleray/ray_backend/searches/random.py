@@ -17,11 +17,17 @@ class Random(Search):
     def assignments(self, sweep: "Sweep") -> list[Values]:
         """Return `trials` points.
 
-        If all values are listed, no combination comes twice. A population may start with equal points, because it
-        changes them during training.
+        No point comes twice, so there are fewer if there are no more. A population may start with equal points,
+        because it changes them during training.
         """
-        ranges = sweep.ranges()
+        ranges, wanted = sweep.ranges(), sweep.trials or 0
         if all(isinstance(span, Choice) for span in ranges.values()) and not sweep.changes_trials:
             return combinations(sweep)
-        rng = numpy_generator(sweep.seed)
-        return [{key: sample(span, rng) for key, span in ranges.items()} for _ in range(sweep.trials or 0)]
+        rng, points = numpy_generator(sweep.seed), list[Values]()
+        for _ in range(wanted if sweep.changes_trials else 100 * wanted):
+            values = {key: sample(span, rng) for key, span in ranges.items()}
+            if sweep.changes_trials or values not in points:
+                points.append(values)
+            if len(points) == wanted:
+                break
+        return points

@@ -1,0 +1,68 @@
+"""The settings of a run as a flat table: what records keep, tables show and MLflow filters."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eagleray.config.run import Run, leaves, validated
+from eagleray.config.sections import Chosen
+
+# What cannot change the numbers of a run, but for rounding: where it runs and is kept, and when it is measured.
+NEUTRAL = (
+    *("tracking", "checkpoints", "device", "threads", "workers"),
+    *("data.cache", "data.workers", "data.memory_limit", "data.download"),
+    *("evaluate.test", "evaluate.every", "evaluate.batch_size"),
+)
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Return all settings of a run with dotted keys.
+
+    Unset ones are left out, and so is `tracking`: it says where a run is sent, and may hold a password.
+    """
+    file = {key: value for key, value in run.file().items() if key != "tracking"}
+    return {key: as_param(value) for key, value in leaves(file) if value is not None}
+
+
+def unusual(run: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from their defaults.
+
+    They are compared with those of the same method, encoder, data and recipe: key -> the value, and the default.
+    """
+    tree = {kind: _needed(getattr(run, kind)) for kind in ("method", "encoder", "data")}
+    mine, default = settings(run), settings(validated(Run, {**tree, "recipe": run.recipe}))
+    keys = dict.fromkeys([*mine, *default])
+    return {key: (mine.get(key), default.get(key)) for key in keys if mine.get(key) != default.get(key)}
+
+
+def _needed(part: Chosen) -> dict[str, Any]:
+    """Return the name of a part, and settings without a default."""
+    values, fields = part.model_dump(mode="json"), type(part.config).model_fields
+    return {"name": part.name, **{key: values[key] for key, field in fields.items() if field.is_required()}}
+
+
+def is_neutral(key: str) -> bool:
+    """Return whether a setting cannot change a run's numbers."""
+    return any(key == each or key.startswith(f"{each}.") for each in NEUTRAL)
+
+
+def as_param(value: Any) -> Any:
+    """Convert a value for a record.
+
+    Numbers and words stay, lists and whole variants become words.
+
+    >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
+    ('crop+jitter', 'mae mask=0.5 epochs=5')
+    """
+    if isinstance(value, Mapping):
+        return " ".join(_words(value))
+    return "+".join(map(str, value)) or "nothing" if isinstance(value, list | tuple) else value
+
+
+def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in variant.items():
+        if isinstance(value, Mapping):
+            yield from _words(value, key)
+        elif key == "name" or key in ("method", "encoder", "data"):
+            yield str(value)
+        else:
+            yield f"{key}={as_param(value)}"
