@@ -249,7 +249,8 @@ def test_overrides_reach_the_sweep_and_its_run(tmp_path: Path):
 WRONG_SWEEPS = [
     ({"vary": ...}, "vary is missing"),
     ({"name": ...}, "name is missing"),
-    ({"name": "a/b"}, "name=a/b"),
+    ({"name": "a/b"}, "name=a/b cannot name a folder"),
+    ({"name": ".."}, "name=.. cannot name a folder"),
     ({"vary": {}}, "vary"),
     ({"trails": 3}, "unknown key trails; did you mean trials?"),
     ({"search": "grdi"}, "search: there is no search 'grdi'; did you mean grid?"),

@@ -4,15 +4,17 @@ They do the work of the command line, by default without printing. Settings are 
 imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eagleray.config import Run, Sweep, validated
-from eagleray.config.nested import merged, read_tree
+from eagleray.config.nested import merged
+from eagleray.config.run import run_tree
 from eagleray.config.search_points import trial_count
+from eagleray.config.sweep import sweep_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
 from eagleray.report.text import finding
@@ -96,7 +98,7 @@ def train(
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
-    settings = run.file() if isinstance(run, Run) else _tree(run)
+    settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
     from eagleray.app.launch import folder_of, launch_run, resumable_run
 
@@ -135,7 +137,7 @@ def sweep(
     Raises:
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
     """
-    asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep))
+    asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
     from eagleray.app.launch import check_same_sweep, folder_of, launch_sweep
     from eagleray.app.terminal import SweepDisplay
 
@@ -150,8 +152,8 @@ def sweep(
     return SweepResult(directory, analysis, unsent)
 
 
-def _tree(settings: Mapping[str, Any] | Path | str) -> dict[str, Any]:
-    return merged(settings) if isinstance(settings, Mapping) else read_tree(Path(settings))
+def _tree(settings: Mapping[str, Any] | Path | str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    return merged(settings) if isinstance(settings, Mapping) else read(Path(settings))
 
 
 def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool) -> Path:

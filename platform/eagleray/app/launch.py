@@ -44,7 +44,7 @@ MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that ma
 
 def folder_of(runs: str, experiment: str) -> Path:
     """Return the folder of an experiment's runs."""
-    return Path(runs) / re.sub(r"[^\w.-]+", "-", experiment)
+    return Path(runs) / re.sub(r"[^\w.-]+|^\.+", "-", experiment)
 
 
 def new_directory(folder: Path, *words: str) -> Path:

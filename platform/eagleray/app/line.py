@@ -35,11 +35,18 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     """Separate the run file, if given, from the settings."""
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
+    if absent := [name for name in files if not Path(name).is_file()]:
+        raise ConfigError(f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}")
     if len(files) > 1:
         raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
-    if files and not Path(files[0]).is_file():
-        raise ConfigError(f"there is no file {files[0]}; settings are written key=value, for example method=simclr")
     return (Path(files[0]) if files else None), [text for text in arguments if text not in files]
+
+
+def _example(arguments: list[str], absent: list[str]) -> str:
+    """Return what was probably meant by `key = value`."""
+    _, *after = arguments[arguments.index(absent[0]) :]
+    value = next(filter(None, (text.strip("=") for text in after[:2])), None)
+    return f"without spaces: {absent[0]}={value}" if value else "for example method=simclr"
 
 
 def only_settings(arguments: list[str] | None) -> list[str]:

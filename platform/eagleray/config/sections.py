@@ -286,6 +286,6 @@ def _settings(
         return settings_of(model, values, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
-        others = declared(owner.kind).values()
+        others = sorted(declared(owner.kind).values(), key=lambda other: not other.required)
         owners = {str(key): [d.name for d in others if key in d.Config.model_fields] for key in unknown}
         raise nested(error.errors(), owner.name, owners) from None

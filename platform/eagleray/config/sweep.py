@@ -2,16 +2,19 @@
 
 import itertools
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
-from eagleray.config.mistakes import wrong
+from eagleray.config.mistakes import every_mistake, refuse, wrong
 from eagleray.config.nested import branch, merged, parse_override, read_tree
+from eagleray.config.places import placed
 from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, run_keys, validated
 from eagleray.config.sections import Strict
@@ -34,10 +37,32 @@ def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
     return names
 
 
+NAME = r"^\w[\w.-]*$"
+
+
+def _as_folder(name: str) -> str:
+    """Return a name that may be that of a folder.
+
+    Raises:
+        ConfigError: it has other signs, or begins with a dot.
+    """
+    if not re.match(NAME, name):
+        near = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "my-sweep"
+        raise wrong(
+            f"name={name} cannot name a folder: it may have letters, digits, dots, - and _, and begins with a letter, "
+            f"a digit or _; for example name={near}"
+        )
+    return name
+
+
 class Sweep(Strict, frozen=True):
     """One question: a run, what varies, how to search."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
+    name: Annotated[
+        str,
+        AfterValidator(_as_folder),
+        Field(description="MLflow experiment and folder of its runs", json_schema_extra={"pattern": NAME}),
+    ]
     question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
     run: Annotated[
         dict[str, Any],
@@ -54,9 +79,16 @@ class Sweep(Strict, frozen=True):
     search: Annotated[
         str,
         AfterValidator(lambda name: find("search", name).name),
-        Field(description="which points are tried; tpe: Optuna's", json_schema_extra=_one_of("search")),
-    ] = "random"
-    trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
+        Field(
+            default=None,
+            description="which points are tried; tpe: Optuna's; by default grid if all values are listed and trials is "
+            "not set, else random",
+            json_schema_extra=_one_of("search"),
+        ),
+    ]
+    trials: Annotated[
+        int | None, Field(ge=1, description="points tried; null with grid: all of them, else some drawn by the seed")
+    ] = None
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number that a run reports")] = "knn"
     mode: Annotated[
@@ -90,36 +122,31 @@ class Sweep(Strict, frozen=True):
         """
         return dict(leaves(vary)) if isinstance(vary, Mapping) else vary
 
+    @field_validator("vary")
+    @classmethod
+    def _valid_by_itself(cls, vary: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Check every varied value, whatever else is wrong.
+
+        So mistakes here and in other keys are told together.
+        """
+        if "run" in info.data:
+            draft = cls.model_construct(name="draft", run=info.data["run"], vary=vary, search="random")
+            refuse([*every_mistake(lambda key: draft._range(key, vary[key]), vary)])
+            refuse([*every_mistake(draft.variant, (values for _, values in one_by_one(draft.ranges())))])
+        return vary
+
     @model_validator(mode="after")
-    def _runs(self) -> Self:
+    def _fits(self) -> Self:
         """Check that whatever the search tries is valid."""
-        ranges = self.ranges()
-        if not self.tries_all and self.trials is None:
-            raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
-        if not self._scheduler["compares"] and self.grace != 1:
-            raise wrong(
-                f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
-            )
-        for key, span in ranges.items():
-            if self.tries_all and not isinstance(span, Choice):
-                raise wrong(
-                    f"vary.{key} is a range, but search={self.search} needs a list of values; or use search=random"
-                )
-            if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
-                raise wrong(
-                    f"vary.{key} cannot change during training, as scheduler={self.scheduler} requires; "
-                    "keys of optimizer, augment and method can"
-                )
-            if key == "seed" and self.seeds > 1:
-                raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
-        self._check_repeats()
+        self._settle_search()
+        refuse([*self._contradictions()])
         for run in self.probes():
             check_metric(self.metric, run, every_epoch=self.compares_every_epoch)
             self._settle_mode(mode_of(self.metric, metrics_of(run)))
         return self
 
-    def _check_repeats(self) -> None:
-        """Refuse a value that is listed twice, however written.
+    def _repeats(self) -> Iterator[str]:
+        """Yield a sentence for each value listed twice, however written.
 
         Its runs would be copies, and count as evidence.
         """
@@ -128,8 +155,31 @@ class Sweep(Strict, frozen=True):
             text, file = str(as_param(value)), json.dumps(run.file())
             if before := listed.get((key, file)):
                 both = f"{text} twice" if text == before else f"{before} and {text}, which are the same run"
-                raise wrong(f"vary.{key} lists {both}; list each value once")
+                yield f"vary.{key} lists {both}; list each value once"
             listed[key, file] = text
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each setting that another one forbids."""
+        ranges = self.ranges()
+        listed = all(isinstance(span, Choice) for span in ranges.values())
+        if not self.tries_all and self.trials is None:
+            yield f"trials is missing: search={self.search} needs the number of points to try"
+        if self.trials and listed and not (self.learns or self.changes_trials):
+            if self.trials > (count := math.prod(len(probes(span)) for span in ranges.values())):
+                yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
+        if not self._scheduler["compares"] and self.grace != 1:
+            yield f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
+        if "seed" in ranges and self.seeds > 1:
+            yield "vary.seed and seeds exclude each other: each point is run with its own seeds"
+        for key, span in ranges.items():
+            if self.tries_all and not isinstance(span, Choice):
+                yield f"vary.{key} is a range, but search={self.search} needs a list of values; or use search=random"
+            if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
+                yield (
+                    f"vary.{key} cannot change during training, as scheduler={self.scheduler} requires; "
+                    "keys of optimizer, augment and method can"
+                )
+        yield from self._repeats()
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -172,6 +222,12 @@ class Sweep(Strict, frozen=True):
     def _scheduler(self) -> Mapping[str, Any]:
         return find("scheduler", self.scheduler).values
 
+    def _settle_search(self) -> None:
+        if self.search is None:
+            listed = all(isinstance(span, Choice) for span in self.ranges().values())
+            tries_all = listed and self.trials is None and not self.changes_trials
+            object.__setattr__(self, "search", "grid" if tries_all else "random")  # as in _settle_mode
+
     def _settle_mode(self, better: Any) -> None:
         if self.mode is None and better is None:
             raise wrong(
@@ -207,10 +263,8 @@ class Sweep(Strict, frozen=True):
         Raises:
             ConfigError: one of them is not a valid run.
         """
-        spans = {key: probes(span) for key, span in self.ranges().items()}
-        first = {key: values[0] for key, values in spans.items()}
-        for key, values in spans.items():
-            yield from ((key, value, self.variant({**first, key: value})) for value in values)
+        for key, values in one_by_one(self.ranges()):
+            yield key, values[key], self.variant(values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
         """Return the run that has some varied values."""
@@ -238,6 +292,14 @@ class Sweep(Strict, frozen=True):
         return span
 
 
+def one_by_one(ranges: Mapping[str, Range]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each key with each of its values, the other keys at their first."""
+    spans = {key: probes(span) for key, span in ranges.items()}
+    first = {key: values[0] for key, values in spans.items()}
+    for key, values in spans.items():
+        yield from ((key, {**first, key: value}) for value in values)
+
+
 def load_sweep(file: Path, overrides: list[str]) -> Sweep:
     """Read a sweep from a file and overrides.
 
@@ -246,6 +308,24 @@ def load_sweep(file: Path, overrides: list[str]) -> Sweep:
     Raises:
         ConfigError: as `load_run`.
     """
-    trees = map(parse_override, overrides)
-    changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
-    return validated(Sweep, merged(read_tree(file), changes))
+    with placed(file, overrides):
+        trees = map(parse_override, overrides)
+        changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
+        return validated(Sweep, merged(sweep_tree(file), changes))
+
+
+def sweep_tree(file: Path) -> dict[str, Any]:
+    """Read the settings of a sweep file, without defaults.
+
+    Raises:
+        ConfigError: the file is none, or that of a run.
+    """
+    tree = read_tree(file)
+    if tree and not is_sweep(tree):
+        raise ConfigError(f"{file} is a run file, as it has no `vary`: use `eagleray train {file}`")
+    return tree
+
+
+def is_sweep(tree: Mapping[str, Any]) -> bool:
+    """Return whether settings are a sweep's, not a run's."""
+    return not tree.keys().isdisjoint(Sweep.model_fields)

@@ -11,6 +11,7 @@ from eagleray.config import Sweep, load_run, load_sweep
 from eagleray.config.metrics import check_metric, metric_needs
 from eagleray.config.nested import read_tree
 from eagleray.config.registry import WORDS, Kind, declared, find
+from eagleray.config.sweep import is_sweep
 from eagleray.contracts.errors import ConfigError
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
@@ -70,7 +71,7 @@ def check(
 ) -> None:
     """Validate a run or sweep file; start nothing."""
     overrides = only_settings(settings)
-    if "vary" in read_tree(file):
+    if is_sweep(read_tree(file)):
         loaded = load_sweep(file, overrides)
         unchecked = _check_labels(loaded)
         say(f"{file} is a valid sweep: {loaded.search} search over {', '.join(loaded.vary)}{unchecked}")

@@ -1,8 +1,7 @@
 """Commands that train and evaluate."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,7 +20,8 @@ from eagleray.app.line import (
     split,
 )
 from eagleray.config import load_run, load_sweep
-from eagleray.config.nested import merged, parse_override, read_tree
+from eagleray.config.places import placed
+from eagleray.config.run import run_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
 
@@ -30,7 +30,9 @@ from eagleray.contracts.report import Diverged
 def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
     """Train one method (SimCLR on digits by default)."""
     try:
-        result = api.train(_tree(*split(settings)), resume=resume, address=address, console=console)
+        file, overrides = split(settings)
+        with placed(file, overrides):
+            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=console)
     except Diverged as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
@@ -52,7 +54,8 @@ def sweep(
     overrides = only_settings(settings)
     loaded = load_sweep(file, overrides)
     try:
-        result = api.sweep(loaded, resume=resume, address=address, console=console)
+        with placed(file, overrides):
+            result = api.sweep(loaded, resume=resume, address=address, console=console)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
@@ -101,8 +104,3 @@ def preview(
 
     draw(run, out)
     say(str(out))
-
-
-def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
-    """Merge a file's settings with overrides, without defaults."""
-    return merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides)))
