@@ -91,7 +91,7 @@ def train(
         run: a run, its settings as a run file has them (`{"method": "byol", "epochs": 20}`), or a run file.
         directory: of the record; by default a new one in `tracking.runs`.
         resume: continue the run in `directory`; without one, the newest that was interrupted.
-        address: of a Ray cluster, for several workers.
+        address: of a Ray cluster to train on.
         console: shows the progress.
 
     Raises:

@@ -102,7 +102,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         run: everything that defines it.
         directory: created if it is missing.
         display: shows the reports and passes them on.
-        address: of a Ray cluster, for several workers.
+        address: of a Ray cluster to train on; None: this machine.
 
     Returns:
         What could not be sent to MLflow yet; None if everything was.
@@ -230,7 +230,7 @@ def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, An
 def _train(
     run: Run, record: Record, local: Callable[[], Iterator[Report]], display: Display, address: str | None
 ) -> None:
-    if run.workers > 1:
+    if run.workers > 1 or address is not None:
         from eagleray.ray_backend.workers import train_on_workers
 
         reports = train_on_workers(run, record.directory, address=address)

@@ -21,7 +21,7 @@ from eagleray.config.search_points import Point, imposed, points, read, sweep_pa
 from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower, Watch
-from eagleray.ray_backend.cluster import check_resources, connected
+from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
 from eagleray.runs.preflight import check, planned
@@ -65,8 +65,8 @@ def sweep(
     check(sweep, runs)
     workers = max(run.workers for run in runs)
     with connected(address):
-        if address is None:
-            check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
+        ensure_room = check_resources if address is None else wait_for_room
+        ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory)
         follower = TrialFollower(watch)
         for point in known:
