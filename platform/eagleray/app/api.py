@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged
 from eagleray.config.run import run_tree
@@ -100,6 +101,7 @@ def train(
     """
     settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
+    check_run(run, address)
     from eagleray.app.launch import folder_of, launch_run, resumable_run
 
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
@@ -138,6 +140,7 @@ def sweep(
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
     """
     asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
+    check_sweep(asked, address)
     from eagleray.app.launch import check_same_sweep, folder_of, launch_sweep
     from eagleray.app.terminal import SweepDisplay
 

@@ -263,8 +263,12 @@ def _directory(directory: Path) -> Iterator[None]:
     Delete it if a config error comes before the first metrics.
     """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "a") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / "lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written ({error.strerror}): set tracking.runs") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -128,7 +128,7 @@ def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         checksum = write_pixels(Path(f"{at}.bin"), images)
     readable = sizes[:, 0] > 0
     pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
-    rows, labels = _arranged(parts, readable, dataset)
+    rows, labels = arranged(parts, readable, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
     about = About(
         kept=kept,
@@ -209,7 +209,7 @@ def _listed(bad: Sequence[Bad], total: int) -> str:
     )
 
 
-def _arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
+def arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
     """Return rows and labels of train and test.
 
     If the source has validation images, theirs are returned too.

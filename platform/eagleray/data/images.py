@@ -15,10 +15,9 @@ from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
-from eagleray.contracts.seeds import Stream
 from eagleray.data.archive import Archive, open_archive
 from eagleray.data.pixels import Decoded, Pixels, Stored
-from eagleray.data.splits import balanced, drawn, held_out
+from eagleray.data.splits import balanced, split
 
 
 class Images:
@@ -136,13 +135,8 @@ def _held_out(
 
     A source's own validation set is kept.
     """
-    if validation is None:
-        positions = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
-        validation = train.only(positions) if len(positions) else None
-        train = train.only(np.delete(np.arange(len(train)), positions))
-    if settings.limit is not None:
-        train = train.only(drawn(len(train), settings.limit, (Stream.LIMIT, seed)))
-    return train, validation
+    chosen, held = split(len(train), train.labels, settings, seed, own_validation=validation is not None)
+    return train.only(chosen), validation or (train.only(held) if len(held) else None)
 
 
 def _info(archive: Archive, samples: int) -> DataInfo:

@@ -5,8 +5,32 @@ If labels are known, the draw is class by class.
 
 import numpy as np
 
+from eagleray.config.sections import DataSettings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import Stream, numpy_generator
+
+
+def split(
+    samples: int, labels: np.ndarray | None, settings: DataSettings, seed: int, *, own_validation: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the training images of a source, by the run's seed.
+
+    Args:
+        samples: N, number of images.
+        labels: int64 [N], -1: unknown; None: there are no classes.
+        settings: the shares.
+        seed: of the run.
+        own_validation: the source has validation images, so none are held out.
+
+    Returns:
+        Positions to train on and positions held out for validation, both sorted.
+    """
+    share = 0 if own_validation else settings.validation
+    held = held_out(samples, labels, share, (Stream.VALIDATION, seed))
+    train = np.delete(np.arange(samples), held)
+    if settings.limit is not None:
+        train = train[drawn(len(train), settings.limit, (Stream.LIMIT, seed))]
+    return train, held
 
 
 def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tuple[int, ...]) -> np.ndarray:

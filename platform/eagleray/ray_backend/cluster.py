@@ -6,7 +6,6 @@ It is started and ended on this machine, or a running cluster is used.
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.preflight import check_address
 
 # Environment variables that Ray reads; those that the user has set stay.
 SETTINGS = {
@@ -29,7 +29,6 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # notice soon that a worker was killed, or the end
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that asked for no GPU sees none
 }
-ANSWER = 10  # seconds in which something must listen at an address
 ROOM = 600  # seconds in which a cluster's machines may start
 OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a container may have little
 
@@ -54,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     if address is None:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
-        _check_answers(address)
+        check_address(address)
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -68,24 +67,6 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Check that something listens at an address.
-
-    Ray itself would try for a quarter of an hour. `auto` has no address of its own: Ray looks for it.
-    """
-    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-    host, _, port = place.removeprefix("ray://").rpartition(":")
-    if not place:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
-    except ValueError:
-        raise ConfigError(f"--address {address} is not HOST:PORT, ray://HOST:PORT or auto") from None
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise ConfigError(f"no Ray answers at --address {address} ({why}); start it, or correct the address") from None
 
 
 def wait_for_room(workers: int, cpus: float, gpus: float) -> None:

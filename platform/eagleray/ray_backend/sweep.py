@@ -24,8 +24,9 @@ from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
-from eagleray.runs.preflight import check, planned
+from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
+from eagleray.runs.rehearsal import rehearse
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial that failed: its machine may have been the cause
@@ -62,7 +63,7 @@ def sweep(
     known = points(sweep)
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
-    check(sweep, runs)
+    rehearse(sweep, runs)
     workers = max(run.workers for run in runs)
     with connected(address):
         ensure_room = check_resources if address is None else wait_for_room

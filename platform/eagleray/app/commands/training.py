@@ -24,6 +24,7 @@ from eagleray.config.places import placed
 from eagleray.config.run import run_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
+from eagleray.runs.preflight import check_writable
 
 
 @app.command()
@@ -97,10 +98,13 @@ def preview(
 
     Each row shows an image: first as it is, then its views.
     """
-    run = load_run(*split(settings))
+    file, overrides = split(settings)
+    run = load_run(file, overrides)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
+    check_writable(out, "--out to another file")
     from eagleray.runs.preview import preview as draw
 
-    draw(run, out)
+    with placed(file, overrides):
+        draw(run, out)
     say(str(out))

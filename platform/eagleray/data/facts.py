@@ -1,0 +1,51 @@
+"""What is known of a run's images before any is decoded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eagleray.config.run import Run
+from eagleray.contracts.dataset import Dataset
+from eagleray.contracts.errors import ConfigError
+from eagleray.data.archive import arranged
+from eagleray.data.splits import split
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The training images of a run."""
+
+    samples: int
+    labels: np.ndarray | None  # int64 [samples], -1: unknown; None: there are no classes
+    class_names: tuple[str, ...] | None
+    has_validation: bool
+    channels: int | None  # None: known only when the files are decoded
+
+
+def facts_of(run: Run) -> Facts | None:
+    """Return the facts of a run's images, which are listed, not decoded.
+
+    They count files that turn out to be unreadable. None: the images are yet to be downloaded.
+
+    Raises:
+        ConfigError: images are missing.
+    """
+    declaration = run.data.declaration
+    dataset: Dataset = declaration.load()(run.data.name, declaration.real(run.data.config))
+    try:
+        parts = dataset.parts()
+    except ConfigError:
+        if getattr(dataset.config, "download", False):
+            return None
+        raise
+    rows, labels = arranged(parts, np.ones(sum(map(len, parts.values())), bool), dataset)
+    own = "validation" in rows
+    train, held = split(len(rows["train"]), labels["train"], run.data.settings, run.seed, own_validation=own)
+    known, images = labels["train"], parts["train"].images
+    return Facts(
+        samples=len(train),
+        labels=None if known is None else known[train],
+        class_names=dataset.class_names(),
+        has_validation=own or len(held) > 0,
+        channels=images.shape[1] if isinstance(images, np.ndarray) else None,
+    )
