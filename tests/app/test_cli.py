@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from eagleray.app import cli, launch
+from eagleray.app import cli, directories
 from eagleray.app.terminal import Pace, SweepDisplay, followed, short
 from eagleray.config import Sweep, load_run
 from eagleray.config.registry import declared
@@ -637,6 +637,6 @@ def test_keys_are_shortened_if_that_keeps_them_unique():
 
 
 def test_directories_of_one_second_differ(tmp_path: Path):
-    first = launch.new_directory(tmp_path, "simclr")
+    first = directories.new_directory(tmp_path, "simclr")
     first.mkdir()
-    assert launch.new_directory(tmp_path, "simclr") != first
+    assert directories.new_directory(tmp_path, "simclr") != first

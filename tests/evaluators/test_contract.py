@@ -23,8 +23,8 @@ from eagleray.report.catalogue import metrics_page
 from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
 from eagleray.runs.floors import measure
-from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.record import Record
+from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import recorded
 from eagleray.tracking import sync
 from eagleray.tracking.store import connect

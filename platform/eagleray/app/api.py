@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagleray.app.directories import (
+    check_extends,
+    check_same_sweep,
+    folder_of,
+    new_directory,
+    newest_sweep,
+    newest_unfinished,
+    resumable_run,
+)
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged
@@ -101,13 +110,12 @@ def train(
     """
     settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
-    check_run(run, address)
-    from eagleray.app.launch import folder_of, launch_run, resumable_run
-
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
     directory = _place(directory, folder, run.method.name, resume=resume)
     if resume:
         run = resumable_run(directory, settings)
+    check_run(run, address)
+    from eagleray.app.launch import launch_run
     from eagleray.app.terminal import followed
 
     def display(reports: Any, name: str) -> Any:
@@ -122,6 +130,7 @@ def sweep(
     directory: Path | str | None = None,
     *,
     resume: bool = False,
+    extend: bool = False,
     address: str | None = None,
     console: "Console | None" = None,
 ) -> SweepResult:
@@ -133,6 +142,8 @@ def sweep(
         sweep: a sweep, its settings as a sweep file has them, or a sweep file.
         directory: of the record; by default a new one in `tracking.runs`.
         resume: continue the sweep in `directory`; without one, the newest that was interrupted.
+        extend: add the values, seeds or trials that the sweep in `directory` does not have yet; without a directory,
+            the newest of that name.
         address: of a Ray cluster to run on.
         console: shows the trials.
 
@@ -140,18 +151,22 @@ def sweep(
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
     """
     asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
-    check_sweep(asked, address)
-    from eagleray.app.launch import check_same_sweep, folder_of, launch_sweep
-    from eagleray.app.terminal import SweepDisplay
-
     folder = folder_of(asked.run.get("tracking", {}).get("runs", "runs"), asked.name)
-    directory = _place(directory, folder, resume=resume)
+    directory = (
+        newest_sweep(folder) if extend and directory is None else _place(directory, folder, resume=resume or extend)
+    )
     if resume:
         check_same_sweep(asked, directory)
+    if extend:
+        check_extends(asked, directory)
+    check_sweep(asked, address)
+    from eagleray.app.launch import launch_sweep
+    from eagleray.app.terminal import SweepDisplay
+
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
-        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)
+        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
     return SweepResult(directory, analysis, unsent)
 
 
@@ -165,8 +180,6 @@ def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool
     Raises:
         ConfigError: there is nothing to resume, or the directory has a record that would be overwritten.
     """
-    from eagleray.app.launch import new_directory, newest_unfinished
-
     if directory is None:
         return newest_unfinished(folder) if resume else new_directory(folder, *words)
     directory = Path(directory)

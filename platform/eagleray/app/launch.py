@@ -1,12 +1,10 @@
 """Start runs and sweeps.
 
-Their directories are chosen here, and their results are kept and sent to MLflow.
+Their results are kept and sent to MLflow.
 """
 
 import fcntl
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep
 from eagleray.config.metrics import meanings
-from eagleray.config.run import leaves
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
@@ -39,60 +36,6 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
-MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
-
-
-def folder_of(runs: str, experiment: str) -> Path:
-    """Return the folder of an experiment's runs."""
-    return Path(runs) / re.sub(r"[^\w.-]+|^\.+", "-", experiment)
-
-
-def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep.
-
-    It is not created yet.
-    """
-    name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
-    names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
-    return next(folder / each for each in names if not (folder / each).exists())
-
-
-def newest_unfinished(folder: Path) -> Path:
-    """Return the directory of the newest interrupted run or sweep.
-
-    Raises:
-        ConfigError: there is no such directory.
-    """
-    for directory in sorted(folder.glob("*/record.json"), reverse=True):
-        if Record.open(directory.parent).state in ("running", "stopped"):
-            return directory.parent
-    raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
-
-
-def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
-    """Return the run that was started in a directory.
-
-    Raises:
-        ConfigError: one of the settings differs from the recorded one.
-    """
-    run = recorded_run(Record.open(directory))
-    # Compare resolved values: in them a relative path has become an absolute one.
-    now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
-    _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
-    return run
-
-
-def check_same_sweep(sweep: Sweep, directory: Path) -> None:
-    """Check that a directory was started with this sweep.
-
-    Raises:
-        ConfigError: a setting differs.
-    """
-    now, before = (
-        dict(leaves({key: value for key, value in file.items() if key not in MAY_CHANGE}))
-        for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
-    )
-    _check_same(directory, {key: now.get(key) for key in {**before, **now}}, before)
 
 
 def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
@@ -216,15 +159,6 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
     parent.finish("finished", summary=numbers)
     return analysis
-
-
-def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    for key, value in now.items():
-        if before.get(key) != value:
-            raise ConfigError(
-                f"{directory} was started with {key}={before.get(key)}, and now it is {key}={value}; "
-                "set the old value, or leave --resume out"
-            )
 
 
 def _train(

@@ -36,7 +36,9 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if absent := [name for name in files if not Path(name).is_file()]:
-        raise ConfigError(f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}")
+        raise ConfigError(
+            f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
+        )
     if len(files) > 1:
         raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
     return (Path(files[0]) if files else None), [text for text in arguments if text not in files]

@@ -161,12 +161,11 @@ class Sweep(Strict, frozen=True):
     def _contradictions(self) -> Iterator[str]:
         """Yield a sentence for each setting that another one forbids."""
         ranges = self.ranges()
-        listed = all(isinstance(span, Choice) for span in ranges.values())
+        count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
         if not self.tries_all and self.trials is None:
             yield f"trials is missing: search={self.search} needs the number of points to try"
-        if self.trials and listed and not (self.learns or self.changes_trials):
-            if self.trials > (count := math.prod(len(probes(span)) for span in ranges.values())):
-                yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
+        if not (self.learns or self.changes_trials) and (self.trials or 0) > count:
+            yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
         if not self._scheduler["compares"] and self.grace != 1:
             yield f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
         if "seed" in ranges and self.seeds > 1:

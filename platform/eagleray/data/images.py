@@ -36,6 +36,11 @@ class Images:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def stored(self) -> int:
+        """Bytes in the cache, of all splits together."""
+        return self._pixels.stored
+
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
         """Yield the images at each tensor of positions.
 

@@ -17,13 +17,14 @@ from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
 from eagleray.config.registry import find
-from eagleray.config.search_points import Point, imposed, points, read, sweep_params, trial_count, varied_keys
+from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
+from eagleray.runs.begun import begun
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
@@ -60,7 +61,7 @@ def sweep(
         KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
-    known = points(sweep)
+    known = points(sweep, () if sweep.changes_trials else begun(sweep, directory))
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
     rehearse(sweep, runs)
@@ -111,7 +112,11 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], f
     searcher = None
     if sweep.learns:
         search = find("search", sweep.search).load()()
-        searcher = search.build(sweep, lambda point: {"trial": config(point)}, _begun(sweep, directory))
+        past = {(point.number, point.seed): point for point in begun(sweep, directory)}
+        values = {number: dict(point.values) for (number, _), point in past.items()}
+        searcher = search.build(
+            sweep, lambda point: {"trial": config(past.get((point.number, point.seed), point))}, values
+        )
     return tune.Tuner(
         _trainable(sweep, workers),
         param_space={} if searcher else {"trial": tune.grid_search([config(point) for point in known])},
@@ -119,7 +124,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], f
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
             search_alg=searcher,
-            scheduler=_scheduler(sweep, max(run.epochs for run in runs), directory),
+            scheduler=_scheduler(sweep, known, max(run.epochs for run in runs), directory),
             num_samples=trial_count(sweep) if searcher else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,
@@ -144,8 +149,8 @@ def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
     return tune.with_resources(TrialActor, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 
-def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
-    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
+def _scheduler(sweep: Sweep, known: list[Point], epochs: int, directory: Path) -> TrialScheduler:
+    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in known]
     done = min((each.epoch for each in recorded if not each.ended), default=0)
     return find("scheduler", sweep.scheduler).load()().build(sweep, epochs, done)
 
@@ -199,16 +204,6 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             raise ConfigError(
                 f"{place} is of another sweep: it has {key}={before.get(key)}, but this sweep needs {now.get(key)}"
             )
-
-
-def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
-    """Return the points begun earlier, by their number.
-
-    An earlier start of the sweep has begun them.
-    """
-    records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
-    trials = [record for record in records if record.kind == "trial"]
-    return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:

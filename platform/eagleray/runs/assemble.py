@@ -13,7 +13,6 @@ import torch
 from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.seeds import seed_weights
 from eagleray.data.images import Data, load_data

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from eagleray.app.line import app, console, only_settings, say
+from eagleray.app.plan import counted, size
 from eagleray.app.ready import check_run, check_sweep
-from eagleray.app.size import counted, size
 from eagleray.config import load_run, load_sweep
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed

@@ -19,7 +19,8 @@ from eagleray.app.line import (
     say,
     split,
 )
-from eagleray.config import load_run, load_sweep
+from eagleray.app.ready import check_sweep
+from eagleray.config import Sweep, load_run, load_sweep
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
 from eagleray.contracts.errors import ConfigError
@@ -49,14 +50,34 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="the question")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     resume: Resume = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="add new values, seeds or trials to the newest of that name")
+    ] = False,
     address: Address = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="say what the sweep would cost, after a probe of each kind of run; start nothing"),
+    ] = False,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="with --plan: measure nothing")] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="with --plan: of a GPU hour, or of an hour of this machine if trials use no GPU"),
+    ] = None,
 ) -> None:
     """Run the trials of a sweep file and compare them."""
     overrides = only_settings(settings)
     loaded = load_sweep(file, overrides)
+    if plan:
+        with placed(file, overrides):
+            _plan(loaded, probing=not no_probe, price=price)
+        return
+    if no_probe or price is not None:
+        raise ConfigError("--no-probe and --price belong to --plan")
+    if resume and extend:
+        raise ConfigError("--extend continues an interrupted sweep too; leave --resume out")
     try:
         with placed(file, overrides):
-            result = api.sweep(loaded, resume=resume, address=address, console=console)
+            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=console)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
@@ -108,3 +129,17 @@ def preview(
     with placed(file, overrides):
         draw(run, out)
     say(str(out))
+
+
+def _plan(sweep: Sweep, *, probing: bool, price: float | None) -> None:
+    from eagleray.app.plan import lines, plan
+
+    check_sweep(sweep)
+    if probing:
+        from eagleray.app.probe import floor_count, gpus, probe
+
+        made = plan(sweep, probe, gpus=gpus(), price=price, floors=floor_count(sweep))
+    else:
+        made = plan(sweep, None)
+    for name, text in lines(made).items():
+        say(f"{name:<10} {text}")
