@@ -19,6 +19,7 @@ from eagleray.app.directories import (
     newest_unfinished,
     resumable_run,
 )
+from eagleray.app.notify import forget
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged
@@ -78,6 +79,11 @@ class SweepResult:
     def best_run(self) -> Path | None:
         """The directory of a run of the best point."""
         return self.directory / "trials" / self.best.runs[0] if self.best else None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the budget was used up before all runs had ended."""
+        return Record.open(self.directory).state == "stopped"
 
     @property
     def finding(self) -> str:
@@ -160,6 +166,8 @@ def sweep(
     if extend:
         check_extends(asked, directory)
     check_sweep(asked, address)
+    if extend:
+        forget(directory)
     from eagleray.app.launch import launch_sweep
     from eagleray.app.terminal import SweepDisplay
 

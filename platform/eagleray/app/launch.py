@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.notify import Event, notify
 from eagleray.config import Run, Sweep
+from eagleray.config.budget import OVER
 from eagleray.config.metrics import meanings
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
@@ -24,6 +26,7 @@ from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.text import csv_text, finding, markdown, runs_csv
 from eagleray.report.trials import trials_of
 from eagleray.runs.assemble import assemble
+from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
 from eagleray.runs.preview import preview
@@ -98,6 +101,12 @@ def launch_sweep(
         except KeyboardInterrupt:
             if (directory / "record.json").exists():
                 Record.open(directory).finish("stopped", "by a person")
+                notify(sweep, directory, "stopped", f"{sweep.name} was stopped; --resume continues it")
+            raise
+        except ConfigError:
+            raise
+        except Exception as error:
+            notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
             raise
         parent = Record.open(directory)
         sender.add(parent)
@@ -105,7 +114,15 @@ def launch_sweep(
             if child.kind == "trial":
                 _keep(recorded_run(child), child)
         analysis = conclude(sweep, parent)
+    notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return analysis, sender.message
+
+
+def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
+    if runs_left := left(sweep, directory):
+        return "budget", f"{sweep.name} has used up its budget; runs left: {'; '.join(runs_left)}"
+    found = finding(analysis)
+    return ("finished", f"{sweep.name}: {found}") if analysis.winner else ("failed", f"{sweep.name} failed: {found}")
 
 
 class SenderWatch:
@@ -144,12 +161,13 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
+    runs_left = left(sweep, parent.directory)
     page = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
-        notes=notes,
+        notes=[*notes, *runs_left],
     )
     (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
@@ -157,7 +175,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
-    parent.finish("finished", summary=numbers)
+    parent.finish(*("stopped", OVER) if runs_left else ("finished", ""), summary=numbers)
     return analysis
 
 

@@ -70,9 +70,14 @@ def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) ->
 
 
 def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
-    again = shlex.join(["eagleray", command, *(arguments or []), "--resume"])
-    print(f"eagleray: stopped; nothing is lost. To continue: {again}", file=sys.stderr)
+    print(f"eagleray: stopped; nothing is lost. To continue: {to_continue(command, arguments)}", file=sys.stderr)
     raise typer.Exit(130)
+
+
+def to_continue(command: str, arguments: list[str] | None) -> str:
+    """Return the command that resumes; an address to notify may hold a secret, so it is not repeated."""
+    shown = ["notify=..." if text.startswith("notify=") else text for text in arguments or []]
+    return shlex.join(["eagleray", command, *shown, "--resume"])
 
 
 def say(text: str) -> None:

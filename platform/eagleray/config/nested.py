@@ -29,7 +29,9 @@ def read_tree(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         key_places(file, text)
         tree = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # such as the date 2030-13-01
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
         raise ConfigError(f"{file} has no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
@@ -51,7 +53,7 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:
         return branch(key.strip(), yaml.safe_load(value))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{key}: {value!r} is not YAML: {_place(error)}") from None
 
 

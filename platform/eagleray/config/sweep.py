@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
 from eagleray.config.mistakes import every_mistake, refuse, wrong
@@ -53,6 +55,14 @@ def _as_folder(name: str) -> str:
             f"a digit or _; for example name={near}"
         )
     return name
+
+
+def _as_target(target: Any) -> Any:
+    """Refuse what nobody can be notified by, without repeating it."""
+    is_address = isinstance(target, str) and target.startswith(("http://", "https://"))
+    if (target is not None and not isinstance(target, str)) or (is_address and not urlsplit(target).hostname):
+        raise wrong("notify is neither a command nor an http(s) address, such as https://HOST/PATH")
+    return target
 
 
 class Sweep(Strict, frozen=True):
@@ -112,6 +122,20 @@ class Sweep(Strict, frozen=True):
         float,
         Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one"),
     ] = 0
+
+    budget: Annotated[
+        Budget, Field(description="when running trials stop at their next report; --resume continues them")
+    ] = Budget()
+    notify: Annotated[
+        str | None,
+        BeforeValidator(_as_target),
+        Field(
+            description="a command, or an http(s) address for a POST, told once each that the sweep finished, failed, "
+            "was stopped, or used up its budget; it is kept nowhere, as it may hold a secret",
+            exclude=True,
+            repr=False,
+        ),
+    ] = None
 
     @field_validator("vary", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ state that Ray keeps.
 import functools
 import operator
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
+from eagleray.config.budget import Budget
 from eagleray.config.registry import find
 from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
@@ -43,7 +45,8 @@ def sweep(
 ) -> list[Record]:
     """Run a sweep's trials and measure its floors.
 
-    The winner is measured on the test set.
+    The winner is measured on the test set. If the budget is used up before, trials stay unfinished, and floors and
+    winner are left for `resume` to measure.
 
     Args:
         sweep: what to vary and compare.
@@ -61,6 +64,7 @@ def sweep(
         KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
+    end = _end(sweep)
     known = points(sweep, () if sweep.changes_trials else begun(sweep, directory))
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
@@ -72,22 +76,24 @@ def sweep(
         parent = _record(sweep, directory)
         follower = TrialFollower(watch)
         for point in known:
-            follower.notify(trial_config(sweep, directory, point), "waiting")
+            config = trial_config(sweep, directory, point, end)
+            follower.notify(config, *_recorded(Path(config["directory"])))
         measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
         finish_floors = measurements.floors(runs)
-        _tuner(sweep, directory, known, runs, follower).fit()
+        _tuner(sweep, directory, known, runs, follower, end).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
-        if len(follower.ended) < trial_count(sweep):
+        if len(follower.ended | follower.left) < trial_count(sweep):
             raise KeyboardInterrupt
-        finish_floors()
-        measurements.winner()
+        if not follower.left:
+            finish_floors()
+            measurements.winner()
     return parent.children()
 
 
-def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
+def trial_config(sweep: Sweep, directory: Path, point: Point, end: float | None = None) -> dict[str, Any]:
     """Return the configuration of a trial, as plain values.
 
-    A population may change its `values`.
+    A population may change its `values`. `end` is that of the budget, in seconds since 1970.
     """
     place = directory / "trials" / point.name
     return {
@@ -102,20 +108,33 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
         "stop_collapsed": sweep.stop_collapsed,
         "cpus": sweep.cpus_per_trial,
         "gpus": sweep.gpus_per_trial,
+        "end": end,
     }
 
 
-def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], follower: TrialFollower) -> tune.Tuner:
+def _end(sweep: Sweep) -> float | None:
+    """Return when the budget of a sweep that starts now is used up."""
+    return sweep.budget.end(datetime.now().astimezone()).timestamp() if sweep.budget != Budget() else None
+
+
+def _tuner(
+    sweep: Sweep,
+    directory: Path,
+    known: list[Point],
+    runs: list[Run],
+    follower: TrialFollower,
+    end: float | None,
+) -> tune.Tuner:
     workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    config = functools.partial(trial_config, sweep, directory)
+    config = functools.partial(trial_config, sweep, directory, end=end)
     searcher = None
     if sweep.learns:
         search = find("search", sweep.search).load()()
         past = {(point.number, point.seed): point for point in begun(sweep, directory)}
         values = {number: dict(point.values) for (number, _), point in past.items()}
         searcher = search.build(
-            sweep, lambda point: {"trial": config(past.get((point.number, point.seed), point))}, values
+            sweep, lambda point: {"trial": config(past.get((point.number, point.seed)) or point)}, values
         )
     return tune.Tuner(
         _trainable(sweep, workers),
@@ -204,6 +223,15 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             raise ConfigError(
                 f"{place} is of another sweep: it has {key}={before.get(key)}, but this sweep needs {now.get(key)}"
             )
+
+
+def _recorded(place: Path) -> tuple[str, dict[str, Any] | None]:
+    """Return the state of a trial to show before it runs, and its last result."""
+    before = RecordedEpochs.of(place)
+    if not before.ended:
+        return "waiting", None
+    record = Record.open(place)
+    return record.state, {"epoch": before.epoch, "metrics": record.summary}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:

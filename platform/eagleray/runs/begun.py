@@ -1,9 +1,10 @@
-"""The runs that an earlier start of a sweep has begun."""
+"""The runs that earlier starts of a sweep have begun, and those that they have left."""
 
 from pathlib import Path
 
 from eagleray.config import Sweep
-from eagleray.config.search_points import Point, read
+from eagleray.config.budget import OVER
+from eagleray.config.search_points import Point, points, read, trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record
 
@@ -16,6 +17,18 @@ def begun(sweep: Sweep, directory: Path) -> list[Point]:
     """
     records = [Record.open(place.parent) for place in sorted(directory.glob("trials/*/record.json"))]
     return [_point(sweep, record) for record in records if record.kind == "trial"]
+
+
+def left(sweep: Sweep, directory: Path) -> list[str]:
+    """Return the runs that the end of the budget has left, in words."""
+    trials = [record for record in Record.open(directory).children() if record.kind == "trial"]
+    stopped = [record.name for record in trials if record.status["message"] == OVER]
+    missing = trial_count(sweep) - len(trials)
+    unfinished = [f"{len(stopped)} stopped {OVER}: {', '.join(stopped)}"] if stopped else []
+    if missing <= 0:
+        return unfinished
+    known = {point.name for point in points(sweep, begun(sweep, directory))} - {record.name for record in trials}
+    return [*unfinished, f"{missing} not started {OVER}{': ' if known else ''}{', '.join(sorted(known))}"]
 
 
 def _point(sweep: Sweep, record: Record) -> Point:

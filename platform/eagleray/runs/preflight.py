@@ -7,6 +7,7 @@ themselves or a network is in `assemble` for a run, in `rehearsal` for a sweep.
 import json
 import os
 import socket
+from datetime import datetime
 from pathlib import Path
 
 from eagleray.config import Run, Sweep
@@ -39,6 +40,9 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
 
     Args and errors as `check_run`.
     """
+    now = datetime.now().astimezone()
+    if sweep.budget.end(now) <= now:
+        raise ConfigError(f"budget.until={sweep.budget.until} is past")
     runs, known = planned(sweep), dict[str, Facts | None]()
     check_settings(sweep, runs)
     _check_machine(runs[0].tracking.runs, max(run.workers for run in runs), sweep.cpus_per_trial, address)

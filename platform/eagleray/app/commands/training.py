@@ -18,6 +18,7 @@ from eagleray.app.line import (
     only_settings,
     say,
     split,
+    to_continue,
 )
 from eagleray.app.ready import check_sweep
 from eagleray.config import Sweep, load_run, load_sweep
@@ -89,6 +90,8 @@ def sweep(
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
+    if result.is_unfinished:
+        say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
     farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
 
 
