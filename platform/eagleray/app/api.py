@@ -25,7 +25,7 @@ from eagleray.config import Run, Sweep, validated
 from eagleray.config.nested import merged
 from eagleray.config.run import run_tree
 from eagleray.config.search_points import trial_count
-from eagleray.config.sweep import sweep_tree
+from eagleray.config.sweep_file import sweep_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
 from eagleray.report.text import finding

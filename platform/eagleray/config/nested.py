@@ -52,7 +52,10 @@ def parse_override(text: str) -> dict[str, Any]:
     if not value.strip():
         raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:
+        key_places(Path(key.strip()), value)
         return branch(key.strip(), yaml.safe_load(value))
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{key}: {value!r} is not YAML: {_place(error)}") from None
 

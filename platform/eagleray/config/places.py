@@ -17,7 +17,7 @@ def key_places(file: Path, text: str) -> dict[str, str]:
 
     Raises:
         yaml.YAMLError: the text is not YAML.
-        ConfigError: a key is written twice, or a section contains itself.
+        ConfigError: a key is written twice, a section contains itself, or a text is not Unicode.
     """
     found: dict[str, str] = {}
     for key, place in _places(yaml.compose(text, Loader=yaml.SafeLoader), "", file, ()):
@@ -46,6 +46,8 @@ def placed(file: Path | None, overrides: Iterable[str] = ()) -> Iterator[None]:
 def _places(node: yaml.Node, above: str, file: Path, inside: tuple[yaml.Node, ...]) -> Iterator[tuple[str, str]]:
     if node in inside:
         raise ConfigError(f"{file}: {above} contains itself; write its keys out")
+    if isinstance(node, yaml.ScalarNode) and not _is_unicode(node.value):
+        raise ConfigError(f"{_place(node, file)}: {above} has half a character, which no text may have; correct it")
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield from _places(item, f"{above}[{number}]", file, (*inside, node))
@@ -54,8 +56,17 @@ def _places(node: yaml.Node, above: str, file: Path, inside: tuple[yaml.Node, ..
     for key, value in node.value:
         if key.tag != MERGE:
             name = f"{above}.{key.value}" if above else str(key.value)
-            yield name, f"{file}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+            yield name, _place(key, file)
             yield from _places(value, name, file, (*inside, node))
+
+
+def _place(node: yaml.Node, file: Path) -> str:
+    return f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _readable(file: Path) -> dict[str, str]:
@@ -73,8 +84,9 @@ def _with_place(sentence: str, places: dict[str, str], file: Path | None) -> str
     start = re.match(r"(?:unknown key )?([\w.]+)( is missing)?", sentence)
     key = start[1].rstrip(".") if start else ""
     while key:
-        for prefix in ("", "vary.", "run."):  # a key of the file, one that a sweep varies, one of its run
-            if place := places.get(prefix + key):
-                return f"{place}: {sentence}"
+        heres = [f"{prefix}{key}" for prefix in ("", "vary.", "run.")]  # a sweep's own, a varied one, one of its run
+        below = (name for here in heres for name in places if name.startswith(f"{here}."))
+        if name := next((here for here in heres if here in places), next(below, None)):
+            return f"{places[name]}: {sentence}"
         key = key.rpartition(".")[0]
     return f"{file}: {sentence}" if places and start and start[2] else sentence

@@ -252,14 +252,14 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
 
 def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return method, encoder and data as mappings with names."""
-    method = _with_name(tree.get("method"), DEFAULT_METHOD)
+    method = _with_name(tree.get("method", {}), DEFAULT_METHOD)
     known = _known("method", method["name"])
     needs = known.needs if known else ()
     encoder = "pretrained" if "trained_encoder" in needs else "vit_tiny" if "tokens" in needs else "convnet"
     return {
         "method": method,
-        "encoder": _with_name(tree.get("encoder"), encoder),
-        "data": _with_name(tree.get("data"), "digits"),
+        "encoder": _with_name(tree.get("encoder", {}), encoder),
+        "data": _with_name(tree.get("data", {}), "digits"),
     }
 
 
@@ -271,9 +271,7 @@ def _known(kind: Kind, name: Any) -> Declaration | None:
 
 
 def _with_name(section: Any, default: str) -> dict[str, Any]:
-    if section is None or isinstance(section, Mapping):
-        return {"name": default, **(section or {})}
-    return {"name": section}
+    return {"name": default, **section} if isinstance(section, Mapping) else {"name": section}
 
 
 _USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
@@ -289,9 +287,9 @@ def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; ranges are values."""
+    """Yield dotted keys and values; ranges and empty sections are values."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not is_range(value):
+        if isinstance(value, Mapping) and value and not is_range(value):
             yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value

@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -15,15 +14,14 @@ from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
 from eagleray.config.mistakes import every_mistake, refuse, wrong
-from eagleray.config.nested import branch, merged, parse_override, read_tree
-from eagleray.config.places import placed
+from eagleray.config.nested import branch, merged
 from eagleray.config.registry import Kind, declared, find
-from eagleray.config.run import Run, leaves, run_keys, validated
+from eagleray.config.run import Run, leaves, validated
 from eagleray.config.sections import Strict
 from eagleray.config.settings import as_param
-from eagleray.contracts.errors import ConfigError
+from eagleray.config.vary import each_value, range_of
 from eagleray.contracts.metric import Metric
-from eagleray.contracts.ranges import Choice, Range, probes, read_range
+from eagleray.contracts.ranges import Choice, Range, probes
 
 
 def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
@@ -48,7 +46,7 @@ def _as_folder(name: str) -> str:
     Raises:
         ConfigError: it has other signs, or begins with a dot.
     """
-    if not re.match(NAME, name):
+    if not re.fullmatch(NAME, name):
         near = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "my-sweep"
         raise wrong(
             f"name={name} cannot name a folder: it may have letters, digits, dots, - and _, and begins with a letter, "
@@ -155,8 +153,8 @@ class Sweep(Strict, frozen=True):
         """
         if "run" in info.data:
             draft = cls.model_construct(name="draft", run=info.data["run"], vary=vary, search="random")
-            refuse([*every_mistake(lambda key: draft._range(key, vary[key]), vary)])
-            refuse([*every_mistake(draft.variant, (values for _, values in one_by_one(draft.ranges())))])
+            refuse([*every_mistake(lambda key: range_of(key, vary[key], draft.run), vary)])
+            refuse([*every_mistake(draft.variant, (values for _, values in each_value(draft.ranges())))])
         return vary
 
     @model_validator(mode="after")
@@ -261,7 +259,7 @@ class Sweep(Strict, frozen=True):
 
     def ranges(self) -> dict[str, Range]:
         """Return the range of each varied key."""
-        return {key: self._range(key, value) for key, value in self.vary.items()}
+        return {key: range_of(key, value, self.run) for key, value in self.vary.items()}
 
     def probes(self) -> Iterator[Run]:
         """Yield runs that the search may try.
@@ -286,7 +284,7 @@ class Sweep(Strict, frozen=True):
         Raises:
             ConfigError: one of them is not a valid run.
         """
-        for key, values in one_by_one(self.ranges()):
+        for key, values in each_value(self.ranges()):
             yield key, values[key], self.variant(values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
@@ -294,61 +292,3 @@ class Sweep(Strict, frozen=True):
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
         return validated(Run, merged(self.run, merged(*varied)))
-
-    def _range(self, key: str, value: Any) -> Range:
-        if value == "declared":
-            return self._declared_range(key)
-        try:
-            span = read_range(value)
-        except ConfigError as error:
-            raise wrong(f"vary.{key}: {error}") from None
-        if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
-            raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
-        return span
-
-    def _declared_range(self, key: str) -> Range:
-        known = run_keys(self.run)
-        marks = known[key].metadata if key in known else ()
-        span = next((mark for mark in marks if isinstance(mark, Range)), None)
-        if span is None:
-            raise wrong(f"vary.{key}: it declares no range; write one, such as {{uniform: [0, 1]}} or [1, 2]")
-        return span
-
-
-def one_by_one(ranges: Mapping[str, Range]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each key with each of its values, the other keys at their first."""
-    spans = {key: probes(span) for key, span in ranges.items()}
-    first = {key: values[0] for key, values in spans.items()}
-    for key, values in spans.items():
-        yield from ((key, {**first, key: value}) for value in values)
-
-
-def load_sweep(file: Path, overrides: list[str]) -> Sweep:
-    """Read a sweep from a file and overrides.
-
-    Overrides change keys of the sweep (`trials=4`), else of its run (`epochs=5`).
-
-    Raises:
-        ConfigError: as `load_run`.
-    """
-    with placed(file, overrides):
-        trees = map(parse_override, overrides)
-        changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
-        return validated(Sweep, merged(sweep_tree(file), changes))
-
-
-def sweep_tree(file: Path) -> dict[str, Any]:
-    """Read the settings of a sweep file, without defaults.
-
-    Raises:
-        ConfigError: the file is none, or that of a run.
-    """
-    tree = read_tree(file)
-    if tree and not is_sweep(tree):
-        raise ConfigError(f"{file} is a run file, as it has no `vary`: use `eagleray train {file}`")
-    return tree
-
-
-def is_sweep(tree: Mapping[str, Any]) -> bool:
-    """Return whether settings are a sweep's, not a run's."""
-    return not tree.keys().isdisjoint(Sweep.model_fields)

@@ -156,11 +156,10 @@ def _check_machine(runs: str, workers: int, cpus: float, address: str | None) ->
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers * cpus > cores:
-        fits = max(1, int(cores / cpus))
+        asked = f"workers={workers} need more" if workers > 1 else f"cpus_per_trial={cpus:g} is more"
+        remedy = f"workers={max(1, int(cores / cpus))}" if workers > 1 else f"cpus_per_trial={cores}"
         raise ConfigError(
-            f"workers={workers} need {workers * cpus:g} cores, and this machine has {cores}: "
-            + (f"set workers={fits}" if workers > 1 else f"set cpus_per_trial={cores}")
-            + ", or run on a cluster with --address"
+            f"{asked} cores than this machine has ({cores}): set {remedy}, or run on a cluster with --address"
         )
 
 

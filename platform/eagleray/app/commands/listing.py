@@ -13,7 +13,7 @@ from eagleray.config import load_run, load_sweep
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.registry import WORDS, Kind, declared, find
-from eagleray.config.sweep import is_sweep
+from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
