@@ -23,7 +23,7 @@ def range_of(key: str, value: Any, run: Mapping[str, Any]) -> Range:
     """
     if value == "declared":
         return _declared(key, run)
-    _check_kind(*key.rpartition(".")[::2], run)
+    _check_kind(key, run)
     try:
         span = read_range(value)
     except ConfigError as error:
@@ -44,11 +44,11 @@ def each_value(ranges: Mapping[str, Range]) -> Iterator[tuple[str, dict[str, Any
         yield from ((key, {**first, key: value}) for value in values)
 
 
-def _check_kind(key: str, last: str, run: Mapping[str, Any]) -> None:
+def _check_kind(key: str, run: Mapping[str, Any]) -> None:
     """Refuse a misspelt kind of range, which looks like a key below a single value."""
-    known = run_keys(run)
-    if key in known and key not in CHOSEN and not any(name.startswith(f"{key}.") for name in known):
-        raise wrong(f"vary.{key}: a range is one of {', '.join(KINDS)}, not {last}{nearest(last, KINDS)}")
+    (above, _, last), known = key.rpartition("."), run_keys(run)
+    if above in known and above not in CHOSEN and not any(name.startswith(f"{above}.") for name in known):
+        raise wrong(f"vary.{above}: a range is one of {', '.join(KINDS)}, not {last}{nearest(last, KINDS)}")
 
 
 def _declared(key: str, run: Mapping[str, Any]) -> Range:

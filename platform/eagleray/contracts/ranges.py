@@ -88,11 +88,7 @@ def rounded(value: float, span: Uniform | LogUniform) -> float:
     return min(max(float(f"{value:.4g}"), span.low), span.high)
 
 
-KINDS: dict[str, type[Uniform | LogUniform | IntRange]] = {
-    "uniform": Uniform,
-    "log_uniform": LogUniform,
-    "int": IntRange,
-}
+KINDS = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
 
 
 def read_range(value: Any) -> Range:
