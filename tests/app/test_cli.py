@@ -617,6 +617,21 @@ def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
     assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
 
 
+def test_a_live_table_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
+    display = SweepDisplay("s", "knn", 4, terminal())
+    display.trial("000", {}, "finished", 5, 5, {"knn": 0.8})  # of an earlier start: it cost nothing today
+    display.trial("001", {}, "running", 0, 5, {})
+    assert display._left() == []
+    clock.now = 130.0
+    display.trial("001", {}, "running", 3, 5, {"knn": 0.5})
+    assert display._left() == ["about 2:00 left"]  # 0.6 trials in 30 seconds; 2.4 are left
+    for label in ("001", "002", "003"):
+        display.trial(label, {}, "finished", 5, 5, {"knn": 0.5})
+    assert display._left() == []
+
+
 def test_without_a_terminal_a_trial_is_printed_once():
     console = Console(file=StringIO(), width=200)
     with SweepDisplay("s", "knn", 2, console) as display:
