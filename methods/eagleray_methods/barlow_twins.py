@@ -21,6 +21,7 @@ from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -43,9 +44,9 @@ class BarlowTwins(Method):
         ] = 8192
 
     config: Config
-    metrics: ClassVar[dict[str, str]] = {
-        "invariance": "disagreement of the same feature between views, summed over the features",
-        "redundancy": "squared correlations between different features, summed",
+    metrics: ClassVar[dict[str, Metric]] = {
+        "invariance": Metric("disagreement of the same feature between views, summed over the features", no_goal=TERM),
+        "redundancy": Metric("squared correlations between different features, summed", no_goal=TERM),
     }
     recipes = Recipes(
         paper=Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10, final_lr=0.001),

@@ -23,6 +23,7 @@ from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepR
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import IntRange
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -41,9 +42,9 @@ class DeepCluster(Method):
         every: Annotated[int, IntRange(1, 5), Field(ge=1, description="epochs between two clusterings")] = 1
 
     config: Config
-    metrics: ClassVar[dict[str, str]] = {
-        "recognised": "share of images whose cluster is recognised",
-        "largest": "share of all images in the largest cluster",
+    metrics: ClassVar[dict[str, Metric]] = {
+        "recognised": Metric("share of images whose cluster is recognised"),
+        "largest": Metric("share of all images in the largest cluster"),
     }
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.05, weight_decay=1e-5, final_lr=1.0),

@@ -24,6 +24,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 from eagleray.runs.restore import check_images, trained
@@ -47,7 +48,9 @@ class Distillation(Method):
 
     config: Config
     needs = frozenset({"labels"})
-    metrics: ClassVar[dict[str, str]] = {"agreement": "share of images for which both networks predict the same class"}
+    metrics: ClassVar[dict[str, Metric]] = {
+        "agreement": Metric("share of images for which both networks predict the same class")
+    }
     # 0.1 times the square root of the batch size; the warm-up is a twentieth of 400 epochs.
     recipes = Recipes(paper=Recipe(name="lars", lr=1.6, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20))
 

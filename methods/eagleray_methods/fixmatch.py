@@ -19,6 +19,7 @@ from eagleray.blocks.networks import copy_buffers, ema_update, frozen_copy
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -41,7 +42,7 @@ class FixMatch(Method):
 
     config: Config
     needs = frozenset({"labels"})
-    metrics: ClassVar[dict[str, str]] = {"confident": "share of unlabelled images whose pseudo-label counts"}
+    metrics: ClassVar[dict[str, Metric]] = {"confident": Metric("share of unlabelled images whose pseudo-label counts")}
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
         small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),

@@ -28,6 +28,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -87,7 +88,9 @@ class IBOT(Method):
 
     config: Config
     needs = frozenset({"tokens"})
-    metrics: ClassVar[dict[str, str]] = {"patch_loss": "cross-entropy of hidden patches, before its weight"}
+    metrics: ClassVar[dict[str, Metric]] = {
+        "patch_loss": Metric("cross-entropy of hidden patches, before its weight", no_goal=TERM)
+    }
     recipes = Recipes(
         paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.0005, clip=3.0),
         small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0),

@@ -19,6 +19,7 @@ from eagleray.augment import View
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -37,7 +38,7 @@ class RotNet(Method):
         ] = "padded"
 
     config: Config
-    metrics: ClassVar[dict[str, str]] = {"rotation": "share of images whose rotation is recognised"}
+    metrics: ClassVar[dict[str, Metric]] = {"rotation": Metric("share of images whose rotation is recognised")}
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.2, nesterov=True, weight_decay=5e-4, drops=(0.3, 0.6, 0.8), drop_factor=0.2),
         small_settings={"crop": "resized"},

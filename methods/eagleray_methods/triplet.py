@@ -20,6 +20,7 @@ from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import IntRange, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -39,9 +40,9 @@ class Triplet(Method):
         projection: Annotated[int, IntRange(32, 512), Field(ge=2, description="width of the embeddings compared")] = 128
 
     config: Config
-    metrics: ClassVar[dict[str, str]] = {
-        "active": "share of triplets within the margin",
-        "semi_hard": "share of triplets whose negative is farther than the positive, but within the margin",
+    metrics: ClassVar[dict[str, Metric]] = {
+        "active": Metric("share of triplets within the margin"),
+        "semi_hard": Metric("share of triplets whose negative is farther than the positive, but within the margin"),
     }
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.05, lr_scaling="none", weight_decay=0.0), small_settings={"hidden": 512}

@@ -22,6 +22,7 @@ from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -45,10 +46,10 @@ class VICReg(Method):
         projection: Annotated[int, IntRange(128, 8192), Field(ge=2, description="width of the embeddings")] = 8192
 
     config: Config
-    metrics: ClassVar[dict[str, str]] = {
-        "invariance": "mean squared distance of the two views' embeddings",
-        "variance": "amount by which the features' standard deviation is below 1, on average",
-        "covariance": "squared covariances between different features, summed, for each feature",
+    metrics: ClassVar[dict[str, Metric]] = {
+        "invariance": Metric("mean squared distance of the two views' embeddings", no_goal=TERM),
+        "variance": Metric("amount by which the features' standard deviation is below 1, on average", no_goal=TERM),
+        "covariance": Metric("squared covariances between different features, summed, for each feature", no_goal=TERM),
     }
     recipes = Recipes(
         paper=Recipe(name="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10, final_lr=0.001),

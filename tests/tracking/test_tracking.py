@@ -604,19 +604,27 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
         )  # fmt: skip
         report(trial, range(1, 3))
         trial.finish("stopped" if index else "finished")
+    for place in ("f/a", "f/b"):
+        make(tmp_path / place, name="again", experiment=f"{sweep.experiment} twice")
     sync_all(tmp_path, database.uri)
 
     for uri in (database.uri, f"http://127.0.0.1:{pages[0]}"):
         first, *trials = rows(sweep.experiment, uri)
         assert (first["name"], first["state"], first["parent"]) == ("sweep", "running", None)
+        assert first["created"] == sweep.created
         assert [trial["name"] for trial in trials] == ["t0", "t1", "t2"]
         assert [trial["params"] for trial in trials] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
         assert [trial["state"] for trial in trials] == ["finished", "stopped", "stopped"]
         assert {trial["parent"] for trial in trials} == {first["run_id"]}
         assert {(trial["tags"]["kind"], trial["tags"]["point"]) for trial in trials} == {("trial", "7")}
         assert trials[0]["metrics"] == {"knn": 0.002, "loss": 0.5}
-        with pytest.raises(ConfigError, match=f"no experiment 'x{sweep.experiment}'; it has '{sweep.experiment}'"):
-            rows(f"x{sweep.experiment}", uri)
+        assert rows(first["run_id"], uri) == [first, *trials]
+        assert rows(trials[1]["run_id"], uri) == [trials[1]]
+        for name in (f"x{sweep.experiment}", "it's", "0" * 32):
+            with pytest.raises(ConfigError, match=r"no experiment and no run .*; it has '"):
+                rows(name, uri)
+        with pytest.raises(ConfigError, match="2 runs called 'again'; name one by its ID: "):
+            rows("again", uri)
 
 
 def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, capsys):

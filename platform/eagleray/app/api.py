@@ -28,7 +28,7 @@ from eagleray.config.search_points import trial_count
 from eagleray.config.sweep_file import sweep_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
-from eagleray.report.text import finding
+from eagleray.report.finding import finding
 from eagleray.runs.record import Record
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
-from eagleray.report.text import csv_text, finding, markdown, runs_csv
-from eagleray.report.trials import trials_of
+from eagleray.report.text import csv_text, markdown, runs_csv
+from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
@@ -155,13 +156,15 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
 
     The report goes into the artifacts of the sweep.
     """
-    trials = trials_of(parent, list(sweep.vary))
+    comparison = compared([of_sweep(parent, sweep.vary)])
+    trials = comparison.trials
     binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
     analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     runs_left = left(sweep, parent.directory)
+    notes += comparison.notes
     page = markdown(
         analysis,
         name=sweep.name,

@@ -51,6 +51,18 @@ def _example(arguments: list[str], absent: list[str]) -> str:
     return f"without spaces: {absent[0]}={value}" if value else "for example method=simclr"
 
 
+def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate names and directories from settings.
+
+    Raises:
+        ConfigError: there is no name.
+    """
+    names = [text for text in arguments if "=" not in text or Path(text).exists()]
+    if not names:
+        raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
+    return names, only_settings([text for text in arguments if text not in names])
+
+
 def only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # raises if it is not a setting

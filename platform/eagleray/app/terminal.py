@@ -5,28 +5,32 @@ Where there is no terminal, plain lines are printed.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from eagleray.config import Run
 from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
-from eagleray.report.analysis import Analysis, number, param_text, spread
-from eagleray.report.text import leaderboard_table
+from eagleray.report.analysis import Analysis
+from eagleray.report.numbers import number, param_text, spread
+from eagleray.report.text import leaderboard_table, what_intervals_are
 
 if TYPE_CHECKING:
     from eagleray.contracts.report import Report
 
+UNLIMITED = Console(width=10_000)  # to measure tables
 ENDED = ("finished", "stopped", "collapsed", "failed")
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
-WHOLE = ("", "trial", "state", "method", "encoder", "dataset", "setting")  # columns that are never broken
+# Columns that are never broken.
+WHOLE = ("", "trial", "run", "kind", "age", "state", "method", "encoder", "dataset", "setting")
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Table:
@@ -41,16 +45,50 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Ta
     return result
 
 
-def leaderboard(analysis: Analysis) -> Table:
+def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = True) -> Table | Text:
     """Return a sweep's leaderboard as a table.
 
     Floors are in italics, states in colour.
+
+    Args:
+        analysis: of the sweep.
+        width: of the terminal (see `fitted`); None: no limit.
+        ranked: whether the metric ranks the rows.
     """
     heads, lines = leaderboard_table(analysis)
-    result = table(short(heads), [[*line[:-1], _state(line[-1])] for line in lines])
-    for line, row in zip(result.rows, analysis.rows, strict=True):
-        line.style = "italic dim" if row.floor else None
+    if not ranked:
+        heads, lines = heads[1:], [line[1:] for line in lines]
+    result = fitted(heads, lines, width, optional={name for row in analysis.rows for name in row.metrics})
+    if isinstance(result, Table):
+        for line, row in zip(result.rows, analysis.rows, strict=True):
+            line.style = "italic dim" if row.floor else None
+        result.caption, result.caption_justify = what_intervals_are(analysis), "left"
     return result
+
+
+def fitted(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], width: int | None, optional: Collection[str] = ()
+) -> Table | Text:
+    """Return a table of runs that is never cut.
+
+    If it is too wide, its optional columns are left out; if it still is, each row becomes a line of text.
+    """
+    for places in (range(len(heads)), [place for place, head in enumerate(heads) if head not in optional]):
+        cells = [[_cell(heads[place], line[place]) for place in places] for line in lines]
+        result = table(short([heads[place] for place in places]), cells)
+        if width is None or Measurement.get(UNLIMITED, UNLIMITED.options, result).maximum <= width:
+            return result
+    return Text("\n".join(_as_line(heads, line) for line in lines), overflow="fold")
+
+
+def _cell(head: str, text: str) -> RenderableType:
+    return _state(text) if head == "state" else text
+
+
+def _as_line(heads: Sequence[str], line: Sequence[str]) -> str:
+    """Write a row as words: `1  003  knn=0.9  finished`."""
+    cells = [(head, cell) for head, cell in zip(heads, line, strict=True) if cell]
+    return "  ".join(cell if head in WHOLE else f"{head}={cell}" for head, cell in cells)
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
@@ -63,9 +101,13 @@ def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """Shorten dotted keys to their last part, if unique."""
-    lasts = Counter(key.rpartition(".")[2] for key in keys)
-    return [last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys]
+    """Shorten dotted keys to their last part, if unique.
+
+    Of a name it is the part that it names: `method` of `method.name`.
+    """
+    lasts = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
+    counts = Counter(lasts)
+    return [last if counts[last] == 1 else key for key, last in zip(keys, lasts, strict=True)]
 
 
 # --- one run ---------------------------------------------------------------------------------------------------
@@ -248,7 +290,7 @@ def _state(state: str) -> Text:
 
 
 def _is_number(cell: RenderableType) -> bool:
-    text = str(cell).partition(" ±")[0].partition("/")[0]
+    text = str(cell).partition(" ±")[0].partition("/")[0].partition(" (no")[0].partition(" of ")[0]
     if text in ("", "–"):
         return True
     try:

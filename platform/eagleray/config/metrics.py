@@ -25,6 +25,16 @@ def shipped() -> Table:
     return _table([LOOP, *(one.values["metrics"] for one in declared("evaluator").values())])
 
 
+@cache
+def known() -> Table:
+    """Return these and the methods' own.
+
+    If methods give one name two meanings, one of them.
+    """
+    own = (one.values["metrics"] for one in declared("method").values())
+    return {name: metric for table in (*own, shipped()) for name, metric in table.items()}
+
+
 def metrics_of(run: Run) -> Table:
     """Return all metrics that a run's parts declare.
 
@@ -73,11 +83,12 @@ def check_metric(
         validation: whether images are held out of them.
 
     Raises:
-        ConfigError: the run does not report it, or not when it is needed.
+        ConfigError: the run does not report it, or not when it is needed; or it is no goal.
     """
     names = reported(run, labels=labels, validation=validation)
     if name not in names:
         raise ConfigError(f"metric={name}: {_why_missing(name, run, names, labels)}")
+    check_goal(f"metric={name}", name, metrics_of(run), names)
     evaluator = _evaluator(name, run)
     if every_epoch is None or evaluator is None:
         return
@@ -91,6 +102,23 @@ def check_metric(
             f"{every_epoch} compares metric={name} after every epoch; "
             f"set run.evaluate.{evaluator}.when=always, or use another metric"
         )
+
+
+def check_goal(said: str, name: str, table: Table, names: Iterable[str]) -> None:
+    """Check that something may be chosen by a metric.
+
+    Args:
+        said: how the user named it, such as `metric=loss`.
+        name: the metric; also as measured on the test set.
+        table: what is known of the metrics.
+        names: those that could be taken instead.
+
+    Raises:
+        ConfigError: it is declared to be no goal; with the reason, and the metrics that are goals.
+    """
+    metric = table.get(name.removeprefix(TEST))
+    if metric is not None and metric.no_goal:
+        raise ConfigError(f"{said} is no goal: {metric.no_goal}; choose by one of {_goals(names, table)}")
 
 
 def metric_needs(name: str, run: Run) -> frozenset[Need]:
@@ -158,12 +186,8 @@ def _table(parts: Iterable[Table]) -> Table:
 
 
 def _own(run: Run) -> Table:
-    """Return the metrics that the method declares.
-
-    Neither direction of them is known to be better.
-    """
-    own: Mapping[str, str] = run.method.declaration.values["metrics"]
-    return {name: Metric(meaning) for name, meaning in own.items()}
+    """Return the metrics that the method declares."""
+    return run.method.declaration.values["metrics"]
 
 
 def _evaluator(metric: str, run: Run) -> str | None:
@@ -175,10 +199,10 @@ def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
     if name.startswith(TEST):
         return "the test set is used once, by the winner; trials are compared on validation"
     if evaluator is None:
-        return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_listed(names, table)})"
+        return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_goals(names, table)})"
     if run.evaluate.when(evaluator) == "never":
         return f"it is not measured with run.evaluate.{evaluator}.when=never"
-    free = f"use one that needs no labels ({_listed(names, table)})"
+    free = f"use one that needs no labels ({_goals(names, table)})"
     reasons: dict[Need, str] = {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
         "two_views": f"{run.method.name} declares no views, so there are no two views to compare",
@@ -191,5 +215,6 @@ def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
     return next(why for need, why in reasons.items() if need in missing)
 
 
-def _listed(names: set[str], table: Table) -> str:
-    return ", ".join(ordered(names, table))
+def _goals(names: Iterable[str], table: Table) -> str:
+    """List the metrics that are goals, or may be with a `mode`."""
+    return ", ".join(ordered((name for name in names if not table[name].no_goal), table))

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eagleray.config.run import Run, leaves
+from eagleray.config.run import Run, leaves, validated
+from eagleray.config.sections import Chosen
 
 # What cannot change the numbers of a run, but for rounding: where it runs and is kept, and when it is measured.
 NEUTRAL = (
@@ -20,6 +21,23 @@ def settings(run: Run) -> dict[str, Any]:
     """
     file = {key: value for key, value in run.file().items() if key != "tracking"}
     return {key: as_param(value) for key, value in leaves(file) if value is not None}
+
+
+def unusual(run: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from their defaults.
+
+    They are compared with those of the same method, encoder, data and recipe: key -> the value, and the default.
+    """
+    tree = {kind: _needed(getattr(run, kind)) for kind in ("method", "encoder", "data")}
+    mine, default = settings(run), settings(validated(Run, {**tree, "recipe": run.recipe}))
+    keys = dict.fromkeys([*mine, *default])
+    return {key: (mine.get(key), default.get(key)) for key in keys if mine.get(key) != default.get(key)}
+
+
+def _needed(part: Chosen) -> dict[str, Any]:
+    """Return the name of a part, and settings without a default."""
+    values, fields = part.model_dump(mode="json"), type(part.config).model_fields
+    return {"name": part.name, **{key: values[key] for key, field in fields.items() if field.is_required()}}
 
 
 def is_neutral(key: str) -> bool:

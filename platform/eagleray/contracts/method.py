@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.recipe import Recipes
 from eagleray.contracts.seeds import generator
 from eagleray.contracts.view import View
@@ -56,7 +57,7 @@ class Method(nn.Module):
 
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
-    metrics: ClassVar[dict[str, str]] = {}  # its own numbers, returned by a step: short name -> meaning
+    metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]
 
     def __init__(self, encoder: Encoder, config: BaseModel, data: DataInfo):

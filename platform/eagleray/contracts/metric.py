@@ -1,6 +1,6 @@
 """Metrics: what a reported number means.
 
-Also its better direction, what it needs, and the loop's own metrics.
+Also its better direction, whether a sweep may choose by it, what it needs, and the loop's own metrics.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ class Metric:
 
     meaning: str  # without its name: "share of the images that are classified right"
     better: Better | None = None  # None: neither; a sweep by it must then set its `mode`
+    no_goal: str = ""  # why nothing should be chosen by it, as a clause: "losses of …"; empty: a sweep may
+    caution: str = ""  # what a choice by it is not worth, as a clause
     needs: frozenset[Need] = frozenset()  # an evaluator is called where everything its metrics need is present
     headline: bool = False  # shown next to whatever is compared
 
@@ -31,10 +33,24 @@ class Metric:
         return None if self.better is None else "max" if self.better == "higher" else "min"
 
 
+TERM = "it is a term of the loss, and losses of different settings have different scales"  # a `no_goal` of methods
+
 # What the loop itself reports after every epoch.
 LOOP = {
-    "loss": Metric("the training loss, averaged over an epoch", "lower"),
+    "loss": Metric(
+        "the training loss, averaged over an epoch",
+        "lower",
+        no_goal="losses of different settings have different scales",
+    ),
     "images_per_second": Metric("training images a second; evaluating and saving stop the clock", "higher"),
-    "z_std": Metric("spread of the embeddings that the loss sees: 1 isotropic, 0 collapsed to a point", "higher"),
-    "z_rank": Metric("effective rank of the embeddings that the loss sees; at most their width", "higher"),
+    "z_std": Metric(
+        "spread of the embeddings that the loss sees: 1 isotropic, 0 collapsed to a point",
+        "higher",
+        no_goal="it shows collapse, and says nothing of healthy runs",
+    ),
+    "z_rank": Metric(
+        "effective rank of the embeddings that the loss sees; at most their width",
+        "higher",
+        no_goal="it is of what the loss sees, whose width is a setting, not of the features",
+    ),
 }

@@ -14,7 +14,7 @@ class Accuracy(Evaluator):
         "accuracy": Metric(
             "share of the images that the method's own classifier classifies right",
             "higher",
-            frozenset({"labels", "classifier"}),
+            needs=frozenset({"labels", "classifier"}),
             headline=True,
         )
     }

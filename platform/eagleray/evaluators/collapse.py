@@ -15,6 +15,7 @@ from eagleray.contracts.evaluator import Encodings, Evaluator
 from eagleray.contracts.features import squares, stacked
 from eagleray.contracts.metric import Metric
 
+RANK = "it tells collapsed runs from healthy ones; among healthy ones it hardly follows accuracy"
 NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 rounding errors
 
 
@@ -22,11 +23,29 @@ class Collapse(Evaluator):
     """Spread and rank of the features, which show complete and dimensional collapse."""
 
     metrics: ClassVar[dict[str, Metric]] = {
-        "std": Metric("spread of the normalised features: 1 isotropic, 0 collapsed to a point", "higher"),
-        "rank": Metric("effective rank of the centred features; at most their width, 0 collapsed to a point", "higher"),
-        "rankme": Metric("effective rank of the features as they are (RankMe); comparable at equal N and D", "higher"),
-        "dead": Metric("share of the features that do not vary", "lower"),
-        "uniformity": Metric("log mean potential of pairs of images on the sphere: 0 collapsed", "lower"),
+        "std": Metric(
+            "spread of the normalised features: 1 isotropic, 0 collapsed to a point",
+            "higher",
+            no_goal="it shows collapse, and says nothing of healthy runs",
+        ),
+        "rank": Metric(
+            "effective rank of the centred features; at most their width, 0 collapsed to a point",
+            "higher",
+            caution=RANK,
+        ),
+        "rankme": Metric(
+            "effective rank of the features as they are (RankMe); comparable at equal N and D", "higher", caution=RANK
+        ),
+        "dead": Metric(
+            "share of the features that do not vary",
+            "lower",
+            no_goal="it shows collapse, and is 0 for healthy runs",
+        ),
+        "uniformity": Metric(
+            "log mean potential of pairs of images on the sphere: 0 collapsed",
+            "lower",
+            no_goal="features that ignore the images are the most uniform",
+        ),
     }
 
     def __call__(self, encodings: Encodings) -> dict[str, float]:

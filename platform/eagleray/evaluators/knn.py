@@ -27,7 +27,7 @@ class KNN(Evaluator):
         "knn": Metric(
             "share of the images that a vote of their nearest training images classifies right",
             "higher",
-            frozenset({"labels"}),
+            needs=frozenset({"labels"}),
             headline=True,
         )
     }

@@ -39,7 +39,7 @@ class Linear(Evaluator):
         "linear": Metric(
             "share of the images that a linear classifier of the features classifies right",
             "higher",
-            frozenset({"labels"}),
+            needs=frozenset({"labels"}),
             headline=True,
         )
     }

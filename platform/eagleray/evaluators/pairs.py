@@ -25,15 +25,20 @@ class Pairs(Evaluator):
         "alignment": Metric(
             "mean squared distance of two views of one image, on the unit sphere; SimCLR's views for every method",
             "lower",
-            frozenset({"two_views"}),
+            no_goal="a collapsed network aligns all views",
+            needs=frozenset({"two_views"}),
         ),
         "positive": Metric(
-            "mean cosine of two views of one image; SimCLR's views for every method", "higher", frozenset({"two_views"})
+            "mean cosine of two views of one image; SimCLR's views for every method",
+            "higher",
+            no_goal="a collapsed network makes all views alike",
+            needs=frozenset({"two_views"}),
         ),
         "negative": Metric(
             "mean cosine of views of different images; SimCLR's views for every method",
             "lower",
-            frozenset({"two_views"}),
+            no_goal="features that ignore the images are the least alike",
+            needs=frozenset({"two_views"}),
         ),
     }
 

@@ -6,14 +6,16 @@ slow is imported.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 from eagleray.config.metrics import Table, shipped
-from eagleray.report.variance import spans, variance
+from eagleray.report.effects import Effects, combined, levels
+from eagleray.report.means import Difference, difference, margin
+from eagleray.report.numbers import spread
 
 Mode = Literal["max", "min"]
 
@@ -50,8 +52,13 @@ class Row:
     states: Mapping[str, int]  # state -> number of its runs
     values: tuple[float, ...]  # of the metric, one for each run that measured it
     seeds: tuple[int | None, ...]  # of these runs
-    metrics: Mapping[str, float]  # means of all other metrics
+    others: Mapping[str, tuple[float, ...]]  # the same of all other metrics
     floor: str = ""  # its kind; empty: a point of the sweep
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means of all other metrics."""
+        return {name: fmean(values) for name, values in self.others.items()}
 
     @property
     def mean(self) -> float | None:
@@ -73,33 +80,31 @@ class Row:
         return ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
 
     @property
-    def measured(self) -> str:
-        """The metric's mean, ± its standard deviation if any."""
-        return spread(self.values)
+    def margin(self) -> float | None:
+        """Half the width of the 95 % t interval of the mean.
 
-
-@dataclass(frozen=True)
-class Level:
-    """One value, or range of values, of a varied key."""
-
-    label: str
-    values: tuple[float, ...]  # of the metric, one for each point
-    place: str  # in a sentence: `at 0.5`, `with crop`
+        It is None for less than two runs.
+        """
+        return margin(self.values)
 
     @property
-    def mean(self) -> float:
-        return fmean(self.values)
+    def measured(self) -> str:
+        """The metric's mean, ± the margin of its t interval if any."""
+        return spread(self.values)
+
+    @property
+    def measured_runs(self) -> list[tuple[int | None, float]]:
+        """The seed and value of each run that measured it."""
+        return list(zip(self.seeds, self.values, strict=True))
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The effect of one varied key on the metric."""
+class Compared:
+    """The winner beside a floor."""
 
-    key: str  # a varied key, or one of the operations that it combines
-    of: str  # the varied key
-    levels: tuple[Level, ...]  # in the order of the values
-    share: float  # of the metric's variance between points that is between levels (eta squared)
-    p_value: float | None  # of the test that `Analysis.test` names; None: too few runs to estimate the noise
+    floor: Row
+    gain: float  # the winner's mean less the floor's, over the seeds that both have
+    test: Difference | None  # None: less than two such seeds, so nothing is known of the noise
 
 
 @dataclass(frozen=True)
@@ -125,91 +130,52 @@ class Analysis:
 
     @property
     def winner(self) -> Row | None:
-        """The best point with a run that finished.
+        """The best point all of whose runs finished.
 
-        If no run finished, it is the best point.
+        If there is none, the best with a finished run, or the best.
         """
-        return next((row for row in self.tried if "finished" in row.states), next(iter(self.tried), None))
+        whole = (row for row in self.tried if set(row.states) == {"finished"} and len(row.values) == len(row.runs))
+        partly = (row for row in self.tried if "finished" in row.states)
+        return next(whole, None) or next(partly, None) or next(iter(self.tried), None)
 
     @cached_property
-    def effects(self) -> list[Effect]:
-        """The effects of keys with more than one value.
-
-        The smallest p-value comes first.
-        """
-        columns = [each for key in self.varied for each in self._columns(key) if len(set(each.labels)) > 1]
-        if len(self.varied) == 1 and not self.parts(self.varied[0]):
-            columns = [replace(each, labels=self._per_run(each.labels)) for each in columns]
-            values = [value for row in self.tried for value in row.values]
-        else:  # runs of one point share all their keys, so they are not independent
-            values = [fmean(row.values) for row in self.tried]
-        explained = variance([each.labels for each in columns], values) if columns else []
-        # Bonferroni: with more keys it is more likely that one of them looks good by chance.
-        effects = [
-            each.effect(values, share, None if p is None else min(1.0, p * len(columns)))
-            for each, (share, p) in zip(columns, explained, strict=True)
-        ]
-        return sorted(effects, key=lambda effect: (effect.p_value is None, effect.p_value, -effect.share))
-
-    @property
-    def test(self) -> str:
-        """The name of the test that gives the p-values."""
-        keys = len(self.effects)
-        return f"F test, Bonferroni-corrected for {keys} keys" if keys > 1 else "F test"
+    def effects(self) -> Effects:
+        """The effects of the varied keys."""
+        return Effects(self.tried, self.varied, self.binned)
 
     def levels(self, key: str) -> dict[str, str]:
-        """Map each value of a key to its level.
-
-        The value is as `param_text` writes it, the level is its label. The mapping is in the order of the levels.
-        """
-        values = [row.params[key] for row in self.tried]
-        if all(isinstance(value, int | float) for value in values):
-            values = sorted(values)
-        labels = spans(values) if key in self.binned else map(param_text, values)
-        return dict(zip(map(param_text, values), labels, strict=True))
+        """Map each value of a key to its level (`effects.levels`)."""
+        return levels(self.tried, key, is_drawn=key in self.binned)
 
     def parts(self, key: str) -> list[str]:
-        """List the operations that a key combines, commonest first.
+        """List the operations that a key combines, if it does."""
+        return combined(self.tried, key)
 
-        Its values are like `crop` or `crop+jitter`. The list is empty for a key that combines none.
+    @cached_property
+    def differences(self) -> list[Compared]:
+        """Compare the winner with each floor, paired by seed.
+
+        Runs of one seed share their validation images. The gains of the other points help to estimate the noise.
         """
-        values = [str(row.params[key]).split("+") for row in self.tried]
-        counts = Counter(part for value in values for part in value)
-        return [part for part, _ in counts.most_common()] if any(len(value) > 1 for value in values) else []
+        best = self.winner
+        return [] if best is None else [self._difference(best, floor) for floor in self.floors]
 
-    def _columns(self, key: str) -> "Iterator[_Column]":
-        if parts := self.parts(key):
-            for part in parts:
-                has = [part in str(row.params[key]).split("+") for row in self.tried]
-                labels = ["with" if each else "without" for each in has]
-                yield _Column(part, key, labels, {"with": f"with {part}", "without": f"without {part}"})
-            return
-        names = self.levels(key)
-        labels = [names[param_text(row.params[key])] for row in self.tried]
-        yield _Column(key, key, labels, {label: f"at {label}" for label in names.values()})
+    @property
+    def comparisons(self) -> int:
+        """How many differences from floors could have been the best.
 
-    def _per_run(self, labels: Sequence[str]) -> list[str]:
-        return [label for row, label in zip(self.tried, labels, strict=True) for _ in row.values]
+        The winner is the best of all points: what is said of it must allow for that.
+        """
+        return len(self.tried) * len(self.floors)
 
-
-@dataclass(frozen=True)
-class _Column:
-    """A key, or one of its operations, with its levels.
-
-    There is one level for every point.
-    """
-
-    key: str
-    of: str
-    labels: list[str]
-    places: Mapping[str, str]  # label -> its form in a sentence; in the order of the levels
-
-    def effect(self, values: Sequence[float], share: float, p_value: float | None) -> Effect:
-        groups: dict[str, list[float]] = {label: [] for label in self.places if label in self.labels}
-        for label, value in zip(self.labels, values, strict=True):
-            groups[label].append(value)
-        levels = tuple(Level(label, tuple(each), self.places[label]) for label, each in groups.items())
-        return Effect(self.key, self.of, levels, share, p_value)
+    def _difference(self, best: Row, floor: Row) -> Compared:
+        its = dict(floor.measured_runs)
+        seeds = [seed for seed, _ in best.measured_runs if seed in its and seed is not None]
+        if not seeds:
+            return Compared(floor, fmean(best.values) - fmean(floor.values), None)
+        known = [dict(row.measured_runs) for row in (best, *(row for row in self.tried if row is not best))]
+        gains = [[each[seed] - its[seed] for seed in seeds] for each in known if set(seeds) <= set(each)]
+        return Compared(floor, fmean(gains[0]), difference(gains, self.comparisons))
 
 
 def analyse(
@@ -262,36 +228,6 @@ def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> 
         states=Counter(run.state for run in runs),
         values=tuple(values.pop(metric, ())),
         seeds=tuple(run.seed for run in runs if metric in run.metrics),
-        metrics={name: fmean(each) for name, each in values.items()},
+        others={name: tuple(each) for name, each in values.items()},
         floor=first.floor,
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return the mean as text, ± the standard deviation.
-
-    Two or more values have a deviation; without a value the text is a dash.
-    """
-    if len(values) < 2:
-        return number(values[0]) if values else "–"
-    return f"{number(fmean(values))} ± {number(stdev(values))}"
-
-
-def number(value: float) -> str:
-    """Return a number as text with three decimals.
-
-    Very small and large ones have three digits.
-    """
-    if 1e3 <= abs(value) < 1e7:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.3g}"
-
-
-def param_text(value: Any) -> str:
-    """Return a param as text for tables.
-
-    Params are as `config.search_points.as_param` gives them: floats are shortened, None is `default`.
-    """
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "default"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

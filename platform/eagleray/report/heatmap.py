@@ -9,7 +9,8 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from eagleray.report.analysis import Analysis, Row, number, param_text
+from eagleray.report.analysis import Analysis, Row
+from eagleray.report.numbers import number, param_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +32,12 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     Returns:
         False if there was nothing to compare, so that nothing was drawn.
     """
-    if not analysis.effects:
+    if not analysis.effects.each:
         return False
     from matplotlib.figure import Figure  # not pyplot, which may open windows
 
     figure = Figure(layout="constrained")
-    key, *others = dict.fromkeys(effect.of for effect in analysis.effects)
+    key, *others = dict.fromkeys(effect.of for effect in analysis.effects.each)
     if analysis.parts(key) and max(str(row.params[key]).count("+") for row in analysis.tried) == 1:
         names = analysis.parts(key)
         _map(figure, paired(analysis.tried, key), names, names, (key, key), analysis)
@@ -106,7 +107,7 @@ def _dots(figure: "Figure", analysis: Analysis) -> None:
 
     The mean of a value is on a line; floors are dashed lines.
     """
-    axes, key = figure.add_subplot(), analysis.effects[0].of
+    axes, key = figure.add_subplot(), analysis.effects.each[0].of
     labels = analysis.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}
     for row in analysis.tried:

@@ -5,85 +5,17 @@ A report is one sentence, a page of Markdown, or tables for spreadsheets.
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from eagleray.config.floors import MEANINGS
 from eagleray.config.metrics import headlines, ordered
-from eagleray.report.analysis import Analysis, Effect, Level, Row, TrialResult, number, param_text
-from eagleray.report.variance import paired_t_test
-
-SIGNIFICANT = 0.05  # a larger p-value is not significant
+from eagleray.report.analysis import Analysis, Row, TrialResult
+from eagleray.report.finding import finding
+from eagleray.report.means import margin
+from eagleray.report.numbers import p_text, param_text, spread, with_margin
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the rows
-
-
-def finding(analysis: Analysis) -> str:
-    """Return the finding of a sweep in one sentence.
-
-    It claims no more than the numbers show.
-    """
-    if not analysis.tried:
-        others = sorted({name for row in analysis.rows for name in row.metrics})
-        measured = f"; they measured {', '.join(others)}" if others else ""
-        return f"no trial measured {analysis.metric}{measured}."
-    parts = [_what_matters(analysis) if analysis.effects else _no_choice(analysis), _against_floors(analysis)]
-    return f"{'; '.join(filter(None, parts))}."
-
-
-def _no_choice(analysis: Analysis) -> str:
-    return f"only one point was measured, with {analysis.metric} {analysis.tried[0].measured}"
-
-
-def _what_matters(analysis: Analysis) -> str:
-    first, *rest = analysis.effects
-    best, worst = _ends(first, analysis)
-    ends = f"{analysis.metric} is {number(best.mean)} {best.place} and {number(worst.mean)} {worst.place}"
-    if first.p_value is None:
-        return f"{first.key}: {ends}, but with one run each a difference may be noise (set seeds=3)"
-    tested = f"{_p_text(first.p_value)} ({analysis.test})"
-    if first.p_value >= SIGNIFICANT:
-        none = f"no key has a significant effect; the smallest p-value is that of {first.key}"
-        return f"{none if rest else f'{first.key} has no significant effect'}: {ends} on average, {tested}"
-    counts = f"(means of {len(best.values)} and {len(worst.values)})"
-    others = [each for each in rest if each.p_value is not None and each.p_value < SIGNIFICANT]
-    then = "".join(f", then {each.key} (best {_ends(each, analysis)[0].place})" for each in others)
-    most = " most" if rest else ""
-    return f"{first.key} matters{most}: {ends} {counts}, {tested}{then}"
-
-
-def _p_text(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.1 else 2}f}"
-
-
-def _against_floors(analysis: Analysis) -> str:
-    """Compare the best trial with each floor.
-
-    They are compared seed by seed: runs of one seed share their validation images.
-    """
-    best, sign = analysis.tried[0], 1 if analysis.mode == "max" else -1
-    groups: dict[str, list[str]] = {"worse than": [], "not significantly different from": [], "better than": []}
-    for floor in analysis.floors:
-        gains = _paired(best, floor)
-        p_value = paired_t_test(gains)
-        tested = "" if p_value is None else f"; {_p_text(p_value)}, paired t test over {len(gains)} seeds"
-        gain = sign * (fmean(gains) if gains else fmean(best.values) - fmean(floor.values))
-        is_level = gain == 0 or (p_value is not None and p_value >= SIGNIFICANT)
-        words = "not significantly different from" if is_level else "better than" if gain > 0 else "worse than"
-        groups[words].append(f"{floor.name} ({floor.measured}{tested})")
-    parts = [f"{words} {' and '.join(names)}" for words, names in groups.items() if names]
-    return f"the best trial ({best.measured}) is {', '.join(parts)}" if parts else ""
-
-
-def _paired(one: Row, other: Row) -> list[float]:
-    """Return the metric's differences, seed by seed."""
-    mine, its = (dict(zip(row.seeds, row.values, strict=True)) for row in (one, other))
-    return [mine[seed] - its[seed] for seed in mine if seed in its and seed is not None]
-
-
-def _ends(effect: Effect, analysis: Analysis) -> tuple[Level, Level]:
-    ordered = sorted(effect.levels, key=lambda level: level.mean, reverse=analysis.mode == "max")
-    return ordered[0], ordered[-1]
 
 
 def on_test_set(analysis: Analysis) -> str:
@@ -91,14 +23,14 @@ def on_test_set(analysis: Analysis) -> str:
 
     Nothing was chosen on it. The metrics of the floors are added.
     """
-    winner = analysis.winner
-    names = sorted(name for name in winner.metrics if name.startswith("test_")) if winner else []
+    if (winner := analysis.winner) is None:
+        return ""
     parts = []
-    for name in names:
-        floors = [f"{row.name} {number(row.metrics[name])}" for row in analysis.floors if name in row.metrics]
+    for name in sorted(name for name in winner.others if name.startswith("test_")):
+        floors = [f"{row.name} {spread(row.others[name])}" for row in analysis.floors if name in row.others]
         compared = f" ({', '.join(floors)})" if floors else ""
-        parts.append(f"{name} {number(winner.metrics[name])}{compared}" if winner else "")
-    return f"The winner ({winner.name}) on the test set: {', '.join(parts)}." if winner and parts else ""
+        parts.append(f"{name} {spread(winner.others[name])}{compared}")
+    return f"The winner ({winner.name}) on the test set: {', '.join(parts)}." if parts else ""
 
 
 def markdown(analysis: Analysis, *, name: str, question: str, picture: str | None, notes: Iterable[str]) -> str:
@@ -113,15 +45,35 @@ def markdown(analysis: Analysis, *, name: str, question: str, picture: str | Non
     """
     parts = [f"# {name}", question, f"**{finding(analysis)}**"]
     parts += [f"![{analysis.metric} by what was varied]({picture})"] if picture else []
-    parts += ["## Leaderboard", _markdown_table(leaderboard_table(analysis)), _what_floors_are(analysis)]
+    parts += ["## Leaderboard", _markdown_table(leaderboard_table(analysis))]
+    parts += [what_intervals_are(analysis), _what_floors_are(analysis)]
     parts += ["\n".join(f"- {note}" for note in notes), on_test_set(analysis)]
-    if analysis.effects:
-        parts += ["## What made the difference", _markdown_table(_effects_table(analysis))]
-        parts += [
-            f"Share: the part of the variance of {analysis.metric} that this key explains in addition to the others. "
-            f"p: the probability of such a large share if the key had no effect ({analysis.test})."
-        ]
+    parts += _effects(analysis) if analysis.effects.each else []
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def what_intervals_are(analysis: Analysis) -> str:
+    """Return a sentence on the leaderboard's numbers."""
+    several = any(len(row.values) > 1 for row in analysis.rows)
+    parts = ["±: 95 % t interval of the mean over seeds" if several else "One seed each: no interval"]
+    if len(analysis.tried) > 1:
+        parts.append(f"the best of {len(analysis.tried)} points looks better than it is, because it was chosen for it")
+    return f"{'; '.join(parts)}."
+
+
+def _effects(analysis: Analysis) -> list[str]:
+    effects = analysis.effects
+    means = f"Means are fitted: seeds and other keys give no value an advantage. ±: 95 % t interval. p: {effects.test}."
+    parts = ["## What made the difference", _markdown_table(_effects_table(analysis)), means]
+    if effects.interaction is not None:
+        parts.append(
+            f"The keys act together ({p_text(effects.interaction)}, F test of lack of fit): look at the picture."
+        )
+    if not effects.shares:
+        return [*parts, f"Not ranked: {effects.lacking}."]
+    shares = [[each.key, f"{each.share:.0%}", "{:.0%} to {:.0%}".format(*each.interval)] for each in effects.shares]
+    what = f"Share: the part of the variance of {analysis.metric} between points that the key explains."
+    return [*parts, _markdown_table((["key", "share", f"95 % interval ({effects.interval})"], shares)), what]
 
 
 def _what_floors_are(analysis: Analysis) -> str:
@@ -130,17 +82,28 @@ def _what_floors_are(analysis: Analysis) -> str:
 
 
 def csv_text(analysis: Analysis) -> str:
-    """Return the leaderboard with every metric as CSV."""
-    others = sorted({name for row in analysis.rows for name in row.metrics})
+    """Return the leaderboard with every metric as CSV.
+
+    Means have the ends of their 95 % t intervals beside them; one seed has none.
+    """
+    names = [analysis.metric, *sorted({name for row in analysis.rows for name in row.others})]
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    head = ["rank", "trial", *analysis.varied, analysis.metric, f"{analysis.metric}_std", "runs", "state"]
-    table.writerow([*head, *others])
+    heads = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    table.writerow(["rank", "trial", *analysis.varied, f"{analysis.metric}_std", "runs", "state", *heads])
     for rank, row in enumerate(analysis.rows, 1):
-        numbers = [row.metrics.get(name, "") for name in others]
+        numbers = [
+            each for name in names for each in _interval({analysis.metric: row.values, **row.others}.get(name, ()))
+        ]
         state = "floor" if row.floor else row.state
-        table.writerow([rank, row.name, *_varied(row, analysis), row.mean, row.std, len(row.runs), state, *numbers])
+        table.writerow([rank, row.name, *_varied(row, analysis), row.std, len(row.runs), state, *numbers])
     return written.getvalue()
+
+
+def _interval(values: Sequence[float]) -> list[float | None]:
+    """Return the mean and the ends of its interval."""
+    mean, half = (fmean(values) if values else None), margin(values)
+    return [mean, None, None] if mean is None or half is None else [mean, mean - half, mean + half]
 
 
 def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
@@ -166,16 +129,22 @@ def leaderboard_table(analysis: Analysis) -> Table:
 
     Columns that would be empty or constant are left out.
     """
-    measured = {name for row in analysis.rows for name in row.metrics}
+    measured = {name for row in analysis.rows for name in row.others}
     others = [name for name in headlines(analysis.table) if name != analysis.metric and name in measured]
     seeds = ["runs"] if any(len(row.runs) > 1 for row in analysis.rows) else []
     lines = []
     for rank, row in enumerate(analysis.rows, 1):
-        count = [str(len(row.runs))] if seeds else []
-        extra = [number(row.metrics[name]) if name in row.metrics else "" for name in others]
+        count = [_count(row)] if seeds else []
+        extra = [spread(row.others[name]) if name in row.others else "" for name in others]
         state = "floor" if row.floor else row.state
-        lines.append([str(rank), row.name, *_varied(row, analysis), row.measured, *count, *extra, state])
+        measured = f"{row.measured} (no interval)" if seeds and len(row.values) == 1 else row.measured
+        lines.append([str(rank), row.name, *_varied(row, analysis), measured, *count, *extra, state])
     return ["", "trial", *analysis.varied, analysis.metric, *seeds, *others, "state"], lines
+
+
+def _count(row: Row) -> str:
+    """Return how many runs measured it, of how many."""
+    return str(len(row.runs)) if len(row.values) == len(row.runs) else f"{len(row.values)} of {len(row.runs)}"
 
 
 def _varied(row: Row, analysis: Analysis) -> list[str]:
@@ -184,11 +153,13 @@ def _varied(row: Row, analysis: Analysis) -> list[str]:
 
 def _effects_table(analysis: Analysis) -> Table:
     lines = []
-    for effect in analysis.effects:
-        levels = ", ".join(f"{level.label}: {number(level.mean)} ({len(level.values)})" for level in effect.levels)
+    for effect in analysis.effects.each:
+        levels = ", ".join(
+            f"{each.label}: {with_margin(each.mean, each.margin)} ({each.runs})" for each in effect.levels
+        )
         p_value = "unknown" if effect.p_value is None else f"{effect.p_value:.2g}"
-        lines.append([effect.key, f"{effect.share:.0%}", p_value, levels])
-    return ["key", "share", "p (F test)", f"mean {analysis.metric} at its values (how many)"], lines
+        lines.append([effect.key, p_value, levels])
+    return ["key", "p (F test)", f"mean {analysis.metric} at its values (runs)"], lines
 
 
 def _markdown_table(table: Table) -> str:

@@ -1,81 +1,285 @@
-"""Read the runs to compare, from directories or from MLflow's rows."""
+"""What is compared: which runs are repetitions of one point, and which must not be averaged.
 
+The unit is one sweep. Runs are repetitions if they differ in their seed alone, besides what cannot change their
+numbers (`config.settings.NEUTRAL`). A run with the settings and the seed of another is a copy, not evidence.
+"""
+
+import csv
+import io
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from eagleray.config.metrics import ordered, shipped
+from eagleray.config.search_points import SEARCHES
+from eagleray.config.settings import is_neutral
 from eagleray.report.analysis import TrialResult
-from eagleray.runs.record import PLACES, Record
+from eagleray.report.recorded import Recorded, from_directory
+from eagleray.runs.record import Record
+
+# A name decides the settings of its own; they are named in a note, and need no columns.
+LEADS = {
+    "data.name": ("data.",),
+    "recipe": ("method.", "optimizer."),
+    "method.name": ("method.", "optimizer.", "labels.", "encoder."),
+    "encoder.name": ("encoder.",),
+}
+# Runs that differ in these measure different things, or had different budgets.
+OTHER_TASK = ("data.", "evaluate.", "image_size")
+OTHER_BUDGET = ("epochs", "labels.per_class")
+CODE = "code"  # the version of the code, where sweeps of several versions are compared
 
 
-def trials_of(sweep: Record, varied: Sequence[str]) -> list[TrialResult]:
-    """Read the runs of a sweep from its directory.
+@dataclass(frozen=True)
+class Group:
+    """What one name stands for: a sweep, or runs outside sweeps."""
 
-    Unfinished ones have the metrics of their last epoch.
+    name: str
+    runs: tuple[Recorded, ...]  # trials and floors of the sweep, or the runs
+    sweep: Recorded | None = None
+    varied: tuple[str, ...] = ()  # the keys that the sweep varies
+    note: str = ""  # what else the name could have meant
+
+    @property
+    def binned(self) -> list[str]:
+        """The varied keys whose values are drawn from a range."""
+        return [key for key in self.varied if not str(self._of_sweep(f"vary.{key}", "[")).startswith("[")]
+
+    @property
+    def metric(self) -> str | None:
+        return self._of_sweep("metric")
+
+    @property
+    def mode(self) -> str | None:
+        return self._of_sweep("mode")
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The settings that all trials of the sweep have."""
+        params = self.sweep.params if self.sweep else {}
+        return {key: value for key, value in params.items() if key not in SEARCHES and not key.startswith("vary.")}
+
+    def _of_sweep(self, key: str, default: Any = None) -> Any:
+        return self.sweep.params.get(key, default) if self.sweep else default
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that are ready to be analysed together."""
+
+    groups: tuple[Group, ...]
+    trials: list[TrialResult]
+    runs: list[Recorded]  # of the trials, in the same order
+    owners: list[list[str]]  # for each of them, the names of all groups that have its point
+    varied: list[str]
+    notes: list[str]  # what was left out, and why
+    other_task: list[str]  # the differing settings that make the runs measure different things
+    other_budget: list[str]  # those that give them different budgets
+
+    @property
+    def obstacle(self) -> str:
+        """Why no finding can be drawn; empty: it can."""
+        keys = [*self.other_task, *self.other_budget]
+        return f"these runs differ in {', '.join(keys)}" if keys else ""
+
+    @property
+    def binned(self) -> list[str]:
+        return [key for key in self.varied if any(key in group.binned for group in self.groups)]
+
+
+def group_of(name: str, runs: Sequence[Recorded]) -> Group:
+    """Return the newest sweep among some runs.
+
+    Without a sweep, return the runs themselves.
     """
-    results = []
-    for record in sweep.children():
-        status, rows, floor = record.status, record.metrics(), record.tags.get("floor", "")
-        measured = {name: value for row in rows for name, value in row.items() if name not in PLACES}
-        results.append(
-            TrialResult(
-                record.name,
-                {} if floor else {key: record.params.get(key) for key in varied},
-                point=record.tags["point"],
-                label=record.tags["label"],
-                seed=record.params.get("seed"),
-                floor=floor,
-                state=status["state"],
-                metrics=_finite({**measured, **status["summary"]}),
-                message=status["message"],
-            )
+    sweeps = sorted((run for run in runs if run.kind == "sweep"), key=lambda run: run.created)
+    if not sweeps:
+        return Group(name, tuple(runs))
+    newest = sweeps[-1]
+    children = tuple(run for run in runs if run.parent == newest.key)
+    note = _others(name, sweeps, [run for run in runs if run.kind == "run"])
+    return Group(newest.name, children, newest, tuple(newest.varied), note)
+
+
+def of_sweep(parent: Record, varied: Iterable[str]) -> Group:
+    """Read a sweep from its directory."""
+    sweep = from_directory(parent)
+    return Group(sweep.name, tuple(map(from_directory, parent.children())), sweep, tuple(varied))
+
+
+def _others(name: str, sweeps: Sequence[Recorded], alone: Sequence[Recorded]) -> str:
+    parts = [f"{len(sweeps)} sweeps"] if len(sweeps) > 1 else []
+    parts += [f"{len(alone)} run{'s' * (len(alone) > 1)} outside sweeps"] if alone else []
+    if not parts:
+        return ""
+    names = [run.name for run in [*sweeps[-2::-1], *alone]]
+    listed = ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])])
+    return f"{name} has {' and '.join(parts)}; this is the newest sweep, {sweeps[-1].name}. By name: {listed}"
+
+
+def compared(groups: Sequence[Group]) -> Comparison:
+    """Find out what can be compared in some groups of runs.
+
+    Copies are counted once; a trial that differs from its sweep is left out; both are noted.
+    """
+    notes = [group.note for group in groups if group.note]
+    members = [(group, run) for group in groups for run in _fitting(group, notes)]
+    if len(groups) > 1 and len({_codes(group) for group in groups}) > 1:
+        members = [(group, replace(run, params={**run.params, CODE: _codes(group)})) for group, run in members]
+    else:
+        notes += [
+            f"{group.name}: its runs were made by {len(codes)} versions of the code ({', '.join(codes)})"
+            for group in groups
+            if len(codes := _codes(group).split(", ")) > 1
+        ]
+    owners: dict[str, dict[str, None]] = {}
+    for group, run in members:
+        owners.setdefault(_point(group, run), {})[group.name] = None
+    members = _without_copies(members, notes)
+    runs = [run for _, run in members]
+    differing = _differing(groups, [run for run in runs if run.kind != "floor"])
+    is_sweep = len(groups) == 1 and groups[0].sweep is not None
+    varied = list(groups[0].varied) if is_sweep else _columns(differing, notes)
+    task, budget = ([], []) if is_sweep else _incomparable(groups, list(differing))
+    trials, of = list(_results(members, varied, groups)), [list(owners[_point(*member)]) for member in members]
+    return Comparison(tuple(groups), trials, runs, of, varied, notes, task, budget)
+
+
+def _fitting(group: Group, notes: list[str]) -> Iterator[Recorded]:
+    """Yield the runs that are as their sweep says."""
+    for run in group.runs:
+        wrong = [k for k, value in group.shared.items() if not is_neutral(k) and run.params.get(k) != value]
+        if run.kind == "trial" and wrong:
+            its, others = (", ".join(f"{k}={of.get(k)}" for k in wrong) for of in (run.params, group.shared))
+            notes.append(f"{run.name} is left out: it was trained with {its}, and its sweep has {others}")
+        else:
+            yield run
+
+
+def _codes(group: Group) -> str:
+    return ", ".join(sorted({run.code for run in group.runs if run.code}))
+
+
+def settings_of(run: Recorded) -> dict[str, Any]:
+    """Return the settings that decide a run's numbers, without its seed.
+
+    The words of a whole variant (`run`) repeat settings.
+    """
+    return {key: value for key, value in run.params.items() if key not in ("seed", "run") and not is_neutral(key)}
+
+
+def _point(group: Group, run: Recorded) -> str:
+    """Return what repetitions have in common.
+
+    A population changes settings during training, so its trials are points of their own.
+    """
+    changes = [f"{group.name} {run.name}"] if any(tag.startswith("changed_after_epoch_") for tag in run.tags) else []
+    kind = run.tags.get("floor", "")
+    return json.dumps([kind, settings_of(run), *changes], sort_keys=True, default=str)
+
+
+def _without_copies(members: Iterable[tuple[Group, Recorded]], notes: list[str]) -> list[tuple[Group, Recorded]]:
+    """Drop runs with the settings and seed of another.
+
+    A finished one is kept, of several the newest in the group that was named first.
+    """
+    copies: dict[tuple[str, int | None], list[tuple[Group, Recorded]]] = {}
+    for group, run in members:
+        copies.setdefault((_point(group, run), run.seed), []).append((group, run))
+    kept = []
+    for same in copies.values():
+        first = same[0][0]
+        kept.append(min(same, key=lambda each: (each[1].state != "finished", each[0] != first, -each[1].created)))
+    chosen = {run.key for _, run in kept}
+    dropped = [run.name for same in copies.values() for _, run in same if run.key not in chosen and run.kind != "floor"]
+    if dropped:
+        repeat, listed = "repeats" if len(dropped) == 1 else "repeat", ", ".join(dropped[:3])
+        more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
+        notes.append(f"{listed}{more} {repeat} the settings and the seed of another run, which counts once")
+    return kept
+
+
+def _differing(groups: Sequence[Group], runs: Sequence[Recorded]) -> dict[str, list[Any]]:
+    """Return the settings that differ, each with its value in every run.
+
+    Those that sweeps vary come first.
+    """
+    tables = [settings_of(run) for run in runs]
+    keys = dict.fromkeys(key for group in groups for key in group.varied if key != "run")
+    keys |= dict.fromkeys(key for table in tables for key in table)
+    columns = {key: [table.get(key) for table in tables] for key in keys}
+    return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def _columns(differing: Mapping[str, list[Any]], notes: list[str]) -> list[str]:
+    """Return the keys to show, without those that a name decides."""
+    decided = dict[str, str]()
+    for lead in (lead for lead in LEADS if lead in differing):
+        values = differing[lead]
+        new = [
+            key
+            for key, others in differing.items()
+            if key.startswith(LEADS[lead]) and key not in LEADS and key not in decided
+            if len(set(zip(values, others, strict=True))) == len(set(values))
+        ]
+        notes += [f"{lead} decides also {', '.join(new)}"] if new else []
+        decided |= dict.fromkeys(new, lead)
+    return [key for key in differing if key not in decided]
+
+
+def _incomparable(groups: Sequence[Group], differing: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the keys that make tasks and budgets differ.
+
+    What all groups vary is what is asked; so is a budget if nothing else differs.
+    """
+    asked = set.intersection(*(set(group.varied) for group in groups))
+    task = [key for key in differing if key.startswith(OTHER_TASK) and key not in asked]
+    budget = [key for key in differing if key in OTHER_BUDGET and key not in asked and list(differing) != [key]]
+    return task, budget
+
+
+def _results(
+    members: Iterable[tuple[Group, Recorded]], varied: Sequence[str], groups: Sequence[Group]
+) -> Iterator[TrialResult]:
+    labels: dict[str, str] = {}
+    for group, run in members:
+        place, floor = _point(group, run), run.tags.get("floor", "")
+        of_group = f"{group.name} " if len(groups) > 1 and group.sweep and not floor else ""
+        label = f"{of_group}{run.tags.get('point' if floor else 'label', run.name)}"
+        if place not in labels and label in labels.values():  # the same floor on other data
+            label = f"{label} of {group.name}"
+        yield TrialResult(
+            f"{of_group}{run.name}",
+            {} if floor else {key: _value(run, key) for key in varied},
+            point=labels.setdefault(place, label) if floor else place,
+            label=run.tags["label"] if floor else labels.setdefault(place, label),
+            seed=run.seed,
+            floor=floor,
+            state=run.state,
+            metrics=run.metrics,
+            message=run.message,
         )
-    return results
 
 
-def trials_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrialResult]:
-    """Convert the runs of an MLflow experiment.
+def _value(run: Recorded, key: str) -> Any:
+    """Return the value of a key; None: unset.
 
-    They come from `tracking.rows`, and keep the params that differ between them. Runs outside a sweep form one point if
-    they differ only in their seed.
+    Another method's setting is a dash, not unset.
     """
-    runs = [row for row in rows if row["tags"].get("kind") != "sweep"]
-    trials = [row for row in runs if "floor" not in row["tags"]]
-    texts = {key: {row["params"].get(key) for row in trials} for row in trials for key in row["params"]}
-    varied = [key for key, values in texts.items() if len(values) > 1 and key != "seed"]
-    results = []
-    for row in runs:
-        tags, floor = row["tags"], row["tags"].get("floor", "")
-        params = {} if floor else {key: _value(row["params"].get(key)) for key in varied}
-        results.append(
-            TrialResult(
-                row["name"],
-                params,
-                point=tags.get("point", json.dumps(params, sort_keys=True, default=str)),
-                label=tags.get("label", row["name"]),
-                seed=_value(row["params"].get("seed")),
-                floor=floor,
-                sweep=row["parent"] or "",
-                state=row["state"],
-                metrics=_finite(row["metrics"]),
-            )
-        )
-    return results
+    section = key.partition(".")[0]
+    belongs = f"{section}.name" not in LEADS or run.params.get(key) is not None
+    return run.params.get(key) if belongs else "–"
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _value(text: str | None) -> Any:
-    """Return a stored param as the number it was.
-
-    MLflow stores params as text; other text stays.
-    """
-    for number_of in (int, float):
-        try:
-            return number_of(text or "")
-        except ValueError:
-            continue
-    return text
+def everything_csv(comparison: Comparison) -> str:
+    """Return every run with all settings and metrics as CSV."""
+    settings = list(dict.fromkeys(key for run in comparison.runs for key in run.params))
+    metrics = ordered({name for run in comparison.runs for name in run.metrics}, shipped())
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["of", "run", "kind", "state", "code", *settings, *metrics])
+    for owners, run in zip(comparison.owners, comparison.runs, strict=True):
+        values = [*(run.params.get(key, "") for key in settings), *(run.metrics.get(name, "") for name in metrics)]
+        table.writerow([" ".join(owners), run.name, run.kind, run.state, run.code, *values])
+    return written.getvalue()

@@ -1,87 +1,233 @@
-"""The statistical tests of a report.
+"""Analysis of variance: which keys made a metric vary.
 
-Which settings made a metric vary, and do two points differ?
+One additive model of all runs: what runs of one seed share (seeds are blocks), and the effect of each key.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from statistics import fmean, stdev
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from eagleray.report.least_squares import Fit, Squares, indicators
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIGNIFICANT = 0.05  # a larger p-value is not significant
+CONFIDENCE = 0.95  # of every interval
 
 
-def variance(columns: Sequence[Sequence[str]], values: Sequence[float]) -> list[tuple[float, float | None]]:
-    """Test each column's effect by analysis of variance.
+class Variance:
+    """Analysis of the variance of runs.
 
-    The sums of squares are of type II. A key that happened to vary together with one that matters thus gets no credit
-    for it. If there are too few values for all columns together (less than two degrees of freedom are left), each
-    column is tested alone.
+    Noise is what the additive model of seeds and keys leaves over, unless that would be wrong:
+
+    - The keys act together: the model's lack of fit is significant, beside the differences of seeds within points.
+      Then a key is tested between points that differ in this key alone, and only these differences are noise.
+    - The points are a sample. What the model does not describe of a point is then noise that its runs share; noise
+      is estimated between points, and more seeds do not lower it.
 
     Args:
-        columns: labels of the levels, one for each value.
-        values: [N], of the metric.
-
-    Returns:
-        For each column its share of the variance (eta squared) and the p-value of its F test; None if no degree of
-        freedom is left to estimate the noise.
+        columns: of each key, [N, d]: `indicators` of its levels, or a `polynomial`.
+        values: [N], the metric of the runs.
+        seeds: [N]; by default all runs have one seed.
+        points: [N]; runs of a point differ only in their seed. By default each run is a point.
+        sampled: whether the points are a sample of a larger space.
     """
-    import numpy as np
+
+    def __init__(
+        self,
+        columns: "Sequence[np.ndarray]",
+        values: Sequence[float],
+        seeds: Sequence[object] = (),
+        points: Sequence[object] = (),
+        *,
+        sampled: bool = False,
+    ):
+        import numpy as np
+
+        self.columns, self.sampled, self.target = list(columns), sampled, np.asarray(values, float)
+        self.points = list(points) or list(range(len(values)))
+        self.seeds = list(seeds) or [None] * len(values)
+        self.blocks = [indicators(self.seeds)] if _shared(self.seeds, self.points) else []
+        self.saturated = Fit.of([*self.blocks, indicators(self.points)], self.target)
+
+    @cached_property
+    def additive(self) -> Fit:
+        return self._fit(self.columns)
+
+    @cached_property
+    def is_joint(self) -> bool:
+        """Whether there are values enough for one model of all columns.
+
+        If less than two degrees of freedom would be left, each column is tested alone.
+        """
+        return len(self.columns) == 1 or self._noise(self.additive).free >= 2
+
+    @cached_property
+    def lack_of_fit(self) -> float | None:
+        """The p-value of the additive model's lack of fit.
+
+        The null hypothesis is that no key's effect depends on another key. None: no point has several seeds.
+        """
+        lack, pure = self.additive.without(self.saturated), self.saturated.residual
+        return _p_value(lack, pure) if lack.free and pure.free else None
+
+    def p_value(self, place: int) -> float | None:
+        """Return the p-value of a column's F test (type II).
+
+        It is None if no degree of freedom is left to estimate the noise.
+        """
+        return _p_value(*self._test(place))
+
+    def mean(self, place: int, rows: Sequence[bool]) -> tuple[float, float | None]:
+        """Return the fitted mean of a column's level, and its margin.
+
+        It is the mean if all runs had the level: a missing run or another key gives no level an advantage. The margin
+        is half the width of its t interval; None without an estimate of the noise.
+
+        Args:
+            place: of the column.
+            rows: [N], which runs have the level.
+        """
+        fit, at = self._model(place)
+        value, factor = fit.mean(at, rows)
+        noise = self._test(place)[1]
+        if noise.free < 1:
+            return value, None
+        return value, t_quantile(noise.free) * (noise.mean * max(0.0, factor)) ** 0.5
+
+    def share(self, place: int) -> float:
+        """Return a column's share of the variance between points.
+
+        The variance is that of the points' means, noise included, as if the keys varied independently. For points
+        drawn evenly from ranges this is the Sobol index of first order.
+        """
+        parts, rest = self._parts(), self._rest()
+        whole = sum(max(0.0, part - less) for part, less in parts) + rest
+        mine = max(0.0, parts[place][0] - parts[place][1])
+        return mine / whole if mine > 1e-9 * whole else 0.0
+
+    def interval(self, place: int) -> tuple[float, float] | None:
+        """Return the interval of a column's share.
+
+        From the noncentral F distribution; if the points are a sample, the jackknife over points.
+        """
+        gain, noise = self._test(place)
+        if noise.free < 1:
+            return None
+        if self.sampled:
+            return self._jackknife(place)
+        parts, rest = self._parts(), self._rest()
+        others = sum(max(0.0, part - less) for at, (part, less) in enumerate(parts) if at != place) + rest
+        one = parts[place][0] * (noise.mean / gain.total if gain.total and noise.total else 1.0)  # of noncentrality
+        low, high = (many * one for many in _noncentrality(gain, noise))
+        return low / (low + others) if low else 0.0, high / (high + others) if high else 0.0
+
+    def _jackknife(self, place: int) -> tuple[float, float]:
+        names = list(dict.fromkeys(self.points))
+        left_out = [self._leave_out(name).share(place) for name in names]
+        count, mean = len(names), sum(left_out) / len(names)
+        error = ((count - 1) / count * sum((each - mean) ** 2 for each in left_out)) ** 0.5
+        margin = t_quantile(count - 1) * error
+        return max(0.0, self.share(place) - margin), min(1.0, self.share(place) + margin)
+
+    def _leave_out(self, name: object) -> "Variance":
+        keep = [point != name for point in self.points]
+        seeds, points = (
+            [each for each, kept in zip(of, keep, strict=True) if kept] for of in (self.seeds, self.points)
+        )
+        columns = [column[keep] for column in self.columns]
+        return Variance(columns, self.target[keep].tolist(), seeds, points, sampled=self.sampled)
+
+    def _fit(self, columns: "Sequence[np.ndarray]") -> Fit:
+        return Fit.of([*self.blocks, *columns], self.target)
+
+    def _model(self, place: int) -> tuple[Fit, int]:
+        """Return the model that describes a column, and its place there."""
+        fit = self.additive if self.is_joint else self._fit([self.columns[place]])
+        return fit, len(self.blocks) + (place if self.is_joint else 0)
+
+    @property
+    def _is_additive(self) -> bool:
+        return self.sampled or self.lack_of_fit is None or self.lack_of_fit >= SIGNIFICANT
+
+    def _noise(self, fit: Fit) -> Squares:
+        return fit.without(self.saturated) if self.sampled else fit.residual
+
+    def _others(self, place: int) -> "list[np.ndarray]":
+        return [*self.columns[:place], *self.columns[place + 1 :]] if self.is_joint else []
+
+    def _test(self, place: int) -> tuple[Squares, Squares]:
+        """Return what a column explains beside the others, and the noise."""
+        others, (after, _) = self._others(place), self._model(place)
+        gain = self._fit(others).without(after)
+        if self._is_additive:
+            return gain, self._noise(after)
+        alike = [indicators(list(zip(*(map(tuple, each.tolist()) for each in others), strict=True)))] if others else []
+        matched = self._fit(alike).without(self._fit([*alike, self.columns[place]]))
+        if matched.free == gain.free:
+            return matched, self.saturated.residual
+        return gain, after.without(self.saturated)  # too few points differ in this key alone
+
+    def _parts(self) -> list[tuple[float, float]]:
+        """Return the variance of each column's part of the fit.
+
+        Also what noise adds to it.
+        """
+        first, noise = len(self.blocks), self._noise(self.additive).mean / len(self.target)
+        return [
+            (
+                float(self.additive.part(first + at).var()),
+                noise * self._fit(self._others(at)).without(self.additive).free,
+            )
+            for at in range(len(self.columns))
+        ]
+
+    def _rest(self) -> float:
+        """Return the variance of the points' means that no key explains."""
+        noise = self._noise(self.additive) if self._is_additive else self.additive.without(self.saturated)
+        return noise.mean * len(set(self.points)) / len(self.target)
+
+
+def t_quantile(free: float) -> float:
+    """Return the factor of a two-sided t interval."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(free, (1 + CONFIDENCE) / 2))
+
+
+def _shared(seeds: Sequence[object], points: Sequence[object]) -> bool:
+    """Whether some seed is that of several points.
+
+    Only then can a seed's effect be told from a point's.
+    """
+    pairs = set(zip(seeds, points, strict=True))
+    return len(set(seeds)) > 1 and len(pairs) > len({seed for seed, _ in pairs})
+
+
+def _p_value(gain: Squares, noise: Squares) -> float | None:
     from scipy.special import fdtrc
 
-    target = np.asarray(values)
-
-    def fit(chosen: Sequence[Sequence[str]]) -> tuple[float, int]:
-        """Fit an additive model.
-
-        Return the sum of squared residuals, and the number of free parameters.
-        """
-        levels = [[label == level for label in column] for column in chosen for level in dict.fromkeys(column)]
-        design = np.array([[True] * len(values), *levels], float).T
-        weights, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
-        return float(np.square(target - design @ weights).sum()), int(rank)
-
-    total = fit([])[0]
-    together = len(values) - fit(columns)[1] >= 2
-    results: list[tuple[float, float | None]] = []
-    for place, column in enumerate(columns):
-        others = [*columns[:place], *columns[place + 1 :]] if together else []
-        (without, fewer), (rest, parameters) = fit(others), fit([*others, column])
-        groups, free = parameters - fewer, len(values) - parameters
-        gain = max(0.0, without - rest)
-        share = gain / total if gain > 1e-9 * total else 0.0  # less is rounding
-        if share == 0 or groups == 0:
-            results.append((0.0, 1.0))
-        elif free < 1:
-            results.append((share, None))
-        elif rest <= 1e-12 * total:
-            results.append((share, 0.0))
-        else:
-            results.append((share, float(fdtrc(groups, free, gain / groups / (rest / free)))))
-    return results
-
-
-def paired_t_test(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of a paired t test.
-
-    It is None for less than two pairs.
-
-    Args:
-        differences: [N], of the pairs; the null hypothesis is that their mean is 0.
-    """
-    from scipy.special import stdtr
-
-    if len(differences) < 2:
+    if gain.free == 0 or gain.total <= 1e-12 * (gain.total + noise.total):
+        return 1.0
+    if noise.free < 1:
         return None
-    mean, deviation = fmean(differences), stdev(differences)
-    if deviation <= 1e-9 * abs(mean):  # only rounding
-        return 0.0 if mean else 1.0
-    return float(2 * stdtr(len(differences) - 1, -abs(mean) * len(differences) ** 0.5 / deviation))
+    return float(fdtrc(gain.free, noise.free, gain.mean / noise.mean)) if noise.total else 0.0
 
 
-def spans(values: Sequence[float]) -> list[str]:
-    """Label each of the sorted values with its range.
+def _noncentrality(gain: Squares, noise: Squares) -> tuple[float, float]:
+    """Return the ends of the interval of F's noncentrality."""
+    from scipy.optimize import brentq
+    from scipy.special import ncfdtr
 
-    Ranges are thirds of the values, or halves if they are few.
-    """
-    bins = 3 if len(values) >= 9 else 2
-    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
-    spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]
-    return [spans[sum(value >= cut for cut in cuts)] for value in values]
+    if not noise.total:
+        return (1.0, 1.0) if gain.total else (0.0, 0.0)  # without noise there is no uncertainty
+    statistic = gain.mean / noise.mean
+
+    def end(quantile: float) -> float:
+        def beyond(many: float) -> float:
+            return float(ncfdtr(gain.free, noise.free, many, statistic)) - quantile
+
+        return 0.0 if beyond(0) <= 0 else cast(float, brentq(beyond, 0, 100 * gain.free * (statistic + 10)))
+
+    return end((1 + CONFIDENCE) / 2), end((1 - CONFIDENCE) / 2)

@@ -201,9 +201,19 @@ class Record:
     def file(self) -> dict[str, Any]:
         """Read the run file or sweep file.
 
-        It is as it was at the start.
+        It is as it was at the start. A trial's has none of the settings that its sweep imposes.
+
+        Raises:
+            ConfigError: it is missing or damaged.
         """
-        return yaml.safe_load((self.directory / "run.yaml").read_text(encoding="utf-8"))
+        path = self.directory / "run.yaml"
+        try:
+            file = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+        if not isinstance(file, dict):
+            raise ConfigError(f"{path} is damaged: it holds no settings.")
+        return file
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics, a row for each step.
@@ -240,12 +250,17 @@ class Record:
         """{"state", "message", "time" in ms or None, "summary"}.
 
         The state is "running" until the run ends.
+
+        Raises:
+            ConfigError: status.json is damaged.
         """
         try:
             status = json.loads((self.directory / "status.json").read_text())
+            return {**status, "summary": {name: float(value) for name, value in status["summary"].items()}}
         except FileNotFoundError:
             return {"state": "running", "message": "", "time": None, "summary": {}}
-        return {**status, "summary": {name: float(value) for name, value in status["summary"].items()}}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{self.directory / 'status.json'} is damaged: {error}. Move it away.") from None
 
     @property
     def state(self) -> str:
@@ -280,7 +295,7 @@ def find_records(root: Path | str, experiment: str | None = None) -> list[Record
         experiment: only the runs of this one.
     """
     records: dict[Path, Record] = {}
-    for directory in _run_directories(Path(root)):
+    for directory in run_directories(Path(root)):
         record = Record.open(directory)
         for each in (record, *record.children()):
             records.setdefault(each.directory, each)
@@ -344,7 +359,11 @@ def _gpus() -> str | None:
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
-def _run_directories(root: Path) -> Iterator[Path]:
+def run_directories(root: Path) -> Iterator[Path]:
+    """Yield the directories of runs in a folder.
+
+    The folder may be that of all runs, of an experiment, or of a run.
+    """
     for pattern in ("record.json", "*/record.json", "*/*/record.json"):
         yield from sorted(path.parent for path in root.glob(pattern))
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 _TRAINING = "workflowType=machine_learning"  # otherwise MLflow's pages open with traces of language models
 
 
-def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
-    """Read an experiment's runs from MLflow, oldest first.
+def rows(name: str, uri: str | None = None) -> list[dict[str, Any]]:
+    """Read runs from MLflow, oldest first.
+
+    `name` is an experiment's, or that or the ID of one run, which is read with its children.
 
     Each is {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as strings), "metrics" (their
-    last values), "experiment_id"}.
+    last values), "experiment_id", "created" (ms since 1970)}.
 
     Raises:
-        ConfigError: no such store, no such experiment (with the nearest names), or the server does not answer.
+        ConfigError: no such store, no such experiment or run (with the nearest names), or the server does not answer.
     """
     uri = store_uri(uri)
     path = sqlite_path(uri)
@@ -31,10 +34,9 @@ def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
     try:
         with patient():
             client = connect(uri)
-            match = client.get_experiment_by_name(experiment)
-            if match is None:
-                raise _unknown(experiment, [each.name for each in client.search_experiments()])
-            return [_row(run) for run in _runs(client, match.experiment_id)]
+            match = client.get_experiment_by_name(name)
+            found = list(_runs(client, [match.experiment_id])) if match else _family(client, name)
+            return [_row(run) for run in found]
     except ConfigError:
         raise
     except Exception as error:
@@ -43,14 +45,32 @@ def rows(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
 
 def _unknown(name: str, names: list[str]) -> ConfigError:
     near = difflib.get_close_matches(name, names, cutoff=0.5) or names
-    return ConfigError(f"MLflow has no experiment {name!r}; it has {', '.join(map(repr, near[:5]))}.")
+    return ConfigError(
+        f"MLflow has no experiment and no run {name!r}; it has {', '.join(map(repr, near[:5])) or 'no experiment'}."
+    )
 
 
-def _runs(client: "MlflowClient", experiment_id: str) -> Iterator[Any]:
+def _family(client: "MlflowClient", name: str) -> list[Any]:
+    """Find one run by its name or ID, and its children."""
+    experiments = {each.experiment_id: each.name for each in client.search_experiments()}
+    by = "run_id" if re.fullmatch("[0-9a-f]{32}", name) else "run_name"
+    found = (
+        [] if "'" in name or not experiments else list(_runs(client, list(experiments), f"attributes.{by} = '{name}'"))
+    )
+    if not found:
+        raise _unknown(name, list(experiments.values()))
+    if len(found) > 1:
+        ids = ", ".join(run.info.run_id for run in found[:5])
+        raise ConfigError(f"MLflow has {len(found)} runs called {name!r}; name one by its ID: {ids}.")
+    info = found[0].info
+    return found + list(_runs(client, [info.experiment_id], f"tags.`mlflow.parentRunId` = '{info.run_id}'"))
+
+
+def _runs(client: "MlflowClient", experiments: list[str], query: str = "") -> Iterator[Any]:
     token = None
     while token != "":
         page = client.search_runs(
-            [experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            experiments, query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
         )
         yield from page
         token = page.token or ""
@@ -68,6 +88,7 @@ def _row(run: Any) -> dict[str, Any]:
         "params": {**params, **resumed},
         "metrics": dict(run.data.metrics),
         "experiment_id": run.info.experiment_id,
+        "created": run.info.start_time,
     }
 
 

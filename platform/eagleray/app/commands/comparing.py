@@ -5,48 +5,57 @@ from typing import Annotated
 
 import typer
 
-from eagleray.app.line import app, console, only_settings, say
+from eagleray.app.line import app, console, only_settings, say, split_names
 from eagleray.config import load_run
-from eagleray.config.metrics import mode_of, shipped
 from eagleray.contracts.errors import ConfigError
 
 
 @app.command()
 def compare(
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a sweep's name, or tracking.experiment")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
-    metric: Annotated[str, typer.Option(help="the metric to compare")] = "knn",
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME ... [tracking.uri=...]",
+            help="an experiment (its newest sweep), a sweep's or run's name in MLflow, its ID, or a directory",
+        ),
+    ],
+    metric: Annotated[
+        str | None, typer.Option(help="the metric to compare; by default the sweep's", show_default=False)
+    ] = None,
     mode: Annotated[
         str | None, typer.Option(help="whether more is better (max) or less (min); by default as the metric declares")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write every run with all settings and metrics as CSV")
+    ] = None,
 ) -> None:
-    """Show the leaderboard of an MLflow experiment.
+    """Compare the runs of a sweep, or several side by side.
 
-    Also print the address of MLflow's page that compares its runs.
+    A name without a directory is looked up in MLflow, whose page that compares the runs is printed too.
     """
     if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
-    uri = load_run(None, only_settings(settings)).tracking.uri
+    names, settings = split_names(names)
+    tracking = load_run(None, settings).tracking
+    from eagleray.app.comparison import analysed, links, named
     from eagleray.app.terminal import leaderboard
-    from eagleray.report.analysis import analyse
-    from eagleray.report.text import finding
-    from eagleray.report.trials import trials_of_rows
-    from eagleray.tracking import compare_url, rows, ui_base
+    from eagleray.report.sides import conclusions
+    from eagleray.report.trials import compared, everything_csv
 
-    runs = rows(experiment, uri)
-    trials = trials_of_rows(runs)
-    varied = list(next((trial.params for trial in trials if not trial.floor), {}))
-    better = mode or mode_of(metric, shipped())
-    analysis = analyse(trials, varied, metric, "min" if better == "min" else "max")
-    if not analysis.tried:
-        raise ConfigError(f"--metric: {finding(analysis)}")
-    if better is None:
-        raise ConfigError(f"--metric {metric} does not declare whether more is better: add --mode max or --mode min")
-    console.print(leaderboard(analysis))
-    say(f"\n{finding(analysis)}\n")
-    run_ids = [run["run_id"] for run in runs if run["tags"].get("kind") != "sweep"]
-    say(f"compare them: {compare_url(runs[0]['experiment_id'], run_ids[:100], ui_base(uri))}")
-    say("(`eagleray ui` serves that page)")
+    comparison = compared([named(name, tracking) for name in names])
+    if not comparison.trials:
+        raise ConfigError(f"{' and '.join(names)}: there are no runs to compare")
+    if csv is not None:
+        csv.write_text(everything_csv(comparison), encoding="utf-8")
+    analysis = analysed(comparison, metric, mode)
+    for note in comparison.notes:
+        say(f"note: {note}")
+    console.print(leaderboard(analysis, console.width, ranked=not comparison.obstacle))
+    for sentence in ("", *conclusions(comparison, analysis)):
+        say(sentence)
+    say(f"\nall of it: {csv}" if csv else "\n(--csv FILE writes every run with all settings and metrics)")
+    for link in links(comparison, tracking.uri):
+        say(link)
 
 
 @app.command()

@@ -84,7 +84,7 @@ def sweep(
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_set
 
-    console.print(leaderboard(result.analysis))
+    console.print(leaderboard(result.analysis, console.width))
     artifacts = result.directory / "artifacts"
     places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
     if result.best_run:

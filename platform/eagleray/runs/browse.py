@@ -1,0 +1,75 @@
+"""Look through run directories, for people and without a server.
+
+What is damaged or half written is named, and does not hide the rest.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import Record, run_directories
+
+TAIL = 65536  # bytes at the end of metrics.jsonl that hold its last rows
+TRACES = ("lock", "run.yaml", "artifacts", "trials", "metrics.jsonl")  # a folder with one of these was to be a run
+
+
+@dataclass(frozen=True)
+class Found:
+    """Runs and sweeps of a folder, the newest first."""
+
+    records: list[Record]
+    damaged: dict[Path, str] = field(default_factory=dict)  # directory -> why it cannot be read
+
+
+def browse(root: Path, *, trials: bool = False) -> Found:
+    """Find the runs and sweeps in a folder.
+
+    Args:
+        root: the folder of all runs, of one experiment, or of one run.
+        trials: also find the trials and floors of sweeps.
+    """
+    records, damaged = dict[Path, Record](), dict[Path, str]()
+    for directory in _candidates(root, trials=trials):
+        try:
+            record = Record.open(directory)
+            _ = record.status  # damaged as often as the record
+            records[directory] = record
+        except (ConfigError, OSError) as error:
+            damaged[directory] = str(error)
+    return Found(sorted(records.values(), key=lambda record: -record.created), damaged)
+
+
+def _candidates(root: Path, *, trials: bool) -> list[Path]:
+    whole = list(run_directories(root))
+    known = set(whole)
+    for folder in [*root.glob("*"), *root.glob("*/*")]:
+        inside = any(above in known for above in folder.parents)
+        if folder not in known and not inside and any((folder / name).exists() for name in TRACES):
+            whole.append(folder)
+    if trials:
+        whole += [path.parent for each in list(whole) for path in sorted(each.glob("trials/*/record.json"))]
+    return list(dict.fromkeys(whole))
+
+
+def epochs_done(record: Record) -> int | None:
+    """Return the epochs that a run has recorded.
+
+    None: it has recorded none.
+    """
+    try:
+        size = (record.directory / "metrics.jsonl").stat().st_size
+    except FileNotFoundError:
+        return None
+    rows, _ = record.read(max(0, size - TAIL))
+    epochs = [row["epoch"] for row in rows if row["epoch"] is not None]
+    return int(epochs[-1]) if epochs else None
+
+
+def directory_of(text: str, runs: str) -> Path | None:
+    """Return the directory that a person means, if there is one.
+
+    Args:
+        text: a path, or a path in the folder of all runs (`temperature`, `temperature/20260101-120000`).
+        runs: the folder of all runs.
+    """
+    return next((path for path in (Path(text), Path(runs) / text) if path.is_dir()), None)
