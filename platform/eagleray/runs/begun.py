@@ -22,7 +22,7 @@ def begun(sweep: Sweep, directory: Path) -> list[Point]:
 def left(sweep: Sweep, directory: Path) -> list[str]:
     """Return the runs that the end of the budget has left, in words."""
     trials = [record for record in Record.open(directory).children() if record.kind == "trial"]
-    stopped = [record.name for record in trials if record.status["message"] == OVER]
+    stopped = sorted(record.name for record in trials if record.status["message"] == OVER)
     missing = trial_count(sweep) - len(trials)
     unfinished = [f"{len(stopped)} stopped {OVER}: {', '.join(stopped)}"] if stopped else []
     if missing <= 0:
