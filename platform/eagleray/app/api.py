@@ -106,8 +106,8 @@ def train(
         run = resumable_run(directory, settings)
     from eagleray.app.terminal import followed
 
-    def display(reports: Any, name: str) -> Any:
-        return followed(reports, name, console) if console else reports
+    def display(reports: Any, name: str, data: str) -> Any:
+        return followed(reports, name, console, data) if console else reports
 
     unsent = launch_run(run, directory, display, address=address)
     return RunResult(run, directory, Record.open(directory).summary, unsent)

@@ -19,6 +19,7 @@ from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
+from eagleray.data.description import described
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse, trials_of
 from eagleray.report.heatmap import plot_heatmap
@@ -35,7 +36,7 @@ from eagleray.tracking import Sender, store_uri
 if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
-Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
+Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, run, what was read -> the same reports
 NO_PARAMS = ("tracking", "checkpoints", "evaluate", "device", "threads", "precision")  # sections of a run file
 MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
 
@@ -110,7 +111,8 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    data = assemble(run).data  # raises every config error before a directory is created
+    built = assemble(run)  # raises every config error before a directory is created
+    data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(directory):
@@ -120,6 +122,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             experiment=run.tracking.experiment,
             params=params(run),
             run=run.file(),
+            tags={"data": described(data, built.loader.info.image_size)},
             meanings=meanings(run),
             uri=run.tracking.uri,
         )
@@ -171,6 +174,11 @@ class SenderWatch:
 
     def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
+
+    def data(self, read: Sequence[str]) -> None:
+        """Pass on what was read (see `ray_backend.callbacks.Watch`)."""
+        if self.watch:
+            self.watch.data(read)
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -253,7 +261,7 @@ def _train(
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in display(reports, f"{run.method.name} on {run.data.name}"):
+        for report in display(reports, f"{run.method.name} on {run.data.name}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)

@@ -61,12 +61,14 @@ def sweep(
     known = points(sweep)
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
-    check(sweep, runs)
+    read = check(sweep, runs)
+    if watch:
+        watch.data(read)
     workers = max(run.workers for run in runs)
     with connected(address):
         if address is None:
             check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
-        parent = _record(sweep, directory)
+        parent = _record(sweep, directory, read)
         follower = TrialFollower(watch)
         for point in known:
             follower.notify(trial_config(sweep, directory, point), "waiting")
@@ -166,10 +168,10 @@ def _label(trial: Any) -> str:
 # --- records of an earlier start -------------------------------------------------------------------------------
 
 
-def _record(sweep: Sweep, directory: Path) -> Record:
+def _record(sweep: Sweep, directory: Path, read: list[str]) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
-    tags = {"kind": "sweep"}
+    tags = {"kind": "sweep", "data": "\n".join(read)}
     meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
     return Record.create(
         directory, name=sweep.name, experiment=sweep.name, params={}, run=file, tags=tags, meanings=meanings, uri=uri

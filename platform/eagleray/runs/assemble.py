@@ -88,7 +88,8 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
         raise ConfigError(f"augment.grayscale={grayscale} has no effect: these images are grey already")
     if run.labels is not None and data.classes is None:
         raise ConfigError(
-            f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
+            f"method={run.method.name} needs labels, and these images have none; sort some into class folders, or "
+            "name them in a CSV file: data.labels=FILE.csv"
         )
     size = run.image_size or data.image_size
     return replace(data, image_size=size, batch_size=run.batch_size, workers=run.workers, seed=run.seed)

@@ -10,14 +10,18 @@ from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
+from eagleray.data.description import described
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, images_of
 
 
-def check(sweep: Sweep, runs: list[Run]) -> None:
+def check(sweep: Sweep, runs: list[Run]) -> list[str]:
     """Check every planned run against its data.
 
     Loading it fills the cache that all trials share.
+
+    Returns:
+        What was read, a line for each kind of data.
 
     Raises:
         ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
@@ -27,9 +31,11 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
     if sweep.grace > shortest:
         raise ConfigError(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
     data, built = cache(_images_of), set()
+    read: dict[str, None] = {}
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)
         info = fitted(run, images.info)
+        read[described(images, info.image_size)] = None
         kind = json.dumps(
             [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
         )
@@ -40,6 +46,7 @@ def check(sweep: Sweep, runs: list[Run]) -> None:
         check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
     if sweep.changes_trials:
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
+    return list(read)
 
 
 def planned(sweep: Sweep) -> list[Run]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,13 @@ from eagleray.app.line import (
     say,
     split,
 )
-from eagleray.config import load_run, load_sweep
+from eagleray.config import Run, load_run, load_sweep
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
+
+if TYPE_CHECKING:
+    from eagleray.data.images import Data
 
 
 @app.command()
@@ -82,7 +85,7 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.runs.restore import evaluated, recorded_run
 
     run = recorded_run(record)
-    console.print(metrics_table(evaluated(run, record.directory), run))
+    console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
 
 @app.command()
@@ -99,8 +102,18 @@ def preview(
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     from eagleray.runs.preview import preview as draw
 
-    draw(run, out)
+    draw(run, out, _read(run))
     say(str(out))
+
+
+def _read(run: Run) -> "Data":
+    """Load the images of a run, and say what was read."""
+    from eagleray.data.description import described
+    from eagleray.runs.assemble import images_of
+
+    data = images_of(run)
+    say(f"data: {described(data, run.image_size)}")
+    return data
 
 
 def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
