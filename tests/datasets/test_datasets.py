@@ -50,7 +50,7 @@ def test_config_explains_itself_and_leaves_the_shared_names_alone(name):
 
 
 def test_all_sources_of_the_issue_are_there():
-    names = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"}
+    names = {"digits", "letters", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"}
     assert set(declared("data")) == names
 
 

@@ -60,14 +60,14 @@ def read_layout(root: Path) -> Layout:
     below = _folders_in(root)
     named = _named(below)
     others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
+    parts: dict[PartName, Listed]
     if "train" in named and (len(named) > 1 or not others or _only_train_is_deep(named["train"], below)):
-        parts: dict[PartName, Listed] = {part: _listed(folder) for part, folder in named.items()}
+        parts = {part: _listed(folder) for part, folder in named.items()}
         beside = [*sorted(others), *filter(_is_image, _files_in(root))]
     else:
-        held_out = {part: folder for part, folder in named.items() if part in ("validation", "test")}
-        shaped = {part: at for part, at in held_out.items() if others & {folder.name for folder in _folders_in(at)}}
-        parts = {"train": _listed(root, without={folder.name for folder in shaped.values()})}
-        parts.update({part: _listed(folder) for part, folder in shaped.items()})
+        shaped = _shaped(named, others)
+        parts = {part: _listed(named[part]) for part in shaped}
+        parts["train"] = _listed(root, without={named[part].name for part in shaped})
         beside = []
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -83,6 +83,12 @@ def _named(folders: list[Path]) -> dict[PartName, Path]:
         if part:
             named[part] = folder
     return named
+
+
+def _shaped(named: dict[PartName, Path], others: set[str]) -> list[PartName]:
+    """Return which of validation and test have folders like those beside them."""
+    held_out: tuple[PartName, ...] = ("validation", "test")
+    return [part for part in held_out if part in named and others & {at.name for at in _folders_in(named[part])}]
 
 
 def _only_train_is_deep(train: Path, below: list[Path]) -> bool:
