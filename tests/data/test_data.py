@@ -293,7 +293,7 @@ def test_bad_images_are_left_out_and_counted(tmp_path, limit):
     for _ in range(2):  # made, then from the cache
         data = load("folder", root=tmp_path, bad_images="skip", shared={"memory_limit": limit, "workers": 0})
         assert data.skipped == 10
-        assert data.notes == ("1 file not named like images left out (notes.txt)",)
+        assert data.notes == ("1 file left out, hidden or not named like images (notes.txt)",)
         parts = (data.train, data.validation, data.test)
         assert sum(map(len, parts)) == 35  # every other one of the ten was an image before
         for part in parts:

@@ -229,7 +229,7 @@ def test_files_not_named_like_images_are_left_out_and_counted(tmp_path):
         (tmp_path / ("cat", "dog", ".")[number % 3] / name).write_text("no image")
     assert laid_out(tmp_path) == {"train": (["cat/1.png", "dog/2.JPG", "dog/ä b.Png"], [0, 1, 1])}
     (note,) = source(root=tmp_path).notes()
-    assert note.startswith("8 files not named like images left out (")
+    assert note.startswith("8 files left out, hidden or not named like images (")
     assert "and 3 more)" in note
 
 
@@ -396,8 +396,8 @@ def test_one_line_tells_what_was_read(tmp_path):
     (tmp_path / "cat/0.png").write_text("damaged")
     assert told(tmp_path, bad_images="skip") == (
         "34 images, 2 classes (cat 9, dog 20); train 25 (5 unlabelled), validation 3, test 6; stored at sides of 8 to "
-        "30, views of 8x8 pixels, RGB; 1 damaged file left out (data.bad_images=skip); 1 file not named like images "
-        "left out (Thumbs.db)"
+        "30, views of 8x8 pixels, RGB; 1 damaged file left out (data.bad_images=skip); 1 file left out, "
+        "hidden or not named like images (Thumbs.db)"
     )
 
 

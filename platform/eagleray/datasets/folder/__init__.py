@@ -37,7 +37,7 @@ class Folder(Dataset):
 
     `root/train` next to `root/test` (or `val`, or `unlabelled`) are used as the parts of those names; `val`
     without a `test` is the test set, as in ImageNet. A folder `unlabelled` beside class folders has the images without
-    a label. Files that are not named like images are left out and counted.
+    a label. Files that are hidden or not named like images are left out and counted.
     """
 
     names: ClassVar[tuple[str, ...]] = ("folder",)
@@ -106,7 +106,9 @@ class Folder(Dataset):
     def notes(self) -> Sequence[str]:
         strays = [os.path.join(listed.folder, path) for listed in self._layout.parts.values() for path in listed.strays]
         strays = [path for path in strays if path != str(self._label_file)]
-        notes = [f"{_counted(len(strays), 'file')} not named like images left out ({_few(strays)})"] if strays else []
+        notes: list[str] = []
+        if strays:
+            notes.append(f"{_counted(len(strays), 'file')} left out, hidden or not named like images ({_few(strays)})")
         if beside := self._layout.beside:
             notes.append(f"not read, because beside {self._train.folder.name}: {_few(beside)}")
         if self._classes is None and self.config.labels == "auto" and len(self._folders) > 1:
