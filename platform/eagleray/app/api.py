@@ -124,8 +124,8 @@ def train(
     from eagleray.app.launch import launch_run
     from eagleray.app.terminal import followed
 
-    def display(reports: Any, name: str) -> Any:
-        return followed(reports, name, console) if console else reports
+    def display(reports: Any, name: str, data: str) -> Any:
+        return followed(reports, name, console, data) if console else reports
 
     unsent = launch_run(run, directory, display, address=address)
     return RunResult(run, directory, Record.open(directory).summary, unsent)

@@ -20,6 +20,7 @@ from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
+from eagleray.data.description import described
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -39,7 +40,7 @@ from eagleray.tracking import Sender, store_uri
 if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
-Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
+Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, run, what was read -> the same reports
 
 
 def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
@@ -59,7 +60,8 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    data = assemble(run).data  # raises every config error before a directory is created
+    built = assemble(run)  # raises every config error before a directory is created
+    data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(directory):
@@ -69,6 +71,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             experiment=run.tracking.experiment,
             params=settings(run),
             run=run.file(),
+            tags={"data": described(data, built.loader.info.image_size)},
             meanings=meanings(run),
             uri=run.tracking.uri,
         )
@@ -135,6 +138,11 @@ class SenderWatch:
     def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
 
+    def data(self, read: Sequence[str]) -> None:
+        """Pass on what was read (see `ray_backend.callbacks.Watch`)."""
+        if self.watch:
+            self.watch.data(read)
+
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
@@ -193,7 +201,7 @@ def _train(
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in display(reports, f"{run.method.name} on {run.data.name}"):
+        for report in display(reports, f"{run.method.name} on {run.data.name}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)

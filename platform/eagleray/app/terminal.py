@@ -113,7 +113,7 @@ def short(keys: Sequence[str]) -> list[str]:
 # --- one run ---------------------------------------------------------------------------------------------------
 
 
-def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Iterator[Report]":
+def followed(reports: "Iterator[Report]", name: str, console: Console, data: str = "") -> "Iterator[Report]":
     """Show reports and pass them on.
 
     A terminal shows a progress bar, anything else a line for each epoch.
@@ -122,8 +122,11 @@ def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Itera
         reports: of the loop.
         name: of the run.
         console: to print to.
+        data: what was read, printed first.
     """
     pace = Pace()
+    if data:
+        console.print(f"data: {data}", soft_wrap=True, highlight=False, markup=False)
     if not console.is_terminal:
         for report in reports:
             if report.epoch_ended:
@@ -217,6 +220,11 @@ class SweepDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def data(self, read: Sequence[str]) -> None:
+        """Show what was read (see `ray_backend.callbacks.Watch`)."""
+        for line in read:
+            self._print(f"data: {line}")
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from eagleray.config.run import Run
+from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset
 from eagleray.contracts.errors import ConfigError
-from eagleray.data.archive import arranged
+from eagleray.data.archive import Labels, Rows, arranged, open_archive
 from eagleray.data.splits import split
 
 
@@ -32,20 +33,32 @@ def facts_of(run: Run) -> Facts | None:
     """
     declaration = run.data.declaration
     dataset: Dataset = declaration.load()(run.data.name, declaration.real(run.data.config))
+    settings = run.data.settings
     try:
-        parts = dataset.parts()
+        rows, labels, channels = _cached(dataset, settings) if dataset.made_with else _listed(dataset)
     except ConfigError:
         if getattr(dataset.config, "download", False):
             return None
         raise
-    rows, labels = arranged(parts, np.ones(sum(map(len, parts.values())), bool), dataset)
-    own = "validation" in rows
-    train, held = split(len(rows["train"]), labels["train"], run.data.settings, run.seed, own_validation=own)
-    known, images = labels["train"], parts["train"].images
+    own, known = "validation" in rows, labels["train"]
+    train, held = split(len(rows["train"]), known, settings, run.seed, own_validation=own)
     return Facts(
         samples=len(train),
         labels=None if known is None else known[train],
         class_names=dataset.class_names(),
         has_validation=own or len(held) > 0,
-        channels=images.shape[1] if isinstance(images, np.ndarray) else None,
+        channels=channels,
     )
+
+
+def _listed(dataset: Dataset) -> tuple[Rows, Labels, int | None]:
+    parts = dataset.parts()
+    rows, labels = arranged(parts, np.ones(sum(map(len, parts.values())), bool), dataset)
+    images = parts["train"].images
+    return rows, labels, images.shape[1] if isinstance(images, np.ndarray) else None
+
+
+def _cached(dataset: Dataset, settings: DataSettings) -> tuple[Rows, Labels, int | None]:
+    """Read the cache of a source that draws its images, which takes long; training needs it too."""
+    archive = open_archive(dataset, settings)
+    return archive.rows, archive.labels, archive.pixels.channels

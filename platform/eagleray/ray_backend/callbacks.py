@@ -19,6 +19,9 @@ from eagleray.runs.record import Record
 class Watch(Protocol):
     """An observer of a sweep."""
 
+    def data(self, read: Sequence[str]) -> None:
+        """Show what was read: a line for each kind of data."""
+
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:

@@ -68,12 +68,14 @@ def sweep(
     known = points(sweep, () if sweep.changes_trials else begun(sweep, directory))
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
-    rehearse(sweep, runs)
+    read = rehearse(sweep, runs)
+    if watch:
+        watch.data(read)
     workers = max(run.workers for run in runs)
     with connected(address):
         ensure_room = check_resources if address is None else wait_for_room
         ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
-        parent = _record(sweep, directory)
+        parent = _record(sweep, directory, read)
         follower = TrialFollower(watch)
         for point in known:
             config = trial_config(sweep, directory, point, end)
@@ -194,7 +196,7 @@ def _label(trial: Any) -> str:
 # --- records of an earlier start -------------------------------------------------------------------------------
 
 
-def _record(sweep: Sweep, directory: Path) -> Record:
+def _record(sweep: Sweep, directory: Path, read: list[str]) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
     return Record.create(
@@ -203,7 +205,7 @@ def _record(sweep: Sweep, directory: Path) -> Record:
         experiment=sweep.name,
         params=sweep_params(sweep),
         run=file,
-        tags={"kind": "sweep", "varied": varied_keys(sweep.vary)},
+        tags={"kind": "sweep", "varied": varied_keys(sweep.vary), "data": "\n".join(read)},
         meanings={name: metric.meaning for name, metric in sweep.metrics.items()},
         uri=uri,
     )

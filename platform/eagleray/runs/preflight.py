@@ -16,7 +16,7 @@ from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.data.facts import Facts, facts_of
-from eagleray.data.splits import balanced
+from eagleray.data.splits import few_of_each
 
 ANSWER = 10  # seconds in which something must listen at an address
 
@@ -90,7 +90,8 @@ def check_images(run: Run, *, samples: int, channels: int | None, has_labels: bo
         raise ConfigError(f"augment.grayscale={grayscale} has no effect: these images are grey already")
     if run.labels is not None and not has_labels:
         raise ConfigError(
-            f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
+            f"method={run.method.name} needs labels, and these images have none; sort some into class folders, or "
+            "name them in a CSV file: data.labels=FILE.csv"
         )
 
 
@@ -168,7 +169,7 @@ def _check_facts(run: Run, facts: Facts | None) -> None:
         return  # training downloads the images first
     check_images(run, samples=facts.samples, channels=facts.channels, has_labels=facts.labels is not None)
     if run.labels is not None and facts.labels is not None and facts.class_names is not None:
-        balanced(facts.labels, run.labels.per_class, run.seed, facts.class_names)
+        few_of_each(facts.labels, run.labels, run.seed, facts.class_names)
 
 
 def _check_share(sweep: Sweep) -> None:

@@ -12,24 +12,30 @@ from eagleray.config.metrics import check_metric
 from eagleray.config.run import changed
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
+from eagleray.data.description import described
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.preflight import check_settings
 
 
-def rehearse(sweep: Sweep, runs: list[Run]) -> None:
+def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
     """Check every planned run with its images and network.
 
     Loading it fills the cache that all trials share.
+
+    Returns:
+        What was read, a line for each kind of data.
 
     Raises:
         ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
     """
     check_settings(sweep, runs)
     data, built = cache(_images_of), set()
+    read: dict[str, None] = {}
     for run in runs:
         images = data(json.dumps(run.file()["data"]), run)
         info = fitted(run, images.info)
+        read[described(images, info.image_size)] = None
         kind = json.dumps(
             [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
         )
@@ -40,6 +46,7 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> None:
         check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
     if sweep.changes_trials:
         _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
+    return list(read)
 
 
 def _images_of(_: str, run: Run) -> Data:

@@ -1,7 +1,7 @@
 """Commands that train and evaluate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,12 +21,15 @@ from eagleray.app.line import (
     to_continue,
 )
 from eagleray.app.ready import check_sweep
-from eagleray.config import Sweep, load_run, load_sweep
+from eagleray.config import Run, Sweep, load_run, load_sweep
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
 from eagleray.runs.preflight import check_writable
+
+if TYPE_CHECKING:
+    from eagleray.data.images import Data
 
 
 @app.command()
@@ -110,7 +113,7 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.runs.restore import evaluated, recorded_run
 
     run = recorded_run(record)
-    console.print(metrics_table(evaluated(run, record.directory), run))
+    console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
 
 @app.command()
@@ -130,8 +133,18 @@ def preview(
     from eagleray.runs.preview import preview as draw
 
     with placed(file, overrides):
-        draw(run, out)
+        draw(run, out, _read(run))
     say(str(out))
+
+
+def _read(run: Run) -> "Data":
+    """Load the images of a run, and say what was read."""
+    from eagleray.data.description import described
+    from eagleray.runs.assemble import images_of
+
+    data = images_of(run)
+    say(f"data: {described(data, run.image_size)}")
+    return data
 
 
 def _plan(sweep: Sweep, *, probing: bool, price: float | None) -> None:
