@@ -23,8 +23,8 @@ from eagleray.report.catalogue import metrics_page
 from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
 from eagleray.runs.floors import measure
-from eagleray.runs.preflight import check
 from eagleray.runs.record import Record
+from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import recorded
 from eagleray.tracking import sync
 from eagleray.tracking.store import connect
@@ -111,7 +111,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     """In the run, the terminal, a sweep by it, its leaderboard, the pages, and MLflow."""
     sweep = a_sweep(metric="participation", floor=[])
     assert sweep.mode == "min"
-    check(sweep, [point.run(sweep) for point in points(sweep)])
+    rehearse(sweep, [point.run(sweep) for point in points(sweep)])
     meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
     parent = Record.create(
         tmp_path / "sweep", name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"), meanings=meanings

@@ -67,6 +67,9 @@ class Seen:
         self.states.append((label, state, epoch))
         self.most = max(self.most, list(self.now().values()).count("running"))
 
+    def data(self, read: Sequence[str]) -> None:
+        self.read = list(read)
+
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         self.floors[name] = list(metrics)
 
@@ -231,6 +234,9 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     monkeypatch.setattr(ray_tune.TrialFollower, "on_trial_result", with_pid)
     question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
+    (read,) = seen.read
+    assert read.startswith("1,797 images, 10 classes (0 178, ")
+    assert Record.open(tmp_path / "sweep").tags["data"] == read
     trials = {r.name: r for r in records if r.kind == "trial"}
     floors = {r.name: r for r in records if r.kind == "floor"}
     assert sorted(trials) == [f"{n:03d}" for n in range(6)]
