@@ -1,8 +1,10 @@
 """Load the images of a source and split them."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
 from eagleray.contracts.seeds import Stream
 from eagleray.data.archive import Archive, open_archive
+from eagleray.data.cache import digest
 from eagleray.data.pixels import Decoded, Pixels, Stored
 from eagleray.data.splits import balanced, drawn, held_out
 
@@ -85,6 +88,22 @@ class Data:
     info: DataInfo
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
+    digest: str  # of all images and labels of the source, whatever part of them the run uses
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was read, as plain values.
+
+        They are the digest, the images of each part, and the number of classes (None: there are none).
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "digest": self.digest,
+            "images": {name: len(images) for name, images in parts.items() if images is not None},
+            "classes": self.info.classes,
+            "size": self.info.image_size,
+            "channels": self.info.channels,
+            "skipped": self.skipped,
+        }
 
     def labelled(self, per_class: int, seed: int) -> Tensor:
         """Draw `per_class` training images of every class.
@@ -120,7 +139,17 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     train, validation = _held_out(everything, validation, settings, seed)
     if len(train) < 2:
         raise ConfigError(f"{name} leaves {len(train)} image to train on; at least two are needed")
-    return Data(train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped)
+    about = archive.about
+    return Data(train, validation, test, _info(archive, len(train)), about.class_names, about.skipped, _digest(archive))
+
+
+def _digest(archive: Archive) -> str:
+    """Return a digest of the images and their labels.
+
+    Images that are streamed have no checksum; the means of their channels stand for them.
+    """
+    arrays = [*archive.rows.values(), *(labels for labels in archive.labels.values() if labels is not None)]
+    return digest([archive.about.model_dump_json(), *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:

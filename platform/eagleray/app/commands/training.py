@@ -38,7 +38,7 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
     from eagleray.app.terminal import metrics_table
 
     console.print(metrics_table(result.metrics, result.run))
-    farewell({"run": result.directory}, result.run.tracking.uri, result.unsent)
+    farewell(result.directory, {"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
 @app.command()
@@ -65,7 +65,7 @@ def sweep(
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
-    farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
+    farewell(result.directory, places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
 
 
 @app.command()
