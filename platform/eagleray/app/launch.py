@@ -21,6 +21,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
 from eagleray.data.description import described
+from eagleray.data.images import Data
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -28,7 +29,7 @@ from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble
+from eagleray.runs.assemble import assemble, images_of
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
@@ -78,6 +79,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             uri=run.tracking.uri,
         )
         preview(run, record.artifacts / "views.png", data)
+        _keep_data(run, record, data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
             _train(run, record, lambda: train(run, directory, data=data), display, address)
@@ -117,8 +119,10 @@ def launch_sweep(
         parent = Record.open(directory)
         sender.add(parent)
         for child in parent.children():
+            run = recorded_run(child)
+            _keep_data(run, child, images_of(run))
             if child.kind == "trial":
-                _keep(recorded_run(child), child)
+                _keep(run, child)
         analysis = conclude(sweep, parent)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return analysis, sender.message
@@ -243,6 +247,12 @@ def _keep(run: Run, record: Record) -> None:
         record.tag({"checkpoint": str(saved.absolute())})
     if saved and record.state == "finished":
         export(run, record.directory)
+
+
+def _keep_data(run: Run, record: Record, data: Data) -> None:
+    """Keep which images the run used."""
+    source = run.data.config.model_dump(mode="json")
+    record.keep_data({"name": run.data.name, "source": source, **data.facts()})
 
 
 @contextmanager

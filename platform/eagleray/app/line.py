@@ -69,8 +69,9 @@ def only_settings(arguments: list[str] | None) -> list[str]:
     return arguments or []
 
 
-def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
-    from eagleray.tracking import ui_command
+def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
+    """Print where the results of a run or sweep are."""
+    from eagleray.tracking import page_url, served_at, store_uri, ui_command
 
     width = max(map(len, places))
     for name, path in places.items():
@@ -78,7 +79,9 @@ def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) ->
             say(f"{name:<{width}}  {path}")
     if unsent:
         say(unsent)
-    say(f"To compare runs in a browser: {ui_command(uri)}")
+    page = page_url(directory, uri)
+    serve = "" if page and served_at(store_uri(uri)) else ui_command(uri)
+    say(f"To compare runs in a browser: {', which serves '.join(filter(None, (serve, page)))}")
 
 
 def interrupted(command: str, arguments: list[str] | None) -> NoReturn:

@@ -6,7 +6,8 @@ The run may be a local one, a trial of a sweep or a group of workers.
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from eagleray.runs.record import Record
+from eagleray.runs.record import SYSTEM, Record
+from eagleray.runs.usage import Usage
 
 if TYPE_CHECKING:
     from eagleray.contracts.report import Report
@@ -24,10 +25,12 @@ def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]"
     from eagleray.contracts.report import Diverged
 
     written = {row["step"]: row for row in record.metrics()}
+    usage = Usage()
     try:
         for report in reports:
             if report.epoch_ended:
                 _append(record, report, written.get(report.progress.step, {}))
+                record.append(report.progress.step, usage.measured(), report.progress.epoch, file=SYSTEM)
             if report.done:
                 record.finish("finished", summary=report.numbers)
             yield report

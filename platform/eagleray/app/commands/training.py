@@ -46,7 +46,7 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
     from eagleray.app.terminal import metrics_table
 
     console.print(metrics_table(result.metrics, result.run))
-    farewell({"run": result.directory}, result.run.tracking.uri, result.unsent)
+    farewell(result.directory, {"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
 @app.command()
@@ -96,7 +96,7 @@ def sweep(
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
     if result.is_unfinished:
         say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
-    farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
+    farewell(result.directory, places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
 
 
 @app.command()
