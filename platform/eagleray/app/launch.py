@@ -7,6 +7,7 @@ import fcntl
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.exporting import export_encoder
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
@@ -25,7 +27,6 @@ from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.text import csv_text, finding, markdown, runs_csv
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import newest_checkpoint
-from eagleray.runs.export import export
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
@@ -268,7 +269,10 @@ def _keep(run: Run, record: Record) -> None:
     if saved:
         record.tag({"checkpoint": str(saved.absolute())})
     if saved and record.state == "finished":
-        export(run, record.directory)
+        try:
+            export_encoder(record, "safetensors", record.artifacts)
+        except ConfigError as error:  # a network that nobody else can load is still a result
+            warnings.warn(f"{record.directory}: {error}", stacklevel=2)
 
 
 @contextmanager
