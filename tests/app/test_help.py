@@ -79,7 +79,12 @@ def test_the_wheel_has_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(ROOT)
     with ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
         wheel.extractall(tmp_path / "site")
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from eagleray.app.cli import main; sys.argv[1:] = ['docs', *sys.argv[2:]]; main()"
+    script = """if True:
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from eagleray.app.cli import main
+        sys.argv[1:] = ["docs", *sys.argv[2:]]
+        main()"""
     for words, start in (([], "page"), (["methods"], "# Methods"), (["readme"], "# Eagleray")):
         command = [sys.executable, "-P", "-c", script, str(tmp_path / "site"), *words]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def run_of(encoder: str) -> Run:
-    small = ["data.limit=64", "batch_size=16", "epochs=2", "threads=1", "evaluate.linear.when=never"]
+    small = ["image_size=32", "data.limit=64", "batch_size=16", "epochs=2", "threads=1", "evaluate.linear.when=never"]
     return load_run(None, [f"encoder={encoder}", *small])
 
 
