@@ -127,8 +127,8 @@ def test_doctor_ends_with_one_if_something_is_to_do(typed: Typed, monkeypatch: p
 
 
 def test_versions_outside_the_tested_range_are_warned_of(looked: Any, monkeypatch: pytest.MonkeyPatch):
-    real = doctor.version
-    monkeypatch.setattr(doctor, "version", lambda name: "9.9" if name == "ray" else real(name))
+    real = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: "9.9" if name == "ray" else real(name))
     remedy = looked()["ray"].remedy
     assert Requirement(remedy.split("'")[1]).specifier.contains("2.61")
 

@@ -49,6 +49,7 @@ ABSENT = {
     "onnx": ["eagleray", "eagleray_methods", "safetensors", "timm", "torchvision", "pydantic", "torch"],
     "timm": ["eagleray", "eagleray_methods", "pydantic"],
 }
+FACTS = {"run": "abc", "eagleray": "0.1"}
 CLEAN = """
 import json, sys
 absent, folders, paths = json.loads(sys.argv[1])
@@ -114,7 +115,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Return the exports of a format, loaded in one clean environment: to start it takes longer than to load them."""
     form, place = request.param, tmp_path_factory.mktemp("exports")
     for name in EXPORTED[form]:
-        write(form, made(name), place / name, {"run": "abc"}, "a card")
+        write(form, made(name), place / name, FACTS, "a card")
     argument = json.dumps([ABSENT[form], [str(place / name) for name in EXPORTED[form]], photos])
     command = [sys.executable, "-I", "-W", "error", "-c", CLEAN, argument]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=place)
@@ -156,7 +157,7 @@ def test_the_file_of_a_timm_network_is_one_that_timm_itself_loads(exported: Path
 
 def refused(name: str, form: str, folder: Path) -> str:
     with pytest.raises(ConfigError) as caught:
-        write(form, made(name), folder / "out", {}, "")
+        write(form, made(name), folder / "out", FACTS, "")
     assert list(folder.iterdir()) == []
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -186,7 +187,7 @@ def test_a_network_that_torch_cannot_record_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(formats, "_CODES", {})
     monkeypatch.setattr(encoder.encoder, "forward", Restless().forward)
     with pytest.raises(ConfigError, match=r"cannot be exported: torch\.export cannot record it"):
-        write("safetensors", encoder, tmp_path, {}, "")
+        write("safetensors", encoder, tmp_path, FACTS, "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +197,7 @@ def test_what_computes_other_features_gets_no_name(tmp_path: Path, monkeypatch: 
     assert plan is not None
     monkeypatch.setattr(encoder.encoder, "as_timm", lambda: (plan[0], {**plan[1], "global_pool": "token"}, plan[2]))
     with pytest.raises(ConfigError, match="read again, it computes other features"):
-        write("timm", encoder, tmp_path, {}, "")
+        write("timm", encoder, tmp_path, FACTS, "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,7 +220,7 @@ def test_the_public_loader_rebuilds_the_encoder_itself(tmp_path: Path):
     """Its layers can be trained further, and constants of the graph are none of its weights."""
     for name in ("vit", "constants"):
         encoder = made(name)
-        write("safetensors", encoder, tmp_path / name, {"run": "abc"}, "")
+        write("safetensors", encoder, tmp_path / name, FACTS, "")
         again = load_encoder(tmp_path / name)
         assert type(again.encoder) is type(encoder.encoder)
         images = torch.randn(2, *(again.build.channels, again.build.image_size, again.build.image_size))
