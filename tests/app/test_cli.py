@@ -176,6 +176,11 @@ def test_resolved_runs_fit_the_schema(method: str):
     [
         ({}, True),
         ({"method": "byol", "encoder": "resnet18"}, True),
+        ({"encoder": "efficientnet_b0"}, True),
+        ({"encoder": {"name": "convnext_atto", "stem": "small"}}, True),
+        ({"encoder": {"name": "deit3_small_patch16_224", "depth": 2}}, True),
+        ({"encoder": {"name": "convnext_atto", "depth": 2}}, False),
+        ({"encoder": "efficientnet_b00"}, False),
         ({"method": {"temperature": 0.1}}, True),
         ({"method": "mae", "encoder": {"patch_size": 4}}, True),
         ({"method": {"name": "my_lab.fancy", "anything": 1}}, True),

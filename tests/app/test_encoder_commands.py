@@ -1,5 +1,6 @@
 """`eagleray embed` and `eagleray export` on the run of a sweep, and the card that makes a run again."""
 
+import json
 import os
 import re
 import runpy
@@ -102,6 +103,15 @@ def test_the_card_of_a_sweeps_run_has_intervals_over_its_seeds(typed: Any):
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert line == f"| `knn` | 0.5 | {np.mean(values):.4g} ± {(high - low) / 2:.2g} |"
     assert "mean of seeds 0, 1, 2" in Path("seeds/README.md").read_text()
+
+
+def test_a_card_names_the_fingerprint_of_the_images(typed: Any, place: Path):
+    facts = {"digest": "0123abcd", "images": {"train": 64, "validation": 143, "test": 359}}
+    (place / "run/data.json").write_text(json.dumps(facts))
+    assert typed("export", "run", "--out", "known")[0] == 0
+    card = Path("known/README.md").read_text()
+    assert "- fingerprint of images and labels: `0123abcd`\n" in card
+    assert "- 143 validation images\n- 359 test images\n" in card
 
 
 def test_a_password_is_in_no_card(typed: Any, place: Path):
