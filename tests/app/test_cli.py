@@ -607,21 +607,56 @@ def test_time_left_is_estimated_from_the_progress_since_the_start(monkeypatch: p
     assert pace.left(0.75) == "1:06:50"
 
 
-def test_a_live_table_shows_every_trial_and_fits_the_terminal():
-    console = terminal(height=20)
-    display = SweepDisplay("s: Which?", "knn", 100, console)
-    for number in range(100):
-        display.trial(f"{number:03d}", {"augment.flip": 0.5, "seed": 0}, "waiting", 0, 5, {})
+def drawn(display: SweepDisplay) -> list[str]:
+    with display.console.capture() as captured:
+        display.console.print(display.table())
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", captured.get()).splitlines()
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", ["029", "028", "027", "026", "025"]),
+                                            ("min", ["010", "011", "012", "013", "014"])])  # fmt: skip
+def test_a_live_table_of_many_trials_shows_the_running_and_the_best(mode: str, best: list[str]):
+    display = SweepDisplay("s: Which?", "knn", 100, terminal(height=20), mode)
+    params = {"augment.flip": 0.5, "seed": 0}
+    for number in range(90):
+        display.trial(f"{number:03d}", params, "waiting", 0, 5, {})
+    for number in range(10, 30):
+        display.trial(f"{number:03d}", params, "finished", 5, 5, {"knn": number / 100})
+    display.trial("007", params, "running", 2, 5, {"knn": 0.8123})
+    display.trial("050", params, "failed", 0, 5, {})
     display.floor("raw pixels", [{"knn": 0.95}, {"knn": 0.93}])
-    display.trial("007", {"augment.flip": 0.5, "seed": 0}, "running", 2, 5, {"knn": 0.8123})
-    display.trial("050", {"augment.flip": 0.5, "seed": 0}, "collapsed", 3, 5, {"knn": 0.1})
-    with console.capture() as captured:
-        console.print(display._render())
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", captured.get()).splitlines()
-    assert len(lines) < 20
-    assert any(re.match(r" *007 +0\.5 +0 +2/5 +0\.812 +running", line) for line in lines)
-    assert any(re.match(r" *050 +0\.5 +0 +3/5 +0\.100 +collapsed", line) for line in lines)
-    assert "1 collapsed, 1 running, 98 waiting, raw pixels 0.940 ± 0.014, 87 more trials not shown" in lines[-1]
+    head, *lines = drawn(display)
+    assert head.split() == ["trial", "flip", "seed", "epoch", "knn", "state"]
+    assert re.match(r" *007 +0\.5 +0 +2/5 +0\.812 +running", lines[0])
+    assert [line.split()[0] for line in lines[1:6]] == best
+    wanted = "1 failed, 20 finished, 1 running, 78 waiting, raw pixels 0.940 ± 0.014, 84 more trials not shown, 0:00"
+    assert "".join(lines[6:]) == wanted  # two lines
+
+
+def test_a_live_table_shows_all_trials_where_there_is_room():
+    display = SweepDisplay("s: Which?", "knn", 3, terminal(height=20))
+    display.trial("000", {"x": 1}, "finished", 5, 5, {"knn": 0.5})
+    display.trial("001", {"x": 2}, "running", 0, 5, {})
+    _, *lines, summary = drawn(display)
+    assert [line.split()[0] for line in lines] == ["000", "001"]
+    assert summary == "1 finished, 1 running, 1 waiting, 0:00"
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_live_table_has_one_line_a_trial_no_wider_than_the_terminal(width: int):
+    console = Console(file=StringIO(), force_terminal=True, width=width, height=24)
+    display = SweepDisplay("s", "labelled_accuracy", 40, console)
+    for number in range(40):
+        params = {f"method.some_long_setting_{key}": "a value that is rather long" for key in range(12)}
+        state = "running" if number % 2 else "collapsed"
+        display.trial(f"{number:03d}-mae_mask_0_5_epochs_5-seed0", params, state, 3, 1000, {"labelled_accuracy": 0.5})
+    display.floor("random init convnet digits", [{"labelled_accuracy": 0.5}])
+    lines = drawn(display)
+    assert max(map(len, lines)) <= width
+    assert len(lines) < 24
+    assert sum(line.startswith("0") for line in lines) == 17  # the names are cut, not wrapped
+    assert all(line.split()[-1] in ("running", "collapsed") for line in lines[1:18])
+    assert "more settings not shown" in " ".join(lines[18:])
 
 
 def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
@@ -650,14 +685,31 @@ def test_a_live_table_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     assert display._left() == []
 
 
-def test_without_a_terminal_a_trial_is_printed_once():
+def test_without_a_terminal_each_event_of_a_trial_is_a_line():
     console = Console(file=StringIO(), width=200)
     with SweepDisplay("s", "knn", 2, console) as display:
         for state in ("waiting", "running", "finished", "finished"):
-            display.trial("000", {"x": "1+2"}, state, 3, 3, {"knn": 0.5} if state == "finished" else {})
+            ended = state == "finished"
+            display.trial("000", {"x": "1+2"}, state, 3 * ended, 3, {"knn": 0.5} if ended else {})
     assert shown_on(console).splitlines() == [
         "s (2 trials)",
+        "[0/2] 000 x=1+2: started",
         "[1/2] 000 x=1+2: finished after epoch 3, knn 0.500",
+    ]
+
+
+def test_in_a_log_a_long_trial_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
+    console = Console(file=StringIO(), width=200)
+    with SweepDisplay("s", "knn", 1, console) as display:
+        display.trial("000", {"x": 1}, "running", 0, 9, {})
+        for epoch in range(1, 7):
+            clock.now += 25
+            display.trial("000", {"x": 1}, "running", epoch, 9, {"knn": epoch / 10})
+    assert shown_on(console).splitlines()[2:] == [
+        "[0/1] 000 x=1: epoch 3/9, knn 0.300",
+        "[0/1] 000 x=1: epoch 6/9, knn 0.600",
     ]
 
 

@@ -8,6 +8,7 @@ import typer
 from eagleray.app import api
 from eagleray.app.line import (
     Address,
+    Plain,
     Resume,
     Settings,
     app,
@@ -16,6 +17,7 @@ from eagleray.app.line import (
     farewell,
     interrupted,
     only_settings,
+    output,
     say,
     split,
     to_continue,
@@ -33,19 +35,20 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
+def train(settings: Settings = None, resume: Resume = False, address: Address = None, plain: Plain = False) -> None:
     """Train one method (SimCLR on digits by default)."""
+    out = output(plain)
     try:
         file, overrides = split(settings)
         with placed(file, overrides):
-            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=console)
+            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=out)
     except Diverged as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         interrupted("train", settings)
     from eagleray.app.terminal import metrics_table
 
-    console.print(metrics_table(result.metrics, result.run))
+    out.print(metrics_table(result.metrics, result.run))
     farewell(result.directory, {"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
@@ -67,10 +70,11 @@ def sweep(
         float | None,
         typer.Option(min=0, help="with --plan: of a GPU hour, or of an hour of this machine if trials use no GPU"),
     ] = None,
+    plain: Plain = False,
 ) -> None:
     """Run the trials of a sweep file and compare them."""
     overrides = only_settings(settings)
-    loaded = load_sweep(file, overrides)
+    loaded, out = load_sweep(file, overrides), output(plain)
     if plan:
         with placed(file, overrides):
             _plan(loaded, probing=not no_probe, price=price)
@@ -81,13 +85,13 @@ def sweep(
         raise ConfigError("--extend continues an interrupted sweep too; leave --resume out")
     try:
         with placed(file, overrides):
-            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=console)
+            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_set
 
-    console.print(leaderboard(result.analysis, console.width))
+    out.print(leaderboard(result.analysis, out.width))
     artifacts = result.directory / "artifacts"
     files = {"report": "report.html", "as text": "report.md", "heat map": "heatmap.png"}
     places = {what: artifacts / file for what, file in files.items()}
