@@ -295,15 +295,21 @@ def test_an_unknown_command_or_option_is_said_without_a_traceback(eagleray: Any)
 # --- preview ---------------------------------------------------------------------------------------------------
 
 
-def test_preview_draws_a_row_an_image_and_a_column_a_view(eagleray: Any):
+def test_preview_draws_a_run_or_a_sweep(eagleray: Any):
     outcome = eagleray("preview", "augment.only=[]", "--out", "pictures/views.png")
     data, path = outcome.out.splitlines()
     assert data.startswith("data: 1,797 images, 10 classes (0 178, 1 182, 2 177, ")
     assert path == "pictures/views.png"
     with Image.open("pictures/views.png") as grid:
-        assert grid.size == (5 * 76 + 4, 16 + 8 * 76)  # the image and four views of 72 pixels, gaps of 4, a head of 16
-        cells = [grid.crop((4 + 76 * column, 16, 76 + 76 * column, 88)).tobytes() for column in range(5)]
+        width, height = grid.size
+        cells = [grid.crop((6 + 102 * n, height - 102, 102 + 102 * n, height - 6)).tobytes() for n in range(3)]
     assert len(set(cells)) == 1  # nothing is switched on, so every view is the image itself
+    Path("s.yaml").write_text(
+        "name: s\nsearch: grid\nvary: {augment.flip: [0, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1]}\n"
+    )
+    assert eagleray("preview", "s.yaml").out.splitlines() == ["1 more values had no room", "views.png"]
+    with Image.open("views.png") as grid:
+        assert grid.width == 8 * (width + 6) - 6
 
 
 def test_previews_of_one_seed_are_equal_and_of_two_are_not(eagleray: Any):

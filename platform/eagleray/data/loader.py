@@ -4,11 +4,12 @@ Its batches are functions of (seed, step), so it has no state to save.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eagleray.augment import View, evaluation_view, make_views
+from eagleray.augment import View, crop_boxes, evaluation_view, make_views
 from eagleray.augment.override import overridden
 from eagleray.blocks import distributed
 from eagleray.config import Run
@@ -19,6 +20,16 @@ from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with its own random numbers
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch, as a worker sees it."""
+
+    index: int  # the image's place in the training set
+    image: Tensor  # uint8 [C, H, W]: as it is stored
+    views: list[Tensor]  # float32 [C, S, S], normalised
+    boxes: list[tuple[int, ...]]  # of each view: top, left, height and width of its part of the image
 
 
 class BatchLoader:
@@ -77,9 +88,49 @@ class BatchLoader:
         """
         mean, std = self._norm
         images = images.to(self.device, non_blocking=True)
-        seed = (self.run.seed, number, 0, _FIXED)
+        seed = self._seed(number, _FIXED)
         made = make_views(views, images, size=self.info.image_size, seed=seed, mean=mean, std=std)
         return [self._in_layout(view) for view in made]
+
+    def first(self, *, labelled: bool = False) -> Tensor:
+        """Return the images of the first step, those of the first worker.
+
+        Args:
+            labelled: return the labelled images of the step.
+
+        Returns:
+            int64 [N]: places in the training set, or among its labelled images.
+        """
+        run = self.run
+        if not labelled:
+            return epoch_order(len(self.data.train), run.batch_size, run.seed, 0, 0, run.workers)[0]
+        assert self.labelled is not None
+        assert run.labels is not None
+        size = run.batch_size // run.labels.ratio
+        return labelled_order(torch.arange(len(self.labelled)), size, run.seed, 0, 0, run.workers)
+
+    def samples(self, rows: Sequence[int], *, labelled: bool = False) -> list[Sample]:
+        """Make the views of some images of the first step, bitwise as training does.
+
+        Args:
+            rows: places in `first`.
+            labelled: as in `first`.
+        """
+        order, share = self.first(labelled=labelled), (0, self.run.workers)
+        images, views, kind = self.data.train, self.views, _UNLABELLED
+        if labelled:
+            assert self.labelled is not None
+            images, views, kind = self.labelled, self.labelled_views, _LABELLED
+        pixels = next(images.batches([order]))
+        made = self._views(pixels, views, 0, kind, share, rows)
+        boxes = crop_boxes(views, pixels, size=self.info.image_size, seed=self._seed(0, kind), share=share)
+        stored = list(pixels)
+        return [
+            Sample(
+                int(order[row]), stored[row], [view[n] for view in made], [tuple(box[row].tolist()) for box in boxes]
+            )
+            for n, row in enumerate(rows)
+        ]
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
@@ -92,9 +143,15 @@ class BatchLoader:
         return LabelledBatch(views, targets=classes, indices=places)
 
     def _views(
-        self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
+        self,
+        images: Tensor | Ragged,
+        views: Sequence[View],
+        step: int,
+        kind: int,
+        share: tuple[int, int],
+        rows: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Make one worker's share of a step's views.
+        """Make one worker's share of a step's views, or some rows of it.
 
         `share` is (rank, workers).
         """
@@ -104,13 +161,17 @@ class BatchLoader:
             views,
             images,
             size=self.info.image_size,
-            seed=(self.run.seed, step, 0, kind),
+            seed=self._seed(step, kind),
             mean=mean,
             std=std,
             exact=self.run.augment.exact,
             share=share,
+            rows=rows,
         )
         return [self._in_layout(view) for view in made]
+
+    def _seed(self, step: int, kind: int) -> tuple[int, ...]:
+        return self.run.seed, step, 0, kind
 
     @property
     def _norm(self) -> tuple[Sequence[float], Sequence[float]]:

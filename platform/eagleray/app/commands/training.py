@@ -25,7 +25,9 @@ from eagleray.app.line import (
 from eagleray.app.ready import check_sweep
 from eagleray.config import Run, Sweep, load_run, load_sweep
 from eagleray.config.places import placed
+from eagleray.config.nested import read_tree
 from eagleray.config.run import run_tree
+from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
 from eagleray.runs.preflight import check_writable
@@ -128,17 +130,23 @@ def preview(
 ) -> None:
     """Draw the views that training would use.
 
-    Each row shows an image: first as it is, then its views.
+    Each row shows an image with its crops, then its views, those of the first step. For a sweep file, views of the
+    values that it varies stand side by side.
     """
     file, overrides = split(settings)
-    run = load_run(file, overrides)
+    is_question = file is not None and is_sweep(read_tree(file))
+    question = load_sweep(file, overrides) if file and is_question else load_run(file, overrides)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     check_writable(out, "--out to another file")
     from eagleray.runs.preview import preview as draw
+    from eagleray.runs.preview import preview_sweep
 
     with placed(file, overrides):
-        draw(run, out, _read(run))
+        if isinstance(question, Run):
+            draw(question, out, _read(question))
+        elif hidden := preview_sweep(question, out):
+            say(f"{hidden} more values had no room")
     say(str(out))
 
 
