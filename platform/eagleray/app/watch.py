@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from eagleray.app.directories import folder_of
 from eagleray.app.terminal import SweepDisplay, followed
 from eagleray.config import Sweep, validated
 from eagleray.config.search_points import trial_count
@@ -32,7 +33,7 @@ def find(name: str, runs: Path) -> Record:
     Raises:
         ConfigError: there is no record.
     """
-    for place in (Path(name), runs / name):
+    for place in (Path(name), folder_of(str(runs), name)):
         if (place / "record.json").exists():
             return Record.open(place)
         if records := [Record.open(path.parent) for path in place.glob("*/record.json")]:

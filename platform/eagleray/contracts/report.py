@@ -1,14 +1,29 @@
-"""Reports of the loop, and its error for divergence. Imports no torch."""
+"""Reports of the loop, and errors that end a run. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Kind = Literal["infrastructure", "out of memory", "diverged", "settings", "bug"]  # of failures (runs/failures.py)
 
 
-class Diverged(RuntimeError):
+class Failed(RuntimeError):
+    """A run or sweep has failed for a reason of a known kind."""
+
+    kind: Kind = "bug"
+
+    def __init__(self, message: str, kind: Kind | None = None):
+        super().__init__(message)
+        self.kind = kind or self.kind
+
+
+class Diverged(Failed):
     """The loss is NaN or infinite.
 
     Nothing was saved since the last good checkpoint.
     """
+
+    kind = "diverged"
 
 
 @dataclass(frozen=True)

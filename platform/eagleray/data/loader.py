@@ -92,36 +92,33 @@ class BatchLoader:
         made = make_views(views, images, size=self.info.image_size, seed=seed, mean=mean, std=std)
         return [self._in_layout(view) for view in made]
 
-    def first(self, *, labelled: bool = False) -> Tensor:
-        """Return the images of the first step, those of the first worker.
+    def order(self, step: int, *, labelled: bool = False, workers: int = 1) -> Tensor:
+        """Return the images of a step: all, or the first worker's share.
 
         Args:
+            step: counted from 0, over the whole run.
             labelled: return the labelled images of the step.
+            workers: that share the step.
 
         Returns:
-            int64 [N]: places in the training set, or among its labelled images.
+            int64 [N]: places in the training set.
         """
-        run = self.run
-        if not labelled:
-            return epoch_order(len(self.data.train), run.batch_size, run.seed, 0, 0, run.workers)[0]
-        assert self.labelled is not None
-        assert run.labels is not None
-        size = run.batch_size // run.labels.ratio
-        return labelled_order(torch.arange(len(self.labelled)), size, run.seed, 0, 0, run.workers)
+        if labelled:
+            assert self.labelled_set is not None
+            return self.labelled_set[0].cpu()[self._labelled_rows(step, 0, workers)]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, 0, workers)[place]
 
     def samples(self, rows: Sequence[int], *, labelled: bool = False) -> list[Sample]:
         """Make the views of some images of the first step, bitwise as training does.
 
         Args:
-            rows: places in `first`.
-            labelled: as in `first`.
+            rows: among the images of the first worker.
+            labelled: take the labelled images of the step.
         """
-        order, share = self.first(labelled=labelled), (0, self.run.workers)
-        images, views, kind = self.data.train, self.views, _UNLABELLED
-        if labelled:
-            assert self.labelled is not None
-            images, views, kind = self.labelled, self.labelled_views, _LABELLED
-        pixels = next(images.batches([order]))
+        order, share = self.order(0, labelled=labelled, workers=self.run.workers), (0, self.run.workers)
+        views, kind = (self.labelled_views, _LABELLED) if labelled else (self.views, _UNLABELLED)
+        pixels = next(self.data.train.batches([order]))
         made = self._views(pixels, views, 0, kind, share, rows)
         boxes = crop_boxes(views, pixels, size=self.info.image_size, seed=self._seed(0, kind), share=share)
         stored = list(pixels)
@@ -135,12 +132,18 @@ class BatchLoader:
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
             return None
-        size = self.run.batch_size // self.run.labels.ratio
-        chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+        chosen = self._labelled_rows(step, rank, world)
         images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
         places, classes = (each[chosen.to(self.device)] for each in self.labelled_set)
         return LabelledBatch(views, targets=classes, indices=places)
+
+    def _labelled_rows(self, step: int, rank: int, world: int) -> Tensor:
+        """Return a step's rows of the labelled images."""
+        assert self.labelled is not None
+        assert self.run.labels is not None
+        size = self.run.batch_size // self.run.labels.ratio
+        return labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
 
     def _views(
         self,

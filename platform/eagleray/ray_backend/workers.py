@@ -4,6 +4,7 @@ Each is one process, negatives are gathered, and a restart continues from the ne
 """
 
 import asyncio
+import platform
 import shutil
 import threading
 from collections import defaultdict
@@ -22,10 +23,12 @@ from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged, Report
+from eagleray.contracts.report import Diverged, Failed, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
+from eagleray.ray_backend.failures import KILLED, failure_of
 from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
 
@@ -86,10 +89,12 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
         ray.kill(exchange)
     (directory / ".workers").unlink(missing_ok=True)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    if thread.failure is not None:
-        raise thread.failure
-    if (status := Record.open(directory).status)["state"] == "failed":
-        raise Diverged(status["message"])
+    failure = failure_in(Record.open(directory))
+    if failure is None and thread.failure is not None:
+        failure = failure_of(thread.failure)
+    if failure is not None:
+        kind = Diverged if failure.kind == "diverged" else Failed
+        raise kind(failure.reason, failure.kind) from thread.failure
 
 
 def free(directory: Path) -> None:
@@ -162,12 +167,21 @@ def work(config: dict[str, Any]) -> None:
     """
     torch.set_num_threads(config["threads"])
     run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
-    reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
+    reports, is_first, record = (
+        train(run, directory, device=get_device()),
+        distributed.rank() == 0,
+        Record.open(directory),
+    )
+    if failure_in(record) is not None:
+        return  # in an earlier start of this group: the same would happen again
+    if (platform.node(), kills_for_memory()) != config["kills"] and platform.node() == config["kills"][0]:
+        keep(record, Failure("out of memory", KILLED), KILLED)
+        return
     if is_first:
         pg = get_current_placement_group()
         assert pg is not None
         (directory / ".workers").write_text(pg.id.hex())
-        reports = recorded(reports, Record.open(directory))
+        reports = recorded(reports, record)
     try:
         for report in reports:
             if is_first:
@@ -180,6 +194,10 @@ def work(config: dict[str, Any]) -> None:
                     return
     except Diverged:
         return  # all workers have the same loss, and a restart would not change it; the reason is in the record
+    except Exception as error:
+        if not Failure.of(error).is_tried_again:
+            keep_error(record, error)
+        raise  # ends the other workers, too
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
@@ -205,6 +223,7 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float)
             "directory": str(directory),
             "threads": run.threads or max(1, int(cpus)),
             "exchange": exchange,
+            "kills": (platform.node(), kills_for_memory()),
         },
         scaling_config=ScalingConfig(
             num_workers=run.workers,

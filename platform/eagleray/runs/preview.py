@@ -113,10 +113,8 @@ def blocks(run: Run, data: Data | None = None, title: str = "") -> Iterator[Bloc
     for labelled, views in kinds:
         if not views or (labelled and run.labels is None):
             continue
-        images = loader.labelled if labelled else data.train
-        assert images is not None
-        places = loader.first(labelled=labelled).numpy()
-        classes = None if images.labels is None else images.labels[places]
+        places = loader.order(0, labelled=labelled, workers=run.workers).numpy()
+        classes = None if data.train.labels is None else data.train.labels[places]
         picked = chosen(places, classes, ROWS)
         names = [""] * len(picked) if classes is None else _names(data, classes[picked])
         rows = list(map(Row, names, loader.samples(picked, labelled=labelled)))

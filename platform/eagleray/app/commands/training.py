@@ -24,12 +24,12 @@ from eagleray.app.line import (
 )
 from eagleray.app.ready import check_sweep
 from eagleray.config import Run, Sweep, load_run, load_sweep
-from eagleray.config.places import placed
 from eagleray.config.nested import read_tree
+from eagleray.config.places import placed
 from eagleray.config.run import run_tree
 from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged
+from eagleray.contracts.report import Failed
 from eagleray.runs.preflight import check_writable
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ def train(settings: Settings = None, resume: Resume = False, address: Address = 
         file, overrides = split(settings)
         with placed(file, overrides):
             result = api.train(run_tree(file, overrides), resume=resume, address=address, console=out)
-    except Diverged as error:
-        fail(str(error), 1)
     except KeyboardInterrupt:
         interrupted("train", settings)
+    except Exception as error:
+        if not hasattr(error, "__notes__") or isinstance(error, ConfigError):
+            raise
+        fail(error.__notes__[-1], 1)  # what a person is told (runs/failures.py); the traceback is in the log
     from eagleray.app.terminal import metrics_table
 
     out.print(metrics_table(result.metrics, result.run))
@@ -90,8 +92,12 @@ def sweep(
             result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
+    except Failed as error:
+        fail(str(error), 1)
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_set
+    from eagleray.runs.failures import told_of_trials
+    from eagleray.runs.record import Record
 
     out.print(leaderboard(result.analysis, out.width))
     artifacts = result.directory / "artifacts"
@@ -100,6 +106,8 @@ def sweep(
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
+    if failures := told_of_trials(Record.open(result.directory)):
+        say(f"{failures}\n")
     if result.is_unfinished:
         say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
     farewell(result.directory, places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
