@@ -33,6 +33,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
 from eagleray.runs.restore import restored
+from eagleray_methods.simclr import SimCLR
 from method_cases import needed
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -462,13 +463,40 @@ def test_a_run_that_another_process_trains_is_left_alone(eagleray: Any, monkeypa
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(eagleray: Any):
+def test_a_loss_that_is_no_number_ends_the_run_with_its_place_and_the_next_command(eagleray: Any):
     outcome = eagleray("train", *TINY, "optimizer.lr=1e30", "optimizer.lr_scaling=none", "optimizer.warmup_epochs=0")
     assert outcome.code == 1
-    assert re.match(r"eagleray: the loss is nan at step \d+; ", outcome.err)
-    assert len(outcome.err.splitlines()) == 1
     (directory,) = Path("runs/eagleray").iterdir()
+    sentence, log, following = outcome.err.splitlines()
+    assert re.match(rf"eagleray: {directory.name} failed \(diverged\): the loss is nan at step \d+; ", sentence)
+    assert "The step's images are " in sentence
+    assert log == f"log: {directory / 'artifacts/error.txt'}"
+    assert following == f"next: eagleray train {directory / 'run.yaml'} optimizer.lr=1e+29"
     assert Record.open(directory).state == "failed"
+    assert "there is nothing unfinished" in eagleray("train", "--resume").err
+
+
+@pytest.mark.slow
+def test_a_bug_of_a_method_is_told_in_a_few_lines_and_the_run_resumes_when_it_is_put_right(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def breaks(self: Any, batch: Any, progress: Any) -> Any:
+        return forward(self, batch, progress) if progress.epoch == 0 else {}["missing"]
+
+    forward = SimCLR.forward
+    with monkeypatch.context() as patched:
+        patched.setattr(SimCLR, "forward", breaks)
+        outcome = eagleray("train", *TINY)
+    assert outcome.code == 1
+    lines = outcome.err.splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("failed (bug): KeyError: 'missing'")
+    assert __file__ in lines[1]
+    assert Path(lines[2].removeprefix("log: ")).is_file()
+    resumed = eagleray(*lines[3].rpartition("then: eagleray ")[2].split())
+    assert resumed.code == 0, resumed.err
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert Record.open(directory).state == "finished"
 
 
 # --- sweep -----------------------------------------------------------------------------------------------------
