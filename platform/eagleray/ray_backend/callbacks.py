@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 from eagleray.config.budget import OVER
@@ -118,8 +119,7 @@ class TrialFollower(tune.Callback):
         self._end(trial, record)
 
     def _fail(self, trial: Trial, *, always: bool) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        assert error is not None
+        error = _error_of(trial)
         before, self.kills = self.kills, kills_for_memory()
         failure = failure_of(error, killed=self.kills != before)
         directory = Path(trial.config["trial"]["directory"])
@@ -141,6 +141,16 @@ class TrialFollower(tune.Callback):
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)
             self.watch.trial(label, trial["varied"], state, epoch, epochs, _metrics(result))
+
+
+def _error_of(trial: Trial) -> BaseException:
+    """Return the last error of a trial.
+
+    Tune keeps it in a local folder, and copies it to the trial's own folder later than it calls back.
+    """
+    if trial.pickled_error_file:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return TuneError(Path(trial.error_file).read_text() if trial.error_file else "the trial left no error")
 
 
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:

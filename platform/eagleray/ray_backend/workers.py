@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -23,7 +24,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged, Failed, Report
+from eagleray.contracts.report import Diverged, Failed, Kind, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, failure_of
@@ -80,6 +81,8 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
             yield report
             if waiting is not None:
                 exchange.answer.remote(waiting, True)
+    except ray.exceptions.RayError as error:  # the messenger of the group was lost
+        raise Failed(*_reason(failure_of(error))) from error
     except GeneratorExit:
         if waiting is not None:
             exchange.answer.remote(waiting, False)
@@ -94,7 +97,11 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
         failure = failure_of(thread.failure)
     if failure is not None:
         kind = Diverged if failure.kind == "diverged" else Failed
-        raise kind(failure.reason, failure.kind) from thread.failure
+        raise kind(*_reason(failure)) from thread.failure
+
+
+def _reason(failure: Failure) -> tuple[str, Kind]:
+    return failure.reason, failure.kind
 
 
 def free(directory: Path) -> None:
@@ -174,7 +181,8 @@ def work(config: dict[str, Any]) -> None:
     )
     if failure_in(record) is not None:
         return  # in an earlier start of this group: the same would happen again
-    if (platform.node(), kills_for_memory()) != config["kills"] and platform.node() == config["kills"][0]:
+    node, kills = config["kills"]
+    if platform.node() == node and kills_for_memory() != kills:
         keep(record, Failure("out of memory", KILLED), KILLED)
         return
     if is_first:
