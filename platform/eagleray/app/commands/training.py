@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from eagleray.app import api
 from eagleray.app.line import (
@@ -87,6 +88,20 @@ def sweep(
         raise ConfigError("--no-probe and --price belong to --plan")
     if resume and extend:
         raise ConfigError("--extend continues an interrupted sweep too; leave --resume out")
+    run_sweep(loaded, file, overrides, out, resume=resume, extend=extend, address=address)
+
+
+def run_sweep(
+    loaded: Sweep,
+    file: Path,
+    overrides: list[str],
+    out: Console,
+    *,
+    resume: bool = False,
+    extend: bool = False,
+    address: str | None = None,
+) -> api.SweepResult:
+    """Run a sweep and print what came of it."""
     try:
         with placed(file, overrides):
             result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
@@ -111,6 +126,7 @@ def sweep(
     if result.is_unfinished:
         say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
     farewell(result.directory, places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
+    return result
 
 
 @app.command()

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from eagleray.app import api
-from eagleray.app.line import Plain, app, fail, farewell, interrupted, only_settings, output, say
+from eagleray.app.commands.training import run_sweep
+from eagleray.app.line import Plain, app, only_settings, output, say
 from eagleray.config import Sweep, load_sweep
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Failed
 from eagleray.runs.record import Record
 
 
@@ -22,22 +22,11 @@ def try_(
 
     It needs no account, no download and no GPU.
     """
-    overrides, out = only_settings(settings), output(plain)
-    sweep = load_sweep(shipped("quickstart"), overrides)
-    try:
-        result = api.sweep(sweep, console=out)
-    except KeyboardInterrupt:
-        interrupted("sweep", [str(shipped("quickstart")), *overrides])
-    except Failed as error:
-        fail(str(error), 1)
-    from eagleray.app.terminal import leaderboard
-    from eagleray.report.text import on_test_set
-
-    out.print(leaderboard(result.analysis))
+    file, overrides = shipped("quickstart"), only_settings(settings)
+    sweep = load_sweep(file, overrides)
+    result = run_sweep(sweep, file, overrides, output(plain))
     trials = [record for record in Record.open(result.directory).children() if record.kind == "trial"]
-    say("\n".join([result.finding, on_test_set(result.analysis), "", against_chance(sweep, result), verdict(trials)]))
-    pages = (result.directory / "artifacts" / name for name in ("report.html", "report.md"))
-    farewell({"report": next(filter(Path.exists, pages))}, sweep.run.get("tracking", {}).get("uri"), result.unsent)
+    say(f"\n{against_chance(sweep, result)}\n{verdict(trials)}")
 
 
 def shipped(name: str) -> Path:
@@ -53,7 +42,7 @@ def shipped(name: str) -> Path:
     raise ConfigError(f"the sweep {name} is missing: install eagleray again")
 
 
-def against_chance(sweep: Sweep, result: "api.SweepResult") -> str:
+def against_chance(sweep: Sweep, result: api.SweepResult) -> str:
     """Tell how much better than guessing the best trial is."""
     best = result.best
     if best is None or best.mean is None:
