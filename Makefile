@@ -12,7 +12,7 @@ help:  ## list what can be made
 environment: $(INSTALLED)  ## the virtual environment in .venv, with everything in it
 
 demo: $(INSTALLED)  ## a first sweep on drawn letters, its leaderboard, and the command that opens the comparison
-	$(BIN)/eagleray sweep sweeps/quickstart.yaml
+	$(BIN)/eagleray try
 
 # One thread for each process: the tests start several processes, and threads that fight for cores are slower.
 test test-fast: export OMP_NUM_THREADS = 1

@@ -173,7 +173,7 @@ def sweep(
 
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
-    with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
+    with SweepDisplay(title, asked.metric, count, console, asked.mode) if console else nullcontext() as watch:
         analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
     return SweepResult(directory, analysis, unsent)
 

@@ -17,7 +17,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import version_of
 from eagleray.runs.signals import as_interrupts
 
-for name in ("training", "comparing", "runs", "encoder", "listing", "help"):  # in the order of --help
+for name in ("trying", "training", "watching", "comparing", "runs", "encoder", "listing", "help"):  # as in --help
     import_module(f"eagleray.app.commands.{name}")
 
 

@@ -21,7 +21,7 @@ from eagleray.config.metrics import meanings
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
-from eagleray.contracts.report import Report
+from eagleray.contracts.report import Failed, Report
 from eagleray.data.description import described
 from eagleray.data.images import Data
 from eagleray.loop import train
@@ -34,6 +34,7 @@ from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble, images_of
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
+from eagleray.runs.failures import keep_error, told
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
@@ -115,6 +116,8 @@ def launch_sweep(
         except ConfigError:
             raise
         except Exception as error:
+            if isinstance(error, Failed):
+                keep_error(Record.open(directory), error)
             notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
             raise
         parent = Record.open(directory)
@@ -236,6 +239,12 @@ def _train(
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
+        raise
+    except ConfigError:
+        raise
+    except Exception as error:
+        keep_error(record, error)
+        error.add_note(told(record))
         raise
 
 

@@ -19,16 +19,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-if not console.is_terminal:
-    console = Console(width=160)  # a file or a pipe has no width of its own
+terminal, logs = Console(), Console(force_terminal=False, width=160)  # a file or a pipe has no width of its own
+console = terminal if terminal.is_terminal and not terminal.is_dumb_terminal else logs
 
 Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file, and settings that override it"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the newest one that was interrupted")]
+Plain = Annotated[bool, typer.Option("--plain", help="a line for each event, for logs; else only without a terminal")]
 Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of a Ray cluster to run on")]
+
+
+def output(plain: bool) -> Console:
+    """Return the console to print to."""
+    return logs if plain else console
 
 
 def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:

@@ -104,7 +104,7 @@ class Record:
             meanings=dict(meanings or {}),
         )
         _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
-        (directory / "status.json").unlink(missing_ok=True)
+        record.reopen()
         record._save()
         return record
 
@@ -190,16 +190,27 @@ class Record:
         """Write which images the run used."""
         _replace(self.directory / "data.json", json.dumps(dict(facts), indent=1))
 
-    def finish(self, state: str, message: str = "", summary: Mapping[str, float] | None = None) -> None:
+    def finish(
+        self,
+        state: str,
+        message: str = "",
+        summary: Mapping[str, float] | None = None,
+        failure: Mapping[str, str] | None = None,
+    ) -> None:
         """Write how the run ended.
 
-        The state is finished, failed, stopped (by a scheduler or a person) or collapsed.
+        The state is finished, failed (see runs/failures.py), stopped (by a scheduler or a person) or collapsed.
         """
         if state not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {state!r}")
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
-        ending = {"state": state, "message": message, "time": _now(), "summary": numbers}
+        ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
+        ending |= {"failure": dict(failure)} if failure else {}
         _replace(self.directory / "status.json", json.dumps(ending, indent=1))
+
+    def reopen(self) -> None:
+        """Forget how the run ended, so that it continues."""
+        (self.directory / "status.json").unlink(missing_ok=True)
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
@@ -263,7 +274,7 @@ class Record:
 
     @property
     def status(self) -> dict[str, Any]:
-        """{"state", "message", "time" in ms or None, "summary"}.
+        """{"state", "message", "time" in ms or None, "summary", and of some failures "failure"}.
 
         The state is "running" until the run ends.
 
