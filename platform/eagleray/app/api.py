@@ -101,7 +101,7 @@ def train(
     from eagleray.app.launch import folder_of, launch_run, resumable_run
 
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
-    directory = _place(directory, folder, run.method.name, resume=resume)
+    directory = _place(directory, folder, run.method.title, resume=resume)
     if resume:
         run = resumable_run(directory, settings)
     from eagleray.app.terminal import followed

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from eagleray.app.commands.plugin import check_file
 from eagleray.app.line import app, console, only_settings, say
 from eagleray.config import Sweep, load_run, load_sweep
 from eagleray.config.metrics import check_metric, metric_needs
 from eagleray.config.nested import read_tree
-from eagleray.config.registry import WORDS, Kind, declared, find
+from eagleray.config.plugin_files import PluginFile
+from eagleray.config.registry import WORDS, Kind, declared, find, found_here
 from eagleray.contracts.errors import ConfigError
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
@@ -48,7 +50,8 @@ def evaluators(name: Name = None) -> None:
         _list("evaluator", name)
         console.print(table(METRICS, metrics(find("evaluator", name).values["metrics"])))
         return
-    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in declared("evaluator").values()]
+    known = {**declared("evaluator"), **found_here("evaluator")}
+    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in known.values()]
     console.print(table(["evaluator", "what it is", "metrics"], lines))
 
 
@@ -65,12 +68,17 @@ def schema(kind: Annotated[str, typer.Argument(metavar="run|sweep")] = "run") ->
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a run or a sweep file")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a run or a sweep file, or a method's FILE.py")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
 ) -> None:
-    """Validate a run or sweep file; start nothing."""
+    """Validate a run or sweep file; start nothing.
+
+    Of a method, encoder, dataset or evaluator of your own (FILE.py, or FILE.py:Class), check what it computes.
+    """
     overrides = only_settings(settings)
-    if "vary" in read_tree(file):
+    if PluginFile.of(str(file)):
+        check_file(str(file), overrides)
+    elif "vary" in read_tree(file):
         loaded = load_sweep(file, overrides)
         unchecked = _check_labels(loaded)
         say(f"{file} is a valid sweep: {loaded.search} search over {', '.join(loaded.vary)}{unchecked}")
@@ -122,6 +130,6 @@ def _list(kind: Kind, name: str | None) -> None:
     key = kind if kind == "data" else WORDS[kind]
     lines = [
         [one.name, one.summary, ", ".join(f"{key}.{setting}" for setting in one.Config.model_fields)]
-        for one in declared(kind).values()
+        for one in {**declared(kind), **found_here(kind)}.values()
     ]
     console.print(table([WORDS[kind], "what it is", "settings"], lines))
