@@ -235,7 +235,7 @@ def _train(
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in display(reports, f"{run.method.name} on {run.data.name}", record.tags["data"]):
+        for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
