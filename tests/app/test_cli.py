@@ -568,6 +568,9 @@ def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pyte
     assert "0 runs sent, 3 were complete already, 0 could not be sent" in eagleray("sync").out
     wrong = eagleray("compare", "s", "--metric", "knnn")
     assert (wrong.code, "no trial measured knnn; they measured " in wrong.err) == (2, True)
+    loss = eagleray("compare", "s", "--metric", "loss", "--mode", "min")
+    reason = "--metric loss is no goal: losses of different settings have different scales; choose by one of knn, "
+    assert (loss.code, reason in loss.err) == (2, True)
 
 
 # --- what a terminal shows -------------------------------------------------------------------------------------

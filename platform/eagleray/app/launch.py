@@ -25,6 +25,7 @@ from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, run, what was read -> the same reports
+MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
 def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
@@ -173,14 +175,23 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     runs_left = left(sweep, parent.directory)
     notes += comparison.notes
-    page = markdown(
+    text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
         notes=[*notes, *runs_left],
     )
-    (parent.artifacts / "report.md").write_text(page, encoding="utf-8")
+    (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
+    html = page(
+        analysis,
+        name=sweep.name,
+        question=sweep.question,
+        notes=notes,
+        pictures=_pictures(analysis, parent, has_map=has_picture),
+        settings=parent.params,
+    )
+    (parent.artifacts / "report.html").write_text(html, encoding="utf-8")
     (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
     (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
     parent = parent.tag({"finding": finding(analysis)})
@@ -188,6 +199,9 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
     parent.finish(*("stopped", OVER) if runs_left else ("finished", ""), summary=numbers)
     return analysis
+
+
+MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
 def _train(

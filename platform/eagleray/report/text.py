@@ -44,9 +44,11 @@ def markdown(analysis: Analysis, *, name: str, question: str, picture: str | Non
         notes: other facts for the reader: what failed, what was stopped.
     """
     parts = [f"# {name}", question, f"**{finding(analysis)}**"]
-    parts += [f"![{analysis.metric} by what was varied]({picture})"] if picture else []
+    # In words, because MLflow shows no pictures of Markdown.
+    where = f"{picture} beside this file shows {analysis.metric} by what was varied; report.html holds it too."
+    parts += [where] if picture else []
     parts += ["## Leaderboard", _markdown_table(leaderboard_table(analysis))]
-    parts += [what_intervals_are(analysis), _what_floors_are(analysis)]
+    parts += [what_intervals_are(analysis), what_floors_are(analysis)]
     parts += ["\n".join(f"- {note}" for note in notes), on_test_set(analysis)]
     parts += _effects(analysis) if analysis.effects.each else []
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -62,21 +64,38 @@ def what_intervals_are(analysis: Analysis) -> str:
 
 
 def _effects(analysis: Analysis) -> list[str]:
+    shares = [_markdown_table(shares_table(analysis))] if analysis.effects.shares else []
+    return [
+        "## What made the difference",
+        _markdown_table(effects_table(analysis)),
+        *shares,
+        *how_effects_are(analysis),
+    ]
+
+
+def how_effects_are(analysis: Analysis) -> list[str]:
+    """Return sentences on the numbers of the effects."""
     effects = analysis.effects
-    means = f"Means are fitted: seeds and other keys give no value an advantage. ±: 95 % t interval. p: {effects.test}."
-    parts = ["## What made the difference", _markdown_table(_effects_table(analysis)), means]
+    means = "Means are fitted: seeds and other keys give no value an advantage. ±: 95 % t interval."
+    parts = [f"{means} p: {effects.test}."]
     if effects.interaction is not None:
         parts.append(
             f"The keys act together ({p_text(effects.interaction)}, F test of lack of fit): look at the picture."
         )
-    if not effects.shares:
-        return [*parts, f"Not ranked: {effects.lacking}."]
-    shares = [[each.key, f"{each.share:.0%}", "{:.0%} to {:.0%}".format(*each.interval)] for each in effects.shares]
-    what = f"Share: the part of the variance of {analysis.metric} between points that the key explains."
-    return [*parts, _markdown_table((["key", "share", f"95 % interval ({effects.interval})"], shares)), what]
+    if effects.shares:
+        return [*parts, f"Share: the part of the variance of {analysis.metric} between points that the key explains."]
+    return [*parts, f"Not ranked: {effects.lacking}."]
 
 
-def _what_floors_are(analysis: Analysis) -> str:
+def shares_table(analysis: Analysis) -> Table:
+    """Return the keys' shares with their intervals."""
+    effects = analysis.effects
+    lines = [[each.key, f"{each.share:.0%}", "{:.0%} to {:.0%}".format(*each.interval)] for each in effects.shares]
+    return ["key", "share", f"95 % interval ({effects.interval})"], lines
+
+
+def what_floors_are(analysis: Analysis) -> str:
+    """Return a sentence on what the floors are."""
     named = [f"{row.name} is {MEANINGS[row.floor]}" for row in analysis.floors if row.floor in MEANINGS]
     return f"A floor is what the trials must beat: {'; '.join(named)}." if named else ""
 
@@ -151,7 +170,8 @@ def _varied(row: Row, analysis: Analysis) -> list[str]:
     return [param_text(row.params[key]) if key in row.params else "" for key in analysis.varied]
 
 
-def _effects_table(analysis: Analysis) -> Table:
+def effects_table(analysis: Analysis) -> Table:
+    """Return each key's p-value and means."""
     lines = []
     for effect in analysis.effects.each:
         levels = ", ".join(

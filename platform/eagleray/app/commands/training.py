@@ -89,7 +89,8 @@ def sweep(
 
     console.print(leaderboard(result.analysis, console.width))
     artifacts = result.directory / "artifacts"
-    places = {"report": artifacts / "report.md", "heat map": artifacts / "heatmap.png"}
+    files = {"report": "report.html", "as text": "report.md", "heat map": "heatmap.png"}
+    places = {what: artifacts / file for what, file in files.items()}
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
