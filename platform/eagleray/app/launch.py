@@ -174,13 +174,13 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     runs_left = left(sweep, parent.directory)
-    notes += comparison.notes
+    notes += [*comparison.notes, *runs_left]
     text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
-        notes=[*notes, *runs_left],
+        notes=notes,
     )
     (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
     html = page(
@@ -201,7 +201,19 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     return analysis
 
 
-MOST_VIEWS = 6  # points whose views a sweep's page shows
+def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str, Path]:
+    """Return the pictures of a sweep's page by their captions.
+
+    The views are those of the winner; of the best points where views are varied.
+    """
+    pictures = {f"{analysis.metric} by what was varied": parent.artifacts / "heatmap.png"} if has_map else {}
+    varies_views = any(key == "run" or key.startswith("augment.") for key in analysis.varied)
+    shown = analysis.tried[:MOST_VIEWS] if varies_views else [analysis.winner] if analysis.winner else []
+    for row in shown:
+        views = parent.directory / "trials" / row.runs[0] / "artifacts/views.png"
+        if views.exists():
+            pictures[f"the views of {row.name}"] = views
+    return pictures
 
 
 def _train(
