@@ -187,7 +187,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         analysis,
         name=sweep.name,
         question=sweep.question,
-        notes=notes,
+        notes=[*notes, *runs_left],
         pictures=_pictures(analysis, parent, has_map=has_picture),
         settings=parent.params,
     )
