@@ -11,7 +11,7 @@ help:  ## list what can be made
 
 environment: $(INSTALLED)  ## the virtual environment in .venv, with everything in it
 
-demo: $(INSTALLED)  ## a first sweep on the digits, its leaderboard, and the command that opens the comparison
+demo: $(INSTALLED)  ## a first sweep on drawn letters, its leaderboard, and the command that opens the comparison
 	$(BIN)/eagleray sweep sweeps/quickstart.yaml
 
 # One thread for each process: the tests start several processes, and threads that fight for cores are slower.

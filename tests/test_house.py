@@ -21,9 +21,9 @@ ENCODERS = sorted(path for path in (ENGINE / "encoders").glob("*.py") if path.st
 
 # `--help`, `check` and `schema` answer at once, because none of these imports what takes seconds.
 LIGHT = (
-    "app.api app.cli config config.metrics config.schema config.search_points contracts.dataset contracts.errors "
-    "contracts.metric contracts.ranges "
-    "contracts.recipe contracts.report contracts.view report.analysis report.text runs.record"
+    "app.api app.cli app.directories app.plan app.ready config config.metrics config.schema config.search_points "
+    "contracts.dataset contracts.errors contracts.metric contracts.ranges contracts.recipe contracts.report "
+    "contracts.view data.facts report.analysis report.text runs.preflight runs.record"
 )
 AT_ONCE = ["eagleray", *(f"eagleray.{name}" for name in LIGHT.split())]
 SLOW = {"torch", "torchvision", "timm", "ray", "mlflow", "sklearn", "pandas", "matplotlib", "optuna"}

@@ -27,7 +27,7 @@ RUNS = {
     "byol": ["encoder=resnet18"],  # two views, batch norm, a teacher
     "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
     "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
-    "fixmatch": ["labels.per_class=3", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
+    "fixmatch": ["labels.fraction=0.13", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
 }
 
 

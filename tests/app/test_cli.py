@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from eagleray.app import cli, launch
+from eagleray.app import cli, directories
 from eagleray.app.terminal import Pace, SweepDisplay, followed, short
 from eagleray.config import Sweep, load_run
 from eagleray.config.registry import declared
@@ -218,6 +218,7 @@ FILES = {
     "many.yaml": "name: s\nsearch: grid\nvary: {augment.flip: {uniform: [0, 1]}}\n",
     "metric.yaml": "name: s\nsearch: grid\nmetric: knnn\nvary: {augment.flip: [0, 1]}\n",
     "novary.yaml": "name: s\n",
+    "labels.csv": "path,label\na.png,cat\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
 MISTAKES = [
@@ -239,6 +240,11 @@ MISTAKES = [
     ("train method=fixmatch labels.per_class=500", "labels.per_class=500: train has "),
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "does not exist"),
+    ("train data=folder data.root=empty", "empty contains no images"),
+    ("train data=folder data.root=. data.labels=gone.csv", "gone.csv cannot be read: No such file"),
+    ("train data=folder data.root=. data.labels=labels.csv", "names 1 files that are no images below data.root="),
+    ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
+    ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
     ("train device=cuda", "torch finds no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
@@ -268,6 +274,7 @@ def test_a_mistake_ends_in_one_sentence_and_nothing_started(eagleray: Any, line:
         pytest.skip("there is a GPU here")
     for name, text in FILES.items():
         Path(name).write_text(text)
+    Path("empty").mkdir()
     before = written(Path.cwd())
     outcome = eagleray(*line.split())
     assert outcome.code == 2
@@ -290,7 +297,9 @@ def test_an_unknown_command_or_option_is_said_without_a_traceback(eagleray: Any)
 
 def test_preview_draws_a_row_an_image_and_a_column_a_view(eagleray: Any):
     outcome = eagleray("preview", "augment.only=[]", "--out", "pictures/views.png")
-    assert outcome.out.strip() == "pictures/views.png"
+    data, path = outcome.out.splitlines()
+    assert data.startswith("data: 1,797 images, 10 classes (0 178, 1 182, 2 177, ")
+    assert path == "pictures/views.png"
     with Image.open("pictures/views.png") as grid:
         assert grid.size == (5 * 76 + 4, 16 + 8 * 76)  # the image and four views of 72 pixels, gaps of 4, a head of 16
         cells = [grid.crop((4 + 76 * column, 16, 76 + 76 * column, 88)).tobytes() for column in range(5)]
@@ -312,7 +321,11 @@ def test_previews_of_one_seed_are_equal_and_of_two_are_not(eagleray: Any):
 def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     outcome = eagleray("train", *TINY, "tracking.experiment=lab")
     assert outcome.code == 0, outcome.err
-    first, second, *rest = outcome.out.splitlines()
+    data, first, second, *rest = outcome.out.splitlines()
+    assert data.startswith("data: 1,797 images, 10 classes (0 ")
+    assert data.endswith(
+        "; train 64, validation 143, test 359; stored at 8x8, views of 8x8 pixels, grey; 1,231 unused (data.limit)"
+    )
     assert re.fullmatch(r"simclr on digits  epoch 1/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", first)
     assert re.fullmatch(r"simclr on digits  epoch 2/2  loss [\d.]+  knn [\d.]+  [\d,]+ images/s", second)
     assert any(re.fullmatch(r"test_knn +[\d.]+", line) for line in rest)
@@ -326,12 +339,14 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     }  # fmt: skip
     record = Record.open(directory)
     assert record.state == "finished"
+    assert f"data: {record.tags['data']}" == data  # MLflow has it as a tag
     assert record.params["method.temperature"] == 0.2
     assert Path(record.tags["checkpoint"]).is_file()
     shown = {line.split()[0]: line.split()[1] for line in rest if len(line.split()) == 2}
     assert shown["knn"] == f"{record.summary['knn']:.3f}"
 
     again = eagleray("evaluate", str(directory))
+    assert again.out.splitlines()[0] == data
     for name in ("knn", "test_knn", "rankme"):
         assert re.search(rf"^{name} +{shown[name]}$", again.out, re.MULTILINE)
 
@@ -368,7 +383,7 @@ def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C after some epochs."""
 
-    def pressed(reports: Iterator[Report], name: str, console: Console) -> Iterator[Report]:
+    def pressed(reports: Iterator[Report], name: str, console: Console, data: str) -> Iterator[Report]:
         for report in reports:
             yield report
             if report.epoch_ended and report.progress.epoch == epochs:
@@ -553,6 +568,9 @@ def test_a_real_sweep_can_be_compared_in_mlflow(eagleray: Any, monkeypatch: pyte
     assert "0 runs sent, 3 were complete already, 0 could not be sent" in eagleray("sync").out
     wrong = eagleray("compare", "s", "--metric", "knnn")
     assert (wrong.code, "no trial measured knnn; they measured " in wrong.err) == (2, True)
+    loss = eagleray("compare", "s", "--metric", "loss", "--mode", "min")
+    reason = "--metric loss is no goal: losses of different settings have different scales; choose by one of knn, "
+    assert (loss.code, reason in loss.err) == (2, True)
 
 
 # --- what a terminal shows -------------------------------------------------------------------------------------
@@ -617,6 +635,21 @@ def test_a_live_table_is_drawn_while_a_sweep_runs_and_gone_afterwards():
     assert console.file.getvalue().rstrip().endswith("\x1b[2K")  # the table's lines are erased
 
 
+def test_a_live_table_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
+    display = SweepDisplay("s", "knn", 4, terminal())
+    display.trial("000", {}, "finished", 5, 5, {"knn": 0.8})  # of an earlier start: it cost nothing today
+    display.trial("001", {}, "running", 0, 5, {})
+    assert display._left() == []
+    clock.now = 130.0
+    display.trial("001", {}, "running", 3, 5, {"knn": 0.5})
+    assert display._left() == ["about 2:00 left"]  # 0.6 trials in 30 seconds; 2.4 are left
+    for label in ("001", "002", "003"):
+        display.trial(label, {}, "finished", 5, 5, {"knn": 0.5})
+    assert display._left() == []
+
+
 def test_without_a_terminal_a_trial_is_printed_once():
     console = Console(file=StringIO(), width=200)
     with SweepDisplay("s", "knn", 2, console) as display:
@@ -637,6 +670,6 @@ def test_keys_are_shortened_if_that_keeps_them_unique():
 
 
 def test_directories_of_one_second_differ(tmp_path: Path):
-    first = launch.new_directory(tmp_path, "simclr")
+    first = directories.new_directory(tmp_path, "simclr")
     first.mkdir()
-    assert launch.new_directory(tmp_path, "simclr") != first
+    assert directories.new_directory(tmp_path, "simclr") != first

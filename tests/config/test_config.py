@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from eagleray.config import Run, Sweep, load_run, load_sweep, run_keys, validated
+from eagleray.config import Run, Sweep, changed, load_run, load_sweep, read_run, run_keys, validated
 from eagleray.config.nested import merged, parse_override
 from eagleray.config.registry import declared
 from eagleray.config.search_points import as_trial
@@ -90,7 +90,17 @@ def test_a_method_that_needs_a_vit_gets_one():
 def test_a_method_that_needs_labels_gets_some():
     labels = load_run(None, ["method=fixmatch"]).labels
     assert labels is not None
-    assert labels.per_class == 40
+    assert (labels.per_class, labels.fraction) == (40, None)
+
+
+def test_a_fraction_of_labels_replaces_a_number_of_them():
+    run = load_run(None, ["method=fixmatch", "labels.fraction=0.1"])
+    for again in (run, read_run(run.file()), changed(run, {"seed": 3})):
+        assert again.labels is not None
+        assert (again.labels.per_class, again.labels.fraction, again.labels.ratio) == (None, 0.1, 7)
+    back = changed(run, {"labels.fraction": None, "labels.per_class": 5}).labels
+    assert back is not None
+    assert (back.per_class, back.fraction) == (5, None)
 
 
 @given(st.floats(1e-6, 1e3))
@@ -148,6 +158,18 @@ MISTAKES = [
     (["method=mae", "encoder=resnet18"], "encoder=resnet18: mae works on a ViT's patches; use encoder=vit_tiny"),
     (["workers=3"], "batch_size=256 cannot be shared by workers=3; the nearest that can is 255"),
     (["labels.per_class=4"], "labels: simclr uses no labels"),
+    (
+        ["method=fixmatch", "labels.per_class=4", "labels.fraction=0.1"],
+        "labels.per_class=4 and labels.fraction=0.1 exclude each other; set one to null",
+    ),
+    (["method=fixmatch", "labels.per_class=null"], "labels.per_class=null leaves no label; set it, or labels.fraction"),
+    (["method=fixmatch", "labels.fraction=0"], "labels.fraction=0 is out of range (allowed: > 0 and <= 1)"),
+    (["method=fixmatch", "labels.fraction=10"], "labels.fraction=10 is out of range (allowed: > 0 and <= 1)"),
+    (["method=fixmatch", "labels.fraction=10%"], "labels.fraction=10% is not a number"),
+    (
+        ["data=folder", "data.root=x", "data.labels=folder"],
+        "data.labels: 'folder' is not one of auto, folders, none or a file (.csv, .tsv, .txt); did you mean folders?",
+    ),
     (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves 0 labelled images in a step of batch_size=4, which"),
     (["method=fixmatch", "batch_size=128", "workers=4"], "workers=4 cannot share; the nearest that fits is 8"),
     (["optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=adamw"),
@@ -249,7 +271,8 @@ def test_overrides_reach_the_sweep_and_its_run(tmp_path: Path):
 WRONG_SWEEPS = [
     ({"vary": ...}, "vary is missing"),
     ({"name": ...}, "name is missing"),
-    ({"name": "a/b"}, "name=a/b"),
+    ({"name": "a/b"}, "name=a/b cannot name a folder"),
+    ({"name": ".."}, "name=.. cannot name a folder"),
     ({"vary": {}}, "vary"),
     ({"trails": 3}, "unknown key trails; did you mean trials?"),
     ({"search": "grdi"}, "search: there is no search 'grdi'; did you mean grid?"),

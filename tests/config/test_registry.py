@@ -1,5 +1,6 @@
 """What files declare is read from their source, is what importing them gives, and is checked against the contract."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,11 @@ def read(lab: Path, source: str) -> Declaration:
 def test_a_declaration_is_what_importing_gives(one: Declaration):
     real = one.load()
     assert one.Config.model_json_schema() == real.Config.model_json_schema()
-    assert repr(one.Config.model_fields) == repr(real.Config.model_fields)  # with the ranges, which schemas leave out
+    ours, theirs = (
+        re.sub(r" at 0x\w+", "", repr(each.model_fields))  # with the ranges, which schemas leave out
+        for each in (one.Config, real.Config)
+    )
+    assert ours == theirs
     assert one.doc == real.__doc__
     assert one.values
     for name, value in one.values.items():
@@ -137,7 +142,7 @@ MISSPELT = {
     'needs = "tokens"': "needs=tokens",
     "need_tokens = True": "Fancy declares need_tokens, which nothing reads; did you mean needs?",
     'metric = {"a": "b"}': "did you mean metrics?",
-    'metrics: ClassVar[dict[str, str]] = {"a": 3}': "metrics.a=3 is not text",
+    'metrics: ClassVar[dict[str, str]] = {"a": 3}': "metrics.a",
     "small_setting = {}": "did you mean recipes=Recipes(small_settings=…)?",
     "recipe = Recipe()": "did you mean recipes?",
     "class Confg(BaseModel): ...": "Fancy declares Confg, which nothing reads; did you mean Config?",

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 from eagleray.config.registry import find
-from eagleray.config.sections import DataSettings
+from eagleray.config.sections import DataSettings, Labels
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
 from eagleray.data import archive
@@ -234,7 +234,7 @@ def test_unlabelled_images_join_training_alone(tmp_path):
     assert (data.train.labels == -1).sum() == 30
     assert data.validation.labels.min() == 0
     assert data.test.labels.tolist() == [0, 0, 0]
-    assert not (data.train.labels[data.labelled(5, seed=0)] < 0).any()
+    assert not (data.train.labels[data.labelled(Labels(per_class=5), seed=0)] < 0).any()
 
 
 def test_a_source_keeps_its_own_validation(tmp_path):
@@ -261,7 +261,7 @@ def test_a_class_of_one_image_stays_in_training(tmp_path):
     assert np.bincount(data.train.labels).tolist() == [72, 1]  # common, rare
     assert data.test.labels.tolist() == [0] * 20
     with pytest.raises(ConfigError, match=r"labels\.per_class=5: train has 1 images of class 'rare'"):
-        data.labelled(5, seed=0)
+        data.labelled(Labels(per_class=5), seed=0)
 
 
 # --- bad images ---
@@ -292,7 +292,8 @@ def test_bad_images_are_left_out_and_counted(tmp_path, limit):
     (tmp_path / "b" / "notes.txt").write_text("these are dogs")
     for _ in range(2):  # made, then from the cache
         data = load("folder", root=tmp_path, bad_images="skip", shared={"memory_limit": limit, "workers": 0})
-        assert data.skipped == 11
+        assert data.skipped == 10
+        assert data.notes == ("1 file left out, hidden or not named like images (notes.txt)",)
         parts = (data.train, data.validation, data.test)
         assert sum(map(len, parts)) == 35  # every other one of the ten was an image before
         for part in parts:
@@ -492,7 +493,7 @@ def test_two_streams_at_once_and_one_left_early(tmp_path):
 
 def test_labelled_images_can_be_held_in_memory(tmp_path):
     data = streamed_folder(tmp_path)
-    chosen = data.labelled(3, seed=0)
+    chosen = data.labelled(Labels(per_class=3), seed=0)
     few = data.train.only(chosen.numpy()).in_memory()
     assert isinstance(few._pixels, Stored)
     assert torch.equal(pixels_of(few), pixels_of(data.train)[chosen])
@@ -617,22 +618,49 @@ def test_a_share_of_every_class_is_held_out(counts, unlabelled, share, seed):
 
 def test_labelled_images_are_balanced_and_hang_on_the_seed_alone():
     data = load("digits")
-    chosen = data.labelled(7, seed=3)
+    chosen = data.labelled(Labels(per_class=7), seed=3)
     assert chosen.dtype == torch.int64
     assert np.bincount(data.train.labels[chosen]).tolist() == [7] * 10
     assert len(set(chosen.tolist())) == 70
     torch.manual_seed(1)
     np.random.seed(1)
-    assert torch.equal(chosen, load("digits").labelled(7, seed=3))
-    assert not torch.equal(chosen, data.labelled(7, seed=4))
+    assert torch.equal(chosen, load("digits").labelled(Labels(per_class=7), seed=3))
+    assert not torch.equal(chosen, data.labelled(Labels(per_class=7), seed=4))
     with pytest.raises(ConfigError, match=r"labels\.per_class=1000: train has \d+ images of class"):
-        data.labelled(1000, seed=0)
+        data.labelled(Labels(per_class=1000), seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 1.0])
+def test_a_fraction_of_every_class_keeps_its_labels(fraction):
+    data = load("digits")
+    known = data.train.labels
+    assert known is not None
+    chosen = data.labelled(Labels(fraction=fraction), seed=3)
+    counts = np.bincount(known)
+    expected = [max(1, round(fraction * count)) for count in counts]
+    assert np.bincount(known[chosen]).tolist() == expected
+    assert len(set(chosen.tolist())) == sum(expected)
+    assert torch.equal(chosen, chosen.sort().values)
+    assert set(data.labelled(Labels(fraction=fraction / 2), seed=3).tolist()) <= set(chosen.tolist())
+    if fraction < 1:
+        assert not torch.equal(chosen, data.labelled(Labels(fraction=fraction), seed=4))
+
+
+def test_a_fraction_of_a_class_without_images_is_refused(tmp_path):
+    write_noise(tmp_path, {"train/a": 4, "train/b": 4})
+    (tmp_path / "labels.csv").write_text("a/000.png,a\na/001.jpg,a\nb/000.png,b\n")
+    folder = {"root": tmp_path / "train", "labels": str(tmp_path / "labels.csv")}
+    data = load("folder", shared={"validation": 0}, **folder)
+    assert len(data.labelled(Labels(fraction=0.1), seed=0)) == 2
+    data.train.labels[data.train.labels == 1] = -1
+    with pytest.raises(ConfigError, match=r"labels\.fraction=0\.1: train has 0 images of class 'b'"):
+        data.labelled(Labels(fraction=0.1), seed=0)
 
 
 def test_labels_are_needed_to_choose_by_them(tmp_path):
     write_noise(tmp_path, {".": 10})
     with pytest.raises(ConfigError, match="no labels"):
-        load("folder", root=tmp_path).labelled(1, seed=0)
+        load("folder", root=tmp_path).labelled(Labels(per_class=1), seed=0)
 
 
 # --- orders ---

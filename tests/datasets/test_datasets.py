@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
@@ -25,12 +24,6 @@ from eagleray.contracts.errors import ConfigError
 def source(name: str, **config) -> Dataset:
     declaration = find("data", name)
     return declaration.load()(name, declaration.Config(**config))
-
-
-def write_images(folder: Path, *names: str, size: tuple[int, int] = (8, 8)) -> None:
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (number, 2 * number, 3 * number)).save(folder / name)
 
 
 # --- what all of them promise ---
@@ -57,7 +50,7 @@ def test_config_explains_itself_and_leaves_the_shared_names_alone(name):
 
 
 def test_all_sources_of_the_issue_are_there():
-    names = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"}
+    names = {"digits", "letters", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"}
     assert set(declared("data")) == names
 
 
@@ -296,107 +289,3 @@ def test_damaged_stl10_is_refused(tmp_path):
     (tmp_path / "unlabeled_X.bin").write_bytes(b"12345")
     with pytest.raises(ConfigError, match=r"unlabeled_X\.bin is truncated"):
         source("stl10", root=tmp_path).parts()
-
-
-# --- folder: which files are which ---
-
-
-def laid_out(root: Path, **config) -> dict[str, tuple[list[str], list[int] | None]]:
-    """Part -> file names relative to root, labels."""
-    parts = source("folder", root=root, **config).parts()
-    return {
-        name: (
-            [os.path.relpath(path, root) for path in part.images],
-            None if part.labels is None else part.labels.tolist(),
-        )
-        for name, part in parts.items()
-    }
-
-
-def test_a_flat_folder_has_no_labels(tmp_path):
-    write_images(tmp_path, "b.png", "a.jpg", ".hidden.png", ".thumbs/c.png")
-    assert laid_out(tmp_path) == {"train": (["a.jpg", "b.png"], None)}
-    assert source("folder", root=tmp_path).class_names() is None
-
-
-def test_sub_folders_are_classes(tmp_path):
-    write_images(tmp_path, "dog/1.png", "cat/2.png", "cat/1.png")
-    assert laid_out(tmp_path) == {"train": (["cat/1.png", "cat/2.png", "dog/1.png"], [0, 0, 1])}
-    assert source("folder", root=tmp_path).class_names() == ("cat", "dog")
-    assert laid_out(tmp_path, labels="none")["train"][1] is None
-
-
-def test_labels_agree_with_torchvisions_image_folder(tmp_path):
-    write_images(tmp_path, "b/x.png", "B/x.png", "a b/y.png", "ä/z.png", "b/sub/deep.png")
-    reference = torchvision.datasets.ImageFolder(tmp_path)
-    files, labels = laid_out(tmp_path, labels="folders")["train"]
-    assert labels is not None
-    expected = {os.path.relpath(path, tmp_path): label for path, label in reference.samples}
-    assert dict(zip(files, labels, strict=True)) == expected
-    assert source("folder", root=tmp_path, labels="folders").class_names() == tuple(reference.classes)
-
-
-def test_deep_and_lone_folders_are_no_classes(tmp_path):
-    write_images(tmp_path / "nested", "2021/may/1.png", "2022/june/2.png")
-    write_images(tmp_path / "lone", "only/1.png", "only/2.png")
-    assert laid_out(tmp_path / "nested")["train"][1] is None
-    assert laid_out(tmp_path / "lone")["train"][1] is None
-    assert laid_out(tmp_path / "nested", labels="folders")["train"][1] == [0, 1]
-    with pytest.raises(ConfigError, match=r"fewer than two sub-folders.*data\.labels=none"):
-        laid_out(tmp_path / "lone", labels="folders")
-
-
-def test_images_at_different_depths_are_for_the_user_to_decide(tmp_path):
-    write_images(tmp_path, "loose.png", "cat/1.png", "dog/2.png")
-    with pytest.raises(ConfigError, match=r"different depths.*data\.labels=folders.*data\.labels=none"):
-        laid_out(tmp_path)
-    assert laid_out(tmp_path, labels="folders")["train"][1] == [0, 1, -1]  # cat/1, dog/2, loose
-    (tmp_path / "loose.png").rename(tmp_path / "README.md")  # no image by its name: says nothing of the layout
-    assert laid_out(tmp_path)["train"][1] == [-1, 0, 1]
-
-
-@pytest.mark.parametrize("test", ["test", "val", "Validation"])
-def test_train_and_test_folders_are_parts(tmp_path, test):
-    write_images(tmp_path, "train/cat/1.png", "train/dog/2.png", f"{test}/dog/3.png", "notes/4.png")
-    assert laid_out(tmp_path) == {
-        "train": (["train/cat/1.png", "train/dog/2.png"], [0, 1]),
-        "test": ([f"{test}/dog/3.png"], [1]),
-    }
-
-
-def test_validation_beside_test_and_unlabelled_are_parts_too(tmp_path):
-    names = ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "test/dog/4.png", "unlabelled/5.png")
-    write_images(tmp_path, *names)
-    parts = laid_out(tmp_path)
-    assert {part: labels for part, (_, labels) in parts.items()} == {
-        "train": [0, 1],
-        "validation": [0],
-        "test": [1],
-        "unlabelled": [-1],
-    }
-
-
-def test_train_may_be_a_class(tmp_path):
-    write_images(tmp_path, "car/1.png", "plane/2.png", "train/3.png")
-    assert laid_out(tmp_path)["train"][1] == [0, 1, 2]
-
-
-def test_a_test_image_of_no_known_class_is_refused(tmp_path):
-    write_images(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/emu/3.png")
-    with pytest.raises(ConfigError, match=r"test/emu/3\.png is in none of the class folders"):
-        laid_out(tmp_path)
-
-
-def test_folders_that_are_not_there_or_empty(tmp_path):
-    (tmp_path / "empty" / "inside").mkdir(parents=True)
-    (tmp_path / "file").touch()
-    for name, said in (("gone", "does not exist"), ("file", "is not a folder"), ("empty", "contains no images")):
-        with pytest.raises(ConfigError, match=rf"{tmp_path / name} {said}"):
-            laid_out(tmp_path / name)
-
-
-def test_links_are_followed(tmp_path):
-    write_images(tmp_path / "elsewhere", "1.png")
-    write_images(tmp_path / "root", "cat/2.png")
-    (tmp_path / "root" / "dog").symlink_to(tmp_path / "elsewhere")
-    assert laid_out(tmp_path / "root") == {"train": (["cat/2.png", "dog/1.png"], [0, 1])}

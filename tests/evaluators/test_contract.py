@@ -12,19 +12,19 @@ import torch
 from eagleray.app.launch import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
-from eagleray.config.metrics import has, headlines, mode_of, ordered, shipped
+from eagleray.config.metrics import has, headlines, known, mode_of, ordered, shipped
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.metric import LOOP, Metric
+from eagleray.contracts.metric import Metric
 from eagleray.loop import train
 from eagleray.report.catalogue import metrics_page
 from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
 from eagleray.runs.floors import measure
-from eagleray.runs.preflight import check
 from eagleray.runs.record import Record
+from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import recorded
 from eagleray.tracking import sync
 from eagleray.tracking.store import connect
@@ -111,7 +111,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     """In the run, the terminal, a sweep by it, its leaderboard, the pages, and MLflow."""
     sweep = a_sweep(metric="participation", floor=[])
     assert sweep.mode == "min"
-    check(sweep, [point.run(sweep) for point in points(sweep)])
+    rehearse(sweep, [point.run(sweep) for point in points(sweep)])
     meanings = {name: metric.meaning for name, metric in sweep.metrics.items()}
     parent = Record.create(
         tmp_path / "sweep", name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"), meanings=meanings
@@ -139,7 +139,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
     assert "participation" in (parent.artifacts / "leaderboard.csv").read_text().partition("\n")[0].split(",")
     by_knn = conclude(a_sweep(floor=[]), parent)
     assert "participation" in [column.header for column in leaderboard(by_knn).columns]  # a headline, beside kNN
-    assert "| `participation` | how many directions carry the variance | lower |  |" in metrics_page()
+    assert "| `participation` | how many directions carry the variance | lower |  | yes |" in metrics_page()
     assert "- `evaluate.participation.power` (1.0): of the eigenvalues" in metrics_page()
     assert "participation" in run_schema()["$defs"]["Evaluate"]["properties"]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -276,14 +276,14 @@ def test_the_better_end_is_the_metrics_own():
     ends = {"knn": "max", "test_knn": "max", "loss": "min", "alignment": "min", "images_per_second": "max"}
     assert {name: mode_of(name, shipped()) for name in ends} == ends
     assert Metric("anything").mode is None
-    own = {"method": "vicreg"}
-    assert a_sweep(run=own, metric="variance", mode="min").mode == "min"
+    own = {"method": "rotnet"}
+    assert a_sweep(run=own, metric="rotation", mode="max").mode == "max"
     assert a_sweep(metric="knn", mode="min").mode == "min"
     with pytest.raises(
         ConfigError,
-        match="metric=variance does not declare whether higher or lower is better",
+        match="metric=rotation does not declare whether higher or lower is better",
     ):
-        a_sweep(run=own, metric="variance")
+        a_sweep(run=own, metric="rotation")
 
 
 FINETUNE = {"method": "finetune", "encoder": {"name": "pretrained", "run": "somewhere"}}
@@ -303,9 +303,46 @@ def test_a_metric_that_a_run_does_not_report_is_refused_on_reading_the_file(run:
         a_sweep(run=run, metric=metric)
 
 
-@pytest.mark.parametrize("metric", sorted({*LOOP, "alignment", "rankme", "linear"}))
-def test_whatever_a_run_reports_may_be_compared(metric: str):
-    assert a_sweep(metric=metric).metric == metric
+@pytest.mark.parametrize("metric", ["knn", "linear", "rank", "rankme", "images_per_second"])
+def test_a_sweep_may_choose_by_a_goal(metric: str):
+    assert a_sweep(metric=metric).mode == "max"
+
+
+@pytest.mark.parametrize("mode", [{}, {"mode": "min"}], ids=["", "mode=min"])
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        ("loss", "losses of different settings have different scales"),
+        ("z_std", "it shows collapse"),
+        ("z_rank", "whose width is a setting"),
+        ("std", "it shows collapse"),
+        ("dead", "it shows collapse"),
+        ("uniformity", "features that ignore the images are the most uniform"),
+        ("alignment", "a collapsed network aligns all views"),
+        ("positive", "a collapsed network makes all views alike"),
+        ("negative", "features that ignore the images are the least alike"),
+        ("variance", "it is a term of the loss"),
+    ],
+)
+def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(metric: str, reason: str, mode: dict):
+    with pytest.raises(ConfigError, match=f"metric={metric} is no goal: .*{reason}.*; choose by one of ") as refused:
+        a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
+    offered = str(refused.value).partition("choose by one of ")[2]
+    assert offered == "knn, linear, images_per_second, rank, rankme"
+
+
+def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
+    for name, metric in shipped().items():
+        assert metric.better, name
+    assert {name for name, metric in shipped().items() if metric.caution} == {"rank", "rankme"}
+    assert set(shipped()) < set(known())
+
+
+def test_an_evaluators_author_says_what_is_no_goal(own: str, tmp_path: Path):
+    file = next(tmp_path.rglob("participation.py"))
+    file.write_text(TOY.replace('"lower", headline', '"lower", no_goal="I say so", headline'))
+    with pytest.raises(ConfigError, match="metric=participation is no goal: I say so; choose by one of knn"):
+        a_sweep(metric="participation", run={"evaluate": {"also": [own]}})
 
 
 def literals(path: Path) -> Iterator[tuple[int, set[str]]]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ pytestmark = [
 
 TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 2,
         "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
-TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # the loss grows from left to right
+TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # `rank` grows from left to right
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,9 @@ class Seen:
     def trial(self, label: str, params: Mapping, state: str, epoch: int, epochs: int, metrics: Mapping) -> None:
         self.states.append((label, state, epoch))
         self.most = max(self.most, list(self.now().values()).count("running"))
+
+    def data(self, read: Sequence[str]) -> None:
+        self.read = list(read)
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         self.floors[name] = list(metrics)
@@ -122,8 +126,9 @@ def test_a_metric_that_needs_labels_is_refused_without_them(tmp_path: Path):
         Image.effect_noise((12, 12), 50 + number).save(tmp_path / f"images/{number}.png")
     folder = {"name": "folder", "root": str(tmp_path / "images"), "cache": str(tmp_path / "cache")}
     run = {**TINY, "batch_size": 8, "data": folder}
-    with pytest.raises(ConfigError, match=r"metric=knn: these images have no labels; .*rankme"):
+    with pytest.raises(ConfigError, match=r"metric=knn: these images have no labels; .*rankme") as refused:
         sweep(a_sweep(run), tmp_path / "sweep")
+    assert not re.search("loss|dead|alignment|uniformity", str(refused.value))
 
 
 # --- killed and stopped drivers (each with a Ray of its own) ---------------------------------------------------
@@ -229,6 +234,9 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     monkeypatch.setattr(ray_tune.TrialFollower, "on_trial_result", with_pid)
     question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
+    (read,) = seen.read
+    assert read.startswith("1,797 images, 10 classes (0 178, ")
+    assert Record.open(tmp_path / "sweep").tags["data"] == read
     trials = {r.name: r for r in records if r.kind == "trial"}
     floors = {r.name: r for r in records if r.kind == "floor"}
     assert sorted(trials) == [f"{n:03d}" for n in range(6)]
@@ -288,7 +296,7 @@ def test_floors_are_measured_with_the_seeds_of_the_trials(session: None, tmp_pat
 
 def test_asha_stops_the_worse_a_resumed_sweep_keeps_that_and_whole_gpus_are_not_shared(session: None, tmp_path: Path):
     seen = Seen()
-    question = a_sweep(longer(4), metric="loss", mode="min", scheduler="asha", gpus_per_trial=1)
+    question = a_sweep(longer(4), metric="rank", mode="min", scheduler="asha", gpus_per_trial=1)
     records = by_name(sweep(question, tmp_path / "sweep", watch=seen))
     assert seen.most == 1, "there is one GPU"
     epochs = {label: len(steps(record)) for label, record in records.items()}
@@ -297,7 +305,7 @@ def test_asha_stops_the_worse_a_resumed_sweep_keeps_that_and_whole_gpus_are_not_
         label: "finished" if label == "000" else "stopped" for label in records
     }
     assert records["001"].status["message"] == "by the scheduler"
-    assert records["001"].summary["loss"] == records["001"].metrics()[-1]["loss"]
+    assert records["001"].summary["rank"] == records["001"].metrics()[-1]["rank"]
 
     lines = {label: (r.directory / "metrics.jsonl").read_bytes() for label, r in records.items()}
     again = by_name(sweep(question, tmp_path / "sweep", resume=True))
@@ -312,7 +320,7 @@ def test_asha_stops_the_worse_a_resumed_sweep_keeps_that_and_whole_gpus_are_not_
 
 def test_a_sweep_of_two_worker_trials_with_asha_finishes(session: None, tmp_path: Path):
     question = a_sweep(
-        longer(4, workers=2), vary={"method.temperature": [1.0, 0.05]}, metric="loss", mode="min", scheduler="asha"
+        longer(4, workers=2), vary={"method.temperature": [1.0, 0.05]}, metric="rank", mode="min", scheduler="asha"
     )
     good, bad = by_name(sweep(question, tmp_path / "sweep")).values()
     assert (good.state, len(steps(good))) == ("finished", 4)

@@ -3,19 +3,21 @@
 import csv
 import io
 import random
+import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import f_oneway, ttest_rel
+from scipy.stats import f_oneway, t, ttest_rel
 
-from eagleray.report.analysis import Analysis, TrialResult, analyse, number, param_text
+from eagleray.report.analysis import Analysis, TrialResult, analyse
+from eagleray.report.effects import spans
+from eagleray.report.finding import finding
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
-from eagleray.report.text import csv_text, finding, leaderboard_table, markdown, on_test_set, runs_csv
-from eagleray.report.variance import paired_t_test, spans, variance
+from eagleray.report.numbers import number, param_text
+from eagleray.report.text import csv_text, leaderboard_table, markdown, on_test_set, runs_csv, what_intervals_are
 
 
 def floor(kind: str, label: str, *knn: float, of: str = "digits", **metrics: float) -> list[TrialResult]:
@@ -61,7 +63,9 @@ def test_seeds_of_a_point_make_one_row():
     assert [(row.name, len(row.runs)) for row in rows] == [("000", 3)]
     assert rows[0].mean == pytest.approx(mean(values))
     assert rows[0].std == pytest.approx(stdev(values))
-    assert rows[0].measured == "0.850 ± 0.050"
+    low, high = t.interval(0.95, 2, mean(values), stdev(values) / 3**0.5)
+    assert rows[0].margin == pytest.approx((high - low) / 2)
+    assert rows[0].measured == f"0.850 ± {(high - low) / 2:.3f}"
 
 
 @pytest.mark.parametrize(("mode", "names"), [("max", ["b", "c", "a"]), ("min", ["a", "c", "b"])])
@@ -107,7 +111,7 @@ def test_seeds_of_a_floor_make_one_row():
     (row,) = found([*grid(), *floor("pixels", "raw pixels", *values)]).floors
     assert (row.name, row.floor, row.seeds, row.values) == ("raw pixels", "pixels", (0, 1, 2), tuple(values))
     assert row.runs == tuple(f"raw pixels digits seed{seed}" for seed in range(3))
-    assert row.measured == "0.970 ± 0.010"
+    assert row.measured == f"0.970 ± {t.ppf(0.975, 2) * 0.01 / 3**0.5:.3f}"
 
 
 def test_twins_of_a_population_stay_two_points():
@@ -119,94 +123,13 @@ def test_twins_of_a_population_stay_two_points():
 # --- what made the difference ----------------------------------------------------------------------------------
 
 
-def test_one_column_is_a_one_way_analysis_of_variance():
-    draw = np.random.default_rng(0)
-    groups = {"a": draw.normal(0, 1, 5), "b": draw.normal(0.5, 1, 4), "c": draw.normal(1, 1, 7)}
-    labels = [name for name, values in groups.items() for _ in values]
-    values = np.concatenate(list(groups.values()))
-    ((share, p_value),) = variance([labels], values.tolist())
-    between = sum(len(each) * (each.mean() - values.mean()) ** 2 for each in groups.values())
-    assert share == pytest.approx(between / ((values - values.mean()) ** 2).sum())
-    assert p_value == pytest.approx(f_oneway(*groups.values()).pvalue)
-
-
-def test_two_balanced_columns_share_the_variance_as_the_text_book_says():
-    table = np.array([[[3.0, 3.4], [4.1, 4.0], [5.2, 5.3]], [[2.0, 2.2], [3.4, 3.1], [4.0, 4.5]]])  # [A, B, repeat]
-    a, b, _ = np.indices(table.shape)
-    (share_a, _), (share_b, _) = variance([list(map(str, a.ravel())), list(map(str, b.ravel()))], list(table.ravel()))
-    total = ((table - table.mean()) ** 2).sum()
-    assert share_a == pytest.approx(6 * ((table.mean((1, 2)) - table.mean()) ** 2).sum() / total)
-    assert share_b == pytest.approx(4 * ((table.mean((0, 2)) - table.mean()) ** 2).sum() / total)
-
-
-def test_a_key_that_varies_with_one_that_matters_gets_no_credit():
-    draw = random.Random(0)
-    real = ["0", "1"] * 12
-    along = [label if draw.random() < 0.85 else "01"[label == "0"] for label in real]
-    values = [float(label) + draw.gauss(0, 0.1) for label in real]
-    ((alone, p_alone),) = variance([along], values)
-    (_, first), (share, second) = variance([real, along], values)
-    assert alone > 0.2
-    assert p_alone is not None
-    assert p_alone < 0.05
-    assert share < 0.01
-    assert first is not None
-    assert second is not None
-    assert first < 1e-6 < 0.05 < second
-
-
-def test_p_values_are_corrected_for_the_number_of_keys():
-    one_key = [trial(str(x), x / 100 + s**2 / 90, seed=s, x=x) for x in (1, 2, 3) for s in range(3)]
-    (effect,) = found(one_key).effects
-    groups = [[one.metrics["knn"] for one in one_key if one.params["x"] == x] for x in (1, 2, 3)]
-    assert effect.p_value == pytest.approx(f_oneway(*groups).pvalue)
-    assert found(one_key).test == "F test"
-
-    points = grid(noise=0.1)
-    analysis = found(points)
-    labels = [[str(one.params[key]) for one in points] for key in ("flip", "crop", "batch", "t")]
-    raw = dict(
-        zip(("flip", "crop", "batch", "t"), variance(labels, [one.metrics["knn"] for one in points]), strict=True)
-    )
-    for effect in analysis.effects:
-        p_value = raw[effect.key][1]
-        assert p_value is not None
-        assert effect.p_value == min(1.0, 4 * p_value)
-    assert analysis.test == "F test, Bonferroni-corrected for 4 keys"
-
-
-def test_paired_differences_are_tested_as_scipy_does():
-    draw = np.random.default_rng(0)
-    for count in (2, 3, 10):
-        one, other = draw.normal(0.1, 1, count), draw.normal(0, 1, count)
-        assert paired_t_test(list(one - other)) == pytest.approx(ttest_rel(one, other).pvalue)
-    assert paired_t_test([0.5]) is None
-    assert (paired_t_test([0.5, 0.5]), paired_t_test([0.0, 0.0])) == (0.0, 1.0)
-
-
-def test_without_repeats_noise_is_unknown():
-    assert variance([["a", "b", "c"]], [1.0, 2.0, 3.0]) == [(pytest.approx(1.0), None)]
-
-
-def test_equal_values_are_explained_by_nothing():
-    assert variance([["a", "b", "a", "b"], ["c", "c", "d", "d"]], [0.5] * 4) == [(0.0, 1.0), (0.0, 1.0)]
-
-
 def test_values_drawn_from_a_range_are_compared_in_parts():
     values = [float(v) for v in range(9)]
     assert spans(values) == ["0 to 3"] * 3 + ["3 to 6"] * 3 + ["6 to 8"] * 3
     assert spans([1.0, 2.0, 3.0, 4.0]) == ["1 to 3", "1 to 3", "3 to 4", "3 to 4"]
     many = [trial(str(n), n / 20, t=n / 20) for n in range(12)]
-    assert len(found(many).effects[0].levels) == 12
-    assert len(found(many, binned=("t",)).effects[0].levels) == 3
-
-
-def test_runs_of_one_point_are_not_independent_for_another_key():
-    """Three seeds of each of four points are four observations of each key, not twelve."""
-    points = [(x, y) for x in (0, 1) for y in (0, 1)]
-    trials = [trial(str(n), 0.5 + 0.1 * x, seed=s, x=x, y=y) for n, (x, y) in enumerate(points) for s in range(3)]
-    levels = {effect.key: [len(level.values) for level in effect.levels] for effect in found(trials).effects}
-    assert levels == {"x": [2, 2], "y": [2, 2]}
+    assert len(found(many).effects.each[0].levels) == 12
+    assert len(found(many, binned=("t",)).effects.each[0].levels) == 3
 
 
 # --- the sentence ----------------------------------------------------------------------------------------------
@@ -215,35 +138,38 @@ def test_runs_of_one_point_are_not_independent_for_another_key():
 def test_the_finding_names_what_matters_and_the_floors():
     trials = grid()
     plain, flipped = ([one.metrics["knn"] for one in trials if one.params["flip"] == flip] for flip in (0, 0.5))
+    half = found(trials).effects.each[0].levels[0].margin
     assert finding(found([*trials, *FLOORS])) == (
-        f"flip matters most: knn is {mean(plain):.3f} at 0 and {mean(flipped):.3f} at 0.5 (means of 8 and 8), "
-        "p < 0.001 (F test, Bonferroni-corrected for 4 keys); "
-        f"the best trial ({max(plain):.3f}) is worse than raw pixels (0.978), better than random init (0.836)."
+        f"flip matters: knn is {mean(plain):.3f} ± {half:.3f} at 0 and {mean(flipped):.3f} ± {half:.3f} at 0.5 "
+        "(from 8 and 8 runs), p < 0.001 (F test, Bonferroni-corrected for 4 keys); "
+        f"the best trial ({max(plain):.3f}) is {0.978 - max(plain):.3f} below raw pixels (0.978) "
+        f"and {max(plain) - 0.836:.3f} above random init (0.836); "
+        "without a second seed there is no interval, so this may be noise."
     )
 
 
-def test_noise_is_called_noise():
-    """Of sweeps in which nothing matters, about one in twenty may claim that something does; here at most 12 %."""
-    claims = 0
-    for seed in range(200):
-        draw = random.Random(seed)
-        trials = [trial(one.name, draw.gauss(0.9, 0.01), **one.params) for one in grid()]
-        claims += "no key has a significant effect" not in finding(found(trials))
-    assert 0 < claims <= 24
+def test_every_other_key_that_matters_is_named_with_its_p_value():
+    points = grid()
+    trials = [trial(one.name, one.metrics["knn"] + 0.03 * (one.params["t"] == 2), **one.params) for one in points]
+    assert re.search(
+        r"^flip matters: .*, and so does t \(best at 2, p (<|=) 0\.\d+\); |^flip .*\)\.$", finding(found(trials))
+    )
+    assert ", and so does t (best at 2, p" in finding(found(trials))
 
 
 def test_a_real_difference_is_seen_through_noise():
-    seen = sum(finding(found(grid(0.03, seed))).startswith("flip matters most") for seed in range(100))
+    seen = sum(finding(found(grid(0.03, seed))).startswith("flip matters: ") for seed in range(100))
     assert seen >= 90
 
 
-def test_the_lower_end_is_the_better_one_of_a_loss():
-    trials = [trial(str(x), x + s / 100, seed=s, x=x) for x in (1, 2) for s in range(3)]
-    sentence = finding(found([*trials, *floor("pixels", "raw pixels", 0.5)], "min"))
-    assert sentence.startswith(
-        "x matters: knn is 1.010 at 1 and 2.010 at 2 (means of 3 and 3), p < 0.001 (F test); "
-        "the best trial (1.010 ± 0.010) is worse than raw pixels (0.500)"
+def test_the_lower_end_is_the_better_one_of_an_error():
+    trials = [trial(str(x), x + s / 100 + (x == s) / 100, seed=s, x=x) for x in (1, 2) for s in range(3)]
+    sentence = finding(found([*trials, *floor("pixels", "raw pixels", 0.5, 0.52, 0.53)], "min"))
+    assert re.match(
+        r"x matters: knn is 1\.\d+ ± \d\.\d+ at 1 and 2\.\d+ ± \d\.\d+ at 2 \(from 3 and 3 runs\), p", sentence
     )
+    assert "(F test, seeds as blocks); the best trial (1.013 ± 0." in sentence
+    assert "is worse than raw pixels (0.517 ± 0." in sentence
 
 
 def test_single_runs_claim_nothing():
@@ -253,13 +179,43 @@ def test_single_runs_claim_nothing():
     )
 
 
-def test_one_key_without_effect_is_said_with_its_p_value():
-    trials = [trial(str(x), 0.5 + x / 100 + s / 10, seed=s, x=x) for x in (1, 2) for s in range(3)]
-    groups = [[one.metrics["knn"] for one in trials if one.params["x"] == x] for x in (1, 2)]
-    p_value = f_oneway(*groups).pvalue
-    assert finding(found(trials)) == (
-        f"x has no significant effect: knn is 0.620 at 2 and 0.610 at 1 on average, p = {p_value:.2f} (F test)."
+def test_equal_values_are_no_choice():
+    tie = [trial(str(x), 0.864, seed=s, x=x) for x in (1, 2) for s in range(2)]
+    assert finding(found(tie)) == "x makes no difference: knn is 0.864 at every value."
+
+
+def test_one_key_is_paired_by_seed():
+    """What all runs of a seed share, as their validation images, hides no difference."""
+    trials = [trial(str(x), 0.5 + x / 100 + s / 10 + (x == s) / 500, seed=s, x=x) for x in (1, 2) for s in range(3)]
+    one, two = ([run.metrics["knn"] for run in trials if run.params["x"] == x] for x in (1, 2))
+    p_value, unpaired = ttest_rel(one, two).pvalue, f_oneway(one, two).pvalue
+    assert p_value < 0.05 < unpaired
+    (effect,) = found(trials).effects.each
+    assert effect.p_value == pytest.approx(p_value)
+    assert f"p = {p_value:.3f} (F test, seeds as blocks)" in finding(found(trials))
+
+
+def test_no_effect_is_said_with_its_p_value():
+    trials = [trial(str(x), 0.5 + s / 10 + (x == 1 == s) / 50, seed=s, x=x) for x in (1, 2) for s in range(3)]
+    sentence = finding(found(trials))
+    assert sentence.startswith(
+        "x has no significant effect: knn is 0.607 ± 0.020 at 1 and 0.600 ± 0.020 at 2, p = 0.42 (F"
     )
+
+
+def test_keys_that_act_together_are_said_to():
+    """The effect of one is the opposite of itself at the other's other value; on average there is none."""
+    points = [(x, y) for x in (0, 1) for y in (0, 1)]
+    draw = random.Random(0)
+    trials = [
+        trial(str(n), 0.5 + 0.1 * (x == y) + draw.gauss(0, 0.005), seed=s, x=x, y=y)
+        for n, (x, y) in enumerate(points)
+        for s in range(3)
+    ]
+    sentence = finding(found(trials))
+    assert sentence.startswith("no key has a significant effect")
+    assert "the keys act together (p < 0.001, F test of lack of fit)" in sentence
+    assert "The keys act together (p < 0.001" in markdown(found(trials), name="s", question="", picture=None, notes=[])
 
 
 def test_the_best_trial_and_a_floor_are_compared_seed_by_seed():
@@ -267,26 +223,66 @@ def test_the_best_trial_and_a_floor_are_compared_seed_by_seed():
     hard = (0.0, 0.05, 0.1)
     best = [trial("000", 0.84 - each + 0.001 * s, seed=s, x=1) for s, each in enumerate(hard)]
     gains = [one.metrics["knn"] - (0.83 - each) for one, each in zip(best, hard, strict=True)]
-    p_value = ttest_rel(gains, [0, 0, 0]).pvalue
+    p_value, half = ttest_rel(gains, [0, 0, 0]).pvalue, t.ppf(0.975, 2) * stdev(gains) / 3**0.5
     pixels = floor("pixels", "raw pixels", *(0.83 - each for each in hard))
     assert finding(found([*best, *pixels])).endswith(
-        "the best trial (0.791 ± 0.049) is better than raw pixels "
-        f"(0.780 ± 0.050; p = {p_value:.3f}, paired t test over 3 seeds)."
+        "the best trial (0.791 ± 0.122) is better than raw pixels "
+        f"(0.780 ± 0.124; by 0.011 ± {half:.3f}, p = {p_value:.3f}), t test paired by seed."
     )
     noisy = floor("pixels", "raw pixels", 0.83, 0.7, 0.84)
-    assert "is not significantly different from raw pixels (0.790 ± 0.078; p = 0." in finding(found([*best, *noisy]))
+    assert "is not significantly different from raw pixels (0.790 ± 0.194; by 0.001" in finding(found([*best, *noisy]))
+
+
+def test_the_best_of_many_is_compared_with_a_floor_as_such():
+    trials = [trial(str(x), 0.9 + x / 1e4 + s / 100 + (x == s) / 1e3, seed=s, x=x) for x in range(4) for s in range(3)]
+    answered = found([*trials, *floor("pixels", "raw pixels", 0.89, 0.901, 0.91)])
+    assert answered.comparisons == 4
+    assert "t test paired by seed, Bonferroni-corrected for 4 comparisons." in finding(answered)
+    assert "the best of 4 points looks better than it is" in what_intervals_are(answered)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.864, "equal to random init (0.864)"), (0.866, "0.002 above random init (0.864)"), (0.86, "0.004 below random")],
+)
+def test_a_tie_is_a_tie_and_one_seed_is_no_defeat(value: float, words: str):
+    trials = [trial("a", value, x=1), trial("b", 0.8, x=2)]
+    sentence = finding(found([*trials, *floor("random", "random init", 0.864)]))
+    assert words in sentence
+    assert "better than" not in sentence
+    assert "worse than" not in sentence
+
+
+def test_a_tie_over_several_seeds_is_a_tie():
+    trials = [trial("a", 0.8 + s / 10, seed=s, x=1) for s in range(3)]
+    sentence = finding(found([*trials, *floor("random", "random init", 0.8, 0.9, 1.0)]))
+    assert "is not significantly different from random init (0.900 ± 0.248; by 0.000 ± 0.000, p = 1.00)" in sentence
 
 
 def test_a_best_trial_of_one_seed_is_compared_with_the_floor_of_that_seed():
     best = trial("001", 0.82, seed=1, x=1)
     pixels = floor("pixels", "raw pixels", 0.9, 0.8, 0.9)
-    assert finding(found([best, *pixels])).endswith("the best trial (0.820) is better than raw pixels (0.867 ± 0.058).")
+    assert "the best trial (0.820) is 0.020 above raw pixels (0.867 ± 0.143); without" in finding(
+        found([best, *pixels])
+    )
 
 
-def test_a_best_trial_above_all_floors_says_so():
-    trials = [trial("a", 0.99, x=1), trial("b", 0.98, x=2)]
-    sentence = finding(found([*trials, *FLOORS]))
-    assert sentence.endswith("the best trial (0.990) is better than raw pixels (0.978) and random init (0.836).")
+def test_one_lucky_seed_makes_no_winner():
+    lucky = [trial("a", 0.99, seed=0, x=1), trial("a", None, "failed", seed=1, x=1)]
+    steady = [trial("b", 0.9, seed=s, x=2) for s in range(2)]
+    answered = found([*lucky, *steady])
+    assert answered.winner is not None
+    assert answered.winner.name == "b"
+    cells = [line[3:5] for line in leaderboard_table(answered)[1]]
+    assert cells == [["0.990 (no interval)", "1 of 2"], ["0.900 ± 0.000", "2"]]
+
+
+def test_a_metric_with_a_caution_says_it():
+    trials = [TrialResult(str(x), {"x": x}, str(x), str(x), metrics={"rankme": float(x)}) for x in (1, 2)]
+    assert finding(analyse(trials, ["x"], "rankme", "max")).endswith(
+        " Mind that rankme is no accuracy: it tells collapsed runs from healthy ones; "
+        "among healthy ones it hardly follows accuracy."
+    )
 
 
 def test_a_metric_that_no_trial_measured_is_reported():
@@ -305,10 +301,11 @@ def test_operations_are_tested_one_by_one():
         for n, pair in enumerate(pairs)
     ]
     answered = found(trials)
-    assert (answered.effects[0].key, answered.effects[0].of) == ("crop", "only")
-    having = [one.metrics["knn"] for one in trials if "crop" in one.params["only"]]
-    assert finding(answered).startswith(f"crop matters most: knn is {mean(having):.3f} with crop and 0.")
-    assert "without crop (means of 4 and 6)" in finding(answered)
+    assert (answered.effects.each[0].key, answered.effects.each[0].of) == ("crop", "only")
+    assert re.match(
+        r"crop matters: knn is 0\.[67]\d\d ± 0\.0\d\d with crop and 0\.[45]\d\d ± .* without crop", finding(answered)
+    )
+    assert "without crop (from 4 and 6 runs)" in finding(answered)
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -321,6 +318,15 @@ def test_the_table_for_spreadsheets_holds_every_number():
     one = next(line for line in lines if line["trial"] == "003")
     assert (one["flip"], one["crop"], one["state"], one["loss"]) == ("0", "0.2", "finished", "2.0")
     assert next(line for line in lines if line["trial"] == "raw pixels")["state"] == "floor"
+    assert (one["knn_low"], one["loss_high"]) == ("", "")  # one seed
+
+
+def test_the_table_for_spreadsheets_has_the_interval_of_every_mean():
+    values = [0.8, 0.9, 0.85]
+    (line,) = csv.DictReader(io.StringIO(csv_text(found([trial("0", v, seed=s, x=1) for s, v in enumerate(values)]))))
+    low, high = t.interval(0.95, 2, mean(values), stdev(values) / 3**0.5)
+    assert (float(line["knn_low"]), float(line["knn_high"])) == pytest.approx((low, high))
+    assert (float(line["loss"]), float(line["loss_low"])) == (2.0, 2.0)
 
 
 def test_every_run_and_seed_is_a_line_of_its_own():
@@ -341,8 +347,9 @@ def test_the_page_says_everything():
     page = markdown(answered, name="s", question="What?", picture="heatmap.png", notes=["016 failed: no room"])
     parts = ("# s\n\nWhat?", finding(answered), "![knn", "| 1 | raw pixels |", "- 016 failed: no room", "| flip |")
     meaning = "random init is the encoder before any training"
-    for part in (*parts, meaning, "| p (F test) |", "(F test, Bonferroni-corrected for 4 keys)"):
+    for part in (*parts, meaning, "| p (F test) |", "(F test, Bonferroni-corrected for 4 keys)", "noncentral F"):
         assert part in page
+    assert "One seed each: no interval; the best of 16 points looks better than it is" in page
     rows = [line for line in page.splitlines() if line.startswith("|")]
     heads = {line.count("|") for line in rows[:20]}
     assert len(heads) == 1

@@ -4,15 +4,28 @@ They do the work of the command line, by default without printing. Settings are 
 imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagleray.app.directories import (
+    check_extends,
+    check_same_sweep,
+    folder_of,
+    new_directory,
+    newest_sweep,
+    newest_unfinished,
+    resumable_run,
+)
+from eagleray.app.notify import forget
+from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, Sweep, validated
-from eagleray.config.nested import merged, read_tree
+from eagleray.config.nested import merged
+from eagleray.config.run import run_tree
 from eagleray.config.search_points import trial_count
+from eagleray.config.sweep_file import sweep_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.report.analysis import Analysis, Row
 from eagleray.report.finding import finding
@@ -68,6 +81,11 @@ class SweepResult:
         return self.directory / "trials" / self.best.runs[0] if self.best else None
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether the budget was used up before all runs had ended."""
+        return Record.open(self.directory).state == "stopped"
+
+    @property
     def finding(self) -> str:
         """What the sweep found, in one sentence."""
         return finding(self.analysis)
@@ -89,25 +107,25 @@ def train(
         run: a run, its settings as a run file has them (`{"method": "byol", "epochs": 20}`), or a run file.
         directory: of the record; by default a new one in `tracking.runs`.
         resume: continue the run in `directory`; without one, the newest that was interrupted.
-        address: of a Ray cluster, for several workers.
+        address: of a Ray cluster to train on.
         console: shows the progress.
 
     Raises:
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
-    settings = run.file() if isinstance(run, Run) else _tree(run)
+    settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
-    from eagleray.app.launch import folder_of, launch_run, resumable_run
-
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
     directory = _place(directory, folder, run.method.name, resume=resume)
     if resume:
         run = resumable_run(directory, settings)
+    check_run(run, address)
+    from eagleray.app.launch import launch_run
     from eagleray.app.terminal import followed
 
-    def display(reports: Any, name: str) -> Any:
-        return followed(reports, name, console) if console else reports
+    def display(reports: Any, name: str, data: str) -> Any:
+        return followed(reports, name, console, data) if console else reports
 
     unsent = launch_run(run, directory, display, address=address)
     return RunResult(run, directory, Record.open(directory).summary, unsent)
@@ -118,6 +136,7 @@ def sweep(
     directory: Path | str | None = None,
     *,
     resume: bool = False,
+    extend: bool = False,
     address: str | None = None,
     console: "Console | None" = None,
 ) -> SweepResult:
@@ -129,29 +148,38 @@ def sweep(
         sweep: a sweep, its settings as a sweep file has them, or a sweep file.
         directory: of the record; by default a new one in `tracking.runs`.
         resume: continue the sweep in `directory`; without one, the newest that was interrupted.
+        extend: add the values, seeds or trials that the sweep in `directory` does not have yet; without a directory,
+            the newest of that name.
         address: of a Ray cluster to run on.
         console: shows the trials.
 
     Raises:
         ConfigError: a setting is wrong or does not fit the images; nothing was started.
     """
-    asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep))
-    from eagleray.app.launch import check_same_sweep, folder_of, launch_sweep
-    from eagleray.app.terminal import SweepDisplay
-
+    asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
     folder = folder_of(asked.run.get("tracking", {}).get("runs", "runs"), asked.name)
-    directory = _place(directory, folder, resume=resume)
+    directory = (
+        newest_sweep(folder) if extend and directory is None else _place(directory, folder, resume=resume or extend)
+    )
     if resume:
         check_same_sweep(asked, directory)
+    if extend:
+        check_extends(asked, directory)
+    check_sweep(asked, address)
+    if extend:
+        forget(directory)
+    from eagleray.app.launch import launch_sweep
+    from eagleray.app.terminal import SweepDisplay
+
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
-        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume, address=address)
+        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
     return SweepResult(directory, analysis, unsent)
 
 
-def _tree(settings: Mapping[str, Any] | Path | str) -> dict[str, Any]:
-    return merged(settings) if isinstance(settings, Mapping) else read_tree(Path(settings))
+def _tree(settings: Mapping[str, Any] | Path | str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    return merged(settings) if isinstance(settings, Mapping) else read(Path(settings))
 
 
 def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool) -> Path:
@@ -160,8 +188,6 @@ def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool
     Raises:
         ConfigError: there is nothing to resume, or the directory has a record that would be overwritten.
     """
-    from eagleray.app.launch import new_directory, newest_unfinished
-
     if directory is None:
         return newest_unfinished(folder) if resume else new_directory(folder, *words)
     directory = Path(directory)

@@ -1,12 +1,10 @@
 """Start runs and sweeps.
 
-Their directories are chosen here, and their results are kept and sent to MLflow.
+Their results are kept and sent to MLflow.
 """
 
 import fcntl
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eagleray.config import Run, Sweep, validated
+from eagleray.app.notify import Event, notify
+from eagleray.config import Run, Sweep
+from eagleray.config.budget import OVER
 from eagleray.config.metrics import meanings
-from eagleray.config.run import leaves
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Report
+from eagleray.data.description import described
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -29,6 +29,7 @@ from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble
+from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export import export
 from eagleray.runs.preview import preview
@@ -40,62 +41,8 @@ from eagleray.tracking import Sender, store_uri
 if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
-Display = Callable[[Iterator[Report], str], Iterator[Report]]  # reports and the name of the run -> the same reports
+Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, run, what was read -> the same reports
 MOST_VIEWS = 6  # points whose views a sweep's page shows
-MAY_CHANGE = ("trials", "concurrent", "question")  # settings of a sweep that may change when it is resumed
-
-
-def folder_of(runs: str, experiment: str) -> Path:
-    """Return the folder of an experiment's runs."""
-    return Path(runs) / re.sub(r"[^\w.-]+", "-", experiment)
-
-
-def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep.
-
-    It is not created yet.
-    """
-    name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
-    names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
-    return next(folder / each for each in names if not (folder / each).exists())
-
-
-def newest_unfinished(folder: Path) -> Path:
-    """Return the directory of the newest interrupted run or sweep.
-
-    Raises:
-        ConfigError: there is no such directory.
-    """
-    for directory in sorted(folder.glob("*/record.json"), reverse=True):
-        if Record.open(directory.parent).state in ("running", "stopped"):
-            return directory.parent
-    raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
-
-
-def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
-    """Return the run that was started in a directory.
-
-    Raises:
-        ConfigError: one of the settings differs from the recorded one.
-    """
-    run = recorded_run(Record.open(directory))
-    # Compare resolved values: in them a relative path has become an absolute one.
-    now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
-    _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
-    return run
-
-
-def check_same_sweep(sweep: Sweep, directory: Path) -> None:
-    """Check that a directory was started with this sweep.
-
-    Raises:
-        ConfigError: a setting differs.
-    """
-    now, before = (
-        dict(leaves({key: value for key, value in file.items() if key not in MAY_CHANGE}))
-        for file in (sweep.model_dump(mode="json"), Record.open(directory).file())
-    )
-    _check_same(directory, {key: now.get(key) for key in {**before, **now}}, before)
 
 
 def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
@@ -105,7 +52,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         run: everything that defines it.
         directory: created if it is missing.
         display: shows the reports and passes them on.
-        address: of a Ray cluster, for several workers.
+        address: of a Ray cluster to train on; None: this machine.
 
     Returns:
         What could not be sent to MLflow yet; None if everything was.
@@ -115,7 +62,8 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    data = assemble(run).data  # raises every config error before a directory is created
+    built = assemble(run)  # raises every config error before a directory is created
+    data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(directory):
@@ -125,6 +73,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             experiment=run.tracking.experiment,
             params=settings(run),
             run=run.file(),
+            tags={"data": described(data, built.loader.info.image_size)},
             meanings=meanings(run),
             uri=run.tracking.uri,
         )
@@ -158,6 +107,12 @@ def launch_sweep(
         except KeyboardInterrupt:
             if (directory / "record.json").exists():
                 Record.open(directory).finish("stopped", "by a person")
+                notify(sweep, directory, "stopped", f"{sweep.name} was stopped; --resume continues it")
+            raise
+        except ConfigError:
+            raise
+        except Exception as error:
+            notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
             raise
         parent = Record.open(directory)
         sender.add(parent)
@@ -165,7 +120,15 @@ def launch_sweep(
             if child.kind == "trial":
                 _keep(recorded_run(child), child)
         analysis = conclude(sweep, parent)
+    notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return analysis, sender.message
+
+
+def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
+    if runs_left := left(sweep, directory):
+        return "budget", f"{sweep.name} has used up its budget; runs left: {'; '.join(runs_left)}"
+    found = finding(analysis)
+    return ("finished", f"{sweep.name}: {found}") if analysis.winner else ("failed", f"{sweep.name} failed: {found}")
 
 
 class SenderWatch:
@@ -176,6 +139,11 @@ class SenderWatch:
 
     def __init__(self, watch: "Watch | None", directory: Path, sender: Sender):
         self.watch, self.directory, self.sender, self.is_known = watch, directory, sender, False
+
+    def data(self, read: Sequence[str]) -> None:
+        """Pass on what was read (see `ray_backend.callbacks.Watch`)."""
+        if self.watch:
+            self.watch.data(read)
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -205,20 +173,21 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
+    runs_left = left(sweep, parent.directory)
     notes += comparison.notes
     text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
-        notes=notes,
+        notes=[*notes, *runs_left],
     )
     (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
     html = page(
         analysis,
         name=sweep.name,
         question=sweep.question,
-        notes=notes,
+        notes=[*notes, *runs_left],
         pictures=_pictures(analysis, parent, has_map=has_picture),
         settings=parent.params,
     )
@@ -228,7 +197,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
-    parent.finish("finished", summary=numbers)
+    parent.finish(*("stopped", OVER) if runs_left else ("finished", ""), summary=numbers)
     return analysis
 
 
@@ -247,19 +216,10 @@ def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str,
     return pictures
 
 
-def _check_same(directory: Path, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    for key, value in now.items():
-        if before.get(key) != value:
-            raise ConfigError(
-                f"{directory} was started with {key}={before.get(key)}, and now it is {key}={value}; "
-                "set the old value, or leave --resume out"
-            )
-
-
 def _train(
     run: Run, record: Record, local: Callable[[], Iterator[Report]], display: Display, address: str | None
 ) -> None:
-    if run.workers > 1:
+    if run.workers > 1 or address is not None:
         from eagleray.ray_backend.workers import train_on_workers
 
         reports = train_on_workers(run, record.directory, address=address)
@@ -267,7 +227,7 @@ def _train(
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in display(reports, f"{run.method.name} on {run.data.name}"):
+        for report in display(reports, f"{run.method.name} on {run.data.name}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
@@ -292,8 +252,12 @@ def _directory(directory: Path) -> Iterator[None]:
     Delete it if a config error comes before the first metrics.
     """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "a") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / "lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written ({error.strerror}): set tracking.runs") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

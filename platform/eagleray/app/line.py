@@ -35,11 +35,20 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     """Separate the run file, if given, from the settings."""
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
+    if absent := [name for name in files if not Path(name).is_file()]:
+        raise ConfigError(
+            f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
+        )
     if len(files) > 1:
         raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
-    if files and not Path(files[0]).is_file():
-        raise ConfigError(f"there is no file {files[0]}; settings are written key=value, for example method=simclr")
     return (Path(files[0]) if files else None), [text for text in arguments if text not in files]
+
+
+def _example(arguments: list[str], absent: list[str]) -> str:
+    """Return what was probably meant by `key = value`."""
+    _, *after = arguments[arguments.index(absent[0]) :]
+    value = next(filter(None, (text.strip("=") for text in after[:2])), None)
+    return f"without spaces: {absent[0]}={value}" if value else "for example method=simclr"
 
 
 def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -73,9 +82,14 @@ def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) ->
 
 
 def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
-    again = shlex.join(["eagleray", command, *(arguments or []), "--resume"])
-    print(f"eagleray: stopped; nothing is lost. To continue: {again}", file=sys.stderr)
+    print(f"eagleray: stopped; nothing is lost. To continue: {to_continue(command, arguments)}", file=sys.stderr)
     raise typer.Exit(130)
+
+
+def to_continue(command: str, arguments: list[str] | None) -> str:
+    """Return the command that resumes; an address to notify may hold a secret, so it is not repeated."""
+    shown = ["notify=..." if text.startswith("notify=") else text for text in arguments or []]
+    return shlex.join(["eagleray", command, *shown, "--resume"])
 
 
 def say(text: str) -> None:

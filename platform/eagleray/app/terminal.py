@@ -113,7 +113,7 @@ def short(keys: Sequence[str]) -> list[str]:
 # --- one run ---------------------------------------------------------------------------------------------------
 
 
-def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Iterator[Report]":
+def followed(reports: "Iterator[Report]", name: str, console: Console, data: str = "") -> "Iterator[Report]":
     """Show reports and pass them on.
 
     A terminal shows a progress bar, anything else a line for each epoch.
@@ -122,8 +122,11 @@ def followed(reports: "Iterator[Report]", name: str, console: Console) -> "Itera
         reports: of the loop.
         name: of the run.
         console: to print to.
+        data: what was read, printed first.
     """
     pace = Pace()
+    if data:
+        console.print(f"data: {data}", soft_wrap=True, highlight=False, markup=False)
     if not console.is_terminal:
         for report in reports:
             if report.epoch_ended:
@@ -206,7 +209,7 @@ class SweepDisplay:
         self.title, self.metric, self.count, self.console = title, metric, count, console
         self.lines: dict[str, Line] = {}
         self.floors: dict[str, str] = {}  # name -> its metric, as text
-        self.began = time.monotonic()
+        self.began, self.pace = time.monotonic(), Pace()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "SweepDisplay":
@@ -217,6 +220,11 @@ class SweepDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def data(self, read: Sequence[str]) -> None:
+        """Show what was read (see `ray_backend.callbacks.Watch`)."""
+        for line in read:
+            self._print(f"data: {line}")
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -238,7 +246,8 @@ class SweepDisplay:
         params = " ".join(f"{key}={param_text(value)}" for key, value in line.params.items())
         value = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
         ended = sum(each.state in ENDED for each in self.lines.values())
-        return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {value}"
+        left = "".join(f", {each}" for each in self._left())
+        return f"[{ended}/{self.count}] {label} {params}: {line.state} after epoch {line.epoch}, {value}{left}"
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -269,7 +278,19 @@ class SweepDisplay:
         parts = [f"{count} {state}" for state, count in sorted(states.items())]
         floors = [f"{name} {reached}" for name, reached in self.floors.items()]
         more = [f"{hidden} more trials not shown"] if hidden else []
-        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began)])
+        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left()])
+
+    def _left(self) -> list[str]:
+        """Estimate the time left from the epochs done since the first trial began to run.
+
+        Trials of an earlier start are shown before that, so they do not count as fast.
+        """
+        lines = list(self.lines.values())
+        if self.pace.first is None and not any(line.state == "running" for line in lines):
+            return []
+        done = sum(1 if line.state in ENDED else line.epoch / line.epochs for line in lines)
+        left = self.pace.left(done / self.count)
+        return [f"about {left} left"] if left and done < self.count else []
 
 
 def _state(state: str) -> Text:

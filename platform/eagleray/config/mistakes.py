@@ -1,11 +1,13 @@
 """Pydantic's errors as sentences with a remedy."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+from eagleray.contracts.errors import ConfigError
 
 _TYPES = {
     "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
@@ -26,6 +28,23 @@ def wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "{message}", {"message": message})
 
 
+def every_mistake(check: Callable[[Any], Any], values: Iterable[Any]) -> Iterator[str]:
+    """Check each value; yield the sentences of those refused."""
+    for value in values:
+        try:
+            check(value)
+        except PydanticCustomError as error:
+            yield error.message()
+        except ConfigError as error:
+            yield str(error)
+
+
+def refuse(sentences: Iterable[str]) -> None:
+    """Raise a validator's error of several sentences, if any."""
+    if lines := dict.fromkeys(line for sentence in sentences for line in sentence.splitlines()):
+        raise wrong("\n".join(lines))
+
+
 def nested(errors: Iterable[Any], name: str, owners: Mapping[str, list[str]]) -> PydanticCustomError:
     """Return the errors of a section as one.
 
@@ -34,7 +53,7 @@ def nested(errors: Iterable[Any], name: str, owners: Mapping[str, list[str]]) ->
     Args:
         errors: pydantic's errors for the section's own settings.
         name: the name whose settings they are.
-        owners: unknown key -> other names that have it.
+        owners: unknown key -> other names that have it, first those that need it.
     """
     return PydanticCustomError("nested", "", {"errors": list(errors), "name": name, "owners": dict(owners)})
 
@@ -57,8 +76,9 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
             unknown = str(inner["loc"][-1]) if inner["type"] == "extra_forbidden" else ""
             if owners := context["owners"].get(unknown):
                 have = f"{_listed(owners)} {'have' if len(owners) > 1 else 'has'}"
-                key = ".".join([*path, unknown])
-                yield f"unknown key {key}: {context['name']} has no such setting, {have}"
+                key, section = ".".join([*path, unknown]), ".".join(path)
+                remedy = f"for example {section}={owners[0]} {key}={_shown(inner['input'])}"
+                yield f"unknown key {key}: {context['name']} has no such setting, {have}; {remedy}"
             else:
                 yield from sentences([inner], known, ".".join(path))
 

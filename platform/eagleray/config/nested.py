@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from eagleray.config.places import key_places
 from eagleray.contracts.errors import ConfigError
 
 CHOSEN = ("method", "encoder", "data")  # sections whose name decides which other keys they have
@@ -20,13 +21,17 @@ def read_tree(file: Path) -> dict[str, Any]:
     An empty file is an empty tree.
 
     Raises:
-        ConfigError: the file does not exist, is not YAML, or is not a mapping.
+        ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
     """
     if not file.is_file():
         raise ConfigError(f"there is no file {file}")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        key_places(file, text)
+        tree = yaml.safe_load(text)
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # such as the date 2030-13-01
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
         raise ConfigError(f"{file} has no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
@@ -39,14 +44,19 @@ def parse_override(text: str) -> dict[str, Any]:
     The value is read as YAML.
 
     Raises:
-        ConfigError: the text is not `key=value`.
+        ConfigError: the text is not `key=value`, or has no value.
     """
     key, sign, value = text.partition("=")
     if not sign or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
+    if not value.strip():
+        raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:
+        key_places(Path(key.strip()), value)
         return branch(key.strip(), yaml.safe_load(value))
-    except yaml.YAMLError as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{key}: {value!r} is not YAML: {_place(error)}") from None
 
 

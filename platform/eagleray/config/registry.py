@@ -101,7 +101,7 @@ def find(kind: Kind, name: str) -> Declaration:
     Raises:
         ConfigError: the name is unknown; names the nearest.
     """
-    if "." in name:
+    if "." in name and all(name.split(".")):
         return _read(kind, name)
     known = declared(kind)
     if name not in known:

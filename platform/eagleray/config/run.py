@@ -1,6 +1,6 @@
 """Everything that defines a run, validated before anything starts."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from eagleray.config.mistakes import booleans, sentences, wrong
 from eagleray.config.nested import CHOSEN, branch, merged, parse_override, read_tree
+from eagleray.config.places import placed
 from eagleray.config.registry import Declaration, Kind, find
 from eagleray.config.sections import (
     Augment,
@@ -30,6 +31,7 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 Model = TypeVar("Model", bound=BaseModel)
 
+DEFAULT_METHOD = "simclr"
 LABELS = {"labels", "only_labels"}  # the needs of methods that use labels
 
 
@@ -69,7 +71,8 @@ class Run(Strict, frozen=True):
     def _defaults(cls, tree: Any) -> Any:
         """Add defaults from the method: encoder, recipe, labels."""
         tree = {**tree, **_named(tree)}
-        method = find("method", str(tree["method"]["name"]))
+        # An unknown method is reported together with the other mistakes, when its section is validated.
+        method = _known("method", tree["method"]["name"]) or find("method", DEFAULT_METHOD)
         recipes: Recipes = method.values["recipes"]
         small = tree.get("recipe", "small") == "small"
         if small:
@@ -137,10 +140,24 @@ def load_run(file: Path | None, overrides: list[str]) -> Run:
     Both are optional; overrides are `key=value`.
 
     Raises:
-        ConfigError: names every wrong key with the nearest right one, every wrong value with the allowed range.
+        ConfigError: names every wrong key with its place in the file and the nearest right one, every wrong value with
+            the allowed range.
     """
+    with placed(file, overrides):
+        return validated(Run, run_tree(file, overrides))
+
+
+def run_tree(file: Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the settings of a run file and overrides, without defaults.
+
+    Raises:
+        ConfigError: the file is none, or that of a sweep.
+    """
+    tree = read_tree(file) if file else {}
+    if "vary" in tree:
+        raise ConfigError(f"{file} is a sweep file, as it has `vary`: use `eagleray sweep {file}`")
     # Overrides are merged first, so that their order does not matter: `method.momentum=0.9 method=byol` works too.
-    return validated(Run, merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides))))
+    return merged(tree, merged(*map(parse_override, overrides)))
 
 
 def read_run(file: Mapping[str, Any]) -> Run:
@@ -193,9 +210,9 @@ def validated(
     except ValidationError as error:
         instance, mistakes = None, error.errors()
     known = run_keys(tree) if model is Run else model.model_fields
-    lines = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
-    if instance is None or lines:
-        raise ConfigError("\n".join(dict.fromkeys(lines)))
+    told = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
+    if instance is None or told:
+        raise ConfigError("\n".join(dict.fromkeys(line for each in told for line in each.splitlines())))
     return instance
 
 
@@ -235,14 +252,14 @@ def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
 
 def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return method, encoder and data as mappings with names."""
-    method = _with_name(tree.get("method"), "simclr")
+    method = _with_name(tree.get("method", {}), DEFAULT_METHOD)
     known = _known("method", method["name"])
     needs = known.needs if known else ()
     encoder = "pretrained" if "trained_encoder" in needs else "vit_tiny" if "tokens" in needs else "convnet"
     return {
         "method": method,
-        "encoder": _with_name(tree.get("encoder"), encoder),
-        "data": _with_name(tree.get("data"), "digits"),
+        "encoder": _with_name(tree.get("encoder", {}), encoder),
+        "data": _with_name(tree.get("data", {}), "digits"),
     }
 
 
@@ -254,9 +271,7 @@ def _known(kind: Kind, name: Any) -> Declaration | None:
 
 
 def _with_name(section: Any, default: str) -> dict[str, Any]:
-    if section is None or isinstance(section, Mapping):
-        return {"name": default, **(section or {})}
-    return {"name": section}
+    return {"name": default, **section} if isinstance(section, Mapping) else {"name": section}
 
 
 _USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
@@ -272,9 +287,9 @@ def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; ranges are values."""
+    """Yield dotted keys and values; ranges and empty sections are values."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not is_range(value):
+        if isinstance(value, Mapping) and value and not is_range(value):
             yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value

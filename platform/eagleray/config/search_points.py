@@ -3,6 +3,7 @@
 They are known at the start, and the same on every machine.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from eagleray.config.registry import find
 from eagleray.config.run import Run, changed
 from eagleray.config.settings import as_param, is_neutral, settings
 from eagleray.config.sweep import Sweep
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice, Range
 from eagleray.contracts.seeds import python_generator
 
@@ -98,13 +100,33 @@ def sweep_params(sweep: Sweep) -> dict[str, Any]:
     return {**shared, **own, **{f"vary.{key}": _shown(span) for key, span in sweep.ranges().items()}}
 
 
-def points(sweep: Sweep) -> list[Point]:
+def points(sweep: Sweep, begun: Iterable[Point] = ()) -> list[Point]:
     """Return a sweep's runs, where known at the start.
 
     Each assignment with each seed.
+
+    Args:
+        sweep: whose runs.
+        begun: runs of an earlier start. They keep number and name: a sweep that was extended has its values in another
+            order than before.
     """
-    numbered = enumerate(assignments(sweep))
-    return [point for number, values in numbered for point in seeded(sweep, number, values)]
+    kept = {(point.number, point.seed): point for point in begun}
+    numbered = _numbered(assignments(sweep), {point.number: point.values for point in begun})
+    all_ = (point for number, values in numbered.items() for point in seeded(sweep, number, values))
+    return [kept.get((point.number, point.seed), point) for point in all_]
+
+
+def _numbered(wanted: list[dict[str, Any]], before: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Give points their numbers; those that have one keep it."""
+    left, new = list(before.values()), []
+    for values in wanted:
+        if values in left:
+            left.remove(values)
+        else:
+            new.append(values)
+    free = (number for number in itertools.count() if number not in before)
+    added = dict(zip(free, new[: max(0, len(wanted) - len(before))], strict=False))
+    return dict(sorted({**before, **added}.items()))
 
 
 def seeded(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Iterator[Point]:
@@ -144,8 +166,12 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def read(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a point's values from its params (see `Point.params`)."""
-    return {key: _value(span, params[key]) for key, span in sweep.ranges().items()}
+    """Read a point's values from its params (see `Point.params`).
+
+    Raises:
+        ConfigError: the sweep has no such value.
+    """
+    return {key: _value(key, span, params.get(key)) for key, span in sweep.ranges().items()}
 
 
 def _variant(values: Mapping[str, Any]) -> list[str]:
@@ -169,5 +195,8 @@ def _shown(span: Range) -> str:
     return f"[{', '.join(str(as_param(value)) for value in span.values)}]" if isinstance(span, Choice) else str(span)
 
 
-def _value(span: Range, text: Any) -> Any:
-    return next(v for v in span.values if as_param(v) == text) if isinstance(span, Choice) else text
+def _value(key: str, span: Range, text: Any) -> Any:
+    values = [value for value in span.values if as_param(value) == text] if isinstance(span, Choice) else [text]
+    if not values:
+        raise ConfigError(f"this sweep has no {key}={text}")
+    return values[0]

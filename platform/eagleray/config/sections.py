@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -162,10 +162,42 @@ class Augment(_ViewSettings, frozen=True):
 class Labels(Strict, frozen=True):
     """The few labels of a semi-supervised method."""
 
-    per_class: Annotated[int, Field(ge=1, description="labelled images of each class, chosen by the seed")] = 40
+    per_class: Annotated[
+        int | None,
+        Field(ge=1, description="labelled images of each class, chosen by the seed; null if a fraction is given"),
+    ] = 40
+    fraction: Annotated[
+        float | None,
+        Field(
+            gt=0, le=1, description="share of each class's images that keep their label, at least one; for per_class"
+        ),
+    ] = None
     ratio: Annotated[
         int, Field(ge=1, description="images in a step for each labelled image; 1 if all are labelled")
     ] = 7
+
+    @property
+    def asked(self) -> str:
+        """What was asked for, as it is typed."""
+        kind = "per_class" if self.fraction is None else "fraction"
+        return f"labels.{kind}={getattr(self, kind)}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_default(cls, values: Any) -> Any:
+        is_share = isinstance(values, Mapping) and values.get("fraction") is not None
+        return {"per_class": None, **values} if is_share else values
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.per_class is not None and self.fraction is not None:
+            raise wrong(
+                f"labels.per_class={self.per_class} and labels.fraction={self.fraction} exclude each other; "
+                "set one to null"
+            )
+        if self.per_class is None and self.fraction is None:
+            raise wrong("labels.per_class=null leaves no label; set it, or labels.fraction")
+        return self
 
 
 class Evaluate(Strict, frozen=True):
@@ -286,6 +318,6 @@ def _settings(
         return settings_of(model, values, recorded)
     except ValidationError as error:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
-        others = declared(owner.kind).values()
+        others = sorted(declared(owner.kind).values(), key=lambda other: not other.required)
         owners = {str(key): [d.name for d in others if key in d.Config.model_fields] for key in unknown}
         raise nested(error.errors(), owner.name, owners) from None

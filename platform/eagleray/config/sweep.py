@@ -2,23 +2,26 @@
 
 import itertools
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.config.metrics import check_metric, metrics_of, mode_of
-from eagleray.config.mistakes import wrong
-from eagleray.config.nested import branch, merged, parse_override, read_tree
+from eagleray.config.mistakes import every_mistake, refuse, wrong
+from eagleray.config.nested import branch, merged
 from eagleray.config.registry import Kind, declared, find
-from eagleray.config.run import Run, leaves, run_keys, validated
+from eagleray.config.run import Run, leaves, validated
 from eagleray.config.sections import Strict
 from eagleray.config.settings import as_param
-from eagleray.contracts.errors import ConfigError
+from eagleray.config.vary import each_value, range_of
 from eagleray.contracts.metric import Metric
-from eagleray.contracts.ranges import Choice, Range, probes, read_range
+from eagleray.contracts.ranges import Choice, Range, probes
 
 
 def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
@@ -34,10 +37,40 @@ def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
     return names
 
 
+NAME = r"^\w[\w.-]*$"
+
+
+def _as_folder(name: str) -> str:
+    """Return a name that may be that of a folder.
+
+    Raises:
+        ConfigError: it has other signs, or begins with a dot.
+    """
+    if not re.fullmatch(NAME, name):
+        near = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "my-sweep"
+        raise wrong(
+            f"name={name} cannot name a folder: it may have letters, digits, dots, - and _, and begins with a letter, "
+            f"a digit or _; for example name={near}"
+        )
+    return name
+
+
+def _as_target(target: Any) -> Any:
+    """Refuse what nobody can be notified by, without repeating it."""
+    is_address = isinstance(target, str) and target.startswith(("http://", "https://"))
+    if (target is not None and not isinstance(target, str)) or (is_address and not urlsplit(target).hostname):
+        raise wrong("notify is neither a command nor an http(s) address, such as https://HOST/PATH")
+    return target
+
+
 class Sweep(Strict, frozen=True):
     """One question: a run, what varies, how to search."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$", description="MLflow experiment and folder of its runs")]
+    name: Annotated[
+        str,
+        AfterValidator(_as_folder),
+        Field(description="MLflow experiment and folder of its runs", json_schema_extra={"pattern": NAME}),
+    ]
     question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
     run: Annotated[
         dict[str, Any],
@@ -54,9 +87,16 @@ class Sweep(Strict, frozen=True):
     search: Annotated[
         str,
         AfterValidator(lambda name: find("search", name).name),
-        Field(description="which points are tried; tpe: Optuna's", json_schema_extra=_one_of("search")),
-    ] = "random"
-    trials: Annotated[int | None, Field(ge=1, description="points tried; null with grid: all of them")] = None
+        Field(
+            default=None,
+            description="which points are tried; tpe: Optuna's; by default grid if all values are listed and trials is "
+            "not set, else random",
+            json_schema_extra=_one_of("search"),
+        ),
+    ]
+    trials: Annotated[
+        int | None, Field(ge=1, description="points tried; null with grid: all of them, else some drawn by the seed")
+    ] = None
     seeds: Annotated[int, Field(ge=1, description="runs of every point, each with its own seed")] = 1
     metric: Annotated[str, Field(description="what is compared: any number that a run reports")] = "knn"
     mode: Annotated[
@@ -81,6 +121,20 @@ class Sweep(Strict, frozen=True):
         Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one"),
     ] = 0
 
+    budget: Annotated[
+        Budget, Field(description="when running trials stop at their next report; --resume continues them")
+    ] = Budget()
+    notify: Annotated[
+        str | None,
+        BeforeValidator(_as_target),
+        Field(
+            description="a command, or an http(s) address for a POST, told once each that the sweep finished, failed, "
+            "was stopped, or used up its budget; it is kept nowhere, as it may hold a secret",
+            exclude=True,
+            repr=False,
+        ),
+    ] = None
+
     @field_validator("vary", mode="before")
     @classmethod
     def _dotted(cls, vary: Any) -> Any:
@@ -90,36 +144,31 @@ class Sweep(Strict, frozen=True):
         """
         return dict(leaves(vary)) if isinstance(vary, Mapping) else vary
 
+    @field_validator("vary")
+    @classmethod
+    def _valid_by_itself(cls, vary: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Check every varied value, whatever else is wrong.
+
+        So mistakes here and in other keys are told together.
+        """
+        if "run" in info.data:
+            draft = cls.model_construct(name="draft", run=info.data["run"], vary=vary, search="random")
+            refuse([*every_mistake(lambda key: range_of(key, vary[key], draft.run), vary)])
+            refuse([*every_mistake(draft.variant, (values for _, values in each_value(draft.ranges())))])
+        return vary
+
     @model_validator(mode="after")
-    def _runs(self) -> Self:
+    def _fits(self) -> Self:
         """Check that whatever the search tries is valid."""
-        ranges = self.ranges()
-        if not self.tries_all and self.trials is None:
-            raise wrong(f"trials is missing: search={self.search} needs the number of points to try")
-        if not self._scheduler["compares"] and self.grace != 1:
-            raise wrong(
-                f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
-            )
-        for key, span in ranges.items():
-            if self.tries_all and not isinstance(span, Choice):
-                raise wrong(
-                    f"vary.{key} is a range, but search={self.search} needs a list of values; or use search=random"
-                )
-            if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
-                raise wrong(
-                    f"vary.{key} cannot change during training, as scheduler={self.scheduler} requires; "
-                    "keys of optimizer, augment and method can"
-                )
-            if key == "seed" and self.seeds > 1:
-                raise wrong("vary.seed and seeds exclude each other: each point is run with its own seeds")
-        self._check_repeats()
+        self._settle_search()
+        refuse([*self._contradictions()])
         for run in self.probes():
             check_metric(self.metric, run, every_epoch=self.compares_every_epoch)
             self._settle_mode(mode_of(self.metric, metrics_of(run)))
         return self
 
-    def _check_repeats(self) -> None:
-        """Refuse a value that is listed twice, however written.
+    def _repeats(self) -> Iterator[str]:
+        """Yield a sentence for each value listed twice, however written.
 
         Its runs would be copies, and count as evidence.
         """
@@ -128,8 +177,30 @@ class Sweep(Strict, frozen=True):
             text, file = str(as_param(value)), json.dumps(run.file())
             if before := listed.get((key, file)):
                 both = f"{text} twice" if text == before else f"{before} and {text}, which are the same run"
-                raise wrong(f"vary.{key} lists {both}; list each value once")
+                yield f"vary.{key} lists {both}; list each value once"
             listed[key, file] = text
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each setting that another one forbids."""
+        ranges = self.ranges()
+        count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
+        if not self.tries_all and self.trials is None:
+            yield f"trials is missing: search={self.search} needs the number of points to try"
+        if not (self.learns or self.changes_trials) and (self.trials or 0) > count:
+            yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
+        if not self._scheduler["compares"] and self.grace != 1:
+            yield f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
+        if "seed" in ranges and self.seeds > 1:
+            yield "vary.seed and seeds exclude each other: each point is run with its own seeds"
+        for key, span in ranges.items():
+            if self.tries_all and not isinstance(span, Choice):
+                yield f"vary.{key} is a range, but search={self.search} needs a list of values; or use search=random"
+            if self.changes_trials and not key.startswith(("optimizer.", "augment.", "method.")):
+                yield (
+                    f"vary.{key} cannot change during training, as scheduler={self.scheduler} requires; "
+                    "keys of optimizer, augment and method can"
+                )
+        yield from self._repeats()
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -172,6 +243,12 @@ class Sweep(Strict, frozen=True):
     def _scheduler(self) -> Mapping[str, Any]:
         return find("scheduler", self.scheduler).values
 
+    def _settle_search(self) -> None:
+        if self.search is None:
+            listed = all(isinstance(span, Choice) for span in self.ranges().values())
+            tries_all = listed and self.trials is None and not self.changes_trials
+            object.__setattr__(self, "search", "grid" if tries_all else "random")  # as in _settle_mode
+
     def _settle_mode(self, better: Any) -> None:
         if self.mode is None and better is None:
             raise wrong(
@@ -182,7 +259,7 @@ class Sweep(Strict, frozen=True):
 
     def ranges(self) -> dict[str, Range]:
         """Return the range of each varied key."""
-        return {key: self._range(key, value) for key, value in self.vary.items()}
+        return {key: range_of(key, value, self.run) for key, value in self.vary.items()}
 
     def probes(self) -> Iterator[Run]:
         """Yield runs that the search may try.
@@ -214,45 +291,11 @@ class Sweep(Strict, frozen=True):
         Raises:
             ConfigError: one of them is not a valid run.
         """
-        spans = {key: probes(span) for key, span in self.ranges().items()}
-        first = {key: values[0] for key, values in spans.items()}
-        for key, values in spans.items():
-            yield from ((key, value, self.variant({**first, key: value})) for value in values)
+        for key, values in each_value(self.ranges()):
+            yield key, values[key], self.variant(values)
 
     def variant(self, values: Mapping[str, Any]) -> Run:
         """Return the run that has some varied values."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
         return validated(Run, merged(self.run, merged(*varied)))
-
-    def _range(self, key: str, value: Any) -> Range:
-        if value == "declared":
-            return self._declared_range(key)
-        try:
-            span = read_range(value)
-        except ConfigError as error:
-            raise wrong(f"vary.{key}: {error}") from None
-        if key == "run" and not all(isinstance(each, Mapping) for each in probes(span)):
-            raise wrong("vary.run takes variants of the run, each a mapping: [{method: simclr}, {method: byol}]")
-        return span
-
-    def _declared_range(self, key: str) -> Range:
-        known = run_keys(self.run)
-        marks = known[key].metadata if key in known else ()
-        span = next((mark for mark in marks if isinstance(mark, Range)), None)
-        if span is None:
-            raise wrong(f"vary.{key}: it declares no range; write one, such as {{uniform: [0, 1]}} or [1, 2]")
-        return span
-
-
-def load_sweep(file: Path, overrides: list[str]) -> Sweep:
-    """Read a sweep from a file and overrides.
-
-    Overrides change keys of the sweep (`trials=4`), else of its run (`epochs=5`).
-
-    Raises:
-        ConfigError: as `load_run`.
-    """
-    trees = map(parse_override, overrides)
-    changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
-    return validated(Sweep, merged(read_tree(file), changes))

@@ -59,6 +59,7 @@ class Dataset:
     config: BaseModel  # a source writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
     decoding: Decoding = Decoding()
+    made_with: str = ""  # versions of what makes the images, if the source draws them: others rebuild the cache
 
     def __init__(self, name: str, config: BaseModel):
         self.name = name
@@ -71,7 +72,14 @@ class Dataset:
         """
 
     def files(self) -> Sequence[str]:
-        """Return the image files; a change rebuilds the cache."""
+        """Return the files that are read; a change rebuilds the cache."""
+        return ()
+
+    def notes(self) -> Sequence[str]:
+        """Return what a person should know of how they are read.
+
+        For example, which files are left out. Each is a phrase; they are joined by semicolons.
+        """
         return ()
 
     def parts(self) -> dict[PartName, Part]:

@@ -88,7 +88,7 @@ def rounded(value: float, span: Uniform | LogUniform) -> float:
     return min(max(float(f"{value:.4g}"), span.low), span.high)
 
 
-_WRITTEN = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
+KINDS = {"uniform": Uniform, "log_uniform": LogUniform, "int": IntRange}
 
 
 def read_range(value: Any) -> Range:
@@ -111,12 +111,12 @@ def read_range(value: Any) -> Range:
         raise ConfigError(f"{kind} takes two numbers, [low, high], not {ends}") from None
     if kind == "int" and [low, high] != list(ends):
         raise ConfigError(f"int takes two whole numbers, [low, high], not {ends}")
-    return _WRITTEN[kind](low, high)
+    return KINDS[kind](low, high)
 
 
 def is_range(value: Any) -> bool:
     """Return whether a mapping names a kind of range."""
-    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in _WRITTEN
+    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in KINDS
 
 
 def probes(span: Range) -> list[Any]:

@@ -27,7 +27,7 @@ from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
 
-FORMAT = 2  # version of the cache: increase it with every change of its content or of the decoding
+FORMAT = 3  # version of the cache: increase it with every change of its content or of the decoding
 TEST_SHARE = 0.2  # held out as the test set of a source without one; the same images for every seed
 SAMPLE = 2048  # images from which mean and std are computed
 
@@ -44,6 +44,7 @@ class About(BaseModel, frozen=True):
     parts: tuple[PartName, ...]
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
+    sides: tuple[int, int]  # shortest and longest of all stored images, in pixels
     mean: tuple[float, ...]  # of each channel of the training set, images scaled to 0..1
     std: tuple[float, ...]
 
@@ -68,7 +69,9 @@ def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
         ConfigError: files are missing or damaged, or the cache cannot be written.
     """
     folder = cache_folder(settings.cache)
-    source = f"{dataset.name}-{digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__])}"
+    source = (
+        f"{dataset.name}-{digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__, dataset.made_with])}"
+    )
     lock = folder / f"{source}.lock"
     with locked(lock):
         dataset.fetch()
@@ -128,7 +131,7 @@ def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         checksum = write_pixels(Path(f"{at}.bin"), images)
     readable = sizes[:, 0] > 0
     pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
-    rows, labels = _arranged(parts, readable, dataset)
+    rows, labels = arranged(parts, readable, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
     about = About(
         kept=kept,
@@ -137,6 +140,7 @@ def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
         parts=tuple(rows),
         class_names=dataset.class_names(),
         skipped=int((~readable).sum()),
+        sides=(int(sizes[readable].min()), int(sizes.max())),
         mean=mean,
         std=std,
     )
@@ -209,7 +213,7 @@ def _listed(bad: Sequence[Bad], total: int) -> str:
     )
 
 
-def _arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
+def arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:
     """Return rows and labels of train and test.
 
     If the source has validation images, theirs are returned too.
@@ -244,11 +248,11 @@ def _move(rows: Rows, labels: Labels, positions: np.ndarray) -> None:
 
 
 def _join_training(rows: Rows, labels: Labels) -> None:
-    unlabelled, known = rows.pop("unlabelled"), labels["train"]
-    del labels["unlabelled"]
+    """Join unlabelled images to training; a CSV file may label some of them."""
+    unlabelled, known, more = rows.pop("unlabelled"), labels["train"], labels.pop("unlabelled")
     rows["train"] = np.concatenate([rows["train"], unlabelled])
     if known is not None:
-        labels["train"] = np.concatenate([known, np.full(len(unlabelled), -1)])
+        labels["train"] = np.concatenate([known, np.full(len(unlabelled), -1) if more is None else more])
 
 
 def _mean_and_std(pixels: Pixels, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

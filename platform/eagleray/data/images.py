@@ -10,15 +10,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from eagleray.config.registry import find
-from eagleray.config.sections import DataSettings
+from eagleray.config.sections import DataSettings, Labels
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
-from eagleray.contracts.seeds import Stream
 from eagleray.data.archive import Archive, open_archive
 from eagleray.data.pixels import Decoded, Pixels, Stored
-from eagleray.data.splits import balanced, drawn, held_out
+from eagleray.data.splits import few_of_each, split
 
 
 class Images:
@@ -36,6 +35,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the cache, of all splits together."""
+        return self._pixels.stored
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor | Ragged]:
         """Yield the images at each tensor of positions.
@@ -85,19 +89,22 @@ class Data:
     info: DataInfo
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
+    stored: int  # images of the source, more than the parts have under `data.limit`
+    sides: tuple[int, int]  # shortest and longest of all stored images, in pixels
+    notes: tuple[str, ...]  # of the source, on how it was read
 
-    def labelled(self, per_class: int, seed: int) -> Tensor:
-        """Draw `per_class` training images of every class.
+    def labelled(self, wanted: Labels, seed: int) -> Tensor:
+        """Draw labelled training images of every class.
 
-        Return their positions in train, int64 [classes * per_class], sorted. They depend only on the data and the seed,
-        not on the number of workers or the step.
+        Return their positions in train, int64 [L], sorted. They depend only on the data and the seed, not on the number
+        of workers or the step.
 
         Raises:
-            ConfigError: there are no labels, or a class has fewer images.
+            ConfigError: there are no labels, or a class has too few images.
         """
         if self.train.labels is None or self.class_names is None:
             raise ConfigError("these images have no labels, and the method needs some")
-        return torch.from_numpy(balanced(self.train.labels, per_class, seed, self.class_names))
+        return torch.from_numpy(few_of_each(self.train.labels, wanted, seed, self.class_names))
 
 
 def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -> Data:
@@ -120,7 +127,18 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     train, validation = _held_out(everything, validation, settings, seed)
     if len(train) < 2:
         raise ConfigError(f"{name} leaves {len(train)} image to train on; at least two are needed")
-    return Data(train, validation, test, _info(archive, len(train)), archive.about.class_names, archive.about.skipped)
+    about = archive.about
+    return Data(
+        train,
+        validation,
+        test,
+        _info(archive, len(train)),
+        about.class_names,
+        about.skipped,
+        stored=sum(map(len, archive.rows.values())),
+        sides=about.sides,
+        notes=tuple(dataset.notes()),
+    )
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:
@@ -136,13 +154,8 @@ def _held_out(
 
     A source's own validation set is kept.
     """
-    if validation is None:
-        positions = held_out(len(train), train.labels, settings.validation, (Stream.VALIDATION, seed))
-        validation = train.only(positions) if len(positions) else None
-        train = train.only(np.delete(np.arange(len(train)), positions))
-    if settings.limit is not None:
-        train = train.only(drawn(len(train), settings.limit, (Stream.LIMIT, seed)))
-    return train, validation
+    chosen, held = split(len(train), train.labels, settings, seed, own_validation=validation is not None)
+    return train.only(chosen), validation or (train.only(held) if len(held) else None)
 
 
 def _info(archive: Archive, samples: int) -> DataInfo:

@@ -42,7 +42,7 @@ class BatchLoader:
         self.labelled: Images | None = None
         self.labelled_set: tuple[Tensor, Tensor] | None = None  # positions [L] in the training set, and classes [L]
         if run.labels:
-            places = data.labelled(run.labels.per_class, run.seed)
+            places = data.labelled(run.labels, run.seed)
             self.labelled = data.train.only(places.numpy()).in_memory()
             assert self.labelled.labels is not None
             self.labelled_set = places.to(device), torch.from_numpy(self.labelled.labels).to(device)

@@ -22,6 +22,7 @@ class Pixels(Protocol):
     """All images of a source, numbered by row."""
 
     channels: int
+    stored: int  # bytes in the cache
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Decoded]:
         """Yield the images at each array of rows.
@@ -42,6 +43,7 @@ class Stored:
 
     def __init__(self, flat: np.ndarray, sizes: np.ndarray, channels: int):
         self.channels = channels
+        self.stored = flat.nbytes
         self._mapped = np.asarray(flat)
         self._sizes = sizes.astype(np.int64)
         self._ends = channels * np.cumsum(self._sizes.prod(1))
@@ -73,7 +75,7 @@ class Streamed:
     """
 
     def __init__(self, paths: Sequence[str], size: int, channels: int, workers: int):
-        self.channels = channels
+        self.channels, self.stored = channels, 0
         self._paths = np.array(paths, dtype=object)
         self._size = size
         self._workers = workers

@@ -5,8 +5,32 @@ If labels are known, the draw is class by class.
 
 import numpy as np
 
+from eagleray.config.sections import DataSettings, Labels
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import Stream, numpy_generator
+
+
+def split(
+    samples: int, labels: np.ndarray | None, settings: DataSettings, seed: int, *, own_validation: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the training images of a source, by the run's seed.
+
+    Args:
+        samples: N, number of images.
+        labels: int64 [N], -1: unknown; None: there are no classes.
+        settings: the shares.
+        seed: of the run.
+        own_validation: the source has validation images, so none are held out.
+
+    Returns:
+        Positions to train on and positions held out for validation, both sorted.
+    """
+    share = 0 if own_validation else settings.validation
+    held = held_out(samples, labels, share, (Stream.VALIDATION, seed))
+    train = np.delete(np.arange(samples), held)
+    if settings.limit is not None:
+        train = train[drawn(len(train), settings.limit, (Stream.LIMIT, seed))]
+    return train, held
 
 
 def held_out(samples: int, labels: np.ndarray | None, share: float, stream: tuple[int, ...]) -> np.ndarray:
@@ -40,22 +64,24 @@ def drawn(samples: int, count: int, stream: tuple[int, ...]) -> np.ndarray:
     return np.sort(numpy_generator(*stream).permutation(samples)[:count])
 
 
-def balanced(labels: np.ndarray, per_class: int, seed: int, class_names: tuple[str, ...]) -> np.ndarray:
-    """Draw positions of `per_class` images of every class, sorted.
+def few_of_each(labels: np.ndarray, wanted: Labels, seed: int, class_names: tuple[str, ...]) -> np.ndarray:
+    """Draw positions of labelled images of every class, sorted.
 
-    They depend only on the seed.
+    As many of each class as `wanted` asks for, at least one. They depend only on the seed; more of them contain the
+    fewer.
 
     Raises:
         ConfigError: a class has fewer images.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
-    short = int(np.argmin(counts))
-    if counts[short] < per_class:
-        raise ConfigError(
-            f"labels.per_class={per_class}: train has {counts[short]} images of class {class_names[short]!r}"
-        )
+    takes = np.full(len(counts), wanted.per_class or 0)
+    if wanted.fraction is not None:
+        takes = np.maximum(1, np.rint(wanted.fraction * counts).astype(np.int64))
+    short = int(np.argmin(counts - takes))
+    if counts[short] < takes[short]:
+        raise ConfigError(f"{wanted.asked}: train has {counts[short]} images of class {class_names[short]!r}")
     chosen = [
-        numpy_generator(Stream.PICK, seed, label).permutation(np.flatnonzero(labels == label))[:per_class]
-        for label in range(len(class_names))
+        numpy_generator(Stream.PICK, seed, label).permutation(np.flatnonzero(labels == label))[:take]
+        for label, take in enumerate(takes)
     ]
     return np.sort(np.concatenate(chosen))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.experiment import Trial
 
+from eagleray.config.budget import OVER
 from eagleray.ray_backend.trial import started
 from eagleray.ray_backend.workers import free
 from eagleray.runs.record import Record
@@ -17,6 +18,9 @@ from eagleray.runs.record import Record
 
 class Watch(Protocol):
     """An observer of a sweep."""
+
+    def data(self, read: Sequence[str]) -> None:
+        """Show what was read: a line for each kind of data."""
 
     def trial(
         self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -36,9 +40,14 @@ class TrialFollower(tune.Callback):
     def __init__(self, watch: Watch | None):
         self.watch = watch
         self.ended: set[str] = set()  # labels
+        self.left: set[str] = set()  # labels of those that the end of the budget has left unfinished
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"watch": None, "ended": set()}  # Tune pickles its callbacks, and a live table cannot be pickled
+        return {
+            "watch": None,
+            "ended": set(),
+            "left": set(),
+        }  # Tune pickles its callbacks, and a live table cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a running trial, with its share of the machines."""
@@ -54,9 +63,14 @@ class TrialFollower(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record and show the end of a trial.
 
-        It is done, or the scheduler has ended it.
+        It is done, the scheduler has ended it, or the budget was used up before it could start.
         """
-        record = Record.open(trial.config["trial"]["directory"])
+        place = Path(trial.config["trial"]["directory"])
+        record = Record.open(place) if (place / "record.json").exists() else None
+        if record is None or record.status["message"] == OVER:
+            self.left.add(place.name)
+            self._notify(trial, "waiting" if record is None else record.state, trial.last_result)
+            return
         if record.state == "running":
             record.finish("stopped", "by the scheduler", summary=_metrics(trial.last_result))
         self._end(trial, record)

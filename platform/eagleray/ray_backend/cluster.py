@@ -7,13 +7,16 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.preflight import check_address
 
 # Environment variables that Ray reads; those that the user has set stay.
 SETTINGS = {
@@ -26,6 +29,7 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # notice soon that a worker was killed, or the end
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that asked for no GPU sees none
 }
+ROOM = 600  # seconds in which a cluster's machines may start
 OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a container may have little
 
 
@@ -49,6 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     if address is None:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
+        check_address(address)
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -64,16 +69,39 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def wait_for_room(workers: int, cpus: float, gpus: float) -> None:
+    """Wait until a cluster has room for a trial's workers.
+
+    Its machines may have to start first.
+
+    Raises:
+        ConfigError: they have not come in time.
+    """
+    request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * workers)
+    end = time.monotonic() + ROOM
+    while (missing := _missing(workers, cpus, gpus)) and time.monotonic() < end:
+        time.sleep(1)
+    request_resources(bundles=[])  # from now on the trials themselves ask for their share
+    if missing:
+        raise ConfigError(f"{missing}, and no machine has joined the cluster in {ROOM // 60} minutes")
+
+
 def check_resources(workers: int, cpus: float, gpus: float) -> None:
     """Check that a trial's workers can run at once.
 
     Raises:
         ConfigError: they cannot, so the run would wait forever.
     """
+    if missing := _missing(workers, cpus, gpus):
+        raise ConfigError(missing)
+
+
+def _missing(workers: int, cpus: float, gpus: float) -> str | None:
     available = ray.cluster_resources()
     for kind, each, remedy in (("CPU", cpus, "cpus_per_trial"), ("GPU", gpus, "gpus_per_trial")):
         if workers * each > available.get(kind, 0):
-            raise ConfigError(
+            return (
                 f"{workers} workers with {each:g} {kind} each need more than the {available.get(kind, 0):g} {kind} "
                 f"in total; lower workers or {remedy}"
             )
+    return None

@@ -69,8 +69,10 @@ class Measurements:
         wanted = self.sweep.run.get("evaluate", {}).get("test", True)
         for result in [self._test(record) for record in best if wanted]:
             result()
-        for record in best:
-            record.tag({"winner": "yes"})
+        winners = {record.key for record in best}
+        for record in self.parent.children():  # a sweep that was extended may have had another winner
+            if record.key in winners or "winner" in record.tags:
+                record.tag({"winner": "yes" if record.key in winners else "no"})
 
     def _test(self, record: Record) -> Deferred:
         file = as_trial(self.sweep, recorded_run(record)).file()

@@ -8,6 +8,7 @@ state that Ray keeps.
 import functools
 import operator
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
+from eagleray.config.budget import Budget
 from eagleray.config.registry import find
-from eagleray.config.search_points import Point, imposed, points, read, sweep_params, trial_count, varied_keys
+from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower, Watch
-from eagleray.ray_backend.cluster import check_resources, connected
+from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
-from eagleray.runs.preflight import check, planned
+from eagleray.runs.begun import begun
+from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
+from eagleray.runs.rehearsal import rehearse
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial that failed: its machine may have been the cause
@@ -41,7 +45,8 @@ def sweep(
 ) -> list[Record]:
     """Run a sweep's trials and measure its floors.
 
-    The winner is measured on the test set.
+    The winner is measured on the test set. If the budget is used up before, trials stay unfinished, and floors and
+    winner are left for `resume` to measure.
 
     Args:
         sweep: what to vary and compare.
@@ -59,33 +64,38 @@ def sweep(
         KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
-    known = points(sweep)
+    end = _end(sweep)
+    known = points(sweep, () if sweep.changes_trials else begun(sweep, directory))
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
-    check(sweep, runs)
+    read = rehearse(sweep, runs)
+    if watch:
+        watch.data(read)
     workers = max(run.workers for run in runs)
     with connected(address):
-        if address is None:
-            check_resources(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
-        parent = _record(sweep, directory)
+        ensure_room = check_resources if address is None else wait_for_room
+        ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
+        parent = _record(sweep, directory, read)
         follower = TrialFollower(watch)
         for point in known:
-            follower.notify(trial_config(sweep, directory, point), "waiting")
+            config = trial_config(sweep, directory, point, end)
+            follower.notify(config, *_recorded(Path(config["directory"])))
         measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
         finish_floors = measurements.floors(runs)
-        _tuner(sweep, directory, known, runs, follower).fit()
+        _tuner(sweep, directory, known, runs, follower, end).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
-        if len(follower.ended) < trial_count(sweep):
+        if len(follower.ended | follower.left) < trial_count(sweep):
             raise KeyboardInterrupt
-        finish_floors()
-        measurements.winner()
+        if not follower.left:
+            finish_floors()
+            measurements.winner()
     return parent.children()
 
 
-def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
+def trial_config(sweep: Sweep, directory: Path, point: Point, end: float | None = None) -> dict[str, Any]:
     """Return the configuration of a trial, as plain values.
 
-    A population may change its `values`.
+    A population may change its `values`. `end` is that of the budget, in seconds since 1970.
     """
     place = directory / "trials" / point.name
     return {
@@ -100,17 +110,34 @@ def trial_config(sweep: Sweep, directory: Path, point: Point) -> dict[str, Any]:
         "stop_collapsed": sweep.stop_collapsed,
         "cpus": sweep.cpus_per_trial,
         "gpus": sweep.gpus_per_trial,
+        "end": end,
     }
 
 
-def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], follower: TrialFollower) -> tune.Tuner:
+def _end(sweep: Sweep) -> float | None:
+    """Return when the budget of a sweep that starts now is used up."""
+    return sweep.budget.end(datetime.now().astimezone()).timestamp() if sweep.budget != Budget() else None
+
+
+def _tuner(
+    sweep: Sweep,
+    directory: Path,
+    known: list[Point],
+    runs: list[Run],
+    follower: TrialFollower,
+    end: float | None,
+) -> tune.Tuner:
     workers = max(run.workers for run in runs)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    config = functools.partial(trial_config, sweep, directory)
+    config = functools.partial(trial_config, sweep, directory, end=end)
     searcher = None
     if sweep.learns:
         search = find("search", sweep.search).load()()
-        searcher = search.build(sweep, lambda point: {"trial": config(point)}, _begun(sweep, directory))
+        past = {(point.number, point.seed): point for point in begun(sweep, directory)}
+        values = {number: dict(point.values) for (number, _), point in past.items()}
+        searcher = search.build(
+            sweep, lambda point: {"trial": config(past.get((point.number, point.seed)) or point)}, values
+        )
     return tune.Tuner(
         _trainable(sweep, workers),
         param_space={} if searcher else {"trial": tune.grid_search([config(point) for point in known])},
@@ -118,7 +145,7 @@ def _tuner(sweep: Sweep, directory: Path, known: list[Point], runs: list[Run], f
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
             search_alg=searcher,
-            scheduler=_scheduler(sweep, max(run.epochs for run in runs), directory),
+            scheduler=_scheduler(sweep, known, max(run.epochs for run in runs), directory),
             num_samples=trial_count(sweep) if searcher else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,
@@ -143,8 +170,8 @@ def _trainable(sweep: Sweep, workers: int) -> type[TrialActor]:
     return tune.with_resources(TrialActor, {"cpu": sweep.cpus_per_trial, "gpu": sweep.gpus_per_trial})
 
 
-def _scheduler(sweep: Sweep, epochs: int, directory: Path) -> TrialScheduler:
-    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in points(sweep)]
+def _scheduler(sweep: Sweep, known: list[Point], epochs: int, directory: Path) -> TrialScheduler:
+    recorded = [RecordedEpochs.of(directory / "trials" / point.name) for point in known]
     done = min((each.epoch for each in recorded if not each.ended), default=0)
     return find("scheduler", sweep.scheduler).load()().build(sweep, epochs, done)
 
@@ -169,7 +196,7 @@ def _label(trial: Any) -> str:
 # --- records of an earlier start -------------------------------------------------------------------------------
 
 
-def _record(sweep: Sweep, directory: Path) -> Record:
+def _record(sweep: Sweep, directory: Path, read: list[str]) -> Record:
     file = sweep.model_dump(mode="json")
     uri = sweep.run.get("tracking", {}).get("uri")
     return Record.create(
@@ -178,7 +205,7 @@ def _record(sweep: Sweep, directory: Path) -> Record:
         experiment=sweep.name,
         params=sweep_params(sweep),
         run=file,
-        tags={"kind": "sweep", "varied": varied_keys(sweep.vary)},
+        tags={"kind": "sweep", "varied": varied_keys(sweep.vary), "data": "\n".join(read)},
         meanings={name: metric.meaning for name, metric in sweep.metrics.items()},
         uri=uri,
     )
@@ -200,14 +227,13 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             )
 
 
-def _begun(sweep: Sweep, directory: Path) -> dict[int, dict[str, Any]]:
-    """Return the points begun earlier, by their number.
-
-    An earlier start of the sweep has begun them.
-    """
-    records = [Record.open(place.parent) for place in directory.glob("trials/*/record.json")]
-    trials = [record for record in records if record.kind == "trial"]
-    return {int(record.tags["point"]): read(sweep, record.params) for record in trials}
+def _recorded(place: Path) -> tuple[str, dict[str, Any] | None]:
+    """Return the state of a trial to show before it runs, and its last result."""
+    before = RecordedEpochs.of(place)
+    if not before.ended:
+        return "waiting", None
+    record = Record.open(place)
+    return record.state, {"epoch": before.epoch, "metrics": record.summary}
 
 
 def _current(place: Path, point: Point) -> dict[str, Any]:

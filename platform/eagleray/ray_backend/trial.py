@@ -1,10 +1,10 @@
 """Run a trial in Ray Tune, epoch by epoch."""
 
 import platform
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from eagleray.config import Run, changed, read_run
+from eagleray.config.budget import OVER
 from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
@@ -83,6 +84,11 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
         yield from list(recorded_epochs.results())[0 if trial["replay"] else -1 :]
     if recorded_epochs.ended:
         return
+    if _is_over(trial):
+        if recorded_epochs.rows:
+            Record.open(trial["directory"]).finish("stopped", OVER)
+        yield result({}, recorded_epochs.epoch, done=True)
+        return
     run, record = started(trial)
     if resume_from is not None:
         changes = " ".join(f"{key}={value}" for key, value in trial["values"].items())
@@ -93,19 +99,38 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
     try:
         with closing(_reports(run, record, trial, resume_from)) as reports:
-            for report in filter(attrgetter("epoch_ended"), reports):
-                stop = not report.done and trial["stop_collapsed"] and collapsed(report.metrics)
-                if stop:
-                    record.finish("collapsed", summary=report.numbers)
-                if report.done or report.progress.epoch > reported:
+            for report in reports:
+                state, why = _ending(report, trial, run.workers)
+                if state:
+                    record.finish(state, why, summary=report.numbers)
+                if report.epoch_ended and (report.done or report.progress.epoch > reported):
                     reported = report.progress.epoch
                     if changing:
                         record.append(report.progress.step, changing, reported)
-                    yield result(report.numbers, reported, done=report.done or stop)
-                if stop:
+                    yield result(report.numbers, reported, done=report.done or state is not None)
+                elif state:
+                    yield result({}, reported, done=True)
+                if state:
                     return
     except Diverged:
         yield result({}, reported, done=True)  # the reason is in the record
+
+
+def _ending(report: Report, trial: dict[str, Any], workers: int) -> tuple[str | None, str]:
+    """Return the state in which a trial ends after a report, and why; None: it goes on."""
+    if report.done:
+        return None, ""
+    if report.epoch_ended and trial["stop_collapsed"] and collapsed(report.metrics):
+        return "collapsed", ""
+    # Nothing is lost where a checkpoint was saved; a group of workers listens only between epochs.
+    if _is_over(trial) and (report.epoch_ended or (report.checkpoint and workers == 1)):
+        return "stopped", OVER
+    return None, ""
+
+
+def _is_over(trial: dict[str, Any]) -> bool:
+    """Return whether the budget of the sweep is used up."""
+    return trial["end"] is not None and time.time() >= trial["end"]
 
 
 def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
@@ -131,7 +156,8 @@ class RecordedEpochs:
             return cls([], ended=False)
         record = Record.open(directory)
         # A failed run is tried again: its machine may have been the cause.
-        return cls(record.metrics(), ended=record.state in ("finished", "stopped", "collapsed"))
+        ended = record.state in ("finished", "stopped", "collapsed") and record.status["message"] != OVER
+        return cls(record.metrics(), ended=ended)
 
     @property
     def epoch(self) -> int:

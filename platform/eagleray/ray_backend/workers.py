@@ -24,7 +24,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
-from eagleray.ray_backend.cluster import connected
+from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
@@ -52,6 +52,8 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
     build_method(run, fitted(run, data.info))
     with connected(address):
         cpus, gpus = _share(run, local=address is None)
+        if address is not None:
+            wait_for_room(run.workers, cpus, gpus)
         yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus)
 
 

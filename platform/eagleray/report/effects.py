@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eagleray.report.least_squares import indicators, polynomial
 from eagleray.report.numbers import param_text
-from eagleray.report.variance import SIGNIFICANT, Variance
+from eagleray.report.variance import ACT_TOGETHER, SIGNIFICANT, Variance
 
 if TYPE_CHECKING:
     from eagleray.report.analysis import Row
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 CUBIC = 3  # highest degree of the effect of a key whose values were drawn from a range
 SHAPES = {1: "linear", 2: "quadratic", 3: "cubic"}
 PER_PARAMETER = 4  # points for each parameter of the effects: the mean error of shares is then about 0.06
-ACT_TOGETHER = 0.001  # the same for the lack of fit: strict, because it is tested in addition to the keys
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,8 @@ class Effects:
         """
         if self.lacking:
             return []
-        found = []
-        for place, column in enumerate(self._columns):
-            if interval := self._variance.interval(place):
-                found.append(Share(column.key, self._variance.share(place), interval))
-        return sorted(found, key=lambda share: -share.share)
+        numbers = zip(self._columns, self._variance.shares(), self._variance.intervals(), strict=True)
+        return sorted((Share(one.key, share, ends) for one, share, ends in numbers), key=lambda each: -each.share)
 
     @property
     def interval(self) -> str:

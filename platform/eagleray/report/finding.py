@@ -36,8 +36,11 @@ def _no_choice(analysis: Analysis) -> str:
 def _what_matters(effects: Sequence[Effect], analysis: Analysis) -> str:
     first, *rest = effects
     best, worst = _ends(first, analysis)
+    together = analysis.effects.interaction
+    also = f"; the keys act together ({p_text(together)}, F test of lack of fit)" if together is not None else ""
     if _equal(best.mean, worst.mean):
-        return f"no key makes a difference: {analysis.metric} is {number(best.mean)} at every value"
+        none = "no key makes a difference" if rest else f"{first.key} makes no difference"
+        return f"{none}: {analysis.metric} is {number(best.mean)} at every value{also}"
     ends = (
         f"{analysis.metric} is {with_margin(best.mean, best.margin)} {best.place} "
         f"and {with_margin(worst.mean, worst.margin)} {worst.place}"
@@ -45,8 +48,6 @@ def _what_matters(effects: Sequence[Effect], analysis: Analysis) -> str:
     if first.p_value is None:
         return f"{first.key}: {ends}, but with one run each a difference may be noise (set seeds=3)"
     tested = f"{p_text(first.p_value)} ({analysis.effects.test})"
-    together = analysis.effects.interaction
-    also = f"; the keys act together ({p_text(together)}, F test of lack of fit)" if together is not None else ""
     if not first.is_significant:
         none = f"no key has a significant effect; the smallest p-value is that of {first.key}"
         return f"{none if rest else f'{first.key} has no significant effect'}: {ends}, {tested}{also}"

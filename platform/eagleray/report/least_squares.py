@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+ROUNDING = 1e-20  # squares that are a smaller share of the mean square are rounding
+
 
 @dataclass(frozen=True)
 class Squares:
@@ -37,7 +39,7 @@ class Fit:
         design = np.column_stack([np.ones(len(target)), *parts])
         weights, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
         rest = float(np.square(target - design @ weights).sum())
-        return cls(parts, target, weights, rest if rest > 1e-20 * float(target @ target) else 0.0, int(rank))
+        return cls(parts, target, weights, rest if rest > ROUNDING * float(target @ target) else 0.0, int(rank))
 
     @property
     def residual(self) -> Squares:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
-from eagleray.report.least_squares import Fit, Squares, indicators
+from eagleray.report.least_squares import ROUNDING, Fit, Squares, indicators
 
 if TYPE_CHECKING:
     import numpy as np
 
 SIGNIFICANT = 0.05  # a larger p-value is not significant
+ACT_TOGETHER = 0.001  # the same for the lack of fit: strict, as it is tested in addition to the keys
 CONFIDENCE = 0.95  # of every interval
 
 
@@ -96,40 +97,41 @@ class Variance:
             return value, None
         return value, t_quantile(noise.free) * (noise.mean * max(0.0, factor)) ** 0.5
 
-    def share(self, place: int) -> float:
-        """Return a column's share of the variance between points.
+    def shares(self) -> list[float]:
+        """Return the columns' shares of the variance between points.
 
         The variance is that of the points' means, noise included, as if the keys varied independently. For points
-        drawn evenly from ranges this is the Sobol index of first order.
+        drawn evenly from ranges these are the Sobol indices of first order.
         """
-        parts, rest = self._parts(), self._rest()
-        whole = sum(max(0.0, part - less) for part, less in parts) + rest
-        mine = max(0.0, parts[place][0] - parts[place][1])
-        return mine / whole if mine > 1e-9 * whole else 0.0
+        parts, rest = [max(0.0, part - by_noise) for part, by_noise in self._parts], self._rest
+        whole = sum(parts) + rest
+        if whole <= ROUNDING * float(self.target @ self.target) / len(self.target):
+            return [0.0] * len(parts)
+        return [part / whole if part > 1e-9 * whole else 0.0 for part in parts]
 
-    def interval(self, place: int) -> tuple[float, float] | None:
-        """Return the interval of a column's share.
+    def intervals(self) -> list[tuple[float, float]]:
+        """Return the intervals of these shares.
 
-        From the noncentral F distribution; if the points are a sample, the jackknife over points.
+        From the noncentral F distribution; if the points are a sample, by the jackknife over points. There must be
+        an estimate of the noise.
         """
+        return self._jackknife() if self.sampled else [self._noncentral(place) for place in range(len(self.columns))]
+
+    def _noncentral(self, place: int) -> tuple[float, float]:
         gain, noise = self._test(place)
-        if noise.free < 1:
-            return None
-        if self.sampled:
-            return self._jackknife(place)
-        parts, rest = self._parts(), self._rest()
-        others = sum(max(0.0, part - less) for at, (part, less) in enumerate(parts) if at != place) + rest
-        one = parts[place][0] * (noise.mean / gain.total if gain.total and noise.total else 1.0)  # of noncentrality
+        others = sum(max(0.0, part - less) for at, (part, less) in enumerate(self._parts) if at != place) + self._rest
+        one = self._parts[place][0] * (noise.mean / gain.total if gain.total and noise.total else 1.0)
         low, high = (many * one for many in _noncentrality(gain, noise))
         return low / (low + others) if low else 0.0, high / (high + others) if high else 0.0
 
-    def _jackknife(self, place: int) -> tuple[float, float]:
-        names = list(dict.fromkeys(self.points))
-        left_out = [self._leave_out(name).share(place) for name in names]
-        count, mean = len(names), sum(left_out) / len(names)
-        error = ((count - 1) / count * sum((each - mean) ** 2 for each in left_out)) ** 0.5
-        margin = t_quantile(count - 1) * error
-        return max(0.0, self.share(place) - margin), min(1.0, self.share(place) + margin)
+    def _jackknife(self) -> list[tuple[float, float]]:
+        left_out = [self._leave_out(name).shares() for name in dict.fromkeys(self.points)]
+        count, intervals = len(left_out), []
+        for share, others in zip(self.shares(), zip(*left_out, strict=True), strict=True):
+            variance = (count - 1) / count * sum((each - sum(others) / count) ** 2 for each in others)
+            half = t_quantile(count - 1) * variance**0.5
+            intervals.append((max(0.0, share - half), min(1.0, share + half)))
+        return intervals
 
     def _leave_out(self, name: object) -> "Variance":
         keep = [point != name for point in self.points]
@@ -149,7 +151,7 @@ class Variance:
 
     @property
     def _is_additive(self) -> bool:
-        return self.sampled or self.lack_of_fit is None or self.lack_of_fit >= SIGNIFICANT
+        return self.sampled or self.lack_of_fit is None or self.lack_of_fit >= ACT_TOGETHER
 
     def _noise(self, fit: Fit) -> Squares:
         return fit.without(self.saturated) if self.sampled else fit.residual
@@ -169,6 +171,7 @@ class Variance:
             return matched, self.saturated.residual
         return gain, after.without(self.saturated)  # too few points differ in this key alone
 
+    @cached_property
     def _parts(self) -> list[tuple[float, float]]:
         """Return the variance of each column's part of the fit.
 
@@ -183,6 +186,7 @@ class Variance:
             for at in range(len(self.columns))
         ]
 
+    @cached_property
     def _rest(self) -> float:
         """Return the variance of the points' means that no key explains."""
         noise = self._noise(self.additive) if self._is_additive else self.additive.without(self.saturated)
@@ -197,7 +201,7 @@ def t_quantile(free: float) -> float:
 
 
 def _shared(seeds: Sequence[object], points: Sequence[object]) -> bool:
-    """Whether some seed is that of several points.
+    """Return whether some seed is that of several points.
 
     Only then can a seed's effect be told from a point's.
     """

@@ -13,13 +13,13 @@ import torch
 from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.seeds import seed_weights
 from eagleray.data.images import Data, load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.device import autocast_for, pick_device
 from eagleray.runs.evaluation import Evaluation
+from eagleray.runs.preflight import check_images
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,7 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
     Raises:
         ConfigError: the run asks for something these images do not have.
     """
-    if run.batch_size > data.samples:
-        raise ConfigError(
-            f"batch_size={run.batch_size} is larger than the data: {data.samples} training images "
-            f"(allowed: 2 to {data.samples})"
-        )
-    grayscale = run.augment.changes().get("grayscale")
-    if data.channels == 1 and grayscale:
-        raise ConfigError(f"augment.grayscale={grayscale} has no effect: these images are grey already")
-    if run.labels is not None and data.classes is None:
-        raise ConfigError(
-            f"method={run.method.name} needs labels, and these images have none; sort some into class folders"
-        )
+    check_images(run, samples=data.samples, channels=data.channels, has_labels=data.classes is not None)
     size = run.image_size or data.image_size
     return replace(data, image_size=size, batch_size=run.batch_size, workers=run.workers, seed=run.seed)
 

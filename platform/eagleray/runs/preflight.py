@@ -1,45 +1,61 @@
-"""Check all runs of a sweep before it starts."""
+"""Refuse what cannot work, before anything slow is imported or any image decoded.
+
+`eagleray check`, `train` and `sweep` ask here first, so they refuse the same in the same words. What needs the images
+themselves or a network is in `assemble` for a run, in `rehearsal` for a sweep.
+"""
 
 import json
-from collections.abc import Iterable
-from functools import cache
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
 
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import check_metric
 from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.ranges import probes
-from eagleray.data.images import Data
-from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.data.facts import Facts, facts_of
+from eagleray.data.splits import few_of_each
+
+ANSWER = 10  # seconds in which something must listen at an address
 
 
-def check(sweep: Sweep, runs: list[Run]) -> None:
-    """Check every planned run against its data.
+def check_run(run: Run, address: str | None = None) -> None:
+    """Refuse a run that cannot train.
 
-    Loading it fills the cache that all trials share.
+    Args:
+        run: the run.
+        address: of a Ray cluster; None: this machine.
 
     Raises:
-        ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
+        ConfigError: what does not fit, and the remedy.
     """
-    _check_share(sweep)
-    shortest = min(run.epochs for run in runs)
-    if sweep.grace > shortest:
-        raise ConfigError(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
-    data, built = cache(_images_of), set()
+    _check_machine(run.tracking.runs, run.workers, 1, address)
+    _check_facts(run, facts_of(run))
+
+
+def check_sweep(sweep: Sweep, address: str | None = None) -> None:
+    """Refuse a sweep of which a run cannot train or be compared.
+
+    Args and errors as `check_run`.
+    """
+    now = datetime.now().astimezone()
+    if sweep.budget.end(now) <= now:
+        raise ConfigError(f"budget.until={sweep.budget.until} is past")
+    runs, known = planned(sweep), dict[str, Facts | None]()
+    check_settings(sweep, runs)
+    _check_machine(runs[0].tracking.runs, max(run.workers for run in runs), sweep.cpus_per_trial, address)
     for run in runs:
-        images = data(json.dumps(run.file()["data"]), run)
-        info = fitted(run, images.info)
-        kind = json.dumps(
-            [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
-        )
-        if kind not in built:
-            build_method(run, info)
-            built.add(kind)
-        labels, validation = images.train.labels is not None, images.validation is not None
-        check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
-    if sweep.changes_trials:
-        _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
+        key = json.dumps([run.file()["data"], run.seed])
+        if key not in known:
+            known[key] = facts_of(run)
+        if facts := known[key]:
+            _check_facts(run, facts)
+            labels, validation = facts.labels is not None, facts.has_validation
+            check_metric(
+                sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation
+            )
 
 
 def planned(sweep: Sweep) -> list[Run]:
@@ -53,8 +69,107 @@ def planned(sweep: Sweep) -> list[Run]:
     return [point.run(sweep) for point in points(sweep)]
 
 
-def _images_of(_: str, run: Run) -> Data:
-    return images_of(run)
+def check_images(run: Run, *, samples: int, channels: int | None, has_labels: bool) -> None:
+    """Check that a run asks only for what its images have.
+
+    Args:
+        run: the run.
+        samples: images to train on.
+        channels: of the images, if known already.
+        has_labels: whether they have classes.
+
+    Raises:
+        ConfigError: it asks for more.
+    """
+    if run.batch_size > samples:
+        raise ConfigError(
+            f"batch_size={run.batch_size} is larger than the data: {samples} training images (allowed: 2 to {samples})"
+        )
+    grayscale = run.augment.changes().get("grayscale")
+    if channels == 1 and grayscale:
+        raise ConfigError(f"augment.grayscale={grayscale} has no effect: these images are grey already")
+    if run.labels is not None and not has_labels:
+        raise ConfigError(
+            f"method={run.method.name} needs labels, and these images have none; sort some into class folders, or "
+            "name them in a CSV file: data.labels=FILE.csv"
+        )
+
+
+def check_settings(sweep: Sweep, runs: list[Run]) -> None:
+    """Check settings of a sweep against its runs.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    _check_share(sweep)
+    shortest = min(run.epochs for run in runs)
+    if sweep.grace > shortest:
+        raise ConfigError(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
+    if sweep.changes_trials and "optimizer.name" in sweep.vary:
+        raise ConfigError(
+            f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "
+            "another optimizer has another state"
+        )
+
+
+def check_address(address: str) -> None:
+    """Check that something listens at a cluster's address.
+
+    Ray itself would try for a quarter of an hour. `auto` has no address of its own: Ray looks for it.
+
+    Raises:
+        ConfigError: nothing does.
+    """
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    if not place:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--address {address} is not HOST:PORT, ray://HOST:PORT or auto") from None
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"no Ray answers at --address {address} ({why}); start it, or correct the address") from None
+
+
+def check_writable(path: Path, setting: str) -> None:
+    """Check that a file can be written to a place.
+
+    Args:
+        path: of the file; its folder need not exist.
+        setting: what chooses another place.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    there = next(each for each in path.absolute().parents if each.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{path} cannot be written, as {there} is a file: set {setting}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} cannot be written, as you may not write to {there}: set {setting}")
+
+
+def _check_machine(runs: str, workers: int, cpus: float, address: str | None) -> None:
+    check_writable(Path(runs) / "run", "tracking.runs to another folder")
+    if address is not None:
+        check_address(address)
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers * cpus > cores:
+        asked = f"workers={workers} need more" if workers > 1 else f"cpus_per_trial={cpus:g} is more"
+        remedy = f"workers={max(1, int(cores / cpus))}" if workers > 1 else f"cpus_per_trial={cores}"
+        raise ConfigError(
+            f"{asked} cores than this machine has ({cores}): set {remedy}, or run on a cluster with --address"
+        )
+
+
+def _check_facts(run: Run, facts: Facts | None) -> None:
+    if facts is None:
+        return  # training downloads the images first
+    check_images(run, samples=facts.samples, channels=facts.channels, has_labels=facts.labels is not None)
+    if run.labels is not None and facts.labels is not None and facts.class_names is not None:
+        few_of_each(facts.labels, run.labels, run.seed, facts.class_names)
 
 
 def _check_share(sweep: Sweep) -> None:
@@ -77,26 +192,3 @@ def _check_share(sweep: Sweep) -> None:
         raise ConfigError(
             f"scheduler={sweep.scheduler} needs trials of one worker, and these have workers={workers}; set workers=1"
         )
-
-
-def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:
-    """Check the keys that a population changes.
-
-    They must leave network and optimizer as they are.
-    """
-    if "optimizer.name" in sweep.vary:
-        raise ConfigError(
-            f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "
-            "another optimizer has another state"
-        )
-    for key, span in sweep.ranges().items():
-        if key.startswith("method.") and len({_shapes(changed(run, {key: v}), data) for v in probes(span)}) > 1:
-            raise ConfigError(
-                f"vary.{key} changes the network's shape, so it cannot change during training "
-                f"(scheduler={sweep.scheduler})"
-            )
-
-
-def _shapes(run: Run, data: Data) -> frozenset[tuple[str, Iterable[int]]]:
-    state = build_method(run, fitted(run, data.info)).state_dict()
-    return frozenset((name, tuple(value.shape)) for name, value in state.items())

@@ -12,6 +12,7 @@ from torch import Tensor
 from eagleray.augment import make_views
 from eagleray.augment.override import overridden
 from eagleray.config import Run
+from eagleray.contracts.errors import ConfigError
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, images_of
 
@@ -33,7 +34,7 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
         data: the images, if they are loaded already.
 
     Raises:
-        ConfigError: the run does not fit its data.
+        ConfigError: the run does not fit its data, or the file cannot be written.
     """
     data = data or images_of(run)
     columns = _columns(run, data)
@@ -47,10 +48,13 @@ def preview(run: Run, path: Path, data: Data | None = None) -> None:
         pen.text((left, 2), name, fill=GREY)
         for row, image in enumerate(images):
             grid.paste(_fitted(image, cell), (left, HEAD + row * (cell + GAP)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    grid.save(unfinished, format="PNG")
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}")
+        grid.save(unfinished, format="PNG")
+        unfinished.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file") from None
 
 
 def _columns(run: Run, data: Data) -> dict[str, list[Tensor]]:

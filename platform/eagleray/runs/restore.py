@@ -13,6 +13,7 @@ from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.data.images import Data
 from eagleray.runs.assemble import Assembly, assemble, from_blueprint
 from eagleray.runs.checkpoint import last_state
 from eagleray.runs.record import Record
@@ -23,25 +24,27 @@ def recorded_run(record: Record) -> Run:
     return read_run(record.file())
 
 
-def restored(run: Run, directory: Path) -> Assembly:
+def restored(run: Run, directory: Path, data: Data | None = None) -> Assembly:
     """Assemble a run with the weights of its newest checkpoint.
+
+    `data` are its images, if they are loaded already.
 
     Raises:
         ConfigError: there is no checkpoint, or it does not fit.
     """
     state = last_state(directory)
-    built = assemble(run)
+    built = assemble(run, data=data)
     _load(built.method, state, directory)
     return built
 
 
-def evaluated(run: Run, directory: Path) -> dict[str, float]:
+def evaluated(run: Run, directory: Path, data: Data | None = None) -> dict[str, float]:
     """Measure all metrics of a trained run.
 
     Those on the test set (`test_...`) are included.
     """
     whole = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"test": True})})
-    built = restored(whole, directory)
+    built = restored(whole, directory, data)
     return built.evaluation(built.method, built.autocast, final=True)
 
 

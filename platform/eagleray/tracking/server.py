@@ -59,6 +59,7 @@ def _serve(command: list[str]) -> None:
     environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     as_interrupts()
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
+    guard = _guard(server.pid)
     try:
         if code := server.wait():
             raise ConfigError(f"MLflow's server ended with exit code {code}; see its output for the reason.")
@@ -66,6 +67,17 @@ def _serve(command: list[str]) -> None:
         print("\nMLflow's server is stopped.")
     finally:
         _end_group(server)
+        guard.kill()
+        guard.communicate()
+
+
+def _guard(group: int) -> "subprocess.Popen[bytes]":
+    """Start a process that ends a group if this process is killed.
+
+    It waits for the end of its input, which only this process holds open.
+    """
+    command = ["sh", "-c", f"read gone; kill -TERM -{group}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _refuse_taken(host: str, port: int) -> None:

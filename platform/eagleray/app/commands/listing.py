@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from eagleray.app.line import app, console, only_settings, say
-from eagleray.config import Sweep, load_run, load_sweep
-from eagleray.config.metrics import check_metric, metric_needs
+from eagleray.app.plan import counted, size
+from eagleray.app.ready import check_run, check_sweep
+from eagleray.config import load_run, load_sweep
 from eagleray.config.nested import read_tree
+from eagleray.config.places import placed
 from eagleray.config.registry import WORDS, Kind, declared, find
+from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
@@ -67,43 +70,24 @@ def schema(kind: Annotated[str, typer.Argument(metavar="run|sweep")] = "run") ->
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a run or a sweep file")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
+    full: Annotated[bool, typer.Option("--full", help="also decode the images and build the networks")] = False,
 ) -> None:
-    """Validate a run or sweep file; start nothing."""
+    """Say whether a run or sweep file can start; start nothing.
+
+    Images are listed, not decoded.
+    """
     overrides = only_settings(settings)
-    if "vary" in read_tree(file):
-        loaded = load_sweep(file, overrides)
-        unchecked = _check_labels(loaded)
-        say(f"{file} is a valid sweep: {loaded.search} search over {', '.join(loaded.vary)}{unchecked}")
+    if is_sweep(read_tree(file)):
+        sweep = load_sweep(file, overrides)
+        with placed(file, overrides):
+            check_sweep(sweep, full=full)
+        say(f"{file} is a valid sweep: {sweep.search} search over {', '.join(sweep.vary)}, {size(sweep)}")
     else:
         run = load_run(file, overrides)
-        say(f"{file} is a valid run: {run.method.name} with {run.encoder.name} on {run.data.name}")
-
-
-def _check_labels(sweep: Sweep) -> str:
-    """Check that images have the labels a metric needs.
-
-    The images are listed, not read.
-
-    Returns:
-        Text for the user: what could not be checked, or nothing.
-
-    Raises:
-        ConfigError: the metric needs labels, and the images have none.
-    """
-    known: dict[str, tuple[bool, bool]] = {}
-    for run in sweep.probes():
-        if "labels" not in metric_needs(sweep.metric, run):
-            continue
-        key = json.dumps(run.file()["data"])
-        if key not in known:
-            source, share = run.data.declaration.load()(run.data.name, run.data.config), run.data.settings.validation
-            try:
-                known[key] = source.class_names() is not None, share > 0 or "validation" in source.parts()
-            except ConfigError as error:
-                return f"; whether its images have labels could not be checked here ({error})"
-        labels, validation = known[key]
-        check_metric(sweep.metric, run, labels=labels, validation=validation)
-    return ""
+        with placed(file, overrides):
+            check_run(run, full=full)
+        what = f"{run.method.name} with {run.encoder.name} on {run.data.name}"
+        say(f"{file} is a valid run: {what}, {counted(run.epochs, 'epoch')}")
 
 
 def _list(kind: Kind, name: str | None) -> None:

@@ -1,8 +1,7 @@
 """Commands that train and evaluate."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,18 +18,27 @@ from eagleray.app.line import (
     only_settings,
     say,
     split,
+    to_continue,
 )
-from eagleray.config import load_run, load_sweep
-from eagleray.config.nested import merged, parse_override, read_tree
+from eagleray.app.ready import check_sweep
+from eagleray.config import Run, Sweep, load_run, load_sweep
+from eagleray.config.places import placed
+from eagleray.config.run import run_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
+from eagleray.runs.preflight import check_writable
+
+if TYPE_CHECKING:
+    from eagleray.data.images import Data
 
 
 @app.command()
 def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
     """Train one method (SimCLR on digits by default)."""
     try:
-        result = api.train(_tree(*split(settings)), resume=resume, address=address, console=console)
+        file, overrides = split(settings)
+        with placed(file, overrides):
+            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=console)
     except Diverged as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
@@ -46,13 +54,34 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="the question")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     resume: Resume = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="add new values, seeds or trials to the newest of that name")
+    ] = False,
     address: Address = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="say what the sweep would cost, after a probe of each kind of run; start nothing"),
+    ] = False,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="with --plan: measure nothing")] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="with --plan: of a GPU hour, or of an hour of this machine if trials use no GPU"),
+    ] = None,
 ) -> None:
     """Run the trials of a sweep file and compare them."""
     overrides = only_settings(settings)
     loaded = load_sweep(file, overrides)
+    if plan:
+        with placed(file, overrides):
+            _plan(loaded, probing=not no_probe, price=price)
+        return
+    if no_probe or price is not None:
+        raise ConfigError("--no-probe and --price belong to --plan")
+    if resume and extend:
+        raise ConfigError("--extend continues an interrupted sweep too; leave --resume out")
     try:
-        result = api.sweep(loaded, resume=resume, address=address, console=console)
+        with placed(file, overrides):
+            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=console)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
     from eagleray.app.terminal import leaderboard
@@ -65,6 +94,8 @@ def sweep(
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
+    if result.is_unfinished:
+        say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
     farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
 
 
@@ -83,7 +114,7 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
     from eagleray.runs.restore import evaluated, recorded_run
 
     run = recorded_run(record)
-    console.print(metrics_table(evaluated(run, record.directory), run))
+    console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
 
 @app.command()
@@ -95,15 +126,37 @@ def preview(
 
     Each row shows an image: first as it is, then its views.
     """
-    run = load_run(*split(settings))
+    file, overrides = split(settings)
+    run = load_run(file, overrides)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
+    check_writable(out, "--out to another file")
     from eagleray.runs.preview import preview as draw
 
-    draw(run, out)
+    with placed(file, overrides):
+        draw(run, out, _read(run))
     say(str(out))
 
 
-def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
-    """Merge a file's settings with overrides, without defaults."""
-    return merged(read_tree(file) if file else {}, merged(*map(parse_override, overrides)))
+def _read(run: Run) -> "Data":
+    """Load the images of a run, and say what was read."""
+    from eagleray.data.description import described
+    from eagleray.runs.assemble import images_of
+
+    data = images_of(run)
+    say(f"data: {described(data, run.image_size)}")
+    return data
+
+
+def _plan(sweep: Sweep, *, probing: bool, price: float | None) -> None:
+    from eagleray.app.plan import lines, plan
+
+    check_sweep(sweep)
+    if probing:
+        from eagleray.app.probe import floor_count, gpus, probe
+
+        made = plan(sweep, probe, gpus=gpus(), price=price, floors=floor_count(sweep))
+    else:
+        made = plan(sweep, None)
+    for name, text in lines(made).items():
+        say(f"{name:<10} {text}")

@@ -1,0 +1,154 @@
+"""Make the tables of docs/results.md from the rows in docs/results.
+
+    python benchmarks/tables.py          # fills in the tables, each after its line `<!-- table: NAME -->`
+
+Every figure is a mean over the seeds of one CSV, whose rows are runs; in brackets stand the single runs, by seed. The
+line below a table gives the half width of a 95 % interval (Student's t): the standard deviation of what is left of all
+its runs when their setting and their seed are taken out, for the difference of two settings with the same seeds.
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from scipy.stats import t
+
+DOCS = Path(__file__).parents[1] / "docs"
+Row = dict[str, str]
+
+# family, name, the run's words in methods.csv
+METHODS = (
+    ("contrastive", "SimCLR", "simclr"),
+    ("contrastive", "DCL", "dcl"),
+    ("contrastive", "SimCLR v2", "simclr_v2"),
+    ("contrastive", "MoCo v2", "moco"),
+    ("contrastive", "MoCo v3", "moco_v3"),
+    ("contrastive", "NNCLR", "nnclr"),
+    ("contrastive", "NPID", "npid"),
+    ("contrastive", "triplet", "triplet"),
+    ("clustering", "DeepCluster", "deepcluster"),
+    ("clustering", "SwAV", "swav"),
+    ("distillation", "BYOL", "byol"),
+    ("distillation", "SimSiam", "simsiam"),
+    ("distillation", "DINO", "dino"),
+    ("distillation", "iBOT (ViT)", "ibot vit_tiny depth=4 dim=128"),
+    ("redundancy reduction", "Barlow Twins", "barlow_twins"),
+    ("redundancy reduction", "VICReg", "vicreg"),
+    ("redundancy reduction", "W-MSE", "w_mse"),
+    ("pretext task", "RotNet", "rotnet"),
+    ("masked images", "MAE (ViT)", "mae vit_tiny depth=4 dim=128"),
+    ("with labels", "FixMatch, 40 labels a class", "fixmatch per_class=40 ratio=3"),
+    ("with labels", "supervised, the same labels", "supervised per_class=40"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    page = DOCS / "results.md"
+    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(page: str) -> str:
+    """Return a page with its tables made again."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n\n"
+
+    return re.sub(r"<!-- table: (\w+) -->\n(?:[|*±].*\n|\n(?=±))*\n", table, page)
+
+
+def methods() -> str:
+    rows, theirs = read("methods"), read("lightly")
+    lines = []
+    for family, name, run in METHODS:
+        own = [row for row in rows if row["run"] == run]
+        peer = [row for row in theirs if row["method"] == run.split()[0]]
+        quality = [cell(own, "linear"), cell(own, "knn"), mean(own, "z_std", ".2f"), mean(own, "z_rank", ".0f")]
+        lines.append([family, name, *quality, cell(peer, "linear"), cell(peer, "knn")])
+    for place, floor in enumerate(dict.fromkeys(row["trial"] for row in rows if row["state"] == "floor")):
+        own = [row for row in rows if row["trial"] == floor]
+        lines.append(["*floors*" if not place else "", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), *[""] * 4])
+    head = ["family", "method", "linear", "kNN", "z_std", "z_rank", "lightly: linear", "lightly: kNN"]
+    trained = [row for row in rows if row["state"] != "floor"]
+    return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
+
+
+def points(name: str, metrics: Sequence[str], key: str = "run") -> str:
+    """Make a table of one sweep: a line a point."""
+    rows = read(name)
+    runs = dict.fromkeys(row[key] for row in rows)
+    lines = [[run, *(cell([row for row in rows if row[key] == run], metric) for metric in metrics)] for run in runs]
+    return markdown([key, *metrics], lines) + below(rows, key, metrics)
+
+
+def simclr_v2() -> str:
+    metrics = ("accuracy", "test_accuracy", "linear")
+    rows = [{**row, "run": f"{row['step']}, {row['epochs']} epochs"} for row in read("simclr_v2")]
+    runs = dict.fromkeys(row["run"] for row in rows)
+    lines = [[run, *(cell([row for row in rows if row["run"] == run], metric) for metric in metrics)] for run in runs]
+    head = ["step", "accuracy, 1,000 validation images", "2,000 test images", "linear on all labels, validation"]
+    return markdown(head, lines) + below(rows, "run", metrics)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "fixmatch": lambda: points("fixmatch", ("accuracy", "confident", "linear")),
+    "small_recipes": lambda: points("small_recipes", ("linear", "knn", "rank")),
+    "colour_path": lambda: points("colour_path", ("knn", "linear"), "augment.exact"),
+    "simclr_v2": simclr_v2,
+}
+
+
+def read(name: str) -> list[Row]:
+    with open(DOCS / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def cell(rows: Sequence[Row], metric: str) -> str:
+    """Return the mean, and up to three single runs in brackets."""
+    values = [float(row[metric]) for row in sorted(rows, key=lambda row: int(row["seed"])) if row.get(metric)]
+    if not values:
+        return ""
+    shown = ".3f" if max(values) < 10 else ".1f"
+    singles = f" ({', '.join(f'{value:{shown}}'.removeprefix('0') for value in values)})" if len(values) < 4 else ""
+    return f"{fmean(values):{shown}}{singles}"
+
+
+def mean(rows: Sequence[Row], metric: str, shown: str) -> str:
+    values = [float(row[metric]) for row in rows if row.get(metric)]
+    return f"{fmean(values):{shown}}" if values else ""
+
+
+def below(rows: Sequence[Row], key: str, metrics: Sequence[str]) -> str:
+    """Return the line with the half width of the intervals."""
+    widths = ", ".join(f"{metric} {half_width(rows, key, metric):.3f}" for metric in metrics)
+    return f"\n\n± of a difference between two of them, 95 %: {widths}"
+
+
+def half_width(rows: Sequence[Row], key: str, metric: str) -> float:
+    """Return the half width of a difference's 95 % interval.
+
+    Student's t, with the residuals of an additive model of setting and seed, over all settings.
+    """
+    used = [row for row in rows if row.get(metric)]
+    values = np.array([float(row[metric]) for row in used])
+    settings, seeds = ([row[column] for row in used] for column in (key, "seed"))
+    dummies = [np.array(column) == level for column in (settings, seeds) for level in dict.fromkeys(column)]
+    design = np.array(dummies, float).T
+    weights, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    free = len(values) - int(rank)
+    deviation = (np.square(values - design @ weights).sum() / free) ** 0.5
+    return float(t.ppf(0.975, free) * deviation * (2 / len(set(seeds))) ** 0.5)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Tell people what became of a sweep: a command, or a message to a web address, once for each event."""
+
+import json
+import logging
+import os
+import subprocess
+from pathlib import Path
+from typing import Literal
+from urllib.request import Request, urlopen
+
+from eagleray.config import Sweep
+
+Event = Literal["finished", "failed", "stopped", "budget"]
+TOLD = (
+    "notified.json"  # in a sweep's directory: the events that were told, so that a resumed sweep does not repeat them
+)
+PATIENCE = 30  # seconds for the address to answer, or the command to end
+
+
+def notify(sweep: Sweep, directory: Path, event: Event, text: str) -> None:
+    """Tell of an event, unless it was told before.
+
+    A command gets EAGLERAY_EVENT, EAGLERAY_SWEEP, EAGLERAY_TEXT and EAGLERAY_DIRECTORY; an address gets the same as
+    JSON. What cannot be told is logged, and tried again by the next start. The address may hold a secret, so it is
+    never logged.
+    """
+    told = _told(directory)
+    if sweep.notify is None or event in told:
+        return
+    facts = {"event": event, "sweep": sweep.name, "text": text, "directory": str(directory)}
+    try:
+        (_post if sweep.notify.startswith(("http://", "https://")) else _run)(sweep.notify, facts)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        logging.getLogger(__name__).warning("nobody could be notified that %s: %s", text, _reason(error))
+    else:
+        (directory / TOLD).write_text(json.dumps([*told, event]))
+
+
+def forget(directory: Path) -> None:
+    """Forget the events of a sweep that is extended: they will happen again."""
+    (directory / TOLD).unlink(missing_ok=True)
+
+
+def _told(directory: Path) -> list[str]:
+    file = directory / TOLD
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _post(address: str, facts: dict[str, str]) -> None:
+    request = Request(address, json.dumps(facts).encode(), {"Content-Type": "application/json"}, method="POST")
+    with urlopen(request, timeout=PATIENCE):
+        pass
+
+
+def _run(command: str, facts: dict[str, str]) -> None:
+    own = {f"EAGLERAY_{name.upper()}": value for name, value in facts.items()}
+    subprocess.run(command, shell=True, check=True, timeout=PATIENCE, env={**os.environ, **own})
+
+
+def _reason(error: Exception) -> str:
+    """Return why, without the address or the command: they may hold a secret."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"the command ended with {error.returncode}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"the command took more than {PATIENCE} seconds"
+    return str(getattr(error, "reason", None) or error.__class__.__name__)

@@ -1,0 +1,42 @@
+"""Sweep files: reading them, with overrides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eagleray.config.nested import merged, parse_override, read_tree
+from eagleray.config.places import placed
+from eagleray.config.run import validated
+from eagleray.config.sweep import Sweep
+from eagleray.contracts.errors import ConfigError
+
+
+def load_sweep(file: Path, overrides: list[str]) -> Sweep:
+    """Read a sweep from a file and overrides.
+
+    Overrides change keys of the sweep (`trials=4`), else of its run (`epochs=5`).
+
+    Raises:
+        ConfigError: as `load_run`.
+    """
+    with placed(file, overrides):
+        trees = map(parse_override, overrides)
+        changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
+        return validated(Sweep, merged(sweep_tree(file), changes))
+
+
+def sweep_tree(file: Path) -> dict[str, Any]:
+    """Read the settings of a sweep file, without defaults.
+
+    Raises:
+        ConfigError: the file is none, or that of a run.
+    """
+    tree = read_tree(file)
+    if tree and not is_sweep(tree):
+        raise ConfigError(f"{file} is a run file, as it has no `vary`: use `eagleray train {file}`")
+    return tree
+
+
+def is_sweep(tree: Mapping[str, Any]) -> bool:
+    """Return whether settings are a sweep's, not a run's."""
+    return not tree.keys().isdisjoint(Sweep.model_fields)

@@ -1,0 +1,64 @@
+"""What is known of a run's images before any is decoded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eagleray.config.run import Run
+from eagleray.config.sections import DataSettings
+from eagleray.contracts.dataset import Dataset
+from eagleray.contracts.errors import ConfigError
+from eagleray.data.archive import Labels, Rows, arranged, open_archive
+from eagleray.data.splits import split
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The training images of a run."""
+
+    samples: int
+    labels: np.ndarray | None  # int64 [samples], -1: unknown; None: there are no classes
+    class_names: tuple[str, ...] | None
+    has_validation: bool
+    channels: int | None  # None: known only when the files are decoded
+
+
+def facts_of(run: Run) -> Facts | None:
+    """Return the facts of a run's images, which are listed, not decoded.
+
+    They count files that turn out to be unreadable. None: the images are yet to be downloaded.
+
+    Raises:
+        ConfigError: images are missing.
+    """
+    declaration = run.data.declaration
+    dataset: Dataset = declaration.load()(run.data.name, declaration.real(run.data.config))
+    settings = run.data.settings
+    try:
+        rows, labels, channels = _cached(dataset, settings) if dataset.made_with else _listed(dataset)
+    except ConfigError:
+        if getattr(dataset.config, "download", False):
+            return None
+        raise
+    own, known = "validation" in rows, labels["train"]
+    train, held = split(len(rows["train"]), known, settings, run.seed, own_validation=own)
+    return Facts(
+        samples=len(train),
+        labels=None if known is None else known[train],
+        class_names=dataset.class_names(),
+        has_validation=own or len(held) > 0,
+        channels=channels,
+    )
+
+
+def _listed(dataset: Dataset) -> tuple[Rows, Labels, int | None]:
+    parts = dataset.parts()
+    rows, labels = arranged(parts, np.ones(sum(map(len, parts.values())), bool), dataset)
+    images = parts["train"].images
+    return rows, labels, images.shape[1] if isinstance(images, np.ndarray) else None
+
+
+def _cached(dataset: Dataset, settings: DataSettings) -> tuple[Rows, Labels, int | None]:
+    """Read the cache of a source that draws its images, which takes long; training needs it too."""
+    archive = open_archive(dataset, settings)
+    return archive.rows, archive.labels, archive.pixels.channels

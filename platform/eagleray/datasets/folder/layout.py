@@ -1,0 +1,156 @@
+"""The layout of a folder: which files are images, and of which part."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from eagleray.contracts.dataset import PartName
+from eagleray.contracts.errors import ConfigError
+
+SPLITS: dict[str, PartName] = {
+    "train": "train",
+    "training": "train",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+NO_PICTURES = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow recognises and cannot decode
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files of one part, relative to its folder, sorted."""
+
+    folder: Path
+    images: list[str]
+    strays: list[str]  # not named like images, although others are
+
+    @property
+    def paths(self) -> list[str]:
+        """The images, with their folder."""
+        return [os.path.join(self.folder, path) for path in self.images]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a folder."""
+
+    parts: dict[PartName, Listed]
+    beside: list[str]  # images and folders that no part contains
+
+
+def read_layout(root: Path) -> Layout:
+    """List the files of each part.
+
+    Parts are the sub-folders of their names, or `root` itself for training. Beside folders that are classes, `val` or
+    `test` is a part if it contains some of the same folders.
+
+    Raises:
+        ConfigError: `root` is not a folder, cannot be read or has no images; two folders are the same part.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    below = _folders_in(root)
+    named = _named(below)
+    others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
+    parts: dict[PartName, Listed]
+    if "train" in named and (len(named) > 1 or not others or _only_train_is_deep(named["train"], below)):
+        parts = {part: _listed(folder) for part, folder in named.items()}
+        beside = [*sorted(others), *filter(_is_image, _files_in(root))]
+    else:
+        shaped = _shaped(named, others)
+        parts = {part: _listed(named[part]) for part in shaped}
+        parts["train"] = _listed(root, without={named[part].name for part in shaped})
+        beside = []
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    return Layout(parts, beside)
+
+
+def _named(folders: list[Path]) -> dict[PartName, Path]:
+    named: dict[PartName, Path] = {}
+    for folder in folders:
+        part = SPLITS.get(folder.name.lower())
+        if part in named:
+            raise ConfigError(f"{named[part]} and {folder} are the same part: move the images of one into the other")
+        if part:
+            named[part] = folder
+    return named
+
+
+def _shaped(named: dict[PartName, Path], others: set[str]) -> list[PartName]:
+    """Return which of validation and test have folders like those beside them."""
+    held_out: tuple[PartName, ...] = ("validation", "test")
+    return [part for part in held_out if part in named and others & {at.name for at in _folders_in(named[part])}]
+
+
+def _only_train_is_deep(train: Path, below: list[Path]) -> bool:
+    """Return whether `train` alone has sub-folders: else it may be a class of that name."""
+    return bool(_folders_in(train)) and not any(_folders_in(folder) for folder in below if folder != train)
+
+
+def _listed(folder: Path, without: set[str] | None = None) -> Listed:
+    """List all files below a folder, sorted so that no file system changes the order.
+
+    Raises:
+        ConfigError: there are no files, or a folder cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}")
+
+    paths: list[str] = []
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        left_out = (without or set()) if where == str(folder) else set()
+        folders[:] = [name for name in folders if not _is_hidden(name) and name not in left_out]
+        folders[:] = [name for name in folders if not _leads_back(os.path.join(where, name))]
+        paths += [os.path.relpath(os.path.join(where, name), folder) for name in files]
+    visible = sorted(path for path in paths if not _is_hidden(os.path.basename(path)))
+    if not visible:
+        raise ConfigError(f"{folder} contains no images")
+    images = list(filter(_is_image, visible)) or visible  # where no file has an ending, all should be images
+    return Listed(folder, images, sorted(set(paths) - set(images)))
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in _endings()
+
+
+@cache
+def _endings() -> frozenset[str]:
+    known = Image.registered_extensions()  # also fills Image.OPEN
+    return frozenset(end for end, format_ in known.items() if format_ in Image.OPEN and format_ not in NO_PICTURES)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if entry.is_file()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in sorted(folder.iterdir()) if not _is_hidden(entry.name)]
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _leads_back(folder: str) -> bool:
+    """Return whether a folder is a link to one that contains it."""
+    if not os.path.islink(folder):
+        return False
+    above = os.path.realpath(os.path.dirname(folder))
+    return os.path.commonpath([above, target := os.path.realpath(folder)]) == target

@@ -1,0 +1,96 @@
+"""People are told of each event once, and no secret is repeated."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eagleray.app.notify import forget, notify
+from eagleray.config import Sweep, validated
+from eagleray.contracts.errors import ConfigError
+
+SECRET = "xoxb-canary"
+
+
+class Sink(ThreadingHTTPServer):
+    """Keeps what is posted to it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.got: list[dict[str, Any]] = []
+        self.status = 200
+        self.address = f"http://127.0.0.1:{self.server_port}/hook?token={SECRET}"
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Sink
+
+    def do_POST(self) -> None:
+        posted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.status == 200:
+            self.server.got.append(posted)
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with Sink() as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def a_sweep(target: str | None) -> Sweep:
+    return validated(Sweep, {"name": "s", "vary": {"seed": [0, 1]}, "notify": target})
+
+
+def test_an_address_is_told_each_event_once(sink: Sink, tmp_path: Path):
+    sweep = a_sweep(sink.address)
+    for event in ("budget", "stopped", "stopped", "finished", "finished"):
+        notify(sweep, tmp_path, event, f"it {event}")
+    assert [each["event"] for each in sink.got] == ["budget", "stopped", "finished"]
+    assert sink.got[0] == {"event": "budget", "sweep": "s", "text": "it budget", "directory": str(tmp_path)}
+    forget(tmp_path)
+    notify(sweep, tmp_path, "finished", "extended")
+    assert len(sink.got) == 4
+
+
+def test_what_did_not_arrive_is_told_by_the_next_start_and_never_names_the_address(
+    sink: Sink, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    sink.status = 500
+    with caplog.at_level(logging.WARNING):
+        notify(a_sweep(sink.address), tmp_path, "finished", "done")
+        notify(a_sweep(f"http://127.0.0.1:1/{SECRET}"), tmp_path, "finished", "done")
+        notify(a_sweep(f"exit 3 # {SECRET}"), tmp_path, "finished", "done")
+    reasons = [record.getMessage().partition("that done: ")[2] for record in caplog.records]
+    assert reasons == ["Internal Server Error", "[Errno 111] Connection refused", "the command ended with 3"]
+    assert SECRET not in caplog.text
+    sink.status = 200
+    notify(a_sweep(sink.address), tmp_path, "finished", "done")
+    assert len(sink.got) == 1
+
+
+def test_a_command_gets_the_event_in_its_environment(tmp_path: Path):
+    told = tmp_path / "told"
+    for _ in range(2):
+        notify(a_sweep(f'echo "$EAGLERAY_EVENT $EAGLERAY_SWEEP: $EAGLERAY_TEXT" >> {told}'), tmp_path, "failed", "why")
+    assert told.read_text() == "failed s: why\n"
+
+
+def test_the_target_is_in_no_file_and_no_text_of_a_sweep():
+    sweep = a_sweep(f"https://host/{SECRET}")
+    assert SECRET not in json.dumps(sweep.model_dump(mode="json")) + repr(sweep)
+    for wrong in ({"url": SECRET}, f"https:///{SECRET}"):
+        with pytest.raises(ConfigError, match="notify is neither a command nor an http") as caught:
+            validated(Sweep, {"name": "s", "vary": {"seed": [0, 1]}, "notify": wrong})
+        assert SECRET not in str(caught.value)

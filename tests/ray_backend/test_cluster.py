@@ -1,0 +1,88 @@
+"""An address that does not answer and machines that do not come end in a sentence."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import eagleray
+from eagleray.contracts.errors import ConfigError
+from eagleray.ray_backend import cluster
+from eagleray.runs.preflight import check_address
+
+
+def test_an_address_must_answer(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            check_address(address)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        check_address("auto")
+    for address in (f"127.0.0.1:{port}", "auto"):
+        with pytest.raises(ConfigError, match=rf"no Ray answers at --address {address} \(connection refused\)"):
+            check_address(address)
+    monkeypatch.delenv("RAY_ADDRESS")
+    check_address("auto")  # Ray looks for it
+    for address in ("host", "host:port"):
+        with pytest.raises(ConfigError, match="is not HOST:PORT"):
+            check_address(address)
+
+
+def test_an_address_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch):
+    def connect(place: Any, timeout: float) -> None:
+        assert timeout <= 20
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(ConfigError, match=r"no Ray answers at --address 10\.0\.0\.1:6379 \(timed out\)"):
+        check_address("10.0.0.1:6379")
+
+
+def test_machines_are_asked_for_and_waited_for_but_not_forever(monkeypatch: pytest.MonkeyPatch):
+    asked, resources = [], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}]
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    monkeypatch.setattr(
+        cluster.ray, "cluster_resources", lambda: resources.pop(0) if len(resources) > 1 else resources[0]
+    )
+    cluster.wait_for_room(2, 1, 1)
+    assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
+    monkeypatch.setattr(cluster, "ROOM", 0)
+    with pytest.raises(ConfigError, match=r"64 workers with 1 CPU each need more than the 8 CPU .* has joined"):
+        cluster.wait_for_room(64, 1, 0)
+    assert asked[-1] == []
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    os.environ.update(cluster.SETTINGS)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+             object_store_memory=100 * 2**20)  # fmt: skip
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_of_one_worker_trains_where_the_address_says(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+    def here(*_: Any, **__: Any) -> None:
+        raise AssertionError("it trains in this process")
+
+    monkeypatch.setattr("eagleray.app.launch.train", here)
+    settings = {
+        "data": {"limit": 64}, "batch_size": 16, "epochs": 1, "encoder": {"width": 4},
+        "tracking": {"uri": "http://127.0.0.1:1", "runs": str(tmp_path)},
+    }  # fmt: skip
+    began = time.monotonic()
+    result = eagleray.train(settings, address=address)
+    assert time.monotonic() - began < 200
+    assert result.metrics["knn"] > 0

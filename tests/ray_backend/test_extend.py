@@ -1,0 +1,80 @@
+"""A sweep that is extended runs the new cells alone."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import eagleray
+from eagleray.config import Sweep, validated
+from eagleray.contracts.errors import ConfigError
+from eagleray.ray_backend.cluster import SETTINGS
+from eagleray.runs.record import Record
+from eagleray.tracking import rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 1,
+        "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
+FLIPS, CROPS = [0, 0.25, 0.5, 1], [0.2, 0.5, 0.8]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    os.environ.update(SETTINGS)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+             object_store_memory=100 * 2**20)  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def a_sweep(crops: list[float], **changes: Any) -> Sweep:
+    vary = {"augment.flip": FLIPS, "augment.crop_min": crops}
+    return validated(Sweep, {"name": "s", "run": TINY, "vary": vary, "floor": [], **changes})
+
+
+def trials(directory: Path) -> dict[str, Record]:
+    return {record.name: record for record in Record.open(directory).children()}
+
+
+def test_a_grid_extended_by_a_value_runs_exactly_the_new_cells(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    directory = eagleray.sweep(a_sweep(CROPS)).directory
+    before = {name: (record.key, record.status["time"]) for name, record in trials(directory).items()}
+    assert len(before) == 12
+
+    with pytest.raises(ConfigError, match="has all 12 runs already"):
+        eagleray.sweep(a_sweep(CROPS), extend=True)
+    with pytest.raises(
+        ConfigError, match=r"was started with metric=knn, and now it is metric=rankme; with run\.epochs=1"
+    ):
+        eagleray.sweep(a_sweep([*CROPS, 0.9], run={**TINY, "epochs": 2}, metric="rankme"), extend=True)
+    with pytest.raises(ConfigError, match=r"vary\.augment\.crop_min=\[0\.2, 0\.5, 0\.8\], and now it is"):
+        eagleray.sweep(a_sweep([0.2, 0.5, 0.9]), extend=True)
+    assert {name: record.key for name, record in trials(directory).items()} == {
+        n: key for n, (key, _) in before.items()
+    }
+
+    extended = eagleray.sweep(a_sweep([0.1, *CROPS]), extend=True)  # first in the list, but numbered last
+    assert extended.directory == directory
+    after = trials(directory)
+    assert sorted(set(after) - set(before)) == ["012", "013", "014", "015"]
+    assert [after[name].params["augment.crop_min"] for name in sorted(set(after) - set(before))] == [0.1] * 4
+    assert {name: (after[name].key, after[name].status["time"]) for name in before} == before
+    assert {row.name for row in extended.leaderboard} == set(after)
+    assert Record.open(directory).state == "finished"
+    assert [r.tags["winner"] for r in after.values() if "winner" in r.tags].count("yes") == 1
+    keys = [run["tags"]["eagleray.key"] for run in rows("s", f"sqlite:///{tmp_path}/mlflow.db")]
+    assert len(keys) == len(set(keys)) == 17
+
+    seeded = eagleray.sweep(a_sweep([0.1, *CROPS], seeds=2), extend=True)
+    names = set(trials(directory)) - set(after)
+    assert names == {f"{number:03d}-seed1" for number in range(16)}
+    assert {row.seeds for row in seeded.leaderboard} == {(0, 1)}

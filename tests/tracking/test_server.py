@@ -1,0 +1,40 @@
+"""A server of MLflow's pages never outlives the process that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_killed_process_leaves_no_server(tmp_path: Path):
+    """The server is a shell with a child, as MLflow's is a command with a server below it."""
+    note = tmp_path / "pids"
+    server = f"sleep 600 & echo $$ $! > {note}.part; mv {note}.part {note}; wait"
+    program = f"from eagleray.tracking.server import _serve; _serve(['sh', '-c', {server!r}])"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        until(note.exists)
+        pids = [int(pid) for pid in note.read_text().split()]
+        assert all(map(is_alive, pids))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    until(lambda: not any(map(is_alive, pids)))
