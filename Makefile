@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-fast lint types docs bench clean
+.PHONY: help environment demo test test-fast lint types docs bench chromium screenshots clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ help:  ## list what can be made
 environment: $(INSTALLED)  ## the virtual environment in .venv, with everything in it
 
 demo: $(INSTALLED)  ## a first sweep on drawn letters, its leaderboard, and the command that opens the comparison
-	$(BIN)/eagleray sweep sweeps/quickstart.yaml
+	$(BIN)/eagleray try
 
 # One thread for each process: the tests start several processes, and threads that fight for cores are slower.
 test test-fast: export OMP_NUM_THREADS = 1
@@ -40,6 +40,14 @@ bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi
+
+chromium:  ## the browser in which tests look at MLflow's pages; Debian and Ubuntu only, as root
+	@command -v chromium >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] || { echo "Chromium is missing, and only root can install it: sudo apt-get install chromium"; exit 1; }; \
+	  apt-get install -y -qq chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; }
+
+screenshots: $(INSTALLED) chromium  ## docs/images/mlflow-*.png: what MLflow shows of the newest sweep that was started here
+	$(BIN)/python tests/mlflow_pages.py . docs/images
 
 clean:  ## remove the environment and caches; runs and their results stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist

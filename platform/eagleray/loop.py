@@ -52,7 +52,7 @@ def train(
         keep_freed_memory()
     method, loader = built.method, built.loader
     optimizer = make_optimizer(method, run.optimizer)
-    state = TrainingState(run, directory, method, optimizer, loader.steps_per_epoch)
+    state = TrainingState(run, directory, method, optimizer, loader)
     if saved := resume_from or newest_checkpoint(directory):
         state.restore(saved, built.device)
         if resume_from is None and state.is_between_epochs:  # that report may have been lost: repeat it

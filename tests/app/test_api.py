@@ -145,6 +145,7 @@ def test_the_wheel_says_that_it_is_typed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     with ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
         names = set(wheel.namelist())
+    assert {f"eagleray/sweeps/{file.name}" for file in (ROOT / "sweeps").glob("*.yaml")} <= names
     assert {"eagleray/py.typed", "eagleray_methods/py.typed", "eagleray/__main__.py"} <= names
 
 

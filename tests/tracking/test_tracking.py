@@ -1,9 +1,11 @@
 """Against a real SQLite store, and a real MLflow server on it; what arrived is read from the database itself."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
+import platform
 import signal
 import socket
 import sqlite3
@@ -15,9 +17,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from PIL import Image
 
 from eagleray import tracking
 from eagleray.contracts.errors import ConfigError
@@ -25,7 +29,7 @@ from eagleray.report.analysis import analyse
 from eagleray.report.recorded import from_mlflow
 from eagleray.report.text import csv_text
 from eagleray.report.trials import compared, group_of, of_sweep
-from eagleray.runs.record import Record
+from eagleray.runs.record import SYSTEM, Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
 from eagleray.tracking.send import Destination
 from eagleray.tracking.store import connect
@@ -112,7 +116,7 @@ def test_a_sweep_arrives_with_all_it_is(tmp_path, database):
         report(trial, range(1, 4))
         (trial.artifacts / "encoder").mkdir()
         (trial.artifacts / "encoder/weights.safetensors").write_bytes(b"1234")
-        (trial.artifacts / "views.png").write_bytes(b"png")
+        Image.new("RGB", (40, 30), "red").save(trial.artifacts / "views.png")
         (trial.artifacts / ".half.png").write_bytes(b"p")
         trial.finish(state, f"it {state}", {"knn": 0.003, "linear": 0.9})
     going = make(tmp_path / "trials/4", experiment=sweep.experiment, parent=sweep)
@@ -151,7 +155,13 @@ def test_a_sweep_arrives_with_all_it_is(tmp_path, database):
     folder = Path(unquote(urlsplit(place).path))
     assert folder.is_relative_to(database.path.parent / "mlartifacts")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert found == {"run.yaml", "views.png", "encoder/weights.safetensors"}
+    grid = f"images/views+step+0+timestamp+{trial.created}+{trial.key}"
+    pictures = {f"{grid}.png", f"{grid}+compressed.webp"}
+    assert found == {"run.yaml", "views.png", "encoder/weights.safetensors", *pictures}
+    for name in pictures:
+        with Image.open(folder / name) as picture:
+            assert picture.size == (40, 30)
+    assert tags["mlflow.loggedImages"] == "True"
     assert (folder / "run.yaml").read_text() == (trial.directory / "run.yaml").read_text()
     assert database.query("select name from experiments where experiment_id = ?", experiment) == [(tmp_path.name,)]
     assert going.state == "running"
@@ -192,6 +202,119 @@ def test_names_that_mlflow_refuses_do_not_cost_the_others(tmp_path, database):
     assert isinstance(sync(record.tag({"more": "1"}), database.uri), Sent)  # nor do cut texts seem changed
     assert database.points(record) == [("knn_20", 1, 0.5), ("loss _α_", 1, 1.0)]
     assert not [name for name in database.pairs("tags", record) if name.startswith("resumed")]
+
+
+def make_sweep(directory: Path, **changes) -> Record:
+    file = {"question": "Which?", "vary": {"t": [1, 2]}, "metric": "knn", "mode": "max", "floor": ["random"], **changes}
+    return make(directory, name="which", experiment="which", run=file, tags={"kind": "sweep"})
+
+
+def make_child(sweep: Record, name: str, seed: int, knn: float, tags: dict[str, str], encoder: str = "a") -> Record:
+    facts = {"data": {"name": "digits"}, "image_size": 8, "encoder": {"name": encoder}, "seed": seed}
+    place = sweep.directory / "trials" / name
+    child = make(place, name=name, experiment="which", params={"seed": seed}, run=facts, parent=sweep, tags=tags)
+    child.append(1, {"knn": knn})
+    child.finish("finished", summary={"knn": knn})
+    return child
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_a_trial_is_compared_with_the_floor_of_its_seed_and_encoder(tmp_path, database, mode, sign):
+    sweep = make_sweep(tmp_path / mode, mode=mode, floor=["random", "pixels"])
+    floor = {"kind": "floor", "floor": "random", "point": "random init"}
+    for seed, knn in enumerate([0.25, 0.5]):
+        make_child(sweep, f"a{seed}", seed, knn, floor)
+        make_child(sweep, f"b{seed}", seed, knn + 0.125, floor, "b")
+    trials = [make_child(sweep, f"t{seed}", seed, 0.75, {"kind": "trial"}, "b") for seed in (0, 1)]
+    sync_all(sweep.directory, database.uri)
+    assert [name for trial in trials for name, *_ in database.points(trial)] == [
+        "knn",
+        "knn",
+    ]  # floors may be unfinished
+    sweep.finish("finished")
+    for _ in range(2):
+        sync_all(sweep.directory, database.uri)
+        gains = [{name: value for name, _, value in database.points(trial)} for trial in trials]
+        assert gains == [{"knn": 0.75, "knn_above_random": sign * each} for each in (0.375, 0.125)]
+
+
+def test_the_page_of_an_experiment_is_that_of_its_newest_sweep_and_keeps_what_a_person_wrote(tmp_path, database):
+    from mlflow import MlflowClient
+
+    old, new = make_sweep(tmp_path / "old", question="Old?"), make_sweep(tmp_path / "new", question="New?")
+    new = dataclasses.replace(new, created=old.created + 1000)
+    destination = Destination(database.uri)
+    for record in (new, old):  # `eagleray sync` may send the older one later
+        assert isinstance(destination.send(record), Sent)
+    client = MlflowClient(database.uri)
+
+    def page() -> Any:
+        found = client.get_experiment_by_name("which")
+        assert found is not None
+        return found
+
+    assert page().tags["mlflow.note.content"].startswith("New?\n\nwhich-sweep-new: [runs](#/experiments/")
+    views = [json.loads(page().tags[f"mlflow.sharedViewState.{each.key[:8]}"]) for each in (old, new)]
+    searches = [f"tags.`mlflow.parentRunId` = '{database.run(each)}'" for each in (old, new)]
+    assert [view["searchFilter"] for view in views] == searches
+    assert (views[0]["orderByKey"], views[0]["orderByAsc"]) == ("metrics.`knn`", False)
+    assert views[0]["selectedColumns"][:4] == [
+        "metrics.`knn`",
+        "metrics.`knn_above_random`",
+        "params.`t`",
+        "params.`seed`",
+    ]
+
+    new = new.tag({"finding": "t matters."})
+    destination.send(new)
+    assert "**t matters.**" in page().tags["mlflow.note.content"]
+    assert database.pairs("tags", new)["mlflow.note.content"] == "New?\n\n**t matters.**"
+    client.set_experiment_tag(page().experiment_id, "mlflow.note.content", "mine")
+    client.set_tag(database.run(new), "mlflow.note.content", "mine too")
+    Destination(database.uri).send(new.tag({"finding": "nothing matters."}))
+    assert page().tags["mlflow.note.content"] == "mine"
+    assert database.pairs("tags", new)["mlflow.note.content"] == "mine too"
+
+
+def test_a_data_set_and_what_the_machine_did_arrive_once(tmp_path, database):
+    record = make(tmp_path)
+    facts = {"images": {"train": 5}, "classes": None, "size": 8, "channels": 3, "skipped": 1}
+    record.keep_data({"name": "folder", "digest": "0a1b", "source": {"root": "/photos"}, **facts})
+    record.append(3, {"loss": 0.5}, 1)
+    record.append(3, {"system/memory_megabytes": 12.0}, 1, file=SYSTEM)
+    for _ in range(2):
+        (record.directory / "sent.json").unlink(missing_ok=True)
+        assert isinstance(sync(record, database.uri), Sent)
+        sql = (
+            "select name, digest, dataset_source, dataset_profile from datasets "
+            "join inputs on source_id = dataset_uuid where destination_id = ?"
+        )
+        ((name, digest, source, profile),) = database.query(sql, database.run(record))
+        assert (name, digest, json.loads(source)["uri"], json.loads(profile)) == ("folder", "0a1b", "/photos", facts)
+        assert database.points(record) == [("loss", 3, 0.5), ("system/memory_megabytes", 3, 12.0)]
+
+
+@pytest.mark.parametrize("method", ["create_logged_model", "create_registered_model"])
+def test_a_store_without_models_gets_all_else_and_it_is_said(tmp_path, monkeypatch, method):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def unknown(*_, **__):
+        raise MlflowException("404: there is no such endpoint", error_code=5)  # RESOURCE_DOES_NOT_EXIST
+
+    sweep = make_sweep(tmp_path / "runs/which/1")
+    best = make_child(sweep, "t", 0, 0.75, {"kind": "trial", "winner": "yes"})
+    for name in ("load_encoder.py", "encoder.safetensors"):
+        (best.artifacts / name).write_text("")
+    sweep.finish("finished")
+    database = Database(tmp_path / "mlflow.db")
+    monkeypatch.setattr(MlflowClient, method, unknown)
+    monkeypatch.setattr("eagleray.tracking.models._saved", lambda *arguments: arguments[0].artifacts)
+    done = sync_all(tmp_path / "runs", database.uri)
+    assert (done.sent, done.unsent) == (2, {})
+    assert len(done.lacks) == 1
+    assert done.lacks[0].endswith("the best encoder as a model: 404: there is no such endpoint.") == (method[7] == "l")
+    assert database.status(best) == "FINISHED"
 
 
 # Nothing twice -------------------------------------------------------------------------------------------------
@@ -664,8 +787,11 @@ def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, capsys):
     port, process = pages
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used"):
         tracking.ui(port=port)
-    tracking.ui("http://me:secret@host:5000/")
-    assert capsys.readouterr().out == "MLflow's pages are at http://host:5000\n"
+    tracking.ui(f"http://me:secret@127.0.0.1:{port}/")
+    title, *listed = capsys.readouterr().out.splitlines()
+    assert title == "MLflow's pages:"
+    assert 2 <= len(listed) <= 6  # at most the five newest experiments, and the list of all
+    assert all(f"  http://127.0.0.1:{port}/#/experiments" in line for line in listed)
 
     served = children(process.pid)
     assert len(served) >= 2  # MLflow's command, and the server that it starts
@@ -684,17 +810,28 @@ def children(pid: int) -> list[int]:
     return found + [below for child in found for below in children(child)]
 
 
-def test_the_comparing_page_is_linked_as_its_own_button_links_it():
-    url = tracking.compare_url("7", ["a1", "b2"], "http://host:5000/")
-    base, _, fragment = url.partition("#")
-    assert base == "http://host:5000/"
-    path, _, query = fragment.partition("?")
-    values = {name: value for name, (value,) in parse_qs(query, strict_parsing=True).items()}
-    assert path == "/compare-runs"
-    assert json.loads(values["runs"]) == ["a1", "b2"]
-    assert json.loads(values["experiments"]) == ["7"]
-    assert not set(url) & set(' "[]')
-    assert tracking.experiment_url("7", "http://host").startswith("http://host/#/experiments/7/runs")
+def test_links_are_short_and_name_the_sweep_and_the_port_that_serves_it(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    key = "0123456789abcdef"
+    charts = "/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey={}&compareRunsMode=CHART"
+    assert tracking.charts_url("7", None, uri) == f"http://127.0.0.1:5000{charts.format('runs')}"
+    assert tracking.charts_url("7", key, "http://me:secret@host/") == f"http://host{charts.format('01234567')}"
+
+    served = tmp_path / "mlflow.db.served"
+    note = {"base": "http://127.0.0.1:5123", "pid": os.getpid(), "node": platform.node()}
+    served.write_text(json.dumps(note))
+    assert tracking.charts_url("7", key, uri) == f"http://127.0.0.1:5123{charts.format('01234567')}"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for stale in ({**note, "pid": ended.pid}, {**note, "node": "another machine"}):
+        served.write_text(json.dumps(stale))
+        assert tracking.ui_base(uri) == "http://127.0.0.1:5000"
+
+
+def test_a_wrong_folder_is_named_and_no_store_is_made_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"There is no MLflow store at .*mlflow.db: start `eagleray ui` where runs"):
+        tracking.ui(f"sqlite:///{tmp_path}/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Stores --------------------------------------------------------------------------------------------------------
@@ -711,7 +848,6 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     assert tracking.store_uri() == "http://host:5000"
     assert tracking.store_uri("postgresql+psycopg2://u@h/d") == "postgresql+psycopg2://u@h/d"
     assert tracking.ui_base() == "http://host:5000"
-    assert tracking.ui_base("sqlite:///x.db", port=5001) == "http://127.0.0.1:5001"
     for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
         with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
@@ -739,7 +875,7 @@ def test_our_timeouts_apply_only_inside_and_the_users_stay(tmp_path, database, m
         seen.update(os.environ)
         raise OSError("enough")
 
-    monkeypatch.setattr("eagleray.tracking.send.connect", look)
+    monkeypatch.setattr("eagleray.tracking.lookup.connect", look)
     assert sync(make(tmp_path), database.uri) == Unsent("enough", answered=True)
     assert (seen["MLFLOW_HTTP_REQUEST_TIMEOUT"], seen["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == ("77", "0")
     assert dict(os.environ) == before

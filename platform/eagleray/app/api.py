@@ -34,7 +34,7 @@ from eagleray.runs.record import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eagleray.runs.export import ExportedEncoder
+    from eagleray.runs.export.encoder import ExportedEncoder
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunResult:
         Raises:
             ConfigError: the method's features are not the output of an encoder.
         """
-        from eagleray.runs.export import load_encoder
+        from eagleray.runs.export.encoder import load_encoder
 
         return load_encoder(self.directory)
 
@@ -173,7 +173,7 @@ def sweep(
 
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
-    with SweepDisplay(title, asked.metric, count, console) if console else nullcontext() as watch:
+    with SweepDisplay(title, asked.metric, count, console, asked.mode) if console else nullcontext() as watch:
         analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
     return SweepResult(directory, analysis, unsent)
 

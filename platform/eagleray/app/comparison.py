@@ -12,7 +12,7 @@ from eagleray.report.recorded import from_directory, from_mlflow
 from eagleray.report.trials import Comparison, Group, group_of
 from eagleray.runs.browse import browse, directory_of
 from eagleray.runs.record import Record
-from eagleray.tracking import compare_url, rows, ui_base
+from eagleray.tracking import charts_url, rows, served_at, store_uri, ui_command
 
 
 def named(name: str, tracking: Tracking) -> Group:
@@ -80,9 +80,11 @@ def _headline(measured: set[str]) -> str:
 
 
 def links(comparison: Comparison, uri: str | None) -> Iterator[str]:
-    """Yield the address of MLflow's page, if the runs came from there."""
-    found = [run for run in comparison.runs if run.experiment]
-    if found:
-        address = compare_url(found[0].experiment, [run.key for run in found][:100], ui_base(uri))
-        yield f"compare them: {address}"
-        yield "(`eagleray ui` serves that page)"
+    """Yield the address of MLflow's charts of each sweep that was read from there; without one, of the runs."""
+    for group in comparison.groups:
+        shown = group.sweep or next(iter(group.runs))
+        if shown.experiment:
+            key = shown.tags["eagleray.key"] if group.sweep else None
+            yield f"{group.name} in a browser: {charts_url(shown.experiment, key, uri)}"
+    if any(run.experiment for run in comparison.runs) and served_at(store_uri(uri)) is None:
+        yield f"(`{ui_command(uri)}` serves it)"

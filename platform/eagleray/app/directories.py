@@ -10,6 +10,7 @@ from eagleray.config import Run, Sweep, read_run, validated
 from eagleray.config.run import leaves
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record
 
 MAY_CHANGE = ("concurrent", "question", "budget")  # sections of a sweep that may change when it is resumed
@@ -37,7 +38,7 @@ def newest_unfinished(folder: Path) -> Path:
         ConfigError: there is no such directory.
     """
     for record in _newest_first(folder):
-        if record.state in ("running", "stopped"):
+        if may_resume(record):
             return record.directory
     raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
 

@@ -5,6 +5,7 @@ Their results are kept and sent to MLflow.
 
 import fcntl
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notify
 from eagleray.config import Run, Sweep
 from eagleray.config.budget import OVER
@@ -19,8 +21,9 @@ from eagleray.config.metrics import meanings
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice
-from eagleray.contracts.report import Report
+from eagleray.contracts.report import Failed, Report
 from eagleray.data.description import described
+from eagleray.data.images import Data
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -28,10 +31,10 @@ from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble
+from eagleray.runs.assemble import assemble, images_of
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
-from eagleray.runs.export import export
+from eagleray.runs.failures import keep_error, told
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
@@ -78,6 +81,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             uri=run.tracking.uri,
         )
         preview(run, record.artifacts / "views.png", data)
+        _keep_data(run, record, data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
             _train(run, record, lambda: train(run, directory, data=data), display, address)
@@ -112,13 +116,17 @@ def launch_sweep(
         except ConfigError:
             raise
         except Exception as error:
+            if isinstance(error, Failed):
+                keep_error(Record.open(directory), error)
             notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
             raise
         parent = Record.open(directory)
         sender.add(parent)
         for child in parent.children():
+            run = recorded_run(child)
+            _keep_data(run, child, images_of(run))
             if child.kind == "trial":
-                _keep(recorded_run(child), child)
+                _keep(run, child)
         analysis = conclude(sweep, parent)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return analysis, sender.message
@@ -232,6 +240,12 @@ def _train(
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
         raise
+    except ConfigError:
+        raise
+    except Exception as error:
+        keep_error(record, error)
+        error.add_note(told(record))
+        raise
 
 
 def _keep(run: Run, record: Record) -> None:
@@ -242,7 +256,16 @@ def _keep(run: Run, record: Record) -> None:
     if saved:
         record.tag({"checkpoint": str(saved.absolute())})
     if saved and record.state == "finished":
-        export(run, record.directory)
+        try:
+            export_encoder(record, "safetensors", record.artifacts)
+        except ConfigError as error:  # a network that nobody else can load is still a result
+            warnings.warn(f"{record.directory}: {error}", stacklevel=2)
+
+
+def _keep_data(run: Run, record: Record, data: Data) -> None:
+    """Keep which images the run used."""
+    source = run.data.config.model_dump(mode="json")
+    record.keep_data({"name": run.data.name, "source": source, **data.facts()})
 
 
 @contextmanager

@@ -19,16 +19,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-if not console.is_terminal:
-    console = Console(width=160)  # a file or a pipe has no width of its own
+terminal, logs = Console(), Console(force_terminal=False, width=160)  # a file or a pipe has no width of its own
+console = terminal if terminal.is_terminal and not terminal.is_dumb_terminal else logs
 
 Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUN.yaml] [key=value ...]", help="a run file, and settings that override it"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the newest one that was interrupted")]
+Plain = Annotated[bool, typer.Option("--plain", help="a line for each event, for logs; else only without a terminal")]
 Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of a Ray cluster to run on")]
+
+
+def output(plain: bool) -> Console:
+    """Return the console to print to."""
+    return logs if plain else console
 
 
 def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
@@ -69,8 +74,9 @@ def only_settings(arguments: list[str] | None) -> list[str]:
     return arguments or []
 
 
-def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
-    from eagleray.tracking import ui_command
+def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
+    """Print where the results of a run or sweep are."""
+    from eagleray.tracking import page_url, served_at, store_uri, ui_command
 
     width = max(map(len, places))
     for name, path in places.items():
@@ -78,7 +84,9 @@ def farewell(places: Mapping[str, Path], uri: str | None, unsent: str | None) ->
             say(f"{name:<{width}}  {path}")
     if unsent:
         say(unsent)
-    say(f"To compare runs in a browser: {ui_command(uri)}")
+    page = page_url(directory, uri)
+    serve = "" if page and served_at(store_uri(uri)) else ui_command(uri)
+    say(f"To compare runs in a browser: {', which serves '.join(filter(None, (serve, page)))}")
 
 
 def interrupted(command: str, arguments: list[str] | None) -> NoReturn:

@@ -67,18 +67,34 @@ def make_views(
     std: Sequence[float],
     exact: bool = False,
     share: Share = WHOLE,
+    rows: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Compute every view of every image.
 
     Each is `make_view` with the view's index added to the seed. Equal consecutive views (the small crops of multi-crop)
     are computed in one pass. If the images are the `share` (rank, workers) of a batch, their views are bitwise those
-    rows of the views of the whole batch.
+    rows of the views of the whole batch. With `rows`, only these images have views, the same to the bit.
     """
     results: list[Tensor] = []
     for view, places in groupby(range(len(views)), key=views.__getitem__):
         seeds = [(*seed, index) for index in places]
-        results += _perform(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share)
+        results += _perform(view, images, seeds, size=size, mean=mean, std=std, exact=exact, share=share, rows=rows)
     return results
+
+
+def crop_boxes(
+    views: Sequence[View], images: Tensor | Ragged, *, size: int, seed: tuple[int, ...], share: Share = WHOLE
+) -> list[Tensor]:
+    """Return the part of each image that each view shows.
+
+    Arguments as `make_views`, whose views these are.
+
+    Returns:
+        For each view int64 [N, 4]: top, left, height and width in pixels of the image.
+    """
+    sizes = (images if isinstance(images, Ragged) else Ragged.of_one_shape(images)).sizes
+    drawn = (draw_parameters(view, sizes, view.size or size, (*seed, n), share) for n, view in enumerate(views))
+    return [torch.cat([each.corner, each.box]).t().long() for each in drawn]
 
 
 def evaluation_view(images: Tensor | Ragged, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -101,25 +117,29 @@ def _perform(
     std: Sequence[float],
     exact: bool,
     share: Share = WHOLE,
+    rows: Sequence[int] | None = None,
 ) -> Sequence[Tensor]:
     """Compute one view of every image for each seed."""
     images = images if isinstance(images, Ragged) else Ragged.of_one_shape(images)
     _check(images.padded, mean, std)
     size, device = view.size or size, images.padded.device
     drawn = joined([draw_parameters(view, images.sizes, size, seed, share) for seed in seeds]).to(device)
+    wanted = None if rows is None else {row + len(images) * n for row in rows for n in range(len(seeds))}
     images = images.repeated(len(seeds))
     output = torch.empty(len(images), len(mean), size, size, device=device)
     offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
     perform = _exact if exact or view.randaugment else _fast
     with torch.autocast(device.type, enabled=False):  # bf16 is too coarse for shades of colour
         for piece in _pieces(images, size):
+            if wanted is not None and wanted.isdisjoint(range(len(images))[piece]):
+                continue  # whole pieces are computed, as arithmetic may round differently in smaller ones
             part = images[piece]
             pixels = part.padded.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             result = perform(view, pixels, part.sizes, drawn[piece], size)
             result = colour.finish(view, result, drawn[piece])
             torch.sub(result, offset, out=output[piece]).div_(scale)
     geometry.finish(view, output, drawn)
-    return output.chunk(len(seeds))
+    return output.chunk(len(seeds)) if rows is None else [views[rows] for views in output.chunk(len(seeds))]
 
 
 def _check(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:

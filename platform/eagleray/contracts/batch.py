@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from eagleray.contracts.report import Progress
+
 
 @dataclass(frozen=True)
 class DataInfo:
@@ -20,34 +22,6 @@ class DataInfo:
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
     stored_size: int = 64  # shorter side that larger images were reduced to before any view was made
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of training, from which schedules follow.
-
-    `fraction` does not depend on the number of workers or on the batch size.
-    """
-
-    step: int  # optimizer steps done
-    steps: int  # optimizer steps in all
-    epoch: int  # epochs completed
-    epochs: int
-
-    @property
-    def done(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.steps
-
-    @property
-    def fraction(self) -> float:
-        """Share of the training done, from 0 to 1."""
-        return self.step / max(1, self.steps)
-
-    @property
-    def epochs_done(self) -> float:
-        """Epochs done, with the part of the current one."""
-        return self.fraction * self.epochs
 
 
 @dataclass(frozen=True)

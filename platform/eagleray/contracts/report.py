@@ -1,18 +1,57 @@
-"""Reports of the loop, and its error for divergence."""
+"""Reports of the loop, and errors that end a run. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    from eagleray.contracts.batch import Progress
+Kind = Literal["infrastructure", "out of memory", "diverged", "settings", "bug"]  # of failures (runs/failures.py)
 
 
-class Diverged(RuntimeError):
+class Failed(RuntimeError):
+    """A run or sweep has failed for a reason of a known kind."""
+
+    kind: Kind = "bug"
+
+    def __init__(self, message: str, kind: Kind | None = None):
+        super().__init__(message)
+        self.kind = kind or self.kind
+
+
+class Diverged(Failed):
     """The loss is NaN or infinite.
 
     Nothing was saved since the last good checkpoint.
     """
+
+    kind = "diverged"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of training, from which schedules follow.
+
+    `fraction` does not depend on the number of workers or on the batch size.
+    """
+
+    step: int  # optimizer steps done
+    steps: int  # optimizer steps in all
+    epoch: int  # epochs completed
+    epochs: int
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training done, from 0 to 1."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs done, with the part of the current one."""
+        return self.fraction * self.epochs
 
 
 @dataclass(frozen=True)
@@ -22,7 +61,7 @@ class Report:
     Sent after every epoch, at every checkpoint, and about once a second in between.
     """
 
-    progress: "Progress"
+    progress: Progress
     metrics: dict[str, float]  # of the whole epoch when it ended; before that the means so far
     images_per_second: float
     epoch_ended: bool = False

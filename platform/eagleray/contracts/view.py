@@ -7,7 +7,7 @@ follow from its fields.
 
 import math
 from collections.abc import Iterator
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field
@@ -89,6 +89,24 @@ class View:
             _whole("the operations of randaugment", operations, 1, math.inf)
             _whole("the magnitude of randaugment", magnitude, 0, MAGNITUDES)
 
+    @property
+    def words(self) -> str:
+        """The operations that are switched on, with probabilities and strengths."""
+        return ", ".join(self._words(name) for name, off in OPERATIONS.items() if getattr(self, name) != off)
+
+    def _words(self, name: str) -> str:
+        others = [field.name for field in fields(self) if field.name.startswith(f"{name}_")]
+        details = [f"{other.removeprefix(f'{name}_')} {_text(getattr(self, other))}" for other in others]
+        value = f"in {getattr(self, name):.0%}" if name in _PROBABILITIES else _text(getattr(self, name))
+        return f"{name} {value}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        is_range = len(value) == 2 and isinstance(value[0], float)
+        return (" to " if is_range else " ").join(map(_text, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 
 def _declared() -> Iterator[tuple[str, Any, list[Any]]]:
     """Yield each field's name, its type and its annotations."""
@@ -113,6 +131,7 @@ SETTINGS: dict[str, Any] = {
     for name, kind, notes in _declared()
     if any(getattr(note, "description", None) for note in notes)
 }
+_PROBABILITIES = {name for name, kind in SETTINGS.items() if "probability" in str(get_args(kind)[1:])}
 _LIMITS = {name: ends for name, _, notes in _declared() if (ends := _ends(notes))}
 _CHOICES = {name: get_args(kind) for name, kind, _ in _declared() if get_origin(kind) is Literal}
 

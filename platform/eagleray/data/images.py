@@ -1,8 +1,10 @@
 """Load the images of a source and split them."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from eagleray.contracts.dataset import Dataset, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
 from eagleray.data.archive import Archive, open_archive
+from eagleray.data.cache import digest
 from eagleray.data.pixels import Decoded, Pixels, Stored
 from eagleray.data.splits import few_of_each, split
 
@@ -92,6 +95,22 @@ class Data:
     stored: int  # images of the source, more than the parts have under `data.limit`
     sides: tuple[int, int]  # shortest and longest of all stored images, in pixels
     notes: tuple[str, ...]  # of the source, on how it was read
+    digest: str  # of all images and labels of the source, whatever part of them the run uses
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was read, as plain values.
+
+        They are the digest, the images of each part, and the number of classes (None: there are none).
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "digest": self.digest,
+            "images": {name: len(images) for name, images in parts.items() if images is not None},
+            "classes": self.info.classes,
+            "size": self.info.image_size,
+            "channels": self.info.channels,
+            "skipped": self.skipped,
+        }
 
     def labelled(self, wanted: Labels, seed: int) -> Tensor:
         """Draw labelled training images of every class.
@@ -138,7 +157,17 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
         stored=sum(map(len, archive.rows.values())),
         sides=about.sides,
         notes=tuple(dataset.notes()),
+        digest=_digest(archive),
     )
+
+
+def _digest(archive: Archive) -> str:
+    """Return a digest of the images and their labels.
+
+    Images that are streamed have no checksum; the means of their channels stand for them.
+    """
+    arrays = [*archive.rows.values(), *(labels for labels in archive.labels.values() if labels is not None)]
+    return digest([archive.about.model_dump_json(), *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:

@@ -4,11 +4,12 @@ Its batches are functions of (seed, step), so it has no state to save.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eagleray.augment import View, evaluation_view, make_views
+from eagleray.augment import View, crop_boxes, evaluation_view, make_views
 from eagleray.augment.override import overridden
 from eagleray.blocks import distributed
 from eagleray.config import Run
@@ -19,6 +20,16 @@ from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
 _UNLABELLED, _LABELLED, _FIXED = range(3)  # kinds of batch, each with its own random numbers
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch, as a worker sees it."""
+
+    index: int  # the image's place in the training set
+    image: Tensor  # uint8 [C, H, W]: as it is stored
+    views: list[Tensor]  # float32 [C, S, S], normalised
+    boxes: list[tuple[int, ...]]  # of each view: top, left, height and width of its part of the image
 
 
 class BatchLoader:
@@ -77,24 +88,73 @@ class BatchLoader:
         """
         mean, std = self._norm
         images = images.to(self.device, non_blocking=True)
-        seed = (self.run.seed, number, 0, _FIXED)
+        seed = self._seed(number, _FIXED)
         made = make_views(views, images, size=self.info.image_size, seed=seed, mean=mean, std=std)
         return [self._in_layout(view) for view in made]
+
+    def order(self, step: int, *, labelled: bool = False, workers: int = 1) -> Tensor:
+        """Return the images of a step: all, or the first worker's share.
+
+        Args:
+            step: counted from 0, over the whole run.
+            labelled: return the labelled images of the step.
+            workers: that share the step.
+
+        Returns:
+            int64 [N]: places in the training set.
+        """
+        if labelled:
+            assert self.labelled_set is not None
+            return self.labelled_set[0].cpu()[self._labelled_rows(step, 0, workers)]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, 0, workers)[place]
+
+    def samples(self, rows: Sequence[int], *, labelled: bool = False) -> list[Sample]:
+        """Make the views of some images of the first step, bitwise as training does.
+
+        Args:
+            rows: among the images of the first worker.
+            labelled: take the labelled images of the step.
+        """
+        order, share = self.order(0, labelled=labelled, workers=self.run.workers), (0, self.run.workers)
+        views, kind = (self.labelled_views, _LABELLED) if labelled else (self.views, _UNLABELLED)
+        pixels = next(self.data.train.batches([order]))
+        made = self._views(pixels, views, 0, kind, share, rows)
+        boxes = crop_boxes(views, pixels, size=self.info.image_size, seed=self._seed(0, kind), share=share)
+        stored = list(pixels)
+        return [
+            Sample(
+                int(order[row]), stored[row], [view[n] for view in made], [tuple(box[row].tolist()) for box in boxes]
+            )
+            for n, row in enumerate(rows)
+        ]
 
     def _labelled(self, step: int, rank: int, world: int) -> LabelledBatch | None:
         if self.labelled is None or self.labelled_set is None or self.run.labels is None:
             return None
-        size = self.run.batch_size // self.run.labels.ratio
-        chosen = labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+        chosen = self._labelled_rows(step, rank, world)
         images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
         places, classes = (each[chosen.to(self.device)] for each in self.labelled_set)
         return LabelledBatch(views, targets=classes, indices=places)
 
+    def _labelled_rows(self, step: int, rank: int, world: int) -> Tensor:
+        """Return a step's rows of the labelled images."""
+        assert self.labelled is not None
+        assert self.run.labels is not None
+        size = self.run.batch_size // self.run.labels.ratio
+        return labelled_order(torch.arange(len(self.labelled)), size, self.run.seed, step, rank, world)
+
     def _views(
-        self, images: Tensor | Ragged, views: Sequence[View], step: int, kind: int, share: tuple[int, int] = (0, 1)
+        self,
+        images: Tensor | Ragged,
+        views: Sequence[View],
+        step: int,
+        kind: int,
+        share: tuple[int, int],
+        rows: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Make one worker's share of a step's views.
+        """Make one worker's share of a step's views, or some rows of it.
 
         `share` is (rank, workers).
         """
@@ -104,13 +164,17 @@ class BatchLoader:
             views,
             images,
             size=self.info.image_size,
-            seed=(self.run.seed, step, 0, kind),
+            seed=self._seed(step, kind),
             mean=mean,
             std=std,
             exact=self.run.augment.exact,
             share=share,
+            rows=rows,
         )
         return [self._in_layout(view) for view in made]
+
+    def _seed(self, step: int, kind: int) -> tuple[int, ...]:
+        return self.run.seed, step, 0, kind
 
     @property
     def _norm(self) -> tuple[Sequence[float], Sequence[float]]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 from eagleray.config.budget import OVER
+from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.trial import started
 from eagleray.ray_backend.workers import free
+from eagleray.runs.failures import ALIKE, failure_in, keep, kills_for_memory
 from eagleray.runs.record import Record
 
 
@@ -34,20 +37,46 @@ class Watch(Protocol):
         """Show a measured floor: its metrics with each seed."""
 
 
-class TrialFollower(tune.Callback):
-    """Follows the trials of one sweep."""
+class FailFast(tune.Stopper):
+    """Ends a sweep whose first trials fail at the same place of the code."""
 
-    def __init__(self, watch: Watch | None):
-        self.watch = watch
+    def __init__(self, follower: "TrialFollower"):
+        self.follower = follower
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return whether to end one trial: never."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether to end all of them."""
+        return self.follower.broken is not None
+
+
+class TrialFollower(tune.Callback):
+    """Follows the trials of one sweep.
+
+    Args:
+        watch: shows them.
+        count: of the trials.
+    """
+
+    def __init__(self, watch: Watch | None, count: int):
+        self.watch, self.count = watch, count
         self.ended: set[str] = set()  # labels
         self.left: set[str] = set()  # labels of those that the end of the budget has left unfinished
+        self.first: list[Record] = []  # those that ended first
+        self.kills = kills_for_memory()
+
+    @property
+    def broken(self) -> Record | None:
+        """One of the first trials, if all of these failed at the same place of the code."""
+        failures = [failure_in(record) for record in self.first]
+        digests = {failure.digest if failure else "" for failure in failures}
+        alike = len(self.first) == min(ALIKE, self.count) and len(digests) == 1 and digests != {""}
+        return self.first[0] if alike else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "watch": None,
-            "ended": set(),
-            "left": set(),
-        }  # Tune pickles its callbacks, and a live table cannot be pickled
+        return {**vars(self), "watch": None}  # Tune pickles its callbacks, and a live table cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a running trial, with its share of the machines."""
@@ -75,6 +104,10 @@ class TrialFollower(tune.Callback):
             record.finish("stopped", "by the scheduler", summary=_metrics(trial.last_result))
         self._end(trial, record)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record a failure that would only recur, so that the trial is not tried again."""
+        self._fail(trial, always=False)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record and show a failed trial.
 
@@ -82,14 +115,20 @@ class TrialFollower(tune.Callback):
         """
         _, record = started(trial.config["trial"])  # it may have failed before it had a record
         free(record.directory)
-        error = trial.get_error()
-        text = str(getattr(error, "cause", None) or error).strip()
-        (record.artifacts / "error.txt").write_text(text, encoding="utf-8")
-        # Before the last line are the stack traces of all processes in between.
-        record.finish("failed", text.rpartition("\n")[2], summary=_metrics(trial.last_result))
+        self._fail(trial, always=True)
         self._end(trial, record)
 
+    def _fail(self, trial: Trial, *, always: bool) -> None:
+        error = _error_of(trial)
+        before, self.kills = self.kills, kills_for_memory()
+        failure = failure_of(error, killed=self.kills != before)
+        directory = Path(trial.config["trial"]["directory"])
+        if always or (not failure.is_tried_again and (directory / "record.json").exists()):
+            keep(Record.open(directory), failure, str(error))
+
     def _end(self, trial: Trial, record: Record) -> None:
+        if record.name not in self.ended and len(self.first) < ALIKE:
+            self.first.append(record)
         self.ended.add(record.name)
         self._notify(trial, record.state, trial.last_result)
 
@@ -102,6 +141,16 @@ class TrialFollower(tune.Callback):
             label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)
             self.watch.trial(label, trial["varied"], state, epoch, epochs, _metrics(result))
+
+
+def _error_of(trial: Trial) -> BaseException:
+    """Return the last error of a trial.
+
+    Tune keeps it in a local folder, and copies it to the trial's own folder later than it calls back.
+    """
+    if trial.pickled_error_file:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return TuneError(Path(trial.error_file).read_text() if trial.error_file else "the trial left no error")
 
 
 def _metrics(result: dict[str, Any] | None) -> dict[str, float]:

@@ -22,17 +22,19 @@ from eagleray.config.registry import find
 from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
-from eagleray.ray_backend.callbacks import TrialFollower, Watch
+from eagleray.contracts.report import Failed
+from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
 from eagleray.runs.begun import begun
+from eagleray.runs.failures import told, try_failed_again
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
-RETRIES = 2  # of a trial that failed: its machine may have been the cause
+RETRIES = 2  # of a trial whose machine was the cause of its failure (see runs/failures.py)
 
 
 def sweep(
@@ -61,6 +63,7 @@ def sweep(
 
     Raises:
         ConfigError: a setting cannot work; nothing was started.
+        Failed: the first trials failed at the same place of the code.
         KeyboardInterrupt: a person stopped the sweep; `resume` continues it.
     """
     directory = directory.absolute()
@@ -76,7 +79,8 @@ def sweep(
         ensure_room = check_resources if address is None else wait_for_room
         ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory, read)
-        follower = TrialFollower(watch)
+        try_failed_again(parent)
+        follower = TrialFollower(watch, trial_count(sweep))
         for point in known:
             config = trial_config(sweep, directory, point, end)
             follower.notify(config, *_recorded(Path(config["directory"])))
@@ -84,6 +88,11 @@ def sweep(
         finish_floors = measurements.floors(runs)
         _tuner(sweep, directory, known, runs, follower, end).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
+        if follower.broken:
+            failed = len(follower.first)
+            raise Failed(
+                f"the sweep has ended, because its first {failed} trials failed alike. {told(follower.broken)}"
+            )
         if len(follower.ended | follower.left) < trial_count(sweep):
             raise KeyboardInterrupt
         if not follower.left:
@@ -158,6 +167,7 @@ def _tuner(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[follower],
+            stop=FailFast(follower),
             verbose=0,
         ),
     )

@@ -15,7 +15,7 @@ from eagleray.config import Run, changed, read_run
 from eagleray.config.budget import OVER
 from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged, Report
+from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
 from eagleray.runs.checkpoint import newest_checkpoint, run_directory
@@ -83,6 +83,8 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
         # A population compares only the present state; earlier comparisons have led to its present settings.
         yield from list(recorded_epochs.results())[0 if trial["replay"] else -1 :]
     if recorded_epochs.ended:
+        if not recorded_epochs.rows:
+            yield result({}, 0, done=True)
         return
     if _is_over(trial):
         if recorded_epochs.rows:
@@ -112,7 +114,9 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
                     yield result({}, reported, done=True)
                 if state:
                     return
-    except Diverged:
+    except Exception:
+        if record.state != "failed":
+            raise  # Tune tries it again
         yield result({}, reported, done=True)  # the reason is in the record
 
 
@@ -155,8 +159,7 @@ class RecordedEpochs:
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)
-        # A failed run is tried again: its machine may have been the cause.
-        ended = record.state in ("finished", "stopped", "collapsed") and record.status["message"] != OVER
+        ended = record.state != "running" and record.status["message"] != OVER
         return cls(record.metrics(), ended=ended)
 
     @property

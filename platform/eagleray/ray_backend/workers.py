@@ -4,6 +4,7 @@ Each is one process, negatives are gathered, and a restart continues from the ne
 """
 
 import asyncio
+import platform
 import shutil
 import threading
 from collections import defaultdict
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -22,10 +24,12 @@ from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged, Report
+from eagleray.contracts.report import Diverged, Failed, Kind, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
+from eagleray.ray_backend.failures import KILLED, failure_of
 from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
 
@@ -77,6 +81,8 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
             yield report
             if waiting is not None:
                 exchange.answer.remote(waiting, True)
+    except ray.exceptions.RayError as error:  # the messenger of the group was lost
+        raise Failed(*_reason(failure_of(error))) from error
     except GeneratorExit:
         if waiting is not None:
             exchange.answer.remote(waiting, False)
@@ -86,10 +92,16 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
         ray.kill(exchange)
     (directory / ".workers").unlink(missing_ok=True)
     shutil.rmtree(directory / "ray", ignore_errors=True)
-    if thread.failure is not None:
-        raise thread.failure
-    if (status := Record.open(directory).status)["state"] == "failed":
-        raise Diverged(status["message"])
+    failure = failure_in(Record.open(directory))
+    if failure is None and thread.failure is not None:
+        failure = failure_of(thread.failure)
+    if failure is not None:
+        kind = Diverged if failure.kind == "diverged" else Failed
+        raise kind(*_reason(failure)) from thread.failure
+
+
+def _reason(failure: Failure) -> tuple[str, Kind]:
+    return failure.reason, failure.kind
 
 
 def free(directory: Path) -> None:
@@ -162,12 +174,22 @@ def work(config: dict[str, Any]) -> None:
     """
     torch.set_num_threads(config["threads"])
     run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
-    reports, is_first = train(run, directory, device=get_device()), distributed.rank() == 0
+    reports, is_first, record = (
+        train(run, directory, device=get_device()),
+        distributed.rank() == 0,
+        Record.open(directory),
+    )
+    if failure_in(record) is not None:
+        return  # in an earlier start of this group: the same would happen again
+    node, kills = config["kills"]
+    if platform.node() == node and kills_for_memory() != kills:
+        keep(record, Failure("out of memory", KILLED), KILLED)
+        return
     if is_first:
         pg = get_current_placement_group()
         assert pg is not None
         (directory / ".workers").write_text(pg.id.hex())
-        reports = recorded(reports, Record.open(directory))
+        reports = recorded(reports, record)
     try:
         for report in reports:
             if is_first:
@@ -180,6 +202,10 @@ def work(config: dict[str, Any]) -> None:
                     return
     except Diverged:
         return  # all workers have the same loss, and a restart would not change it; the reason is in the record
+    except Exception as error:
+        if not Failure.of(error).is_tried_again:
+            keep_error(record, error)
+        raise  # ends the other workers, too
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
@@ -205,6 +231,7 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float)
             "directory": str(directory),
             "threads": run.threads or max(1, int(cpus)),
             "exchange": exchange,
+            "kills": (platform.node(), kills_for_memory()),
         },
         scaling_config=ScalingConfig(
             num_workers=run.workers,

@@ -4,14 +4,16 @@ The directory is the only source for what the run was, what it measured and how 
 
     record.json     key, name, experiment, params, tags, where it ran (written again on resuming)
     run.yaml        the resolved run file
+    data.json       the images that it used: their digest, and how many there are
     metrics.jsonl   one line for each report, appended while the run trains
+    system.jsonl    the same for what it used of its machine, kept apart because no report compares it
     status.json     how it ended and its last numbers; absent while it runs
     artifacts/      pictures, the encoder and other files to keep
     trials/<id>/    the runs of a sweep, each a directory like this one
 
 Training writes only here. Everything else (leaderboards, MLflow) only reads, so nothing else can slow or stop it.
-Every file except metrics.jsonl is replaced as a whole; in metrics.jsonl, readers skip a line that a killed process
-left half written. One process at a time writes to a directory; any number may read.
+Every file except those two is replaced as a whole; in them, readers skip a line that a killed process left half
+written. One process at a time writes to a directory; any number may read.
 """
 
 import json
@@ -37,6 +39,7 @@ from eagleray.contracts.errors import ConfigError
 
 Value = str | int | float | bool | None
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
+METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
 
@@ -101,7 +104,7 @@ class Record:
             meanings=dict(meanings or {}),
         )
         _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
-        (directory / "status.json").unlink(missing_ok=True)
+        record.reopen()
         record._save()
         return record
 
@@ -149,8 +152,10 @@ class Record:
 
     # Writing: only by the run itself
 
-    def append(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
-        """Add a row, written when this returns.
+    def append(
+        self, step: int, metrics: Mapping[str, float], epoch: float | None = None, *, file: str = METRICS
+    ) -> None:
+        """Add a row to METRICS or SYSTEM, written when this returns.
 
         `step` counts samples or optimizer steps.
 
@@ -168,9 +173,9 @@ class Record:
             "metrics": {name: _jsonable(value) for name, value in metrics.items()},
         }
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        with open(self.directory / "metrics.jsonl", "ab+") as file:
+        with open(self.directory / file, "ab+") as rows:
             # A process killed while writing leaves a line without its end: end it, or this row is lost too.
-            file.write(b"\n" + line if _torn(file) else line)
+            rows.write(b"\n" + line if _torn(rows) else line)
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
         """Add tags.
@@ -181,16 +186,31 @@ class Record:
         tagged._save()
         return tagged
 
-    def finish(self, state: str, message: str = "", summary: Mapping[str, float] | None = None) -> None:
+    def keep_data(self, facts: Mapping[str, Any]) -> None:
+        """Write which images the run used."""
+        _replace(self.directory / "data.json", json.dumps(dict(facts), indent=1))
+
+    def finish(
+        self,
+        state: str,
+        message: str = "",
+        summary: Mapping[str, float] | None = None,
+        failure: Mapping[str, str] | None = None,
+    ) -> None:
         """Write how the run ended.
 
-        The state is finished, failed, stopped (by a scheduler or a person) or collapsed.
+        The state is finished, failed (see runs/failures.py), stopped (by a scheduler or a person) or collapsed.
         """
         if state not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {state!r}")
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
-        ending = {"state": state, "message": message, "time": _now(), "summary": numbers}
+        ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
+        ending |= {"failure": dict(failure)} if failure else {}
         _replace(self.directory / "status.json", json.dumps(ending, indent=1))
+
+    def reopen(self) -> None:
+        """Forget how the run ended, so that it continues."""
+        (self.directory / "status.json").unlink(missing_ok=True)
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
@@ -215,6 +235,13 @@ class Record:
             raise ConfigError(f"{path} is damaged: it holds no settings.")
         return file
 
+    def data(self) -> dict[str, Any] | None:
+        """Read which images the run used, if it is known."""
+        try:
+            return json.loads((self.directory / "data.json").read_text())
+        except FileNotFoundError:
+            return None
+
     def metrics(self) -> list[dict[str, Any]]:
         """Read the metrics, a row for each step.
 
@@ -231,15 +258,15 @@ class Record:
             merged.update(row["metrics"])
         return [rows[step] for step in sorted(rows)]
 
-    def read(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Read the rows from byte `start` on, as written.
+    def read(self, start: int = 0, *, file: str = METRICS) -> tuple[list[dict[str, Any]], int]:
+        """Read the rows of METRICS or SYSTEM from byte `start` on, as written.
 
         Also return the byte where the next read starts.
         """
         try:
-            with open(self.directory / "metrics.jsonl", "rb") as file:
-                file.seek(start)
-                data = file.read()
+            with open(self.directory / file, "rb") as rows:
+                rows.seek(start)
+                data = rows.read()
         except FileNotFoundError:
             return [], start
         whole = data[: data.rfind(b"\n") + 1]
@@ -247,7 +274,7 @@ class Record:
 
     @property
     def status(self) -> dict[str, Any]:
-        """{"state", "message", "time" in ms or None, "summary"}.
+        """{"state", "message", "time" in ms or None, "summary", and of some failures "failure"}.
 
         The state is "running" until the run ends.
 
@@ -314,7 +341,7 @@ def environment() -> dict[str, Value]:
     changed = _git(here, "status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        **{package: version_of(package) for package in packages},
         "commit": _git(here, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changed is None else changed != "",
         "cpu": _cpu(),
@@ -326,7 +353,8 @@ def environment() -> dict[str, Value]:
 
 
 @cache
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return a package's version, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -19,10 +19,12 @@ from eagleray.config import Run
 from eagleray.contracts.batch import Progress, StepResult
 from eagleray.contracts.method import Method
 from eagleray.contracts.report import Diverged
+from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import blueprint
 from eagleray.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 
 CHECK_EVERY = 16  # steps between checks of the loss: each check waits for the device
+NAMED = 8  # images of a batch that a sentence names; a log names all
 
 
 @dataclass
@@ -47,12 +49,12 @@ class TrainingState:
         directory: of the run; only the first worker writes.
         method: with its weights.
         optimizer: with its moments.
-        steps_per_epoch: optimizer steps in an epoch.
+        loader: knows which images a step has.
     """
 
-    def __init__(self, run: Run, directory: Path, method: Method, optimizer: Optimizer, steps_per_epoch: int):
+    def __init__(self, run: Run, directory: Path, method: Method, optimizer: Optimizer, loader: BatchLoader):
         self.run, self.directory, self.method, self.optimizer = run, directory, method, optimizer
-        self.steps_per_epoch = steps_per_epoch
+        self.loader, self.steps_per_epoch = loader, loader.steps_per_epoch
         self.counters = Counters()
         self.saved: Path | None = None  # the newest checkpoint
         self.embeddings: list[Tensor] = []  # of the last step
@@ -117,12 +119,21 @@ class TrainingState:
         for back, row in enumerate(distributed.all_reduce_mean(table).tolist()):
             numbers = dict(zip(pending[back], row, strict=True))
             if not abs(numbers["loss"]) < float("inf"):
-                step = self.counters.step - len(pending) + back + 1
-                saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was saved before"
-                raise Diverged(f"the loss is {numbers['loss']} at step {step}; {saved}. A lower optimizer.lr may help.")
+                raise self._diverged(numbers["loss"], self.counters.step - len(pending) + back + 1)
             self.counters.count += 1
             for name, value in numbers.items():
                 self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
+
+    def _diverged(self, loss: float, step: int) -> Diverged:
+        saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was saved before"
+        images = self.loader.order(step - 1, labelled=not self.loader.views).tolist()
+        shown = f"{', '.join(map(str, images[:NAMED]))}{', …' if len(images) > NAMED else ''}"
+        error = Diverged(
+            f"the loss is {loss} at step {step}; {saved}. A lower optimizer.lr may help. The step's images are {shown} "
+            "of the training set."
+        )
+        error.add_note(f"The images of step {step}, by their places in the training set: {images}")
+        return error
 
 
 class Stopwatch:

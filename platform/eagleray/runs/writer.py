@@ -4,39 +4,40 @@ The run may be a local one, a trial of a sweep or a group of workers.
 """
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eagleray.runs.record import Record
+from eagleray.contracts.report import Report
+from eagleray.runs.failures import Failure, keep_error
+from eagleray.runs.record import SYSTEM, Record
+from eagleray.runs.usage import Usage
 
-if TYPE_CHECKING:
-    from eagleray.contracts.report import Report
 
-
-def recorded(reports: "Iterator[Report]", record: Record) -> "Generator[Report]":
+def recorded(reports: Iterator[Report], record: Record) -> Generator[Report]:
     """Record the reports of a run and pass them on.
 
     Each epoch and the end of the run are written. A resumed run repeats epochs that it has reported already; those
     without new numbers are not written again.
 
-    Raises:
-        Diverged: raised again after the record says that the run failed.
+    An error is raised again after the record says that the run failed, and why; but for one of the machines, after
+    which the run may be tried again.
     """
-    from eagleray.contracts.report import Diverged
-
     written = {row["step"]: row for row in record.metrics()}
+    usage = Usage()
     try:
         for report in reports:
             if report.epoch_ended:
                 _append(record, report, written.get(report.progress.step, {}))
+                record.append(report.progress.step, usage.measured(), report.progress.epoch, file=SYSTEM)
             if report.done:
                 record.finish("finished", summary=report.numbers)
             yield report
-    except Diverged as error:
-        record.finish("failed", str(error))
+    except Exception as error:
+        if not Failure.of(error).is_tried_again:
+            keep_error(record, error)
         raise
 
 
-def _append(record: Record, report: "Report", before: dict[str, Any]) -> None:
+def _append(record: Record, report: Report, before: dict[str, Any]) -> None:
     if all(before.get(name) == value for name, value in report.metrics.items()):
         return
     record.append(report.progress.step, report.numbers, report.progress.epoch)

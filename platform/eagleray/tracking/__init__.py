@@ -7,10 +7,10 @@ what it already has, at first and again after every failure, so a crash at any p
 mlflow itself is imported at the first call that needs it: the import takes two seconds.
 """
 
-from eagleray.tracking.read import compare_url, experiment_url, rows
+from eagleray.tracking.read import rows
 from eagleray.tracking.send import Sent, Unsent, sync
 from eagleray.tracking.sender import Sender, Synced, sync_all
-from eagleray.tracking.server import ui, ui_base, ui_command
+from eagleray.tracking.server import charts_url, page_url, served_at, ui, ui_base, ui_command
 from eagleray.tracking.store import store_uri
 from eagleray.tracking.sync_state import is_sent
 
@@ -19,10 +19,11 @@ __all__ = [
     "Sent",
     "Synced",
     "Unsent",
-    "compare_url",
-    "experiment_url",
+    "charts_url",
     "is_sent",
+    "page_url",
     "rows",
+    "served_at",
     "store_uri",
     "sync",
     "sync_all",

@@ -1,19 +1,15 @@
-"""Read experiments from MLflow, and link to its pages."""
+"""Read experiments from MLflow."""
 
 import difflib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_TRAINING = "workflowType=machine_learning"  # otherwise MLflow's pages open with traces of language models
 
 
 def rows(name: str, uri: str | None = None) -> list[dict[str, Any]]:
@@ -90,21 +86,3 @@ def _row(run: Any) -> dict[str, Any]:
         "experiment_id": run.info.experiment_id,
         "created": run.info.start_time,
     }
-
-
-def experiment_url(experiment_id: str, base: str) -> str:
-    return f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{_TRAINING}"
-
-
-def compare_url(experiment_id: str, run_ids: Sequence[str], base: str) -> str:
-    """Return the address where MLflow compares runs.
-
-    The page has parallel coordinates, scatter, box and contour plots.
-
-    Args:
-        experiment_id: of the runs.
-        run_ids: of the runs to compare.
-        base: the address of MLflow's pages (`ui_base`).
-    """
-    runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
-    return f"{base.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING}"

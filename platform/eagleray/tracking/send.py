@@ -9,18 +9,24 @@ every column, and MLflow keeps one.
 
 import math
 import re
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import Record
+from eagleray.runs.record import METRICS, SYSTEM, Record
+from eagleray.tracking.descriptions import description, display_name, tags_for
+from eagleray.tracking.gains import gains
+from eagleray.tracking.inputs import HAS_IMAGES, VIEWS, dataset_inputs, grid_images
+from eagleray.tracking.links import view_path
+from eagleray.tracking.lookup import Lookup, in_trash
+from eagleray.tracking.models import is_best, keep_model, register
+from eagleray.tracking.page import new_tags, page_tags, view_of
 from eagleray.tracking.store import (
     answered,
-    artifacts_beside,
-    connect,
     locked,
     patient,
     reason,
@@ -40,7 +46,6 @@ STATUS = {
     "stopped": "KILLED",
     "collapsed": "KILLED",
 }
-DESCRIPTION = "mlflow.note.content"  # Markdown, shown as the description on MLflow's page of a run
 Point = tuple[int, str, float, int]  # step, metric, value, time in ms
 
 
@@ -72,9 +77,12 @@ class Kept:
     last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> last step and value in the store
     files: dict[str, list[int]] = field(default_factory=dict)  # path -> size and time when it was sent
     note: Note | None = None  # content of sent.json at that time
-    offset: int = 0  # bytes of metrics.jsonl
-    step: int = 0  # the highest in metrics.jsonl
+    offsets: dict[str, int] = field(default_factory=dict)  # bytes of metrics.jsonl and system.jsonl
+    step: int = 0  # the highest in them
     nonfinite: int = 0  # NaN and infinities in metrics.jsonl
+    inputs: list[Any] | None = None  # the images it used, as sent
+    page: dict[str, str] | None = None  # tags of its experiment, as sent
+    model: str | None = None  # the ID of its encoder as a model
 
 
 def sync(record: Record, uri: str | None = None) -> Sent | Unsent:
@@ -89,8 +97,8 @@ class Destination:
         self.uri = store_uri(uri)
         self.name = without_password(self.uri)
         self.deadline = math.inf  # of time.monotonic(): sending stops then, even with a backlog
-        self._client: MlflowClient | None = None
-        self._experiments: dict[str, str] = {}
+        self.lacks: dict[str, None] = {}  # sentences about what this store cannot do
+        self.lookup = Lookup(self.uri)
         self._kept: dict[str, Kept] = {}
 
     def send(self, record: Record) -> Sent | Unsent:
@@ -115,8 +123,12 @@ class Destination:
             self._send_params_and_tags(record, kept)
             points = self._send_rows(record, kept) + self._send_summary(record, kept)
             paths = self._send_files(record, kept)
+            self._send_inputs(record, kept)
+            self._send_page(record, kept)
+            self._send_model(record, kept)
             self._send_status(record, kept)
-        kept.note = {"run_id": kept.run_id, "fingerprint": state, "files": dict(kept.files)}
+        page = view_path(self.lookup.experiment(record.experiment), view_of(record))
+        kept.note = {"run_id": kept.run_id, "fingerprint": state, "files": dict(kept.files), "page": page}
         write_note(record, self.name, kept.note)
         return Sent(points, paths, new=not kept.in_trash)
 
@@ -124,9 +136,7 @@ class Destination:
 
     @property
     def client(self) -> "MlflowClient":
-        if self._client is None:
-            self._client = connect(self.uri)
-        return self._client
+        return self.lookup.client
 
     def _known(self, record: Record) -> Kept:
         note = read_note(record, self.name)
@@ -136,84 +146,42 @@ class Destination:
         return kept
 
     def _ask(self, record: Record, note: Note | None) -> Kept:
-        run = self._find(record, note)
+        run = self.lookup.run(record, note)
         if run is None:
             return Kept(self._create(record), tags=self._tags(record))
         run_id = run.info.run_id
         note = note if note and note["run_id"] == run_id else None
-        if _in_trash(run):
+        if in_trash(run):
             return Kept(run_id, in_trash=True, note=note)
+        points = {name: self.lookup.last_point(run_id, name) for name in run.data.metrics}
         return Kept(
             run_id,
             status=run.info.status,
             params=run.data.params,
             tags=run.data.tags,
-            last={name: self._last(run_id, name) for name in run.data.metrics},
+            last={name: (last.step, last.value) for name, last in points.items()},
             files=dict(note["files"]) if note else {},
             note=note,
         )
 
-    def _find(self, record: Record, note: Note | None) -> Any:
-        """Find the run with this record's key, or None.
-
-        The server may complete a request to create it that we gave up on. All but one of such twins are moved to
-        MLflow's trash. A run that exists only in the trash was put there by a person: it stays there.
-        """
-        twins = self.client.search_runs(
-            [self._experiment(record.experiment)],
-            filter_string=f"tags.`eagleray.key` = '{record.key}'",
-            run_view_type=3,  # ViewType.ALL
-        )
-        noted = note["run_id"] if note else None
-        runs = sorted(twins, key=lambda run: (_in_trash(run), run.info.run_id != noted, run.info.run_id))
-        for twin in runs[1:]:
-            if not _in_trash(twin):
-                self.client.delete_run(twin.info.run_id)
-        return runs[0] if runs else None
-
-    def _last(self, run_id: str, metric: str) -> tuple[int, float]:
-        points = self.client.get_metric_history(run_id, metric)
-        last = max(points, key=lambda point: (point.step, point.timestamp))
-        return last.step, last.value
-
     def _create(self, record: Record) -> str:
-        experiment = self._experiment(record.experiment)
-        run = self.client.create_run(experiment, record.created, self._tags(record), record.title)
+        experiment = self.lookup.experiment(record.experiment)
+        run = self.client.create_run(experiment, record.created, self._tags(record), display_name(record))
         return run.info.run_id
-
-    def _experiment(self, name: str) -> str:
-        if name not in self._experiments:
-            experiment = self.client.get_experiment_by_name(name) or self._create_experiment(name)
-            if experiment.lifecycle_stage == "deleted":
-                raise ConfigError(f"experiment {name!r} is in MLflow's trash: restore it or choose another name")
-            self._experiments[name] = experiment.experiment_id
-        return self._experiments[name]
-
-    def _create_experiment(self, name: str) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        # With this tag MLflow's pages open with training runs; without it, with traces of language models.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        try:
-            experiment_id = self.client.create_experiment(name, artifacts_beside(self.uri), tags)
-            return self.client.get_experiment(experiment_id)
-        except MlflowException:
-            if experiment := self.client.get_experiment_by_name(name):  # another process was faster
-                return experiment
-            raise
 
     # What the directory has
 
-    def _tags(self, record: Record) -> dict[str, str]:
+    def _tags(self, record: Record, before: Mapping[str, str] | None = None) -> dict[str, str]:
         status = record.status
         tags = {
             **{f"environment.{name}": value for name, value in record.environment.items()},
-            DESCRIPTION: _description(record),
+            **tags_for(description(record), before or {}),
+            "kind": record.kind,
             **record.tags,
             "eagleray.key": record.key,
             "eagleray.state": status["state"],
             "eagleray.message": status["message"],
-            "mlflow.runName": record.title,
+            "mlflow.runName": display_name(record),
             "mlflow.source.name": "eagleray",
             "mlflow.source.git.commit": record.environment.get("commit"),
             "mlflow.user": record.environment.get("user"),
@@ -233,26 +201,32 @@ class Destination:
 
         Params that a resumed run has changed become tags, as MLflow never changes a param.
         """
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         params = {_name(name): _text(value, 6000) for name, value in record.params.items()}
         new = {name: value for name, value in params.items() if name not in kept.params}
-        tags = self._tags(record)
+        tags = self._tags(record, kept.tags)
         for name, value in params.items():
             if kept.params.get(name, value) != value or f"resumed.{name}" in kept.tags:
                 tags[f"resumed.{name}"] = value
-        if DESCRIPTION in kept.tags:
-            tags.pop(DESCRIPTION, None)  # a person may have edited it
         changed = {name: value for name, value in tags.items() if kept.tags.get(name) != value}
         for batch in self._batches(new.items(), 100):
             self._log(kept, params=[Param(*each) for each in batch])
-        for batch in self._batches(changed.items(), 100):
-            self._log(kept, tags=[RunTag(*each) for each in batch])
+        self._set_tags(kept, changed)
         kept.params |= new
-        kept.tags |= changed
+
+    def _set_tags(self, kept: Kept, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for batch in self._batches(tags.items(), 100):
+            self._log(kept, tags=[RunTag(*each) for each in batch])
+        kept.tags |= tags
 
     def _send_rows(self, record: Record, kept: Kept) -> int:
-        rows, kept.offset = record.read(kept.offset)
+        rows: list[dict[str, Any]] = []
+        for file in (METRICS, SYSTEM):
+            new, kept.offsets[file] = record.read(kept.offsets.get(file, 0), file=file)
+            rows += new
         points: dict[tuple[int, str], Point] = {}  # of rows with the same step the last one counts
         for row in rows:
             step, at = row["step"], row["time"]
@@ -272,7 +246,7 @@ class Destination:
         """
         status = record.status
         points = []
-        for name, value in status["summary"].items():
+        for name, value in {**status["summary"], **gains(record)}.items():
             step, last = kept.last.get(_name(name), (-1, None))
             if math.isfinite(value) and value != last:
                 points.append((max(kept.step, step + 1), _name(name), value, status["time"]))
@@ -296,8 +270,62 @@ class Destination:
         for (path, facts), *_ in self._batches(changed.items(), 1):
             folder = "/".join(PurePosixPath(path).parts[1:-1])
             self.client.log_artifact(kept.run_id, str(record.directory / path), folder or None)
+            if path == VIEWS:
+                self._send_views(record, kept)
             kept.files[path] = facts
         return len(changed)
+
+    def _send_views(self, record: Record, kept: Kept) -> None:
+        """Send the picture of the views once more, for the image grid."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path in grid_images(record, Path(folder)):
+                self.client.log_artifact(kept.run_id, str(path), "images")
+        self._set_tags(kept, HAS_IMAGES)
+
+    def _send_inputs(self, record: Record, kept: Kept) -> None:
+        """Send which images the run used; MLflow keeps equal inputs once."""
+        inputs = dataset_inputs(record)
+        if inputs and inputs != kept.inputs:
+            self.client.log_inputs(kept.run_id, inputs)
+        kept.inputs = inputs
+
+    def _send_model(self, record: Record, kept: Kept) -> None:
+        """Send the best encoder of a sweep, as a logged model and a version in the registry."""
+        if kept.model or not is_best(record):
+            return
+        last = [self.lookup.last_point(kept.run_id, name) for name in kept.last]
+        experiment_id = self.lookup.experiment(record.experiment)
+        with self._optional("does not keep the best encoder as a model"):
+            kept.model = keep_model(self.client, record, kept.run_id, experiment_id, last)
+        if kept.model:
+            with self._optional("does not register the best encoder"):
+                register(self.client, record, kept.run_id, kept.model)
+
+    @contextmanager
+    def _optional(self, lack: str) -> Iterator[None]:
+        """Accept that a store cannot do something, and say so.
+
+        A server that does not answer is asked again later.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.uri.startswith("http") and not answered(error):
+                raise
+            self.lacks[f"MLflow at {self.name} {lack}: {reason(error)}."] = None
+
+    def _send_page(self, record: Record, kept: Kept) -> None:
+        """Prepare the page of the experiment: its view, and the question over it.
+
+        The newest sweep has the word; `eagleray sync` may send older ones later.
+        """
+        tags = page_tags(record, self.lookup.experiment(record.experiment), kept.run_id)
+        if tags == kept.page:
+            return
+        experiment = self.client.get_experiment(self.lookup.experiment(record.experiment))
+        for name, value in new_tags(tags, experiment.tags).items():
+            self.client.set_experiment_tag(experiment.experiment_id, name, value)
+        kept.page = tags
 
     def _send_status(self, record: Record, kept: Kept) -> None:
         status = record.status
@@ -307,7 +335,7 @@ class Destination:
         if wanted == "RUNNING":
             self.client.update_run(kept.run_id, wanted)
         else:
-            self._find(record, {"run_id": kept.run_id})  # twins exist by now, so remove them
+            self.lookup.run(record, {"run_id": kept.run_id})  # twins exist by now, so remove them
             self.client.set_terminated(kept.run_id, wanted, status["time"])
         kept.status = wanted
 
@@ -323,16 +351,6 @@ class Destination:
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise TimeoutError("the time was up")
-
-
-def _description(record: Record) -> str | None:
-    """Return the meanings of the run's metrics in Markdown."""
-    lines = [f"- **{name}**: {meaning}" for name, meaning in record.meanings.items()]
-    return "\n".join(["What the metrics mean:", "", *lines]) if lines else None
-
-
-def _in_trash(run: Any) -> bool:
-    return run.info.lifecycle_stage == "deleted"
 
 
 def _name(name: str) -> str:

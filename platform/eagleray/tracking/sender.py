@@ -31,7 +31,7 @@ class Sender:
 
     def __init__(self, uri: str | None = None, every: float = 2.0) -> None:
         self.uri = store_uri(uri)
-        self.message: str | None = None  # after closing: what is unsent
+        self.message: str | None = None  # after closing: what `close` returned
         self.troubles: dict[str, str] = {}  # key of a run -> why the last attempt failed
         self._records: dict[Path, Record] = {}
         self._every = every
@@ -56,13 +56,14 @@ class Sender:
     def close(self, timeout: float = 30.0) -> str | None:
         """Send what is left, in at most `timeout` seconds.
 
-        Return None, or what is unsent and why.
+        Return None, or what is unsent or cannot be kept there, and why.
         """
         self._destination.deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout)
         unsent = [record for record in self._family() if not is_sent(record, self.uri)]
-        self.message = self._farewell(unsent) if unsent else None
+        sentences = [*([self._farewell(unsent)] if unsent else []), *self._destination.lacks]
+        self.message = " ".join(sentences) or None
         return self.message
 
     def _farewell(self, unsent: list[Record]) -> str:
@@ -119,6 +120,7 @@ class Synced:
     sent: int  # runs of which something was sent
     already: int  # runs that were complete already
     unsent: dict[Path, str]  # directory -> why not
+    lacks: list[str]  # sentences about what a store cannot do
 
 
 def sync_all(root: Path | str, uri: str | None = None) -> Synced:
@@ -141,7 +143,7 @@ def sync_all(root: Path | str, uri: str | None = None) -> Synced:
             sent += 1
         else:
             already += 1
-    return Synced(sent, already, unsent)
+    return Synced(sent, already, unsent, [lack for each in destinations.values() for lack in each.lacks])
 
 
 def _store_of(record: Record, uri: str | None) -> str:

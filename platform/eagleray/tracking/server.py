@@ -1,24 +1,69 @@
 """Show a store in MLflow's own pages."""
 
+import json
 import os
+import platform
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.signals import as_interrupts
-from eagleray.tracking.store import PATIENCE, artifacts_beside, connect, patient, store_uri, without_password
+from eagleray.tracking.front import newest_pages
+from eagleray.tracking.links import RUNS, view_key, view_url
+from eagleray.tracking.store import PATIENCE, artifacts_beside, sqlite_path, store_uri, without_password
+from eagleray.tracking.sync_state import page_of
+
+HOST, PORT = "127.0.0.1", 5000
 
 
-def ui_base(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> str:
+def ui_base(uri: str | None = None) -> str:
     """Return the address of MLflow's pages.
 
-    It is the server's own, or the one that `ui` uses.
+    It is the server's own, that of a running `ui`, or the one that `ui` uses if nothing else is asked for.
     """
-    uri = without_password(store_uri(uri))
-    return uri.rstrip("/") if uri.startswith("http") else f"http://{host}:{port}"
+    uri = store_uri(uri)
+    return served_at(uri) or f"http://{HOST}:{PORT}"
+
+
+def served_at(uri: str) -> str | None:
+    """Return the address at which a store is served now.
+
+    A running `ui` notes it next to the store. None: nothing is known to serve it.
+    """
+    if uri.startswith("http"):
+        return without_password(uri).rstrip("/")
+    try:
+        note = json.loads(_note(uri).read_text())
+        os.kill(note["pid"], 0)
+    except (OSError, ValueError):  # no note, or one that a killed process left
+        return None
+    return note["base"] if note["node"] == platform.node() else None
+
+
+def page_url(directory: Path, uri: str | None = None) -> str | None:
+    """Return the address of the page that shows a sweep or a run.
+
+    None: it was not sent to this store.
+    """
+    page = page_of(directory, store_uri(uri))
+    return page and f"{ui_base(uri)}/#{page}"
+
+
+def charts_url(experiment_id: str, sweep: str | None, uri: str | None = None) -> str:
+    """Return the address of the charts of a sweep.
+
+    Args:
+        experiment_id: of its runs.
+        sweep: the key of its record (MLflow's tag `eagleray.key`); None: the runs outside sweeps.
+        uri: of the store.
+    """
+    return view_url(ui_base(uri), experiment_id, view_key(sweep) if sweep else RUNS, charts=True)
 
 
 def ui_command(uri: str | None = None) -> str:
@@ -27,24 +72,59 @@ def ui_command(uri: str | None = None) -> str:
     return "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={uri}')}"
 
 
-def ui(uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
+def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
     """Serve MLflow's pages on a store until Ctrl-C.
 
-    If the store is a server, print the address of its pages.
+    The addresses of the newest experiments are printed. If the store is a server, that is all.
 
     Raises:
-        ConfigError: the port is taken, or the server does not start.
+        ConfigError: there is no such store, the port is taken, or the server does not start.
     """
     uri = store_uri(uri)
-    base = ui_base(uri, host, port)
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        raise ConfigError(
+            f"There is no MLflow store at {path}: start `eagleray ui` where runs were started, or name their store "
+            "with tracking.uri=sqlite:///FILE.db; `eagleray sync` makes one from the directories of runs."
+        )
     if uri.startswith("http"):
-        print(f"MLflow's pages are at {base}")
+        _list(uri, without_password(uri).rstrip("/"))
         return
     _refuse_taken(host, port)
-    with patient():
-        connect(uri)  # creates a new SQLite store under our lock; MLflow's server does not lock
-    print(f"MLflow's pages will be at {base} in a few seconds; Ctrl-C stops the server.", flush=True)
-    _serve(_command(uri, host, port))
+    base = f"http://{host}:{port}"
+    _list(uri, base)
+    print("The server answers in a few seconds; Ctrl-C stops it.", flush=True)
+    with _noted(uri, base):
+        _serve(_command(uri, host, port))
+
+
+def _list(uri: str, base: str) -> None:
+    pages = newest_pages(uri, base)
+    width = max(map(len, pages))
+    print("MLflow's pages:")
+    for name, url in pages.items():
+        print(f"  {name:<{width}}  {url}")
+
+
+@contextmanager
+def _noted(uri: str, base: str) -> Iterator[None]:
+    """Note next to a SQLite store where it is served."""
+    if sqlite_path(uri) is None:
+        yield
+        return
+    path = _note(uri)
+    path.write_text(json.dumps({"base": base, "pid": os.getpid(), "node": platform.node()}))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _note(uri: str) -> Path:
+    path = sqlite_path(uri)
+    if path is None:
+        raise FileNotFoundError("only a SQLite store has a place for it")
+    return path.with_name(f"{path.name}.served")
 
 
 def _command(uri: str, host: str, port: int) -> list[str]:

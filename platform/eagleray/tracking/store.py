@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc")
 
 # Used unless the user has set them: a server that does not answer costs ten seconds instead of eight attempts of two
-# minutes, and importing mlflow starts no thread that reports usage to its developers.
+# minutes, importing mlflow starts no thread that reports usage to its developers, and nothing is drawn in the terminal.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 

@@ -1,6 +1,7 @@
 """The sync state of a run: sent.json in its directory.
 
-    {store: {"run_id": …, "fingerprint": the directory's when all was sent, "files": {path: [size, time]}}}
+    {store: {"run_id": …, "fingerprint": the directory's when all was sent, "files": {path: [size, time]},
+             "page": where MLflow's pages show it}}
 
 It saves questions to the store, and shows what is unsent without a store. If the file is lost, nothing else is.
 """
@@ -11,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eagleray.runs.record import Record
+from eagleray.runs.record import METRICS, SYSTEM, Record
 from eagleray.tracking.store import without_password
 
 Note = dict[str, Any]
@@ -21,6 +22,12 @@ def is_sent(record: Record, uri: str) -> bool:
     """Return whether everything was sent to this store."""
     note = read_note(record, without_password(uri))
     return note is not None and note["fingerprint"] == fingerprint(record)
+
+
+def page_of(directory: Path, uri: str) -> str | None:
+    """Return the path of the page that shows a sweep or a run; None: it was not sent to this store."""
+    note = read_note(Record.open(directory), without_password(uri))
+    return None if note is None else note.get("page")
 
 
 def read_note(record: Record, store: str) -> Note | None:
@@ -42,7 +49,9 @@ def _notes(record: Record) -> dict[str, Note]:
 
 def fingerprint(record: Record) -> str:
     """Return a hash that changes with the run's files."""
-    names = ("record.json", "metrics.jsonl", "status.json")
+    names = ["record.json", METRICS, SYSTEM, "status.json", "data.json"]
+    if record.above:  # a trial is compared with the floors when its sweep has ended
+        names.append(f"{record.above}/status.json")
     parts = {name: _size_and_time(record.directory / name) for name in names} | files(record)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -85,6 +85,8 @@ def sync(
 
     done = sync_all(directory, uri)
     say(f"{done.sent} runs sent, {done.already} were complete already, {len(done.unsent)} could not be sent")
+    for lack in done.lacks:
+        say(lack)
     for place, reason in done.unsent.items():
         say(f"  {place}: {reason}")
     if done.unsent:

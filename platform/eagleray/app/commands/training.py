@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from eagleray.app import api
 from eagleray.app.line import (
     Address,
+    Plain,
     Resume,
     Settings,
     app,
@@ -16,16 +18,19 @@ from eagleray.app.line import (
     farewell,
     interrupted,
     only_settings,
+    output,
     say,
     split,
     to_continue,
 )
 from eagleray.app.ready import check_sweep
 from eagleray.config import Run, Sweep, load_run, load_sweep
+from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
+from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged
+from eagleray.contracts.report import Failed
 from eagleray.runs.preflight import check_writable
 
 if TYPE_CHECKING:
@@ -33,20 +38,23 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
+def train(settings: Settings = None, resume: Resume = False, address: Address = None, plain: Plain = False) -> None:
     """Train one method (SimCLR on digits by default)."""
+    out = output(plain)
     try:
         file, overrides = split(settings)
         with placed(file, overrides):
-            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=console)
-    except Diverged as error:
-        fail(str(error), 1)
+            result = api.train(run_tree(file, overrides), resume=resume, address=address, console=out)
     except KeyboardInterrupt:
         interrupted("train", settings)
+    except Exception as error:
+        if not hasattr(error, "__notes__") or isinstance(error, ConfigError):
+            raise
+        fail(error.__notes__[-1], 1)  # what a person is told (runs/failures.py); the traceback is in the log
     from eagleray.app.terminal import metrics_table
 
-    console.print(metrics_table(result.metrics, result.run))
-    farewell({"run": result.directory}, result.run.tracking.uri, result.unsent)
+    out.print(metrics_table(result.metrics, result.run))
+    farewell(result.directory, {"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
 @app.command()
@@ -67,10 +75,11 @@ def sweep(
         float | None,
         typer.Option(min=0, help="with --plan: of a GPU hour, or of an hour of this machine if trials use no GPU"),
     ] = None,
+    plain: Plain = False,
 ) -> None:
     """Run the trials of a sweep file and compare them."""
     overrides = only_settings(settings)
-    loaded = load_sweep(file, overrides)
+    loaded, out = load_sweep(file, overrides), output(plain)
     if plan:
         with placed(file, overrides):
             _plan(loaded, probing=not no_probe, price=price)
@@ -79,24 +88,45 @@ def sweep(
         raise ConfigError("--no-probe and --price belong to --plan")
     if resume and extend:
         raise ConfigError("--extend continues an interrupted sweep too; leave --resume out")
+    run_sweep(loaded, file, overrides, out, resume=resume, extend=extend, address=address)
+
+
+def run_sweep(
+    loaded: Sweep,
+    file: Path,
+    overrides: list[str],
+    out: Console,
+    *,
+    resume: bool = False,
+    extend: bool = False,
+    address: str | None = None,
+) -> api.SweepResult:
+    """Run a sweep and print what came of it."""
     try:
         with placed(file, overrides):
-            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=console)
+            result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
     except KeyboardInterrupt:
         interrupted("sweep", [str(file), *overrides])
+    except Failed as error:
+        fail(str(error), 1)
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_set
+    from eagleray.runs.failures import told_of_trials
+    from eagleray.runs.record import Record
 
-    console.print(leaderboard(result.analysis, console.width))
+    out.print(leaderboard(result.analysis, out.width))
     artifacts = result.directory / "artifacts"
     files = {"report": "report.html", "as text": "report.md", "heat map": "heatmap.png"}
     places = {what: artifacts / file for what, file in files.items()}
     if result.best_run:
         places["winner"] = result.best_run
     say(f"{result.finding}\n{on_test_set(result.analysis)}\n")
+    if failures := told_of_trials(Record.open(result.directory)):
+        say(f"{failures}\n")
     if result.is_unfinished:
         say(f"The budget is used up. To continue: {to_continue('sweep', [str(file), *overrides])}")
-    farewell(places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
+    farewell(result.directory, places, loaded.run.get("tracking", {}).get("uri"), result.unsent)
+    return result
 
 
 @app.command()
@@ -105,14 +135,10 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
 
     The test set is evaluated too.
     """
-    from eagleray.runs.record import Record
-
-    record = Record.open(directory)
-    if record.tags.get("kind") == "sweep":
-        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import evaluated, recorded_run
+    from eagleray.runs.restore import evaluated, open_run, recorded_run
 
+    record = open_run(directory)
     run = recorded_run(record)
     console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
@@ -124,17 +150,23 @@ def preview(
 ) -> None:
     """Draw the views that training would use.
 
-    Each row shows an image: first as it is, then its views.
+    Each row shows an image with its crops, then its views, those of the first step. For a sweep file, views of the
+    values that it varies stand side by side.
     """
     file, overrides = split(settings)
-    run = load_run(file, overrides)
+    is_question = file is not None and is_sweep(read_tree(file))
+    question = load_sweep(file, overrides) if file and is_question else load_run(file, overrides)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     check_writable(out, "--out to another file")
     from eagleray.runs.preview import preview as draw
+    from eagleray.runs.preview import preview_sweep
 
     with placed(file, overrides):
-        draw(run, out, _read(run))
+        if isinstance(question, Run):
+            draw(question, out, _read(question))
+        elif hidden := preview_sweep(question, out):
+            say(f"{hidden} more values had no room")
     say(str(out))
 
 
