@@ -119,7 +119,22 @@ def test_a_sweep_keeps_what_all_its_trials_share_and_what_it_varies():
     params = sweep_params(a_sweep({"run": variants, "seed": [1, 2]}, search="grid", run={"epochs": 3}))
     assert {"epochs": 3, "search": "grid", "metric": "knn", "mode": "max"}.items() <= params.items()
     assert (params["vary.run"], params["vary.seed"]) == ("[mae vit_tiny, simclr batch_size=64]", "[1, 2]")
-    assert not {"method.name", "encoder.name", "batch_size", "seed", "threads", "evaluate.test"} & set(params)
+    assert {params[key] for key in ("method.name", "encoder.name", "batch_size", "method.temperature")} == {"several"}
+    assert not {"seed", "threads", "evaluate.test"} & set(params)
+
+
+@pytest.mark.parametrize(
+    "search", [{"search": "grid"}, {"search": "random", "trials": 4}, {"search": "tpe", "trials": 4}]
+)
+def test_what_two_keys_decide_together_is_not_shared(search: dict[str, Any]):
+    """SimCLR's paper recipe alone uses LARS, and neither of the two values does beside the other's first."""
+    vary = {"method": ["mae", "simclr"], "recipe": ["small", "paper"]}
+    question = a_sweep(vary, run={"encoder": "vit_tiny"}, **search)
+    alone = {question.variant({"method": m, "recipe": r}).optimizer.name for m, r in
+             (("mae", "small"), ("simclr", "small"), ("mae", "paper"))}  # fmt: skip
+    assert alone == {"adamw"}
+    assert sweep_params(question)["optimizer.name"] == "several"
+    assert sweep_params(question)["epochs"] == 10
 
 
 def test_training_a_trial_again_is_an_ordinary_run():

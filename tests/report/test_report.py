@@ -345,9 +345,16 @@ def test_every_run_and_seed_is_a_line_of_its_own():
 def test_the_page_says_everything():
     answered = found([*grid(), trial("016", None, "failed", flip=9, crop=9, batch=9, t=9), *FLOORS])
     page = markdown(answered, name="s", question="What?", picture="heatmap.png", notes=["016 failed: no room"])
-    parts = ("# s\n\nWhat?", finding(answered), "![knn", "| 1 | raw pixels |", "- 016 failed: no room", "| flip |")
+    parts = (
+        "# s\n\nWhat?",
+        finding(answered),
+        "heatmap.png beside this file shows knn by what was varied",
+        "| 1 | raw pixels |",
+        "- 016 failed: no room",
+        "| flip |",
+    )
     meaning = "random init is the encoder before any training"
-    for part in (*parts, meaning, "| p (F test) |", "(F test, Bonferroni-corrected for 4 keys)", "noncentral F"):
+    for part in (*parts, meaning, "| p (F test) |", "F test, Bonferroni-corrected for 4 keys.", "noncentral F"):
         assert part in page
     assert "One seed each: no interval; the best of 16 points looks better than it is" in page
     rows = [line for line in page.splitlines() if line.startswith("|")]

@@ -25,9 +25,15 @@ from PIL import Image
 
 from eagleray import tracking
 from eagleray.contracts.errors import ConfigError
+from eagleray.report.analysis import analyse
+from eagleray.report.recorded import from_mlflow
+from eagleray.report.text import csv_text
+from eagleray.report.trials import compared, group_of, of_sweep
 from eagleray.runs.record import SYSTEM, Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
 from eagleray.tracking.send import Destination
+from eagleray.tracking.store import connect
+from recorded_runs import recorded_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -748,6 +754,33 @@ def test_an_experiment_is_read_back(tmp_path, database, pages):
                 rows(name, uri)
         with pytest.raises(ConfigError, match="2 runs called 'again'; name one by its ID: "):
             rows("again", uri)
+
+
+def test_every_setting_of_a_trial_is_a_param_and_a_comparison_is_the_same_from_both_places(tmp_path, database):
+    """D2: trials sent what was varied alone, so nothing else could be filtered or compared."""
+    _, parent = recorded_sweep(tmp_path / "runs/s/1", name=tmp_path.name, run={"epochs": 3})
+    assert sync_all(tmp_path / "runs", database.uri).sent == 11
+    trial = parent.children()[0]
+    assert database.pairs("params", trial)["epochs"] == "3"
+    client = connect(database.uri)
+    ids = [client.get_experiment_by_name(tmp_path.name).experiment_id]
+
+    def named(query: str) -> set[str]:
+        return {run.info.run_name for run in client.search_runs(ids, query)}
+
+    trials = {each.title for each in parent.children() if each.kind == "trial"}
+    assert "000-seed0 temperature=0.1 flip=0" in trials
+    assert named("params.method.name = 'simclr' and tags.kind = 'trial'") == trials
+    assert named("params.epochs = '3'") == trials | {f"{tmp_path.name}/1"}
+    assert named("params.data.name = 'digits' and params.method.name != 'simclr'") == set()
+    assert len(named("params.`data.name` = 'digits' and tags.kind = 'floor'")) == 2
+
+    here = compared([of_sweep(parent, parent.tags["varied"].split())])
+    for name in (tmp_path.name, f"{tmp_path.name}/1"):
+        there = compared([group_of(name, [from_mlflow(row) for row in rows(name, database.uri)])])
+        assert (there.notes, there.varied) == (here.notes, here.varied)
+        mine, its = (analyse(each.trials, each.varied, "knn", "max") for each in (here, there))
+        assert csv_text(mine) == csv_text(its)
 
 
 def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, capsys):

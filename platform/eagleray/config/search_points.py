@@ -19,6 +19,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice, Range
 from eagleray.contracts.seeds import python_generator
 
+SEVERAL = "several"  # the value of a setting in a sweep's params if its trials differ in it
 SEARCHES = ("search", "trials", "seeds", "metric", "mode", "scheduler")  # a sweep's settings among its params
 
 
@@ -88,15 +89,13 @@ def varied_keys(keys: Iterable[str]) -> str:
 def sweep_params(sweep: Sweep) -> dict[str, Any]:
     """Return the params of a sweep's own record.
 
-    They are how it searches, what it varies, and the settings that all its trials share.
+    They are how it searches, what it varies, and the settings of its trials: the value that all share, or `SEVERAL`.
     """
-    first, *others = (settings(run) for _, _, run in sweep.one_by_one())
-    shared = {
-        key: value
-        for key, value in first.items()
-        if key not in ("seed", *sweep.vary) and not is_neutral(key)
-        if all(key in each and each[key] == value for each in others)
-    }
+    runs = map(sweep.variant, assignments(sweep)) if not sweep.learns else sweep.crossed()
+    tables = [settings(run) for run in runs]
+    keys = dict.fromkeys(key for table in tables for key in table if key != "seed" and not is_neutral(key))
+    values = {key: {table.get(key) for table in tables} for key in keys}
+    shared = {key: next(iter(each)) if len(each) == 1 else SEVERAL for key, each in values.items()}
     own = {key: value for key in SEARCHES if (value := getattr(sweep, key)) is not None}
     return {**shared, **own, **{f"vary.{key}": _shown(span) for key, span in sweep.ranges().items()}}
 

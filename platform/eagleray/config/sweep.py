@@ -269,12 +269,19 @@ class Sweep(Strict, frozen=True):
         Raises:
             ConfigError: one of them is not a valid run.
         """
+        yield from self.crossed() if self.tries_all else (run for _, _, run in self.one_by_one())
+
+    def crossed(self) -> Iterator[Run]:
+        """Yield runs with all combinations of values, at most 500.
+
+        A range has its ends and one value between.
+
+        Raises:
+            ConfigError: one of them is not a valid run.
+        """
         spans = {key: probes(span) for key, span in self.ranges().items()}
-        if self.tries_all:
-            points = itertools.islice(itertools.product(*spans.values()), 500)
-            yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
-            return
-        yield from (run for _, _, run in self.one_by_one())
+        points = itertools.islice(itertools.product(*spans.values()), 500)
+        yield from (self.variant(dict(zip(spans, point, strict=True))) for point in points)
 
     def one_by_one(self) -> Iterator[tuple[str, Any, Run]]:
         """Yield each varied key and value, and a run that has it.

@@ -36,12 +36,14 @@ body { margin: 0 auto; max-width: 70rem; padding: 1.5rem; background: var(--grou
 h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
 .question { color: var(--quiet); font-size: 1.1rem; margin: .2rem 0 1rem; }
 .finding { background: var(--card); border-left: 4px solid #1f9e89; padding: .8rem 1rem; margin: 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; margin-bottom: .8rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 td.long { white-space: normal; }
 tr.floor td { color: var(--quiet); font-style: italic; } p.quiet { color: var(--quiet); }
 svg.wide { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
-svg text { fill: currentColor; } svg text.name { font-weight: 600; }
+svg text { fill: currentColor; paint-order: stroke; stroke: var(--ground); stroke-width: 4px; }
+svg text.name { font-weight: 600; }
 svg line.axis { stroke: var(--quiet); } svg polyline { fill: none; stroke-width: 1.6; opacity: .75; }
 svg polyline.best { stroke-width: 4; opacity: 1; }
 svg.bar line { stroke: #3f6fb5; stroke-width: 2; } svg.bar circle { fill: #3f6fb5; }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eagleray.config.metrics import ordered, shipped
-from eagleray.config.search_points import SEARCHES
+from eagleray.config.search_points import SEARCHES, SEVERAL
 from eagleray.config.settings import is_neutral
 from eagleray.report.analysis import TrialResult
 from eagleray.report.recorded import Recorded, from_directory
@@ -58,7 +58,8 @@ class Group:
     def shared(self) -> dict[str, Any]:
         """The settings that all trials of the sweep have."""
         params = self.sweep.params if self.sweep else {}
-        return {key: value for key, value in params.items() if key not in SEARCHES and not key.startswith("vary.")}
+        own = {key for key in params if key in SEARCHES or key.startswith("vary.") or params[key] == SEVERAL}
+        return {key: value for key, value in params.items() if key not in own}
 
     def _of_sweep(self, key: str, default: Any = None) -> Any:
         return self.sweep.params.get(key, default) if self.sweep else default

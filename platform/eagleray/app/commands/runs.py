@@ -136,7 +136,7 @@ def _root() -> Path:
 
 def _facts(record: Record, root: Path) -> list[str]:
     name = str(record.directory.relative_to(root)) if record.directory != root else str(root)
-    part = {key: str(record.params.get(f"{key}.name", "several")) for key in ("method", "data")}
+    part = {key: str(record.params.get(f"{key}.name", "")) for key in ("method", "data")}
     if record.kind == "floor":
         part["method"] = ""
     return [_age(record.created), name, record.kind, part["method"], part["data"], _state_of(record), _epochs(record)]
