@@ -4,17 +4,20 @@ import copy
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from eagleray.blocks import distributed
 from eagleray.blocks.distributed import (
     SynchronisedBatchNorm,
+    SynchronisedBatchNormAct,
     all_reduce_mean,
     all_reduce_sum,
     broadcast,
     gather,
     synchronise_batch_norm,
 )
+from eagleray.contracts.errors import ConfigError
 from two_processes import two_processes
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,8 @@ def network(momentum: float | None, affine: bool) -> nn.Module:
         nn.Conv2d(2, 4, 3),
         nn.BatchNorm2d(4, **norms),
         nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+        BatchNormAct2d(4, **norms, act_layer=nn.SiLU),
         nn.Flatten(),
         nn.Linear(16, 5),
         nn.BatchNorm1d(5, **norms),
@@ -184,11 +189,20 @@ def test_synchronising_keeps_names_parameters_and_the_plain_result():
     net = copy.deepcopy(plain)
     parameters = list(net.parameters())
     synchronised = synchronise_batch_norm(net)
-    assert [type(part) for part in synchronised if list(part.buffers())] == [SynchronisedBatchNorm] * 2
+    kinds = [SynchronisedBatchNorm, SynchronisedBatchNormAct, SynchronisedBatchNorm]
+    assert [type(part) for part in synchronised if list(part.buffers())] == kinds
     assert all(p is q for p, q in zip(parameters, synchronised.parameters(), strict=True))
     assert list(plain.state_dict()) == list(synchronised.state_dict())
     plain.load_state_dict(synchronised.state_dict())
     assert torch.equal(plain(images()), synchronised(images()))
+
+
+def test_a_batch_norm_of_another_kind_is_refused():
+    class Own(nn.BatchNorm1d):
+        pass
+
+    with pytest.raises(ConfigError, match="the batch norm Own cannot be shared by several workers; set workers=1"):
+        synchronise_batch_norm(nn.Sequential(nn.BatchNorm1d(2), Own(2)))
 
 
 def fails_on_one() -> None:

@@ -1,17 +1,23 @@
 """Encoders: any image size, config errors, and torchvision's and timm's features from the same weights."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor
 
 from eagleray.config.registry import declared, find
+from eagleray.config.timm_names import timm_names
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.encoders.convnet import ConvNet
 from eagleray.encoders.resnet import ResNet
 from eagleray.encoders.vit import ViT
+
+OF_TIMM = ["resnet18d", "efficientnet_b0", "convnext_atto"]  # batch norms with and without activation, layer norms
 
 
 def make(name: str, image_size: int = 32, channels: int = 3, **settings) -> Encoder:
@@ -26,10 +32,10 @@ def images(image_size: int = 32, channels: int = 3, samples: int = 2) -> Tensor:
 
 def test_what_a_file_declares_is_read_without_its_contract():
     assert set(declared("encoder")) == {
-        "convnet", "resnet18", "resnet34", "resnet50", "vit", "vit_tiny", "vit_small", "vit_base", "pretrained"
+        "convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", "vit_base", "pretrained", "timm"
     }  # fmt: skip
     tokens = {name for name, file in declared("encoder").items() if file.values.get("has_tokens")}
-    assert tokens == {"vit", "vit_tiny", "vit_small", "vit_base"}
+    assert tokens == {"vit_tiny", "vit_small", "vit_base"}
     for file in declared("encoder").values():
         assert file.summary.endswith(".")
         for field in file.Config.model_fields.values():
@@ -38,7 +44,7 @@ def test_what_a_file_declares_is_read_without_its_contract():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, 64, 96])
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", "resnet18d", "efficientnet_b0"])
 def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_size: int, channels: int):
     settings = {"depth": 1, "dim": 32} if name == "vit_tiny" else {}
     encoder = make(name, image_size, channels, **settings)
@@ -48,11 +54,16 @@ def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_si
     assert not torch.equal(features[0], features[1])
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small"])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", *OF_TIMM])
 def test_every_weight_gets_a_gradient(name: str):
     encoder = make(name, **({"depth": 2} if name.startswith("vit") else {})).train()
     encoder(images(samples=4)).square().sum().backward()
-    without = [key for key, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
+    starts_at_zero = name in OF_TIMM  # the last norm of a block, so that the layers before it get a gradient of zero
+    without = [
+        key
+        for key, weight in encoder.named_parameters()
+        if weight.grad is None or not (starts_at_zero or weight.grad.any())
+    ]
     assert without == []  # a weight without one would stop DistributedDataParallel
 
 
@@ -74,7 +85,7 @@ def test_convnet_halves_only_what_is_large_enough(image_size: int, side: int):
     assert encoder.blocks(images(image_size)).shape == (2, 256, side, side)
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", *OF_TIMM])
 def test_channels_last_changes_nothing_but_the_speed(name: str):
     encoder, batch = make(name), images()
     contiguous = encoder(batch)
@@ -153,7 +164,7 @@ def vit(name: str = "vit_tiny", image_size: int = 32, channels: int = 3, **setti
     ],
 )
 def test_unmasked_tokens_are_timms_forward_features(architecture: str):
-    encoder, batch = vit("vit", architecture=architecture, patch_size=8), images()
+    encoder, batch = vit(architecture, patch_size=8), images()
     reference = timm.create_model(architecture, img_size=32, patch_size=8, num_classes=0, depth=2).eval()
     reference.load_state_dict(encoder.vit.state_dict())
     features = reference.forward_features(batch)
@@ -163,13 +174,13 @@ def test_unmasked_tokens_are_timms_forward_features(architecture: str):
 
 @pytest.mark.parametrize("architecture", ["vit_base_patch16_siglip_224", "vit_base_patch16_reg4_gap_256"])
 def test_architectures_without_a_class_token_get_one(architecture: str):
-    encoder = vit("vit", architecture=architecture, patch_size=8, depth=1)
+    encoder = vit(architecture, patch_size=8, depth=1)
     assert encoder.tokens(encoder.patches(images())).shape == (2, 17, 768)
 
 
 @pytest.mark.parametrize(
     ("name", "dim", "heads"),
-    [("vit_tiny", 192, 3), ("vit_small", 384, 6), ("vit_base", 768, 12), ("vit", 192, 3)],
+    [("vit_tiny", 192, 3), ("vit_small", 384, 6), ("vit_base", 768, 12)],
 )
 def test_widths_and_depths(name: str, dim: int, heads: int):
     encoder = vit(name, depth=1)
@@ -249,7 +260,7 @@ def test_crops_of_another_size_take_positions_between_those_learnt():
 )
 def test_fixed_positions_tell_places_apart_and_stay(architecture: str, first: int):
     """Each patch gets the sines and cosines of its column, then of its row; the class token zero."""
-    encoder = vit("vit", architecture=architecture, patch_size=8, depth=1)
+    encoder = vit(architecture, patch_size=8, depth=1)
     encoder.fix_positions()
     positions, width = encoder.vit.pos_embed, encoder.dim
     assert not positions.requires_grad
@@ -281,13 +292,136 @@ def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
             r"encoder\.patch_size=5 .* 32 pixels; these do: 1, 2, 4, 8, 16, 32$",
         ),
         ("vit_tiny", 37, {}, "an image of 37 pixels cannot be cut"),
-        ("vit", 32, {"architecture": "vit_tiny_patch16_225"}, "nearest are vit_tiny_patch16_224"),
-        ("vit", 32, {"architecture": "resnet18"}, "resnet18 is not a VisionTransformer of timm"),
-        ("vit", 32, {"architecture": "§"}, r"timm\.list_models\(\) lists them"),
-        ("vit_small", 32, {"architecture": "vit_tiny_patch16_224"}, "belongs to encoder.name=vit"),
+        ("timm", 32, {}, r"encoder=timm needs encoder\.model=NAME"),
+        ("timm", 32, {"model": "efficientnet_b9"}, "efficientnet_b9 is no network of timm"),
+        ("timm", 32, {"model": "vit_tiny_patch16_224"}, "plain ViT.*: write encoder=vit_tiny_patch16_224"),
+        ("efficientnet_b0", 32, {"model": "resnet18"}, r"encoder\.model belongs to encoder\.name=timm"),
+        (
+            "inception_v3",
+            32,
+            {},
+            "encoder=inception_v3 cannot take images of 32 pixels and 3 channels .*; set image_size",
+        ),
+        ("swin_tiny_patch4_window7_224", 224, {"stem": "small"}, "has no stride to halve"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(name: str, image_size: int, settings: dict, says: str):
     with pytest.raises(ConfigError, match=says) as caught:
         make(name, image_size, **settings)
+    assert "\n" not in str(caught.value)
+
+
+# --- any network of timm ---------------------------------------------------------------------------------
+
+
+def test_names_of_timm_are_those_that_timm_lists():
+    assert set(timm_names()) == set(timm.list_models())
+    families = {name: find("encoder", name).class_name for name in timm.list_models(module="vision_transformer")}
+    assert set(families.values()) == {"ViT"}
+    assert find("encoder", "deit_tiny_distilled_patch16_224").class_name == "Timm"
+
+
+def test_unknown_names_are_answered_with_the_nearest_of_timm():
+    with pytest.raises(ConfigError, match="no encoder 'eficientnet_b0'; did you mean efficientnet_b0"):
+        find("encoder", "eficientnet_b0")
+
+
+@pytest.mark.parametrize("name", [*OF_TIMM, "swin_tiny_patch4_window7_224"])
+def test_features_are_timms_own(name: str):
+    """At a size that leaves the stem as it is: pooled features without the classifier."""
+    encoder, batch = make(name, 96), images(96)
+    size = {"img_size": 96} if name.startswith("swin") else {}
+    reference = timm.create_model(name, num_classes=0, **size).eval()
+    reference.load_state_dict(encoder.get_submodule("network").state_dict())
+    torch.testing.assert_close(encoder(batch), reference(batch))
+    assert encoder.dim == reference.num_features or name == "efficientnet_b0"
+
+
+@pytest.mark.parametrize(("stem", "image_size", "side"), [("auto", 64, 4), ("timm", 64, 2), ("small", 96, 6)])
+def test_a_small_stem_doubles_the_resolution_of_timms_networks(stem: str, image_size: int, side: int):
+    encoder, seen = make("efficientnet_b0", image_size, stem=stem), []
+    encoder.get_submodule("network.conv_head").register_forward_hook(lambda *given: seen.append(given[2].shape[2:]))
+    encoder(images(image_size))
+    assert seen == [(side, side)]
+
+
+def test_networks_of_timm_draw_nothing_at_random_in_training():
+    """Torch's global generator is in no checkpoint, so dropout would make a resumed run another one."""
+    encoder = make("vgg11_bn", 32).train()
+    before = torch.random.get_rng_state()
+    encoder(images())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert any(isinstance(part, torch.nn.Dropout) for part in encoder.modules())
+
+
+# --- public weights --------------------------------------------------------------------------------------
+
+
+def saved(architecture: str, path: Path, **options) -> dict[str, Tensor]:
+    """Save weights as timm publishes them, with a classifier."""
+    torch.manual_seed(5)
+    state = timm.create_model(architecture, **options).state_dict()
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("name", "inner", "settings"),
+    [("convnext_atto", "network", {}), ("resnet18", "network", {"stem": "imagenet"}), ("vit_tiny", "vit", {})],
+)
+def test_public_weights_of_a_file_are_taken(name: str, inner: str, settings: dict, ending: str, tmp_path: Path):
+    state = saved({"vit_tiny": "vit_tiny_patch16_224"}.get(name, name), file := tmp_path / f"weights{ending}")
+    encoder = make(name, 224, weights=file, **settings)
+    own = encoder.get_submodule(inner).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in own.items())
+    assert len(own) >= len(state) - 2  # all but the classifier
+    assert type(encoder).start(encoder.Config(weights=file)) == "public weights"  # type: ignore[call-arg]
+    assert getattr(encoder.config, "weights") is None  # noqa: B009 - what a checkpoint describes needs no file
+
+
+def test_public_weights_fit_grey_images_and_other_sizes_as_timm_fits_them(tmp_path: Path):
+    saved("vit_tiny_patch16_224", file := tmp_path / "vit.safetensors")
+    overlay = {"file": str(file)}
+    options = {"img_size": 32, "patch_size": 4, "in_chans": 1, "num_classes": 0, "global_pool": "avg", "fc_norm": False}
+    reference = timm.create_model("vit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    encoder = make("vit_tiny", 32, 1, weights=file)
+    torch.testing.assert_close(encoder(images(32, 1)), reference.eval()(images(32, 1)))
+
+
+def test_weights_in_the_hubs_cache_are_taken_and_absent_ones_are_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr("socket.socket.connect", None)  # any connection fails
+    with pytest.raises(
+        ConfigError, match=r"are not on this machine.*`hf download timm/convnext_atto\.d2_in1k`"
+    ) as caught:
+        make("convnext_atto", weights="timm")
+    assert "\n" not in str(caught.value)
+    repository = tmp_path / "models--timm--convnext_atto.d2_in1k"
+    (snapshot := repository / "snapshots/abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("abc")
+    state = saved("convnext_atto", snapshot / "model.safetensors")
+    encoder = make("convnext_atto", weights="timm")
+    assert torch.equal(encoder.get_submodule("network.stem.0").get_parameter("weight"), state["stem.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("convnext_atto", {}, "weights.pth does not fit convnext_atto: it has no 'fc.weight'"),
+        ("resnet34", {"stem": "imagenet"}, "weights.pth does not fit resnet34: Missing key"),
+        ("resnet18", {}, r"public weights have the large stem; set encoder\.stem=imagenet"),
+        ("vit_tiny", {}, "weights.pth does not fit vit_tiny_patch16_224: Missing key"),
+        ("convnext_atto", {"weights": "nowhere.pth"}, "nowhere.pth does not exist"),
+        ("convnext_atto", {"weights": __file__}, "is not a file of weights that can be read"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(name: str, settings: dict, says: str, tmp_path: Path):
+    saved("resnet18", file := tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=says) as caught:
+        make(name, **{"weights": file, **settings})
     assert "\n" not in str(caught.value)

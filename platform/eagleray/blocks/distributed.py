@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from eagleray.contracts.errors import ConfigError
+
 
 def rank() -> int:
     """Return this worker's number; 0 with one process."""
@@ -174,18 +176,41 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, momentum)
 
 
+class SynchronisedBatchNormAct(SynchronisedBatchNorm):
+    """The same, followed by dropout and activation.
+
+    As timm's BatchNormAct2d, whose place it takes.
+    """
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """Make batch norms use all workers' statistics.
 
-    Every BatchNorm1d, 2d and 3d inside `module` is changed; returns `module`. Call it once the module is on its device:
-    a GPU gets torch's SyncBatchNorm, a CPU `SynchronisedBatchNorm`. Parameters, buffers and their names stay:
-    optimizers and checkpoints still match.
+    Every BatchNorm1d, 2d and 3d inside `module` is changed, and timm's BatchNormAct2d, which an activation follows;
+    returns `module`. Call it once the module is on its device: a GPU gets torch's SyncBatchNorm, a CPU
+    `SynchronisedBatchNorm`. Parameters, buffers and their names stay: optimizers and checkpoints still match.
+
+    Raises:
+        ConfigError: there is another kind of batch norm, which this would not synchronise.
     """
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm  # slow to import: only for several workers
+
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    synchronised = {**dict.fromkeys(plain, SynchronisedBatchNorm), BatchNormAct2d: SynchronisedBatchNormAct}
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if odd := [type(norm).__name__ for norm in norms if type(norm) not in (*synchronised, *synchronised.values())]:
+        raise ConfigError(f"workers: the batch norm {odd[0]} cannot be shared by several workers; set workers=1")
     if any(parameter.is_cuda for parameter in module.parameters()):
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for part in module.modules():
-        if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            part.__class__ = SynchronisedBatchNorm  # it adds no state: only the forward pass changes
+        return convert_sync_batchnorm(module)
+    for norm in norms:
+        if type(norm) in synchronised:
+            norm.__class__ = synchronised[type(norm)]  # it adds no state: only the forward pass changes
     return module
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from eagleray.config.mistakes import nearest, sentences
 from eagleray.config.recorded import settings_of
 from eagleray.config.source import Outline, Source, Unreadable, find_source
+from eagleray.config.timm_names import timm_family, timm_names
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe, Recipes
 
@@ -104,8 +105,10 @@ def find(kind: Kind, name: str) -> Declaration:
     if "." in name and all(name.split(".")):
         return _read(kind, name)
     known = declared(kind)
+    if kind == "encoder" and name not in known and (family := timm_family(name)):
+        return replace(known[family], name=name)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, [*known, *(timm_names() if kind == "encoder" else ())], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"there is no {WORDS[kind]} {name!r}{hint} (there are: {', '.join(sorted(known))})")
     return known[name]

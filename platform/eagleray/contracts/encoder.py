@@ -1,6 +1,6 @@
 """The contract of an encoder: one vector per image."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ class Encoder(nn.Module):
 
     config: BaseModel  # an encoder writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
-    start: ClassVar[str] = "random init"  # two words for its state before any training; the name of its floor
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
     dim: int  # width of the features
     patch_size: int = 1  # side in pixels of the patches that an image is cut into; 1: it is not cut
@@ -30,6 +29,21 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""
         raise NotImplementedError
+
+    @classmethod
+    def start(cls, config: BaseModel) -> str:
+        """Name its state before any training, in two words.
+
+        It is the name of its floor.
+        """
+        return "public weights" if getattr(config, "weights", None) else "random init"
+
+    def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
+        """Return timm's name, its options and the network.
+
+        `timm.create_model(name, **options)` has the network's weights and features. None: timm has no such network.
+        """
+        return None
 
 
 class TokenEncoder(Encoder):

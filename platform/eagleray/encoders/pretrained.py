@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from eagleray.contracts.encoder import Encoder
 from eagleray.runs.restore import check_images, trained
@@ -29,7 +29,6 @@ class Pretrained(Encoder):
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("pretrained",)
-    start: ClassVar[str] = "source encoder"
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         method, plan = trained(config.run)
@@ -39,6 +38,13 @@ class Pretrained(Encoder):
         self.network, self.patch_size = method.backbone.requires_grad_(), method.encoder.patch_size
         with torch.no_grad():
             self.dim = self.network(torch.zeros(1, channels, image_size, image_size)).shape[1]
+
+    @classmethod
+    def start(cls, config: BaseModel) -> str:
+        return "source encoder"
+
+    def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
+        return self.network.as_timm() if isinstance(self.network, Encoder) else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""

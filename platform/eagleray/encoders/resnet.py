@@ -3,13 +3,16 @@
 As torchvision builds them, for any image size.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torchvision
 from pydantic import BaseModel, Field
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from eagleray.blocks.timm_networks import PublicWeights, Weights, misfit, read_weights
 from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
 
 SMALL_UP_TO = 64  # pixels; the ImageNet stem would leave 2 x 2 positions of a 64-pixel image
 
@@ -30,22 +33,31 @@ class ResNet(Encoder):
             description="start each residual branch at zero, so that every block begins as the identity",
         )
 
+        weights: PublicWeights = None
+
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
-        super().__init__(name, config, image_size, channels)
+        # From here on the settings describe how to build the network: its weights are in checkpoints.
+        super().__init__(name, config.model_copy(update={"weights": None}), image_size, channels)
+        self.is_small = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO)
         network = torchvision.models.get_model(name, weights=None, zero_init_residual=config.zero_init_residual)
         assert isinstance(network, torchvision.models.ResNet)
-        if config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_UP_TO):
+        if self.is_small:
             network.conv1 = _initialised(nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False))
             network.maxpool = nn.Identity()  # type: ignore[assignment]
         elif channels != 3:
             network.conv1 = _initialised(nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False))
         self.dim = network.fc.in_features
         network.fc = nn.Identity()  # type: ignore[assignment]
-        self.network = network
+        self.network, self.channels = network, channels
+        if config.weights is not None:
+            self._load(name, config.weights)
+
+    def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
+        return None if self.is_small else (self.name, {"in_chans": self.channels, "num_classes": 0}, self.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features, averaged over the last layer's positions.
@@ -53,6 +65,20 @@ class ResNet(Encoder):
         [N, C, H, W] -> [N, dim].
         """
         return self.network(images)
+
+    def _load(self, name: str, weights: Weights) -> None:
+        """Load public weights of torchvision or timm, which name them alike."""
+        if self.is_small:
+            raise ConfigError(
+                f"encoder.weights={weights}: public weights have the large stem; set encoder.stem=imagenet"
+            )
+        state = read_weights(name, weights)
+        if "conv1.weight" in state:
+            state["conv1.weight"] = adapt_input_conv(self.channels, state["conv1.weight"])
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            raise misfit(name, weights, error) from error
 
 
 def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -3,23 +3,21 @@
 As timm builds them, for any image and patch size.
 """
 
-import difflib
 import math
 from typing import Any, ClassVar, Literal
 
-import timm
 import torch
 from pydantic import BaseModel, Field
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from eagleray.blocks.networks import sincos_positions
+from eagleray.blocks.timm_networks import PublicWeights, create_network
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 
 ARCHITECTURES = {
-    "vit": "vit_tiny_patch16_224",
     "vit_tiny": "vit_tiny_patch16_224",
     "vit_small": "vit_small_patch16_224",
     "vit_base": "vit_base_patch16_224",
@@ -27,14 +25,11 @@ ARCHITECTURES = {
 
 
 class ViT(TokenEncoder):
-    """A vision transformer; methods that mask patches need one."""
+    """A vision transformer, or any plain ViT of timm by its name; methods that mask patches need one."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """Architecture, patches and features."""
+        """Patches, size, features and weights."""
 
-        architecture: str | None = Field(
-            None, description="for encoder.name=vit: any VisionTransformer of timm, by its timm name"
-        )
         patch_size: int | None = Field(
             None,
             ge=1,
@@ -48,36 +43,41 @@ class ViT(TokenEncoder):
         pool: Literal["mean", "class"] = Field(
             "mean", description="the features: the mean of the patch tokens, or the class token"
         )
+        weights: PublicWeights = None
 
     config: Config
 
-    names: ClassVar[tuple[str, ...]] = ("vit_tiny", "vit_small", "vit_base", "vit")
+    names: ClassVar[tuple[str, ...]] = ("vit_tiny", "vit_small", "vit_base")
     has_tokens: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
-        super().__init__(name, config, image_size, channels)
+        # From here on the settings describe how to build the network: its weights are in checkpoints.
+        super().__init__(name, config.model_copy(update={"weights": None}), image_size, channels)
         self.patch_size = _patch_size(config.patch_size, image_size)
         self.grid = image_size // self.patch_size
+        self.architecture = ARCHITECTURES.get(name, name)
         # Every architecture gets a class token and a final norm on all tokens, whatever its own classifier uses.
-        options: dict[str, Any] = {
+        self.options: dict[str, Any] = {
             "img_size": image_size,
             "patch_size": self.patch_size,
             "in_chans": channels,
-            "num_classes": 0,
             "class_token": True,
-            "global_pool": "",
             "final_norm": True,
             "fc_norm": False,
-            "dynamic_img_size": False,
+            **_overrides(config.depth, config.dim),
         }
-        network = timm.create_model(
-            _architecture(name, config.architecture), **options, **_overrides(config.depth, config.dim)
+        network = create_network(
+            self.architecture, config.weights, global_pool="", dynamic_img_size=False, **self.options
         )
         assert isinstance(network, VisionTransformer)
         network.patch_embed.strict_img_size = False  # multi-crop uses smaller images too
         self.vit = network
         self.dim = network.embed_dim
         self.pool = config.pool
+
+    def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
+        pool = {"mean": "avg", "class": "token"}[self.pool]
+        return self.architecture, {**self.options, "num_classes": 0, "global_pool": pool}, self.vit
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Embed patches, row by row, and add positions.
@@ -99,7 +99,7 @@ class ViT(TokenEncoder):
         [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
         """
         prefix = self._prefix()
-        tokens = torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1)
         tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
         if prefix.shape[1] == 1:
             return tokens
@@ -140,22 +140,6 @@ class ViT(TokenEncoder):
     def _positions(self) -> Tensor:
         assert self.vit.pos_embed is not None, "every accepted architecture of timm has positions"
         return self.vit.pos_embed
-
-
-def _architecture(name: str, architecture: str | None) -> str:
-    if architecture is None:
-        return ARCHITECTURES[name]
-    if name != "vit":
-        raise ConfigError(f"encoder.architecture belongs to encoder.name=vit, not to {name}: remove one of them")
-    known = timm.list_models(module="vision_transformer")
-    known += timm.list_models(module="deit", exclude_filters="*distilled*")
-    if architecture not in known:
-        nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3, cutoff=0.3))
-        raise ConfigError(
-            f"encoder.architecture={architecture} is not a VisionTransformer of timm; "
-            f"{f'the nearest are {nearest}' if nearest else 'timm.list_models() lists them'}"
-        )
-    return architecture
 
 
 def _patch_size(patch_size: int | None, image_size: int) -> int:

@@ -145,7 +145,7 @@ class _Kind:
 
 KINDS: dict[FloorKind, _Kind] = {
     "random": _Kind(
-        lambda run: run.encoder.declaration.load().start,
+        lambda run: run.encoder.declaration.load().start(run.encoder.config),
         ("encoder", "data"),
         lambda built: built.method.eval().encode,
     ),
