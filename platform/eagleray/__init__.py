@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` is the same for Pyt
     from eagleray.contracts.recipe import Recipes as Recipes
     from eagleray.contracts.report import Diverged as Diverged
     from eagleray.contracts.view import View as View
-    from eagleray.runs.export import load_encoder as load_encoder
+    from eagleray.runs.export.encoder import load_encoder as load_encoder
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _NAMES = {
     "contracts.recipe": "Recipe Recipes",
     "contracts.report": "Diverged",
     "contracts.view": "View",
-    "runs.export": "load_encoder",
+    "runs.export.encoder": "load_encoder",
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
 

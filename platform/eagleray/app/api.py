@@ -34,7 +34,7 @@ from eagleray.runs.record import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eagleray.runs.export import ExportedEncoder
+    from eagleray.runs.export.encoder import ExportedEncoder
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunResult:
         Raises:
             ConfigError: the method's features are not the output of an encoder.
         """
-        from eagleray.runs.export import load_encoder
+        from eagleray.runs.export.encoder import load_encoder
 
         return load_encoder(self.directory)
 

@@ -13,7 +13,7 @@ from eagleray.app.line import app, fail
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.signals import as_interrupts
 
-for name in ("training", "comparing", "runs", "listing"):  # in the order of --help
+for name in ("training", "comparing", "runs", "encoder", "listing", "help"):  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
 
 

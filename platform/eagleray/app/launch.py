@@ -5,6 +5,7 @@ Their results are kept and sent to MLflow.
 
 import fcntl
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notify
 from eagleray.config import Run, Sweep
 from eagleray.config.budget import OVER
@@ -32,7 +34,6 @@ from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble, images_of
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
-from eagleray.runs.export import export
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
@@ -246,7 +247,10 @@ def _keep(run: Run, record: Record) -> None:
     if saved:
         record.tag({"checkpoint": str(saved.absolute())})
     if saved and record.state == "finished":
-        export(run, record.directory)
+        try:
+            export_encoder(record, "safetensors", record.artifacts)
+        except ConfigError as error:  # a network that nobody else can load is still a result
+            warnings.warn(f"{record.directory}: {error}", stacklevel=2)
 
 
 def _keep_data(run: Run, record: Record, data: Data) -> None:

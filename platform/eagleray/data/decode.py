@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
+from eagleray.data.reading import read_image, stored_shape
 
 CHUNK = 64  # files that a thread reads at a time
 LARGEST_SIZE = 64  # of views, unless a setting says otherwise
 STORED = 2  # shorter side of a stored image / side of a view: with it, four of five SimCLR crops are not enlarged
-LONGEST = 3  # largest ratio of the sides: of a panorama only the middle is stored, or it would pad its whole batch
-TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -71,17 +70,6 @@ def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
     return Kept(size, stored_size, channels, total=channels * pixels)
 
 
-def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return height and width of a stored image.
-
-    They are as torchvision's Resize(size) gives them, but the image is never enlarged.
-    """
-    shorter, longer = sorted((height, width))
-    side = min(shorter, size)
-    other = min(longer * side // shorter, LONGEST * side)
-    return (side, other) if height <= width else (other, side)
-
-
 def look_at(path: str) -> Look | Bad:
     """Read an image's size and kind from its head."""
     try:
@@ -94,20 +82,13 @@ def look_at(path: str) -> Look | Bad:
 def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
     """Decode an image file to uint8 [channels, H, W].
 
-    The image is upright, its shorter side reduced to at most `size`. Of 16 bits per channel the upper eight are kept;
-    transparent areas become white.
+    It is as `read_image` returns it.
     """
     try:
-        with Image.open(path) as image:
-            shape = stored_shape(image.height, image.width, size)
-            image.draft(None, (2 * size, 2 * size))  # decodes a far too large JPEG at 1/2, 1/4 or 1/8
-            upright = ImageOps.exif_transpose(image)
-            height, width = shape[::-1] if image.getexif().get(ExifTags.Base.Orientation) in TURNED else shape
-            opaque = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
-            reduced = opaque.resize((width, height), Image.Resampling.BILINEAR, box=_middle(opaque.size))
+        image = read_image(path, size, channels)
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
-    return np.asarray(reduced).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
 
 
 def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarray]:
@@ -136,33 +117,6 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
     with ThreadPoolExecutor(threads) as pool:
         for results in pool.map(of_chunk, range(0, len(paths), CHUNK)):
             yield from results
-
-
-def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the stored area: left, top, right and bottom.
-
-    It is all of the image except the ends of a panorama.
-    """
-    left, top = (max(0, side - LONGEST * min(size)) / 2 for side in size)
-    return left, top, size[0] - left, size[1] - top
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Keep the upper eight bits of a 16-bit grey image.
-
-    Pillow's own conversion clips at 255.
-    """
-    if image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits, whose range is unknown")
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def _grey_palette(image: Image.Image) -> bool:

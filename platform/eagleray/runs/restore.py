@@ -19,6 +19,18 @@ from eagleray.runs.checkpoint import last_state
 from eagleray.runs.record import Record
 
 
+def open_run(directory: Path) -> Record:
+    """Open the record of one run.
+
+    Raises:
+        ConfigError: the directory is not that of a run, or it is a sweep.
+    """
+    record = Record.open(directory)
+    if record.kind == "sweep":
+        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
+    return record
+
+
 def recorded_run(record: Record) -> Run:
     """Return the run that a record keeps."""
     return read_run(record.file())
@@ -72,11 +84,18 @@ def trained(source: Path | Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]
         ConfigError: there is no such run, it has not finished, or its weights do not fit.
     """
     state = {"blueprint": source} if isinstance(source, Mapping) else _finished(source)
-    with torch.random.fork_rng(devices=[]):
-        method = from_blueprint(state["blueprint"])
-    if "method" in state:
-        _load(method, state, source)
-    return method.eval(), state["blueprint"]
+    return _built(state, source), state["blueprint"]
+
+
+def newest_method(directory: Path) -> Method:
+    """Build a run's method with the weights of its newest checkpoint.
+
+    It is in eval mode on the CPU. The images of the run are not read.
+
+    Raises:
+        ConfigError: there is no checkpoint, or it does not fit.
+    """
+    return _built(_described(directory), directory)
 
 
 def check_images(name: str, then: DataInfo, image_size: int, channels: int) -> None:
@@ -105,12 +124,25 @@ def _finished(directory: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{directory} is not a finished run, it is {ending}: continue it with --resume, or name another"
         )
+    return _described(directory)
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    """Read a checkpoint that describes its network."""
     state = last_state(directory)
     if "blueprint" not in state:
         raise ConfigError(
             f"the checkpoint in {directory} is of an older version and does not describe its network; train it again"
         )
     return state
+
+
+def _built(state: Mapping[str, Any], source: object) -> Method:
+    with torch.random.fork_rng(devices=[]):
+        method = from_blueprint(state["blueprint"])
+    if "method" in state:
+        _load(method, state, source)
+    return method.eval()
 
 
 def _load(method: Method, state: Mapping[str, Any], source: object) -> None:

@@ -105,14 +105,10 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
 
     The test set is evaluated too.
     """
-    from eagleray.runs.record import Record
-
-    record = Record.open(directory)
-    if record.tags.get("kind") == "sweep":
-        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import evaluated, recorded_run
+    from eagleray.runs.restore import evaluated, open_run, recorded_run
 
+    record = open_run(directory)
     run = recorded_run(record)
     console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 

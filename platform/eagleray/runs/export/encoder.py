@@ -1,7 +1,4 @@
-"""Export the trained encoder of a run.
-
-A short script that loads it is written too.
-"""
+"""The trained encoder of a run, from its checkpoint or from the file that was exported."""
 
 import json
 from collections.abc import Sequence
@@ -11,43 +8,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eagleray.augment import evaluation_view
-from eagleray.config import Run
 from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
+from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ragged import Ragged
 from eagleray.data.decode import decode_all
 from eagleray.data.images import batched
-from eagleray.runs.restore import restored
+from eagleray.runs.restore import newest_method
 
 WEIGHTS = "encoder.safetensors"
-LOADER = '''\
-"""Load the encoder in the folder of this file.
-
-    python load_encoder.py IMAGE ...     # prints the features of some images
-"""
-
-import sys
-from pathlib import Path
-
-import torch
-
-from eagleray import load_encoder
-
-encoder = load_encoder(Path(__file__).parent)
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        features = encoder(encoder.read(sys.argv[1:]))
-    for path, feature in zip(sys.argv[1:], features.tolist(), strict=True):
-        print(path, *feature)
-'''
 
 
 @dataclass(frozen=True)
@@ -64,6 +39,16 @@ class Build:
     channels: int
     mean: tuple[float, ...]  # of each channel, images scaled to 0..1
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, encoder: Encoder, info: DataInfo) -> "Build":
+        """Describe an encoder and the images it was trained on."""
+        settings = encoder.config.model_dump(mode="json")
+        size, channels, stored = info.image_size, info.channels, info.stored_size
+        return cls(encoder.name, settings, size, stored, channels, tuple(info.mean), tuple(info.std))
+
+    def json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 class ExportedEncoder(nn.Module):
@@ -115,8 +100,10 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
         raise ConfigError(f"{place} has no {WEIGHTS}; name the directory of a finished run, or its artifacts")
     try:
         with safe_open(file, "pt") as opened:
-            build = Build(**json.loads(opened.metadata()["build"]))
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            facts = opened.metadata()
+            build, extra = Build(**json.loads(facts["build"])), json.loads(facts["constants"])
+            names = [name for name in opened.keys() if name not in extra]  # noqa: SIM118 - no mapping
+            weights = {name: opened.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not an encoder that Eagleray exported: {error!r}") from None
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced: keep the caller's generator
@@ -127,40 +114,19 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
     return ExportedEncoder(encoder, build).eval()
 
 
-def export(run: Run, directory: Path) -> bool:
-    """Export a run's encoder into its artifacts.
+def trained_encoder(directory: Path) -> tuple[ExportedEncoder, DataInfo] | None:
+    """Return the encoder of a run's newest checkpoint, on the CPU.
 
-    The files are `encoder.safetensors` and `load_encoder.py`.
-
-    Args:
-        run: the trained run.
-        directory: of the run; its newest checkpoint is exported.
-
-    Returns:
-        False if nothing was exported: the method's features are not the output of one of its encoders.
+    What its method was told of the images is returned too. Return None if the method's features are not the output of
+    one of its encoders.
 
     Raises:
-        ConfigError: there is no checkpoint.
+        ConfigError: there is no checkpoint, or it does not fit.
     """
-    method = restored(run, directory).method
+    method = newest_method(directory)
     info = method.data
-    probe = torch.zeros(2, info.channels, info.image_size, info.image_size)
-    encoder = used_encoder(method.cpu().eval(), probe)
-    if encoder is None:
-        return False
-    settings = encoder.config.model_dump(mode="json")
-    build = Build(
-        encoder.name, settings, info.image_size, info.stored_size, info.channels, tuple(info.mean), tuple(info.std)
-    )
-    artifacts = directory / "artifacts"
-    artifacts.mkdir(exist_ok=True)
-    weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    unfinished = artifacts / f".{WEIGHTS}"
-    metadata = {"method": run.method.name, "data": run.data.name, "build": json.dumps(asdict(build))}
-    save_file(weights, unfinished, metadata=metadata)
-    unfinished.replace(artifacts / WEIGHTS)
-    (artifacts / "load_encoder.py").write_text(LOADER, encoding="utf-8")
-    return True
+    encoder = used_encoder(method, torch.zeros(2, info.channels, info.image_size, info.image_size))
+    return None if encoder is None else (ExportedEncoder(encoder, Build.of(encoder, info)).eval(), info)
 
 
 @torch.no_grad()

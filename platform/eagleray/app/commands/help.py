@@ -1,0 +1,1 @@
+"""Commands that help: pages to read offline, and a look at this machine."""

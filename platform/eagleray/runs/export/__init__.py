@@ -1,0 +1,1 @@
+"""Trained encoders as files that others can load without Eagleray."""
