@@ -8,13 +8,32 @@ at once.
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+import eagleray
 from eagleray.app.line import app, fail
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.signals import as_interrupts
 
 for name in ("training", "comparing", "runs", "encoder", "listing", "help"):  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"eagleray {eagleray.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Find out which self-supervised method, and which settings, give the best representation for your images."""
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The model card of an exported encoder: what it is, how good it is, and how to make it again."""
 
 import json
+import re
 from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import Any
@@ -60,7 +61,7 @@ scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviat
 Save this as `run.yaml`, then `eagleray train run.yaml`:
 
 ```yaml
-{yaml.safe_dump(run, sort_keys=False, allow_unicode=True).strip()}
+{_without_password(yaml.safe_dump(run, sort_keys=False, allow_unicode=True)).strip()}
 ```
 
 {_versions(record)}
@@ -132,6 +133,10 @@ def _versions(record: Record) -> str:
     known = {name: record.environment.get(name) for name in VERSIONS}
     dirty = ", with uncommitted changes" if record.environment.get("uncommitted_changes") else ""
     return f"Made with {', '.join(f'{name} {value}' for name, value in known.items() if value)}{dirty}."
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)  # of tracking.uri: cards get shared
 
 
 def _source(run: Mapping[str, Any]) -> str:

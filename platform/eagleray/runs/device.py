@@ -43,10 +43,16 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
     With `auto` they do if the hardware has units for it.
     """
-    if precision != "auto":
-        return precision == "bf16"
+    return precision_reason(device).startswith("bf16") if precision == "auto" else precision == "bf16"
+
+
+def precision_reason(device: torch.device) -> str:
+    """Return the precision that `auto` chooses, and why."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # On CPUs without instructions for it, bfloat16 is slower than float32.
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16: the GPU has units for it" if has_units else "fp32: the GPU has no units for bf16"
     flags = Path("/proc/cpuinfo")
-    return flags.is_file() and not BF16_FLAGS.isdisjoint(flags.read_text().split())
+    found = sorted(BF16_FLAGS & set(flags.read_text().split())) if flags.is_file() else []
+    if found:
+        return f"bf16: the CPU has {', '.join(found)}"
+    return "fp32: the CPU has no instructions for bf16, which would be slower"

@@ -95,7 +95,7 @@ def _safetensors(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str
         _CODES[key] = network_code(network, _example(encoder, 2))
     code = _CODES[key]
     weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    extra = {f"constant.{name}": value for name, value in code.constants.items() if name not in weights}
+    extra = {name: value.contiguous() for name, value in code.constants.items() if name not in weights}
     buffers = [*extra, *(name for name, _ in network.named_buffers() if name in weights)]
     metadata = {**facts, "build": key, "buffers": json.dumps(buffers), "constants": json.dumps(list(extra))}
     (folder / WEIGHTS).write_bytes(save({**weights, **extra}, metadata))  # save_file would make it private to its owner

@@ -7,6 +7,7 @@ the version that wrote them. Copies of the layers' own sources would need the li
 """
 
 import operator
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ def network_code(network: nn.Module, images: Tensor) -> NetworkCode:
     program = traced(network, images)
     names = _weights(program)
     lines = "\n".join(f"    {line}" for line in _lines(program.graph, names))
-    constants = {name: program.constants[name] for name in names.values() if name in program.constants}
+    held = {name: program.constants[name] for name in names.values() if name in program.constants}
+    constants = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     return NetworkCode(
         f'def network(w, images):\n    """Compute the features of prepared images."""\n{lines}\n', constants
     )
@@ -52,7 +54,8 @@ def traced(network: nn.Module, images: Tensor) -> ExportedProgram:
         ConfigError: the network does not allow it.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of caches that layers keep; what is written is compared with the network
             program = export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},))
     except Exception as error:  # torch.export has dozens of errors
         why = str(error).strip().partition("\n")[0]
