@@ -24,9 +24,7 @@ pytestmark = pytest.mark.slow  # starts up to four processes
 SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear.when=never", "evaluate.knn.k=5"]
 VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]
 RUNS = {
-    "byol": [
-        "encoder=mobilenetv3_small_050"
-    ],  # two views, a teacher, batch norms, also those of timm with an activation
+    "byol": ["encoder=test_efficientnet"],  # two views, a teacher, batch norms, also those of timm with an activation
     "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
     "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
     "fixmatch": ["labels.fraction=0.13", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own

@@ -125,7 +125,10 @@ MISTAKES = [
     (["temperature=0.1"], "unknown key temperature; did you mean method.temperature?"),
     (["method.temprature=0.1"], "unknown key method.temprature; did you mean method.temperature?"),
     (["method.momentum=0.9"], "unknown key method.momentum: simclr has no such setting, byol, "),
-    (["encoder.stem=small"], "unknown key encoder.stem: convnet has no such setting, resnet18, resnet34 and resnet50"),
+    (
+        ["encoder.stem=small"],
+        "unknown key encoder.stem: convnet has no such setting, resnet18, resnet34, resnet50 and timm have",
+    ),
     (["data.root=x"], "unknown key data.root: digits has no such setting"),
     (["augment.flipp=1"], "unknown key augment.flipp; did you mean augment.flip?"),
     (["method=simclrr"], "there is no method 'simclrr'; did you mean simclr?"),

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-import eagleray
 from eagleray.app.line import app, fail
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import version_of
 from eagleray.runs.signals import as_interrupts
 
 for name in ("training", "comparing", "runs", "encoder", "listing", "help"):  # in the order of --help
@@ -23,7 +23,7 @@ for name in ("training", "comparing", "runs", "encoder", "listing", "help"):  # 
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"eagleray {eagleray.__version__}")
+        print(f"eagleray {version_of('eagleray')}")
         raise typer.Exit()
 
 

@@ -6,13 +6,12 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-import eagleray
-from eagleray.runs.record import environment
+from eagleray.runs.record import environment, version_of
 
 GIB = 2**30
 MEMORY = 4  # GiB that a run on photos and a sweep's processes need
@@ -46,7 +45,7 @@ def findings(runs: Path) -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("eagleray", f"{eagleray.__version__} in {Path(eagleray.__file__).parent}")
+    yield Finding("eagleray", f"{version_of('eagleray')} in {Path(__file__).parents[1]}")
     try:
         ranges = {each.name: each for each in map(Requirement, requires("eagleray") or ())}
     except PackageNotFoundError:
@@ -54,9 +53,8 @@ def _versions() -> Iterator[Finding]:
         return
     for name in SHOWN:
         tested = ranges[name].specifier
-        try:
-            found = version(name)
-        except PackageNotFoundError:
+        found = version_of(name)
+        if found is None:
             yield Finding(name, "missing", f"pip install '{name}{tested}'")
             continue
         is_tested = tested.contains(found, prereleases=True)

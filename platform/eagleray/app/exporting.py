@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import eagleray
 from eagleray.report.card import card
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.export.encoder import trained_encoder
 from eagleray.runs.export.formats import write
-from eagleray.runs.record import Record
+from eagleray.runs.record import Record, version_of
 
 
 def export_encoder(record: Record, form: str, folder: Path) -> list[Path]:
@@ -31,4 +30,4 @@ def facts_of(record: Record) -> dict[str, str]:
     file, saved = record.file(), newest_checkpoint(record.directory)
     names = {section: file[section]["name"] for section in ("method", "encoder", "data")}
     checkpoint = saved.name if saved else ""
-    return {**names, "run": record.key, "checkpoint": checkpoint, "eagleray": eagleray.__version__}
+    return {**names, "run": record.key, "checkpoint": checkpoint, "eagleray": version_of("eagleray") or "from source"}

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import eagleray
 from eagleray.contracts.errors import ConfigError
 
-PACKAGE = Path(eagleray.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 @cache

@@ -4,6 +4,7 @@ For editors, with the settings that each method, encoder or source declares.
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +20,7 @@ from eagleray.config.sections import (
     evaluate_with,
 )
 from eagleray.config.sweep import Sweep
+from eagleray.config.timm_names import timm_family, timm_names
 
 Schema = dict[str, Any]
 
@@ -79,8 +81,12 @@ def _chosen(section: type[Chosen]) -> Schema:
     """
     shared = [DataSettings] if section is DataChoice else []
     known = declared(section.kind)
+    names = {name: [name] for name in known}
+    for name in timm_names() if section.kind == "encoder" else ():
+        if name not in known:
+            names[str(timm_family(name))].append(name)
     objects = [
-        _settings([one.Config, *shared], {"name": {"const": name}}, description=one.summary)
+        _settings([one.Config, *shared], {"name": {"enum": names[name]}}, description=one.summary)
         for name, one in known.items()
     ]
     nameless = _settings([*(known[name].Config for name in _NAMELESS[section.kind]), *shared], {})
@@ -88,7 +94,7 @@ def _chosen(section: type[Chosen]) -> Schema:
     return {
         "description": (section.__doc__ or "").strip(),
         "oneOf": [
-            {"enum": sorted(known)},
+            {"enum": sorted(chain.from_iterable(names.values()))},
             own,
             nameless,
             *objects,

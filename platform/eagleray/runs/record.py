@@ -330,7 +330,7 @@ def environment() -> dict[str, Value]:
     changed = _git(here, "status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        **{package: version_of(package) for package in packages},
         "commit": _git(here, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changed is None else changed != "",
         "cpu": _cpu(),
@@ -342,7 +342,8 @@ def environment() -> dict[str, Value]:
 
 
 @cache
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return a package's version, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
