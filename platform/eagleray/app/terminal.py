@@ -156,14 +156,14 @@ class Pace:
     def left(self, fraction: float) -> str:
         """Return the time left as m:ss or h:mm:ss.
 
-        It is an empty string as long as it is unknown.
+        It is an empty string as long as it is unknown, and in the last second.
         """
         if self.first is None:
             self.began, self.first = time.monotonic(), fraction
         if fraction <= self.first:
             return ""
         seconds = (time.monotonic() - self.began) / (fraction - self.first) * (1 - fraction)
-        return duration(seconds)
+        return duration(seconds) if seconds >= 1 else ""
 
 
 def _line(report: Report, pace: Pace) -> str:
