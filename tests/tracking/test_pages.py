@@ -60,7 +60,7 @@ def make_sweep(directory: Path) -> Record:
             trial = make_run(sweep, f"{number:03}-seed{seed}", params, {**tags, **winner}, [knn - 0.1, knn - 0.03, knn])
             draw_views(trial.artifacts / "views.png", flip, seed)
             if number == seed == 0:  # the one that becomes a model
-                write("safetensors", encoder(), trial.artifacts, {"method": "simclr"}, "a card")
+                write("safetensors", encoder(), trial.artifacts, {"eagleray": "0.1.0"}, "a card")
     sweep = sweep.tag({"finding": FINDING})
     report = (
         f"<html><body><h1>flips</h1><p>{FINDING}</p><svg width='90' height='40'><rect width='90' height='40'/></svg>"
