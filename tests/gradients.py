@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eagleray.blocks.distributed import all_reduce_mean, rank, world_size
-from two_processes import two_processes
+from eagleray.runs.processes import two_processes
 
 
 def with_gradients(loss_of: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

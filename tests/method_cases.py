@@ -1,4 +1,4 @@
-"""Small methods for tests, and batches for them.
+"""Small methods for tests, and the batches that all methods are checked with.
 
 A method's own test file may add settings as `SMALL`. Settings that only fit the digits, on which whole runs are tested,
 it calls `ON_DIGITS`.
@@ -7,24 +7,18 @@ it calls `ON_DIGITS`.
 from importlib import import_module
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from eagleray.augment.override import overridden
-from eagleray.blocks import distributed
 from eagleray.config import load_run
 from eagleray.config.registry import declared, find
-from eagleray.config.sections import Augment
-from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch, Progress
+from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.method import Method
 from eagleray.runs.assemble import blueprint, build_method
 from eagleray.runs.checkpoint import save_checkpoint
+from eagleray.runs.method_checks import BATCH, INFO, NOW, batch_of, built, share
 from eagleray.runs.record import Record
 
+__all__ = ["BATCH", "INFO", "NOW", "batch_of", "share"]  # what the tests of methods use besides
+
 METHODS = sorted(declared("method"))
-NOW = Progress(step=3, steps=10, epoch=0, epochs=1)
-INFO = DataInfo(image_size=8, channels=3, samples=100, classes=3, batch_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
-BATCH = INFO.batch_size
 
 
 def settings(name: str) -> list[str]:
@@ -70,30 +64,4 @@ def finished_run(directory: Path, info: DataInfo, *overrides: str) -> Path:
 
 def small(name: str, *more: str) -> Method:
     """Return a float64 method on a very small encoder."""
-    return build_method(load_run(None, [*settings(name), *more]), INFO).double()
-
-
-def share(x: Tensor) -> Tensor:
-    """Return this worker's rows of a single process's values."""
-    return x.chunk(distributed.world_size())[distributed.rank()]
-
-
-def batch_of(method: Method) -> Batch:
-    """Return eight images whose halves differ.
-
-    So a worker's own half says little about the whole.
-    """
-    draw = torch.Generator().manual_seed(1)
-    views = []
-    for declared_view in overridden(method.views, Augment()):
-        size = declared_view.size or INFO.image_size
-        view = torch.randn(BATCH, 3, size, size, dtype=torch.float64, generator=draw)
-        view[BATCH // 2 :] = view[BATCH // 2 :] * 3 + 1
-        views.append(share(view))
-    labelled = None
-    if method.needs & {"labels", "only_labels"}:
-        images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=draw)
-        images[2:] = images[2:] * 2 - 1
-        places = torch.tensor([90, 91, 95, 99])
-        labelled = LabelledBatch([share(images)], share(torch.tensor([0, 1, 1, 2])), share(places))
-    return Batch(views, share(torch.arange(BATCH)), labelled)
+    return built(load_run(None, [*settings(name), *more]))

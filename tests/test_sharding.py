@@ -16,7 +16,7 @@ from eagleray.loop import train
 from eagleray.runs import assemble
 from eagleray.runs.assemble import build_method, fitted
 from eagleray.runs.checkpoint import load_checkpoint
-from two_processes import processes
+from eagleray.runs.processes import processes
 
 pytestmark = pytest.mark.slow  # starts up to four processes
 

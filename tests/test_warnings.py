@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from two_processes import two_processes
+from eagleray.runs.processes import two_processes
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def warns_on_one() -> None:
 
 @pytest.mark.slow
 def test_a_warning_of_one_worker_is_an_error():
-    with pytest.raises(AssertionError, match="DeprecationWarning: old"):
+    with pytest.raises(RuntimeError, match="DeprecationWarning: old"):
         two_processes(warns_on_one)

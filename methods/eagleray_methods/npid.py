@@ -105,9 +105,9 @@ class NPID(Method):
     def _estimate(self, vectors: Tensor, noise: Tensor) -> Tensor:
         """Estimate the normalising constant from noise (equation 8).
 
-        It normalises the similarities to all images.
+        It normalises the similarities to all images. In float64, where low temperatures do not overflow.
         """
-        return len(self.bank) * (vectors @ noise.T / self.config.temperature).exp().mean()
+        return len(self.bank) * (vectors @ noise.T / self.config.temperature).double().exp().mean()
 
     def _remember(self, indices: Tensor, vectors: Tensor) -> None:
         """Store all workers' vectors in each worker's bank."""

@@ -1,6 +1,5 @@
 """`eagleray embed` and `eagleray export` on the run of a sweep, and the card that makes a run again."""
 
-import json
 import os
 import re
 import runpy
@@ -93,7 +92,7 @@ def test_a_card_makes_the_run_again(place: Path):
     record = Record.open(place / "run")
     for said in (record.key, "64 training images of 8 x 8", "eagleray train run.yaml", "no interval can be given"):
         assert said in card
-    assert f"| `knn` | {record.summary['knn']:.4g} |" in card
+    assert f"| `knn` | {record.summary['knn']:.3f} |" in card
 
 
 def test_the_card_of_a_sweeps_run_has_intervals_over_its_seeds(typed: Any):
@@ -101,17 +100,15 @@ def test_the_card_of_a_sweeps_run_has_intervals_over_its_seeds(typed: Any):
     (line,) = re.findall(r"^\| `knn` .*$", Path("seeds/README.md").read_text(), re.MULTILINE)
     values = (0.5, 0.6, 0.8)
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert line == f"| `knn` | 0.5 | {np.mean(values):.4g} ± {(high - low) / 2:.2g} |"
+    assert line == f"| `knn` | 0.500 | {np.mean(values):.3f} ± {(high - low) / 2:.3f} |"
     assert "mean of seeds 0, 1, 2" in Path("seeds/README.md").read_text()
 
 
-def test_a_card_names_the_fingerprint_of_the_images(typed: Any, place: Path):
-    facts = {"digest": "0123abcd", "images": {"train": 64, "validation": 143, "test": 359}}
-    (place / "run/data.json").write_text(json.dumps(facts))
-    assert typed("export", "run", "--out", "known")[0] == 0
-    card = Path("known/README.md").read_text()
-    assert "- fingerprint of images and labels: `0123abcd`\n" in card
-    assert "- 143 validation images\n- 359 test images\n" in card
+def test_a_card_names_the_fingerprint_of_the_images(place: Path):
+    card, facts = (place / "run/artifacts/README.md").read_text(), Record.open(place / "run").data()
+    assert facts is not None
+    assert f"- fingerprint of images and labels: `{facts['digest']}`\n" in card
+    assert f"- {facts['images']['test']} test images\n" in card
 
 
 def test_a_password_is_in_no_card(typed: Any, place: Path):

@@ -14,8 +14,8 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.method import ParameterGroup
 from eagleray.contracts.recipe import Recipe
 from eagleray.runs.assemble import build_method
+from eagleray.runs.processes import two_processes
 from method_cases import INFO
-from two_processes import two_processes
 
 START = Progress(0, 10, 0, 1)
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from eagleray.blocks import losses
 from eagleray.blocks.distributed import rank, world_size
 from eagleray.blocks.losses import cosine_loss, cross_view_loss, info_nce, nt_xent, squared_norm_of_product
+from eagleray.runs.processes import two_processes
 from gradients import assert_two_are_one, of_own_part, with_gradients
-from two_processes import two_processes
 
 
 def embeddings(count: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

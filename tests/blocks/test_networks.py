@@ -12,8 +12,8 @@ from eagleray.blocks.networks import Centre, PrototypeHead, Queue, check_queue, 
 from eagleray.config.registry import find
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.processes import two_processes
 from method_cases import INFO
-from two_processes import two_processes
 
 
 def pushed() -> torch.Tensor:

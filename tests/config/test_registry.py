@@ -142,7 +142,7 @@ MISSPELT = {
     'needs = "tokens"': "needs=tokens",
     "need_tokens = True": "Fancy declares need_tokens, which nothing reads; did you mean needs?",
     'metric = {"a": "b"}': "did you mean metrics?",
-    'metrics: ClassVar[dict[str, str]] = {"a": 3}': "metrics.a",
+    'metrics = {"a": 3}': "metrics.a=3: must be an instance of Metric",
     "small_setting = {}": "did you mean recipes=Recipes(small_settings=…)?",
     "recipe = Recipe()": "did you mean recipes?",
     "class Confg(BaseModel): ...": "Fancy declares Confg, which nothing reads; did you mean Config?",

@@ -172,7 +172,7 @@ def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
     ("changes", "said"),
     [
         ("[nowhere.x]", "there is no evaluator 'nowhere.x': no such module can be imported from here"),
-        ("[knn]", "knn is not a dotted module"),
+        ("[knn]", "knn is no file and no module"),
         ("[eagleray.evaluators.knn]", "already an evaluator or a setting called knn"),
     ],
 )

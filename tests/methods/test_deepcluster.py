@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from eagleray.blocks import distributed
 from eagleray.contracts.batch import Batch, EpochView, Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.processes import two_processes
 from eagleray_methods.deepcluster import DeepCluster, evening, kmeans, nearest, split_empty, whiten
 from method_cases import INFO, NOW, small
-from two_processes import two_processes
 
 SMALL = ["method.clusters=5", "method.components=4"]
 

@@ -9,9 +9,9 @@ from eagleray.blocks import distributed
 from eagleray.blocks.losses import cross_view_loss
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.processes import two_processes
 from eagleray_methods.swav import SwAV, sinkhorn
 from method_cases import NOW, batch_of, small
-from two_processes import two_processes
 
 # 56: whole batches of the 8 and of the 56 images that the tests of all methods take.
 SMALL = [

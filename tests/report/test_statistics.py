@@ -7,9 +7,9 @@ import pytest
 import statsmodels.api as sm
 from scipy.stats import f, f_oneway, ncf, t, ttest_rel
 
-from eagleray.report.least_squares import indicators, polynomial
+from eagleray.report.least_squares import Squares, indicators, polynomial
 from eagleray.report.means import difference, margin
-from eagleray.report.variance import Variance
+from eagleray.report.variance import Variance, _noncentrality
 
 
 def runs(a: int, b: int, seeds: int, *, missing: tuple[int, ...] = (), seed: int = 0):
@@ -218,3 +218,11 @@ def test_a_correction_makes_p_and_interval_wider_alike():
     assert many.p_value == pytest.approx(8 * one.p_value)
     free = 3
     assert many.margin / one.margin == pytest.approx(t.ppf(1 - 0.025 / 8, free) / t.ppf(0.975, free))
+
+
+def test_an_interval_is_found_where_scipy_knows_no_tiny_probability():
+    """`ncfdtr` is NaN at many noncentralities above a thousand, where the search for the upper end begins."""
+    for free, rest, statistic in itertools.product((1, 2, 3, 4), (5, 15, 30), np.linspace(0.1, 12, 60)):
+        low, high = _noncentrality(Squares(free * statistic, free), Squares(rest, rest))
+        assert 0 <= low < high or (low, high) == (0, 0)
+        assert high == 0 or ncf.cdf(statistic, free, rest, high) == pytest.approx(0.025, abs=1e-6)

@@ -16,7 +16,7 @@ from eagleray.contracts.method import Method
 from eagleray.data.decode import decode_all
 from eagleray.data.images import batched
 from eagleray.runs import embed as module
-from eagleray.runs.embed import embed, image_files
+from eagleray.runs.embed import embed
 from method_cases import small
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_features_are_those_of_the_evaluation_view(
     done = embed(
         method, folder, out, {"run": "abc"}, device=CPU, batch_size=3, progress=lambda *each: told.append(each)
     )
-    assert (done.images, done.stray, done.bad) == (7, 3, [])
+    assert (done.images, done.stray, done.bad) == (7, 4, [])
     assert told == [(3, 7), (6, 7), (7, 7)]
     paths, features, facts = read(out)
     assert paths == sorted(["0.png", "a/1.JPG", "a/b/2.webp", "3.png", "a/4.JPG", "a/b/5.webp", "6.png"])
@@ -95,13 +95,13 @@ def test_a_folder_without_readable_images_is_refused(method: Method, tmp_path: P
     (tmp_path / "images").mkdir()
     (tmp_path / "images/README.txt").write_text("")
     out = tmp_path / "out.npz"
-    with pytest.raises(ConfigError, match="contains no images"):
+    with pytest.raises(ConfigError, match=r"README\.txt \(not an image\)"):
         embed(method, tmp_path / "images", out, {}, device=CPU)
     (tmp_path / "images/a.png").write_text("no image")
     with pytest.raises(ConfigError, match="none can be read as an image"):
         embed(method, tmp_path / "images", out, {}, device=CPU, skip_bad=True)
     with pytest.raises(ConfigError, match=r"nowhere does not exist"):
-        image_files(tmp_path / "nowhere")
+        embed(method, tmp_path / "nowhere", out, {}, device=CPU)
     with pytest.raises(ConfigError, match=r"written as \.parquet or \.npz"):
         embed(method, tmp_path / "images", tmp_path / "out.csv", {}, device=CPU)
     assert not list(tmp_path.glob("*out*"))

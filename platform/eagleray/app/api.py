@@ -117,7 +117,7 @@ def train(
     settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
-    directory = _place(directory, folder, run.method.name, resume=resume)
+    directory = _place(directory, folder, run.method.title, resume=resume)
     if resume:
         run = resumable_run(directory, settings)
     check_run(run, address)

@@ -17,7 +17,8 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import version_of
 from eagleray.runs.signals import as_interrupts
 
-for name in ("trying", "training", "watching", "comparing", "runs", "encoder", "listing", "help"):  # as in --help
+COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
+for name in COMMANDS:  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
 
 

@@ -182,13 +182,13 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
     runs_left = left(sweep, parent.directory)
-    notes += comparison.notes
+    notes += [*comparison.notes, *runs_left]
     text = markdown(
         analysis,
         name=sweep.name,
         question=sweep.question,
         picture="heatmap.png" if has_picture else None,
-        notes=[*notes, *runs_left],
+        notes=notes,
     )
     (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
     html = page(
@@ -235,7 +235,7 @@ def _train(
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
     try:
-        for report in display(reports, f"{run.method.name} on {run.data.name}", record.tags["data"]):
+        for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eagleray.config.mistakes import nearest, sentences
+from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import settings_of
 from eagleray.config.source import Outline, Source, Unreadable, find_source
 from eagleray.config.timm_names import timm_family, timm_names
@@ -55,7 +57,7 @@ class Declaration:
 
     kind: Kind
     name: str  # what a user types
-    module: str  # from which it is imported
+    module: str  # from which it is imported; of a file of a user's own, its path
     class_name: str
     Config: type[BaseModel]
     doc: str
@@ -87,7 +89,8 @@ class Declaration:
 
     def load(self) -> type:
         """Import the file, with torch, and return the class."""
-        return getattr(importlib.import_module(self.module), self.class_name)
+        file = PluginFile.of(self.module)
+        return getattr(file.module if file else importlib.import_module(self.module), self.class_name)
 
     def real(self, config: BaseModel) -> BaseModel:
         """Convert validated settings to the real class's Config."""
@@ -97,13 +100,15 @@ class Declaration:
 def find(kind: Kind, name: str) -> Declaration:
     """Return the declaration of a name.
 
-    A dotted name is a module of the user's own.
+    `./fancy.py` is a file of the user's own, `./fancy.py:Fancy` one class in it, and a dotted name a module.
 
     Raises:
         ConfigError: the name is unknown; names the nearest.
     """
+    if file := PluginFile.of(name):
+        return _read(kind, _source(kind, file), str(file), class_name=file.class_name)
     if "." in name and all(name.split(".")):
-        return _read(kind, name)
+        return _read(kind, _source(kind, name), name)
     known = declared(kind)
     if kind == "encoder" and name not in known and (family := timm_family(name)):
         return replace(known[family], name=name)
@@ -122,15 +127,43 @@ def declared(kind: Kind) -> dict[str, Declaration]:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     modules = sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations))
-    read = [_read(kind, f"{package}.{module}", module) for module in modules]
+    sources = ((module, f"{package}.{module}") for module in modules)
+    read = [_read(kind, _source(kind, module), module, name) for name, module in sources]
     return {name: replace(each, name=name) for each in read for name in each.values.get("names", (each.name,))}
 
 
+def found_here(kind: Kind) -> dict[str, Declaration]:
+    """Return what the Python files of the working directory declare.
+
+    The names are `./fancy.py`, as a user types them.
+    """
+    found: dict[str, Declaration] = {}
+    for path in sorted(Path().glob("*.py")):
+        if "eagleray.contracts" not in path.read_text(encoding="utf-8", errors="ignore"):
+            continue
+        classes = kinds_in(path).get(kind, ())
+        names = [f"./{path}"] if len(classes) == 1 else [f"./{path}:{each}" for each in classes]
+        found |= {name: replace(find(kind, name), name=name) for name in names}
+    return found
+
+
+def kinds_in(path: Path) -> dict[Kind, list[str]]:
+    """Return the classes in a file that fulfil a contract, by kind.
+
+    Raises:
+        ConfigError: there is no such file, or it is not Python.
+    """
+    source = _source("method", PluginFile(path.absolute()))
+    classes = {kind: [each.__name__ for each in _classes(source, kind)[0]] for kind in get_args(Kind)}
+    return {kind: names for kind, names in classes.items() if names}
+
+
 @cache
-def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
-    source = _source(kind, module)
+def _read(
+    kind: Kind, source: Source, module: str, name: str | None = None, *, class_name: str | None = None
+) -> Declaration:
     with _errors_named(str(source.path)):
-        outline = _the_class(source, kind)
+        outline = _the_class(source, kind, class_name)
         values, config = dict(_values(outline, _contract(kind))), _config(outline)
         if "recipes" in values:
             _check_settings(values["recipes"], config)
@@ -138,9 +171,9 @@ def _read(kind: Kind, module: str, name: str | None = None) -> Declaration:
     return Declaration(kind, name or module, module, outline.__name__, config, outline.__doc__ or "", values, about)
 
 
-def _source(kind: Kind, module: str) -> Source:
+def _source(kind: Kind, module: str | PluginFile) -> Source:
     try:
-        source = find_source(module)
+        source = module.source if isinstance(module, PluginFile) else find_source(module)
     except SyntaxError as error:
         raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     if source is None:
@@ -198,23 +231,34 @@ def _contract(kind: Kind) -> Contract:
     return Contract(outline, types, frozenset({*annotated, *outline.names_.statements}))
 
 
-def _the_class(source: Source, kind: Kind) -> Outline:
-    """Return the one class that fulfils the contract.
+def _the_class(source: Source, kind: Kind, wanted: str | None) -> Outline:
+    """Return the one class that fulfils the contract, or the wanted one."""
+    classes, missing = _classes(source, kind)
+    chosen = [one for one in classes if wanted in (None, one.__name__)]
+    if len(chosen) == 1:
+        return chosen[0]
+    contract = _contract(kind).outline.__name__
+    names = "".join(f"{', ' if number else ': '}{one.__name__}" for number, one in enumerate(classes))
+    if wanted and classes:
+        raise ConfigError(f"defines no {contract} called {wanted}{nearest(wanted, [c.__name__ for c in classes])}")
+    why = "".join(missing) if not classes else f"; name one as FILE.py:{classes[0].__name__}"
+    raise ConfigError(f"must define exactly one {contract}, and defines {len(classes)}{names}{why}")
 
-    The class's own base classes do not count.
+
+def _classes(source: Source, kind: Kind) -> tuple[list[Outline], list[str]]:
+    """Return the classes that fulfil the contract, and unreadable bases.
+
+    The classes' own base classes do not count.
     """
-    contract, classes, missing = _contract(kind).outline, list[Outline](), list[str]()
+    contracts = {each: _contract(each).outline for each in get_args(Kind)}  # before a base is read as a plain class
+    contract, classes, missing = contracts[kind], list[Outline](), list[str]()
     for node in [each for each in source.tree.body if isinstance(each, ast.ClassDef)]:
         bases = source.names.bases(node)
         missing += [f"; {node.name} inherits from {base}" for base in bases if isinstance(base, Unreadable)]
         if any(isinstance(base, Outline) and issubclass(base, contract) for base in bases):
             classes.append(source.names.value(node.name))
     last = [one for one in classes if not any(issubclass(other, one) for other in classes if other is not one)]
-    if len(last) == 1:
-        return last[0]
-    names = "".join(f"{', ' if number else ': '}{one.__name__}" for number, one in enumerate(last))
-    why = "".join(missing) if not last else ""
-    raise ConfigError(f"must define exactly one {contract.__name__}, and defines {len(last)}{names}{why}")
+    return last, missing
 
 
 def _values(outline: Outline, contract: Contract) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """JSON schemas of run and sweep files.
 
-For editors, with the settings that each method, encoder or source declares.
+For editors, with the settings that each method, encoder or source declares, those in the working directory too.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from eagleray.config.registry import Kind, declared
+from eagleray.config.registry import Kind, declared, found_here
 from eagleray.config.run import Run, run_keys
 from eagleray.config.sections import (
     Chosen,
@@ -80,17 +80,18 @@ def _chosen(section: type[Chosen]) -> Schema:
     A bare name, the default's settings, or a name with the settings that its file declares.
     """
     shared = [DataSettings] if section is DataChoice else []
-    known = declared(section.kind)
-    names = {name: [name] for name in known}
+    known, here = declared(section.kind), found_here(section.kind)
+    names = {name: [name] for name in {**known, **here}}
     for name in timm_names() if section.kind == "encoder" else ():
         if name not in known:
             names[str(timm_family(name))].append(name)
     objects = [
         _settings([one.Config, *shared], {"name": {"enum": names[name]}}, description=one.summary)
-        for name, one in known.items()
+        for name, one in {**known, **here}.items()
     ]
     nameless = _settings([*(known[name].Config for name in _NAMELESS[section.kind]), *shared], {})
-    own = {"type": "string", "pattern": r"\.", "description": "a module of your own, such as my_lab.fancy"}
+    own: Schema = {"type": "string", "pattern": r"\.", "not": {"enum": sorted(here)}}
+    own["description"] = "a file of your own, such as ./fancy.py, or a module, such as my_lab.fancy"
     return {
         "description": (section.__doc__ or "").strip(),
         "oneOf": [
@@ -122,9 +123,8 @@ def _vary(description: str) -> Schema:
     ]
     varied = {"oneOf": [values, {"const": "declared"}, *ranges]}
     variants = {**values, "items": {"$ref": "#/$defs/Run"}, "description": "whole variants of the run"}
-    fields = {
-        key: field.description for name in declared("method") for key, field in run_keys({"method": name}).items()
-    }
+    methods = [*declared("method"), *found_here("method")]
+    fields = {key: field.description for name in methods for key, field in run_keys({"method": name}).items()}
     return {
         "type": "object",
         "description": description,

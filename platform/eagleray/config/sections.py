@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from eagleray.config.mistakes import nested, wrong
+from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import Declaration, Kind, declared, find
 from eagleray.contracts import view
@@ -51,6 +52,12 @@ class Chosen(BaseModel, frozen=True):
     def declaration(self) -> Declaration:
         """The declaration in its file."""
         return find(self.kind, self.name)
+
+    @property
+    def title(self) -> str:
+        """The name, of a file of the user's own without its folder."""
+        file = PluginFile.of(self.name)
+        return file.title if file else self.name
 
     @model_validator(mode="before")
     @classmethod
@@ -200,6 +207,10 @@ class Labels(Strict, frozen=True):
         return self
 
 
+def _absolute(name: str) -> str:
+    return str(PluginFile.of(name) or name)
+
+
 class Evaluate(Strict, frozen=True):
     """What is measured, and when.
 
@@ -211,7 +222,8 @@ class Evaluate(Strict, frozen=True):
     test: Annotated[bool, Field(description="evaluate on the test set once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
     also: Annotated[
-        tuple[str, ...], Field(description="evaluators of your own: modules such as my_lab.participation")
+        tuple[Annotated[str, AfterValidator(_absolute)], ...],
+        Field(description="evaluators of your own: ./participation.py, or modules such as my_lab.participation"),
     ] = ()
 
     @property
@@ -242,7 +254,8 @@ def evaluate_with(also: Any) -> type[Evaluate]:
 
     `also` is unchecked input of any type.
     """
-    return _evaluate_with(tuple(also) if isinstance(also, list | tuple) and all(map(_is_text, also)) else ())
+    known = isinstance(also, list | tuple) and all(map(_is_text, also))
+    return _evaluate_with(tuple(map(_absolute, also)) if known else ())
 
 
 @cache
@@ -258,16 +271,17 @@ def evaluator_settings(one: Declaration) -> type[BaseModel]:
     """Return an evaluator's settings and `when`."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
     default = one.values["when"]
-    return create_model(one.name.rpartition(".")[2], __base__=one.Config, __doc__=one.doc, when=(when, default))
+    return create_model(one.name, __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 
 @cache
 def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
     evaluators = dict(declared("evaluator"))
     for module in also:
-        name = module.rpartition(".")[2]
+        file = PluginFile.of(module)
+        name = file.title if file else module.rpartition(".")[2]
         if "." not in module:
-            raise ConfigError(f"{module} is not a dotted module: the evaluators of Eagleray are always included")
+            raise ConfigError(f"{module} is no file and no module: the evaluators of Eagleray are always included")
         if name in evaluators or name in Evaluate.model_fields:
             raise ConfigError(f"there is already an evaluator or a setting called {name}; rename {module}")
         evaluators[name] = replace(find("evaluator", module), name=name)

@@ -18,6 +18,7 @@ import numpy as np
 import PIL
 from pydantic import BaseModel
 
+from eagleray.config.plugin_files import PluginFile
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
@@ -69,13 +70,14 @@ def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:
         ConfigError: files are missing or damaged, or the cache cannot be written.
     """
     folder = cache_folder(settings.cache)
-    source = (
-        f"{dataset.name}-{digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__, dataset.made_with])}"
-    )
+    file = PluginFile.of(dataset.name)
+    own = [str(file.path)] if file else []  # a user's own source: an edit of it may change the images
+    settled_by = digest([dataset.config.model_dump_json(), str(FORMAT), PIL.__version__, dataset.made_with, *own])
+    source = f"{file.title if file else dataset.name}-{settled_by}"
     lock = folder / f"{source}.lock"
     with locked(lock):
         dataset.fetch()
-    at = folder / f"{source}-{digest(map(_state, dataset.files()))}"
+    at = folder / f"{source}-{digest(map(_state, [*own, *dataset.files()]))}"
     archive = _read(at, dataset, settings)
     if archive is None:
         with locked(lock):

@@ -89,13 +89,14 @@ class Measurements:
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
     """Return the runs of the best point.
 
-    Points are compared by their means over seeds. The list is empty if no point finished with all seeds.
+    Points are compared by their means over seeds; of equal ones the first is taken. The list is empty if no point
+    finished with all seeds.
     """
-    points: dict[str, list[Record]] = {}
+    points: dict[int, list[Record]] = {}
     for record in parent.children():
         if record.kind == "trial" and record.state == "finished" and sweep.metric in record.summary:
-            points.setdefault(record.tags["point"], []).append(record)
-    complete = [records for records in points.values() if len(records) == sweep.seeds]
+            points.setdefault(int(record.tags["point"]), []).append(record)
+    complete = [records for _, records in sorted(points.items()) if len(records) == sweep.seeds]
     pick = max if sweep.mode == "max" else min
     return pick(complete, key=lambda records: fmean(r.summary[sweep.metric] for r in records), default=[])
 

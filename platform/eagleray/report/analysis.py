@@ -203,7 +203,7 @@ def analyse(
 def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list[Row]:
     """Return a row for each point and floor, best first.
 
-    Those without the metric come last.
+    Those without the metric come last. Equal ones are in order of their names, whatever ran first.
     """
     points: dict[tuple[str, ...], list[TrialResult]] = {}
     for each in results:
@@ -212,7 +212,7 @@ def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list
     alike = Counter(runs[0].label for runs in points.values() if runs[0].floor)
     rows = [_row(runs, metric, is_label_enough=alike[runs[0].label] < 2) for runs in points.values()]
     sign = -1 if mode == "max" else 1
-    return sorted(rows, key=lambda row: math.inf if row.mean is None else sign * row.mean)
+    return sorted(rows, key=lambda row: (math.inf if row.mean is None else sign * row.mean, row.name))
 
 
 def _row(runs: Sequence[TrialResult], metric: str, *, is_label_enough: bool) -> Row:

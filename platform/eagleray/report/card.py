@@ -1,19 +1,18 @@
 """The model card of an exported encoder: what it is, how good it is, and how to make it again."""
 
-import json
 import re
 from collections.abc import Mapping
-from statistics import fmean, stdev
 from typing import Any
 
 import yaml
 
 from eagleray.config.metrics import metrics_of, ordered
 from eagleray.contracts.batch import DataInfo
+from eagleray.report.numbers import number, spread
+from eagleray.report.variance import CONFIDENCE
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
 
-CONFIDENCE = 0.95
 VERSIONS = ("eagleray", "python", "torch", "torchvision", "timm", "commit")
 
 
@@ -85,44 +84,33 @@ def same_but_for_seed(record: Record) -> dict[int, Mapping[str, float]]:
 
 
 def _images(record: Record, info: DataInfo) -> str:
-    facts = _data(record)
+    facts = record.data() or {}
     lines = [f"- {info.samples} training images of {info.image_size} x {info.image_size}"]
     for part, count in facts.get("images", {}).items():
         lines += [f"- {count} {part} images"] if part != "train" else []
-    lines += [f"- {info.classes} classes, whose labels only evaluation used"] if info.classes else ["- no labels"]
+    learnt = "training learnt from some of their labels" if record.file()["labels"] else "only evaluation used labels"
+    lines += [f"- {info.classes} classes; {learnt}"] if info.classes else ["- no labels"]
     lines += [f"- fingerprint of images and labels: `{facts['digest']}`"] if facts else []
     return "\n".join(lines)
-
-
-def _data(record: Record) -> dict[str, Any]:
-    path = record.directory / "data.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _metrics(record: Record, seeds: Mapping[int, Mapping[str, float]]) -> str:
     if not record.summary:
         return "None was recorded."
     own, several = record.summary, len(seeds) > 1
-    lines = [
-        [f"`{name}`", f"{own[name]:.4g}", *([_mean([each[name] for each in seeds.values()])] if several else [])]
-        for name in ordered(own, metrics_of(recorded_run(record)))
-        if all(name in each for each in seeds.values())
-    ]
+    lines = [[f"`{name}`", number(own[name])] for name in ordered(own, metrics_of(recorded_run(record)))]
+    if several:  # the test set is measured for one seed alone
+        names = [line[0].strip("`") for line in lines]
+        values = [[each[name] for each in seeds.values() if name in each] for name in names]
+        lines = [[*line, spread(each) if len(each) > 1 else ""] for line, each in zip(lines, values, strict=True)]
     heads = ["metric", "this run", *([f"mean of seeds {', '.join(map(str, sorted(seeds)))}"] if several else [])]
     note = (
-        f"Intervals: {CONFIDENCE:.0%}, by the t distribution."
+        f"± is half the {CONFIDENCE:.0%} interval of the mean, by the t distribution."
         if several
         else "From one seed, so that no interval can be given."
     )
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
     return f"{table}\n\n{note} `eagleray evaluators` explains the metrics."
-
-
-def _mean(values: list[float]) -> str:
-    from scipy.special import stdtrit
-
-    margin = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / len(values) ** 0.5
-    return f"{fmean(values):.4g} ± {margin:.2g}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

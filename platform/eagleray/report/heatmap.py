@@ -127,4 +127,5 @@ def _dots(figure: "Figure", analysis: Analysis) -> None:
 
 def _floors(analysis: Analysis) -> str:
     floors = [f"{row.name} {row.measured}" for row in analysis.floors]
-    return f"{analysis.metric} of {', '.join(floors)}" if floors else ""
+    interval = " (±: 95 % t interval)" if any(row.margin is not None for row in analysis.floors) else ""
+    return f"{analysis.metric} of {', '.join(floors)}{interval}" if floors else ""

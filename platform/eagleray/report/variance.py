@@ -221,6 +221,7 @@ def _p_value(gain: Squares, noise: Squares) -> float | None:
 
 def _noncentrality(gain: Squares, noise: Squares) -> tuple[float, float]:
     """Return the ends of the interval of F's noncentrality."""
+    import numpy as np
     from scipy.optimize import brentq
     from scipy.special import ncfdtr
 
@@ -230,7 +231,8 @@ def _noncentrality(gain: Squares, noise: Squares) -> tuple[float, float]:
 
     def end(quantile: float) -> float:
         def beyond(many: float) -> float:
-            return float(ncfdtr(gain.free, noise.free, many, statistic)) - quantile
+            # scipy gives NaN for some of the probabilities below 1e-100.
+            return float(np.nan_to_num(ncfdtr(gain.free, noise.free, many, statistic))) - quantile
 
         return 0.0 if beyond(0) <= 0 else cast(float, brentq(beyond, 0, 100 * gain.free * (statistic + 10)))
 

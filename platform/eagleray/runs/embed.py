@@ -13,13 +13,13 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 
 from eagleray.augment import evaluation_view
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.data.decode import Bad, decode, in_threads
 from eagleray.data.images import batched
+from eagleray.datasets.folder.layout import listed
 
 AHEAD = 2  # batches that are decoded while one is encoded
 NAMED = 5  # files that a message names
@@ -31,7 +31,7 @@ class Embedded:
 
     images: int
     dim: int
-    stray: int  # files that are not named like images
+    stray: int  # other files: hidden ones, and those not named like images
     bad: list[str]  # files that could not be read, relative to the folder
 
 
@@ -65,7 +65,10 @@ def embed(
         ConfigError: there are no images, one cannot be read, or the file cannot be written.
     """
     kind = writer_for(out)
-    names, stray = image_files(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
+    files = listed(folder)
+    names = files.images
     info, method = method.data, method.to(device)
     facts = {**facts, "image_size": info.image_size, "stored_size": info.stored_size}
     facts |= {"channels": info.channels, "mean": list(info.mean), "std": list(info.std)}
@@ -88,32 +91,7 @@ def embed(
         if writer is None:
             raise ConfigError(f"{folder} has {len(names)} files named like images, but none can be read as an image")
         writer.close()
-    return Embedded(len(names) - len(bad), writer.dim, stray, bad)
-
-
-def image_files(folder: Path) -> tuple[list[str], int]:
-    """Return the image files below a folder, and how many others there are.
-
-    Paths are relative to it, sorted. Images are the files whose ending Pillow knows.
-
-    Raises:
-        ConfigError: it is no folder, has no images, or cannot be read.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
-
-    def unreadable(error: OSError) -> None:
-        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}")
-
-    found: list[str] = []
-    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(where, name), folder) for name in files if not name.startswith(".")]
-    known = Image.registered_extensions()
-    images = sorted(path for path in found if os.path.splitext(path)[1].lower() in known)
-    if not images:
-        raise ConfigError(f"{folder} contains no images")
-    return images, len(found) - len(images)
+    return Embedded(len(names) - len(bad), writer.dim, len(files.strays), bad)
 
 
 def _decoded(

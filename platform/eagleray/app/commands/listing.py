@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from eagleray.app.commands.plugin import check_file
 from eagleray.app.line import app, console, only_settings, say
 from eagleray.app.plan import counted, size
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import load_run, load_sweep
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
-from eagleray.config.registry import WORDS, Kind, declared, find
+from eagleray.config.plugin_files import PluginFile
+from eagleray.config.registry import WORDS, Kind, declared, find, found_here
 from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 
@@ -51,7 +53,8 @@ def evaluators(name: Name = None) -> None:
         _list("evaluator", name)
         console.print(table(METRICS, metrics(find("evaluator", name).values["metrics"])))
         return
-    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in declared("evaluator").values()]
+    known = {**declared("evaluator"), **found_here("evaluator")}
+    lines = [[one.name, one.summary, ", ".join(one.values["metrics"])] for one in known.values()]
     console.print(table(["evaluator", "what it is", "metrics"], lines))
 
 
@@ -68,16 +71,19 @@ def schema(kind: Annotated[str, typer.Argument(metavar="run|sweep")] = "run") ->
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a run or a sweep file")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a run or a sweep file, or a method's FILE.py")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     full: Annotated[bool, typer.Option("--full", help="also decode the images and build the networks")] = False,
 ) -> None:
     """Say whether a run or sweep file can start; start nothing.
 
-    Images are listed, not decoded.
+    Images are listed, not decoded. Of a method, encoder, dataset or evaluator of your own (FILE.py, or FILE.py:Class),
+    check what it computes.
     """
     overrides = only_settings(settings)
-    if is_sweep(read_tree(file)):
+    if PluginFile.of(str(file)):
+        check_file(str(file), overrides)
+    elif is_sweep(read_tree(file)):
         sweep = load_sweep(file, overrides)
         with placed(file, overrides):
             check_sweep(sweep, full=full)
@@ -106,6 +112,6 @@ def _list(kind: Kind, name: str | None) -> None:
     key = kind if kind == "data" else WORDS[kind]
     lines = [
         [one.name, one.summary, ", ".join(f"{key}.{setting}" for setting in one.Config.model_fields)]
-        for one in declared(kind).values()
+        for one in {**declared(kind), **found_here(kind)}.values()
     ]
     console.print(table([WORDS[kind], "what it is", "settings"], lines))

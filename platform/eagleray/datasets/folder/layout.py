@@ -62,12 +62,12 @@ def read_layout(root: Path) -> Layout:
     others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
     parts: dict[PartName, Listed]
     if "train" in named and (len(named) > 1 or not others or _only_train_is_deep(named["train"], below)):
-        parts = {part: _listed(folder) for part, folder in named.items()}
+        parts = {part: listed(folder) for part, folder in named.items()}
         beside = [*sorted(others), *filter(_is_image, _files_in(root))]
     else:
         shaped = _shaped(named, others)
-        parts = {part: _listed(named[part]) for part in shaped}
-        parts["train"] = _listed(root, without={named[part].name for part in shaped})
+        parts = {part: listed(named[part]) for part in shaped}
+        parts["train"] = listed(root, without={named[part].name for part in shaped})
         beside = []
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -96,7 +96,7 @@ def _only_train_is_deep(train: Path, below: list[Path]) -> bool:
     return bool(_folders_in(train)) and not any(_folders_in(folder) for folder in below if folder != train)
 
 
-def _listed(folder: Path, without: set[str] | None = None) -> Listed:
+def listed(folder: Path, without: set[str] | None = None) -> Listed:
     """List all files below a folder, sorted so that no file system changes the order.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Run a function in several gloo processes.
+"""A function, called in several gloo processes.
 
-Do they compute together what one process computes alone?
+Do they compute together what one process computes alone? `eagleray check FILE.py` and the tests ask that.
 """
 
 import os
@@ -9,10 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from eagleray.config.plugin_files import import_file
 
 
 def two_processes(function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> list[Any]:
@@ -27,7 +30,7 @@ def processes(world: int, function: Callable[..., Any], *arguments: Any, timeout
 
     Args:
         world: how many processes.
-        function: a function at the top of a test file; the children import that file again.
+        function: a function at the top of a file; the children import that file again.
         arguments: anything that pickles.
         timeout: seconds until all are killed.
 
@@ -35,7 +38,7 @@ def processes(world: int, function: Callable[..., Any], *arguments: Any, timeout
         The results in the order of the ranks: tensors, numbers, strings, and lists or dicts of them.
 
     Raises:
-        AssertionError: a child failed (with the end of its output), or the time is up.
+        RuntimeError: a child failed (with the end of its output), or the time is up.
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.save((function.__code__.co_filename, function.__name__, arguments), Path(folder, "call"))
@@ -57,7 +60,7 @@ def _start(rank: int, world: int, folder: str) -> subprocess.Popen[bytes]:
     }
     with Path(folder, f"output{rank}").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(world), folder],
+            [sys.executable, "-P", "-m", __name__, str(rank), str(world), folder],
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends: see _die_with_parent
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -74,9 +77,8 @@ def _wait(children: list[subprocess.Popen[bytes]], folder: str, deadline: float)
     codes = [child.returncode for child in children]
     outputs = [Path(folder, f"output{rank}").read_text(errors="replace")[-6000:] for rank in range(len(children))]
     shown = "\n".join(f"--- process {rank}, exit {codes[rank]}:\n{outputs[rank]}" for rank in range(len(children)))
-    assert all(code == 0 for code in codes), (
-        f"{len(codes)} processes: one failed, or the time was up (exit None)\n{shown}"
-    )
+    if any(codes) or None in codes:
+        raise RuntimeError(f"{len(codes)} processes: one failed, or the time was up (exit None)\n{shown}")
 
 
 def _die_with_parent() -> None:
@@ -91,9 +93,6 @@ def _die_with_parent() -> None:
 
 
 def _child(rank: int, world: int, folder: str) -> None:
-    import importlib
-    from datetime import timedelta
-
     import torch.distributed as dist
 
     _die_with_parent()
@@ -105,8 +104,7 @@ def _child(rank: int, world: int, folder: str) -> None:
         world_size=world,
         timeout=timedelta(seconds=60),
     )
-    sys.path.insert(0, str(Path(file).parent))
-    result = getattr(importlib.import_module(Path(file).stem), name)(*arguments)
+    result = getattr(import_file("_called", Path(file)), name)(*arguments)
     torch.save(result, Path(folder, f"result{rank}"))
     dist.barrier()  # none leaves while another still needs it
     dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""The files that `eagleray new` writes, one a kind; each works as it is."""
