@@ -20,15 +20,27 @@ from eagleray.app.line import (
     say,
     split,
 )
-from eagleray.config import load_run, load_sweep
+from eagleray.config import Run, load_run, load_sweep
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged
 
 
 @app.command()
-def train(settings: Settings = None, resume: Resume = False, address: Address = None) -> None:
+def train(
+    settings: Settings = None,
+    resume: Resume = False,
+    address: Address = None,
+    profile: Annotated[
+        int | None, typer.Option(metavar="STEPS", min=5, help="train so few steps, and say what takes their time")
+    ] = None,
+) -> None:
     """Train one method (SimCLR on digits by default)."""
+    if profile and resume:
+        raise ConfigError("--profile starts anew and --resume continues; leave one of them out")
+    if profile:
+        _profile(load_run(*split(settings)), profile, address)
+        return
     try:
         result = api.train(_tree(*split(settings)), resume=resume, address=address, console=console)
     except Diverged as error:
@@ -101,6 +113,18 @@ def preview(
 
     draw(run, out)
     say(str(out))
+
+
+def _profile(run: Run, steps: int, address: str | None) -> None:
+    from eagleray.app.profile import profile_run
+    from eagleray.app.terminal import table
+
+    found, directory = profile_run(run, steps, address=address)
+    stages = [[one["name"], f"{1000 * one['seconds']:.1f}", f"{one['share']:.0%}"] for one in found["stages"]]
+    console.print(table(["stage", "ms each time", "share of an epoch"], stages))
+    operators = [[one["name"], f"{1000 * one['seconds']:.1f}", str(one["calls"])] for one in found["operators"]]
+    console.print(table(["operator", "ms a step", "calls"], operators))
+    say(f"{found['sentence']}\n\nprofile  {directory / 'artifacts' / 'profile.json'}")
 
 
 def _tree(file: Path | None, overrides: list[str]) -> Mapping[str, Any]:
