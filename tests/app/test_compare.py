@@ -131,6 +131,10 @@ def test_no_column_is_cut_in_a_narrow_terminal(eagleray: Any, width: int):
         (["nothing"], "MLflow at http://127.0.0.1:1 cannot be read"),
         (["epochs=3"], "name at least one sweep, experiment or directory"),
         (["empty"], "empty holds no runs"),
+        (
+            ["runs/s/1", "--csv", "nowhere/all.csv"],
+            "--csv nowhere/all.csv cannot be written: No such file or directory",
+        ),
         (["runs/s/1", "--metric", "knnn"], "no trial measured knnn; they measured knn, linear, loss"),
         (["s"], "The directories are here: eagleray compare runs/s"),
         (["runs/damaged/1"], "record.json is damaged"),

@@ -45,8 +45,11 @@ def compare(
     comparison = compared([named(name, tracking) for name in names])
     if not comparison.trials:
         raise ConfigError(f"{' and '.join(names)}: there are no runs to compare")
-    if csv is not None:
-        csv.write_text(everything_csv(comparison), encoding="utf-8")
+    try:
+        if csv is not None:
+            csv.write_text(everything_csv(comparison), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--csv {csv} cannot be written: {error.strerror}") from None
     analysis = analysed(comparison, metric, mode)
     for note in comparison.notes:
         say(f"note: {note}")
