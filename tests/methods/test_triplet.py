@@ -91,7 +91,7 @@ def test_distances_are_float32_inside_bf16_autocast():
 
 
 def test_what_it_says_of_its_triplets():
-    method = small("triplet", "method.margin=0.05").train()
+    method = small("triplet", "method.margin=0.05", "seed=2").train()  # a draw in which some are hard, some harder
     result = method(batch_of(method), NOW)
     rows = torch.cat(result.embeddings)
     units = [row / row.norm() for row in rows]

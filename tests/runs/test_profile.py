@@ -81,8 +81,7 @@ def test_the_stage_that_is_slow_is_named(stage: str, tmp_path: Path, monkeypatch
     assert found["sentence"].startswith(f"{stage} takes ")
     assert shares(found)[stage] > 0.7
     assert sum(shares(found).values()) == pytest.approx(1)
-    assert found["operators"][0]["name"].startswith("aten::")
-    assert found["operators"][0]["seconds"] > 0
+    assert any(one["name"].startswith("aten::") and one["seconds"] > 0 for one in found["operators"])
 
 
 def test_what_happens_once_in_an_epoch_counts_as_often_as_the_run_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
