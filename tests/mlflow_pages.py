@@ -86,9 +86,9 @@ def open_charts(page: "Page", link: str) -> None:
 def open_views(page: "Page") -> None:
     """Scroll the charts to the grid of images, which MLflow loads when they come into sight."""
     page.get_by_text("views of each run").scroll_into_view_if_needed()
-    page.mouse.move(1000, 600)
-    page.mouse.wheel(0, 2000)
     page.wait_for_function("document.querySelectorAll('img').length > 3")
+    page.mouse.move(1000, 600)
+    page.mouse.wheel(0, 300)
 
 
 def open_report(page: "Page", link: str) -> None:

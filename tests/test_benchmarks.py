@@ -1,7 +1,6 @@
 """The benchmarks still fit the code they measure; their results are not tested."""
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,24 +8,19 @@ from typing import Any
 import pytest
 
 from eagleray.config import load_run
+from eagleray.config.plugin_files import import_file
 from method_cases import METHODS
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-def loaded(file: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location(f"benchmark_{file.stem}", file)
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+def loaded(file: Path) -> ModuleType:
+    return import_file(f"benchmark_{file.stem}", file)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_benchmark_says_what_it_compares(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    module = loaded(file, monkeypatch)
+    module = loaded(file)
     assert module.__doc__
     monkeypatch.setattr(sys, "argv", [str(file), "--help"])
     with pytest.raises(SystemExit) as ended:
@@ -36,7 +30,7 @@ def test_every_benchmark_says_what_it_compares(file: Path, monkeypatch: pytest.M
 
 
 def test_a_step_of_every_method_that_needs_no_other_run_can_be_measured(monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    benchmark = loaded(next(file for file in FILES if file.stem == "methods"), monkeypatch)
+    benchmark = loaded(next(file for file in FILES if file.stem == "methods"))
 
     def compare(name: str, size: int, rounds: int, precision: str) -> dict[str, float]:
         load_run(None, [f"method={name}", f"batch_size={size}", f"precision={precision}"])

@@ -3,14 +3,13 @@
 It knows no Ray and no MLflow; they consume its reports.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from eagleray.blocks import distributed
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import Run
 from eagleray.contracts.batch import EpochView, StepResult
@@ -18,7 +17,7 @@ from eagleray.contracts.report import Report
 from eagleray.contracts.seeds import seed_all
 from eagleray.data.images import Data
 from eagleray.runs.allocator import keep_freed_memory
-from eagleray.runs.assemble import assemble
+from eagleray.runs.assemble import Assembly, assemble
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import batch_health
 from eagleray.runs.state import Stopwatch, TrainingState
@@ -31,6 +30,7 @@ def train(
     data: Data | None = None,
     device: torch.device | None = None,
     resume_from: Path | None = None,
+    build: Callable[..., Assembly] = assemble,
 ) -> Iterator[Report]:
     """Train, evaluate and save a run.
 
@@ -42,12 +42,13 @@ def train(
         data: the images, if they are loaded already.
         device: by default the one that `run.device` names.
         resume_from: a checkpoint to start from in place of the newest (population based training).
+        build: makes what the run names (`runs.profile` measures it).
 
     Raises:
         ConfigError: the run does not fit the data; raised before anything is trained.
         Diverged: the loss became NaN or infinite.
     """
-    built = assemble(run, data=data, device=device)
+    built = build(run, data=data, device=device)
     if built.device.type == "cpu":
         keep_freed_memory()
     method, loader = built.method, built.loader
@@ -57,7 +58,6 @@ def train(
         state.restore(saved, built.device)
         if resume_from is None and state.is_between_epochs:  # that report may have been lost: repeat it
             yield Report(state.progress, state.counters.metrics, 0.0, epoch_ended=True, checkpoint=saved)
-    forward = distributed.data_parallel(method)
     method.train()
     watch = Stopwatch(run.batch_size)
     while not state.progress.done:
@@ -70,7 +70,7 @@ def train(
             seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)
             with built.autocast:
-                result: StepResult = forward(batch, state.progress)
+                result: StepResult = built.forward(batch, state.progress)
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             if run.optimizer.clip is not None:

@@ -75,7 +75,6 @@ LINES = [
     ("train data.root=photos", "unknown key data.root: digits has no such setting, folder, "),
     ("train data.root=photos", "for example data=folder data.root=photos"),
     ("train sweep.yaml", "sweep.yaml is a sweep file, as it has `vary`: use `eagleray sweep sweep.yaml`"),
-    ("preview sweep.yaml", "use `eagleray sweep sweep.yaml`"),
     ("sweep run.yaml", "run.yaml is a run file, as it has no `vary`: use `eagleray train run.yaml`"),
     ("check typo.yaml", "typo.yaml:4:3: unknown key method.temprature; did you mean method.temperature?"),
     ("train epochs=1 run.yaml seed=-1", "seed=-1 is out of range"),

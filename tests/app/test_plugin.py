@@ -222,7 +222,9 @@ def test_a_recorded_run_finds_its_file_again_from_anywhere(here: Path, monkeypat
     (here / "fancy.py").unlink()
     with pytest.raises(ConfigError) as caught:
         read_run(file)
-    assert str(caught.value) == f"there is no file {here / 'fancy.py'}; put it back where it was, or name another"
+    assert (
+        str(caught.value) == f"method: there is no file {here / 'fancy.py'}; put it back where it was, or name another"
+    )
 
 
 def test_an_edited_file_is_read_anew(here: Path):

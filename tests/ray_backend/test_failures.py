@@ -110,7 +110,7 @@ def test_a_sweep_ends_at_once_if_its_first_trials_share_a_bug_and_resumes_when_i
     assert lines[3] == f"next: put that right, then: eagleray sweep {tmp_path / 'sweep/run.yaml'} --resume"
     starts = [len(path.read_text()) for path in tmp_path.glob("bug-*")]
     assert set(starts) == {1}, "a bug is not tried again"
-    assert 3 <= len(starts) <= 5, "two trials run at once"
+    assert 3 <= len(starts) < 8, "the others did not start"
     parent = Record.open(tmp_path / "sweep")
     assert {failure.kind for record in parent.children() if (failure := failure_in(record))} == {"bug"}
     assert may_resume(parent)

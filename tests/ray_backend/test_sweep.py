@@ -370,9 +370,3 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(session: None, tmp_pat
     assert bad.state == "failed"
     assert "the loss is" in bad.status["message"]
     assert good.tags["winner"] == "yes"
-
-
-def test_a_collapsed_trial_ends_itself(session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run = {**longer(3), "method": "byol", "optimizer": {"lr": 10.0, "warmup_epochs": 0.0}}
-    (record,) = sweep(a_sweep(run, vary={"seed": [0]}), tmp_path / "sweep")
-    assert record.state in ("collapsed", "finished", "failed")

@@ -5,6 +5,8 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,31 +113,34 @@ def made(name: str) -> ExportedEncoder:
 
 
 @pytest.fixture(scope="module")
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photos: list[str]) -> Path:
-    """Return the exports of a format, loaded in one clean environment: to start it takes longer than to load them."""
-    form, place = request.param, tmp_path_factory.mktemp("exports")
-    for name in EXPORTED[form]:
-        write(form, made(name), place / name, FACTS, "a card")
-    argument = json.dumps([ABSENT[form], [str(place / name) for name in EXPORTED[form]], photos])
-    command = [sys.executable, "-I", "-W", "error", "-c", CLEAN, argument]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=place)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return place
+def exported(tmp_path_factory: pytest.TempPathFactory, photos: list[str]) -> Callable[[str], Path]:
+    """Return a format's exports, once loaded in a clean environment: to start it takes longer than to load them all."""
+
+    @cache
+    def of(form: str) -> Path:
+        place = tmp_path_factory.mktemp("exports")
+        for name in EXPORTED[form]:
+            write(form, made(name), place / name, FACTS, "a card")
+        argument = json.dumps([ABSENT[form], [str(place / name) for name in EXPORTED[form]], photos])
+        command = [sys.executable, "-I", "-W", "error", "-c", CLEAN, argument]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=place)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return place
+
+    return of
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize(
-    ("exported", "name"),
-    [(form, name) for form, names in EXPORTED.items() for name in names],
-    indirect=["exported"],
-)
-def test_others_get_the_features_of_evaluation_without_eagleray(name: str, exported: Path, photos: list[str]):
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in EXPORTED.items() for name in names])
+def test_others_get_the_features_of_evaluation_without_eagleray(
+    form: str, name: str, exported: Callable[[str], Path], photos: list[str]
+):
     encoder = made(name)
     with torch.no_grad():
         images = encoder.read(photos)
         features = encoder(images)
-    with np.load(exported / name / "found.npz") as found:
+    with np.load(exported(form) / name / "found.npz") as found:
         assert found["features"].shape == (len(photos), encoder.dim)
         np.testing.assert_allclose(found["images"], images, rtol=0, atol=1e-4)
         scale = max(1, float(features.abs().max()))
@@ -144,12 +149,11 @@ def test_others_get_the_features_of_evaluation_without_eagleray(name: str, expor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exported", ["timm"], indirect=True)
-def test_the_file_of_a_timm_network_is_one_that_timm_itself_loads(exported: Path, photos: list[str]):
+def test_the_file_of_a_timm_network_is_one_that_timm_itself_loads(exported: Callable[[str], Path], photos: list[str]):
     encoder = made("class token")
     with torch.no_grad():
         wanted = encoder(images := encoder.read(photos))
-    folder = exported / "class token"
+    folder = exported("timm") / "class token"
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     torch.testing.assert_close(loaded(images), wanted, rtol=1e-4, atol=1e-4)
     assert loaded.pretrained_cfg["mean"] == [0.4]
@@ -207,8 +211,8 @@ def test_files_have_the_modes_of_their_neighbours(mask: int, tmp_path: Path):
     before = os.umask(mask)
     try:
         (tmp_path / "neighbour").write_text("")
-        files = write("safetensors", made("convnet"), tmp_path, {}, "a card")
-        files += write("timm", made("vit"), tmp_path / "timm", {}, "a card")
+        files = write("safetensors", made("convnet"), tmp_path, FACTS, "a card")
+        files += write("timm", made("vit"), tmp_path / "timm", FACTS, "a card")
     finally:
         os.umask(before)
     mode = stat.S_IMODE((tmp_path / "neighbour").stat().st_mode)

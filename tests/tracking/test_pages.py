@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
+from eagleray.encoders.convnet import ConvNet
+from eagleray.runs.export.encoder import Build, ExportedEncoder
+from eagleray.runs.export.formats import write
 from eagleray.runs.record import SYSTEM, Record
 from eagleray.tracking import sync_all
 from mlflow_pages import CHROMIUM, browser, open_charts, open_report, open_views, served
@@ -28,24 +30,6 @@ QUESTION = "Do flips suit handwritten digits, and does the temperature matter?"
 FINDING = "augment.flip matters most: knn is 0.905 at 0 and 0.817 at 0.5."
 KNN = {(0, 0.1): (0.90, 0.91), (0, 0.5): (0.89, 0.92), (0.5, 0.1): (0.83, 0.84), (0.5, 0.5): (0.79, 0.81)}
 FLOORS = {"random init convnet digits": ("random", 0.70, 0.72), "raw pixels digits": ("pixels", 0.97, 0.98)}
-LOADER = """
-    from pathlib import Path
-    import numpy as np
-    import torch
-    from PIL import Image
-    from safetensors.torch import load_file
-
-    def load(folder):
-        layer = torch.nn.Linear(64, 3)
-        layer.load_state_dict(load_file(Path(folder, "encoder.safetensors")))
-        return torch.nn.Sequential(torch.nn.Flatten(), layer)
-
-    def prepare(images):
-        return torch.stack([torch.from_numpy(np.array(image)).float() / 255 for image in images])
-
-    def read(paths):
-        return prepare([Image.open(path) for path in paths])
-"""
 
 
 # A sweep, as trials leave it in its directory ---------------------------------------------------------------------
@@ -75,7 +59,8 @@ def make_sweep(directory: Path) -> Record:
             winner = {"winner": "yes"} if number == 0 else {}
             trial = make_run(sweep, f"{number:03}-seed{seed}", params, {**tags, **winner}, [knn - 0.1, knn - 0.03, knn])
             draw_views(trial.artifacts / "views.png", flip, seed)
-            save_encoder(trial.artifacts)
+            if number == seed == 0:  # the one that becomes a model
+                write("safetensors", encoder(), trial.artifacts, {"eagleray": "0.1.0"}, "a card")
     sweep = sweep.tag({"finding": FINDING})
     report = (
         f"<html><body><h1>flips</h1><p>{FINDING}</p><svg width='90' height='40'><rect width='90' height='40'/></svg>"
@@ -112,11 +97,12 @@ def draw_views(path: Path, flip: float, seed: int) -> None:
     Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
 
 
-def save_encoder(folder: Path) -> None:
-    """Save an encoder and its loader as `runs.export` does: functions load, read and prepare that need torch alone."""
-    weights = torch.linspace(-1, 1, 192).view(3, 64)
-    save_file({"weight": weights, "bias": torch.tensor([1.0, 2.0, 3.0])}, folder / "encoder.safetensors")
-    (folder / "load_encoder.py").write_text(textwrap.dedent(LOADER))
+def encoder() -> ExportedEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ConvNet("convnet", ConvNet.Config(width=4, depth=2), image_size=8, channels=1)
+    build = Build("convnet", {"width": 4, "depth": 2}, 8, 16, 1, mean=(0.3,), std=(0.4,))
+    return ExportedEncoder(network, build).eval()
 
 
 # The server and the browser ---------------------------------------------------------------------------------------
@@ -228,7 +214,13 @@ def test_the_best_encoder_is_a_model_with_the_metrics_of_its_run(links, page, tr
     assert troubles == []
 
 
-def test_the_registered_encoder_needs_paths_or_arrays_and_nothing_of_eagleray(store, tmp_path):
+def test_the_registered_encoder_takes_paths_or_arrays_and_nothing_of_eagleray(store, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    paths = [str(tmp_path / f"{number}.png") for number in range(5)]
+    for image, path in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    with torch.no_grad():
+        np.savez(tmp_path / "both", images=images, features=encoder()(encoder().read(paths)).numpy(), paths=paths)
     program = f"""
         import sys
         class Blocked:
@@ -237,17 +229,13 @@ def test_the_registered_encoder_needs_paths_or_arrays_and_nothing_of_eagleray(st
                     raise ModuleNotFoundError(name)
         sys.meta_path.insert(0, Blocked())
         import mlflow, numpy as np, pandas as pd
-        from PIL import Image
         mlflow.set_tracking_uri("sqlite:///{store}/mlflow.db")
-        model = mlflow.pyfunc.load_model("models:/flips@best")
-        images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
-        paths = [f"{tmp_path}/{{number}}.png" for number in range(5)]
-        for image, path in zip(images, paths):
-            Image.fromarray(image).save(path)
-        weight = np.linspace(-1, 1, 192, dtype=np.float32).reshape(3, 64)
-        wanted = images.reshape(5, 64) / 255 @ weight.T + [1, 2, 3]
+        model, both = mlflow.pyfunc.load_model("models:/flips@best"), np.load("both.npz")
+        images, paths = both["images"], both["paths"].tolist()
         for given in (images, images[..., None], paths, pd.Series(paths), pd.DataFrame({{"path": paths}})):
-            np.testing.assert_allclose(model.predict(given), wanted, rtol=1e-4)
+            features = model.predict(given)
+            assert features.dtype == np.float32
+            np.testing.assert_allclose(features, both["features"], rtol=1e-4, atol=1e-5)
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONWARNINGS")}
     command = [sys.executable, "-c", textwrap.dedent(program)]

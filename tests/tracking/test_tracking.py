@@ -253,7 +253,7 @@ def test_the_page_of_an_experiment_is_that_of_its_newest_sweep_and_keeps_what_a_
         assert found is not None
         return found
 
-    assert page().tags["mlflow.note.content"].startswith("New?\n\nwhich-sweep-new: [runs](#/experiments/")
+    assert page().tags["mlflow.note.content"].startswith("New?\n\nwhich/new: [runs](#/experiments/")
     views = [json.loads(page().tags[f"mlflow.sharedViewState.{each.key[:8]}"]) for each in (old, new)]
     searches = [f"tags.`mlflow.parentRunId` = '{database.run(each)}'" for each in (old, new)]
     assert [view["searchFilter"] for view in views] == searches

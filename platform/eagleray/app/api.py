@@ -169,7 +169,7 @@ def sweep(
     if extend:
         forget(directory)
     from eagleray.app.launch import launch_sweep
-    from eagleray.app.terminal import SweepDisplay
+    from eagleray.app.live import SweepDisplay
 
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name

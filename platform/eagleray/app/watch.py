@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from eagleray.app.directories import folder_of
-from eagleray.app.terminal import SweepDisplay, followed
+from eagleray.app.live import SweepDisplay
+from eagleray.app.terminal import followed
 from eagleray.config import Sweep, validated
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError

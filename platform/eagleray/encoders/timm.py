@@ -47,8 +47,7 @@ class Timm(Encoder):
         try:
             self.network = create_network(self.architecture, config.weights, **self.options)
             self.has_own_stem = self._halve_stride(config.stem, image_size, facts.first_conv if facts else None)
-            with torch.no_grad():
-                shape = self.network.eval()(torch.zeros(2, channels, image_size, image_size)).shape
+            shape = _output_shape(self.network, torch.zeros(2, channels, image_size, image_size))
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
             why = str(error).partition("\n")[0]
             raise ConfigError(
@@ -57,7 +56,6 @@ class Timm(Encoder):
             ) from error
         if len(shape) != 2:
             raise ConfigError(f"encoder={self.architecture} returns {list(shape)} instead of one vector an image")
-        self.network.train()
         self.dim = shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,6 +80,29 @@ class Timm(Encoder):
         for layer in strided:
             layer.stride = tuple(stride // 2 for stride in layer.stride)
         return True
+
+
+@torch.no_grad()
+def _output_shape(network: nn.Module, images: Tensor) -> torch.Size:
+    """Return the shape of a network's output.
+
+    Raises:
+        ValueError: a layer would shrink a single position. It learns nothing then; on CPUs in bfloat16 torch 2.14 even
+            gives its unused weights gradients that are not finite.
+    """
+
+    def check(layer: nn.Module, given: tuple[Tensor]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        if min(layer.stride) > 1 and max(layer.kernel_size) > 1 and given[0].shape[-2:] == (1, 1):
+            raise ValueError("a layer would shrink a single position")
+
+    hooks = [each.register_forward_pre_hook(check) for each in network.modules() if isinstance(each, nn.Conv2d)]
+    try:
+        return network.eval()(images).shape
+    finally:
+        network.train()
+        for hook in hooks:
+            hook.remove()
 
 
 def _architecture(name: str, model: str | None) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, failure_of
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
+from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
 
 RESTARTS = 3  # how often a group that lost a worker is started again
 
 
-def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -> Iterator[Report]:
+def train_on_workers(
+    run: Run, directory: Path, *, address: str | None = None, profile: int | None = None
+) -> Iterator[Report]:
     """Train with `run.workers` processes.
 
     Yield the reports of the first one, as the loop itself would.
@@ -47,6 +51,7 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
         run: everything that defines the run.
         directory: of the run; on a cluster, one that all machines share.
         address: of a Ray cluster; None: this machine.
+        profile: train this many steps and write what takes their time (`runs.profile`).
 
     Raises:
         ConfigError: the run does not fit the data or the machines; nothing was started.
@@ -58,10 +63,10 @@ def train_on_workers(run: Run, directory: Path, *, address: str | None = None) -
         cpus, gpus = _share(run, local=address is None)
         if address is not None:
             wait_for_room(run.workers, cpus, gpus)
-        yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus)
+        yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
 
 
-def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[Report]:
+def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int | None = None) -> Generator[Report]:
     """Run a group of workers and yield its reports.
 
     Each worker has some CPUs and GPUs. Ray must be connected.
@@ -71,7 +76,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float) -> Generator[R
     """
     free(directory)
     exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
-    thread = FitThread(_trainer(run, directory, exchange, cpus, gpus), exchange)
+    thread = FitThread(_trainer(run, directory, exchange, cpus, gpus, profile), exchange)
     thread.start()
     waiting: int | None = None  # the step after which the group waits for an answer
     try:
@@ -174,17 +179,15 @@ def work(config: dict[str, Any]) -> None:
     """
     torch.set_num_threads(config["threads"])
     run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
-    reports, is_first, record = (
-        train(run, directory, device=get_device()),
-        distributed.rank() == 0,
-        Record.open(directory),
-    )
+    is_first, steps, record = distributed.rank() == 0, config["profile"], Record.open(directory)
     if failure_in(record) is not None:
         return  # in an earlier start of this group: the same would happen again
     node, kills = config["kills"]
     if platform.node() == node and kills_for_memory() != kills:
         keep(record, Failure("out of memory", KILLED), KILLED)
         return
+    loop = partial(Profile(run, steps).reports, train) if steps else partial(train, run)
+    reports = loop(directory, device=get_device())
     if is_first:
         pg = get_current_placement_group()
         assert pg is not None
@@ -222,7 +225,7 @@ def report_from_dict(values: dict[str, Any]) -> Report:
     return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": checkpoint})
 
 
-def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float) -> TorchTrainer:
+def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float, profile: int | None) -> TorchTrainer:
     shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own files; the loop keeps the checkpoints
     return TorchTrainer(
         work,
@@ -232,6 +235,7 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float)
             "threads": run.threads or max(1, int(cpus)),
             "exchange": exchange,
             "kills": (platform.node(), kills_for_memory()),
+            "profile": profile,
         },
         scaling_config=ScalingConfig(
             num_workers=run.workers,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
@@ -33,6 +34,7 @@ class Assembly:
     evaluation: Evaluation
     device: torch.device
     autocast: AbstractContextManager  # of the forward passes
+    forward: nn.Module  # the method, with gradients averaged over workers
 
 
 def assemble(run: Run, *, data: Data | None = None, device: torch.device | None = None) -> Assembly:
@@ -56,7 +58,8 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
     loader = BatchLoader(run, data, info, method, device)
     method.to(memory_format=loader.layout)
     evaluation = Evaluation(run, data, loader)
-    return Assembly(run, data, method, loader, evaluation, device, autocast_for(run.precision, device))
+    autocast, forward = autocast_for(run.precision, device), distributed.data_parallel(method)
+    return Assembly(run, data, method, loader, evaluation, device, autocast, forward)
 
 
 def images_of(run: Run) -> Data:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Dataset, DatasetInput
 
 VIEWS = "artifacts/views.png"
+SHOWN = 256  # width of a picture in the grid, in pixels, as MLflow makes its own
 HAS_IMAGES = {"mlflow.loggedImages": "True"}  # the tag by which MLflow's pages know that there is a grid of images
 
 
@@ -60,6 +61,8 @@ def grid_images(record: Record, folder: Path) -> Iterator[Path]:
 
     name = f"views+step+0+timestamp+{record.created}+{record.key}"
     with Image.open(record.directory / VIEWS) as picture:
-        for path in (folder / f"{name}.png", folder / f"{name}+compressed.webp"):
-            picture.save(path, lossless=True)
-            yield path
+        picture.save(folder / f"{name}.png")
+        picture.thumbnail((SHOWN, 4 * SHOWN))
+        picture.save(folder / f"{name}+compressed.webp", lossless=True)
+    yield folder / f"{name}.png"
+    yield folder / f"{name}+compressed.webp"

@@ -45,7 +45,10 @@ def sweep_view(sweep: Record, run_id: str) -> dict[str, str]:
         **_table(metric, file["mode"], f"tags.`mlflow.parentRunId` = '{run_id}'", columns),
         "runsExpanded": {run_id: True},
         "isAccordionReordered": True,  # keeps our sections first
-        "compareRunSections": [_section("answer", metric, columns=2), _section("images", "views of each run", 1)],
+        "compareRunSections": [
+            _section("answer", metric, columns=2),
+            _section("images", "views of each run", columns=1, cardHeight=560),
+        ],
         "compareRunCharts": _charts(metric, varied),
     }
     return {TAG + view_key(sweep.key): json.dumps(state, separators=(",", ":"))}
@@ -88,7 +91,7 @@ def _charts(metric: str, varied: Sequence[str]) -> list[dict[str, Any]]:
         _chart("PARALLEL", "answer", **coordinates),
         _chart("BAR", "answer", metricKey=metric),
         _chart("LINE", "answer", metricKey=metric, **line, **smoothing, useGlobalXaxisKey=True),
-        _chart("IMAGE", "images", imageKeys=["views"], step=0, showRunParams=True),
+        _chart("IMAGE", "images", imageKeys=["views"], step=0, showRunParams=False),
     ]
 
 
@@ -97,15 +100,15 @@ def _chart(kind: str, section: str, **what: Any) -> dict[str, Any]:
     return {**place, "runsCountToCompare": 100, "deleted": False, "isGenerated": False, **what}
 
 
-def _section(identity: str, name: str, columns: int) -> dict[str, Any]:
+def _section(identity: str, name: str, **layout: int) -> dict[str, Any]:
     shown = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    return {"uuid": identity, "name": name, "columns": columns, **shown}
+    return {"uuid": identity, "name": name, **layout, **shown}
 
 
 def _width(column: str) -> int:
     """Return a width in which the name of a column can be read, in pixels."""
     name = column.split("`")[1]
-    return ATTRIBUTES.get(name, max(70, 30 + 7 * len(name)))
+    return ATTRIBUTES.get(name, max(90, 30 + 7 * len(name)))
 
 
 def _named(kind: str, names: Iterable[str]) -> list[str]:

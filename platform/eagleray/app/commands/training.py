@@ -38,8 +38,23 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def train(settings: Settings = None, resume: Resume = False, address: Address = None, plain: Plain = False) -> None:
+def train(
+    settings: Settings = None,
+    resume: Resume = False,
+    address: Address = None,
+    plain: Plain = False,
+    profile: Annotated[
+        int | None, typer.Option(metavar="STEPS", min=5, help="train so few steps, and say what takes their time")
+    ] = None,
+) -> None:
     """Train one method (SimCLR on digits by default)."""
+    if profile and resume:
+        raise ConfigError("--profile starts a run and --resume continues one; leave one of them out")
+    if profile:
+        file, overrides = split(settings)
+        with placed(file, overrides):
+            _profile(load_run(file, overrides), profile, address)
+        return
     out = output(plain)
     try:
         file, overrides = split(settings)
@@ -192,3 +207,15 @@ def _plan(sweep: Sweep, *, probing: bool, price: float | None) -> None:
         made = plan(sweep, None)
     for name, text in lines(made).items():
         say(f"{name:<10} {text}")
+
+
+def _profile(run: Run, steps: int, address: str | None) -> None:
+    from eagleray.app.profile import profile_run
+    from eagleray.app.terminal import table
+
+    found, directory = profile_run(run, steps, address=address)
+    stages = [[one["name"], f"{1000 * one['seconds']:.1f}", f"{one['share']:.0%}"] for one in found["stages"]]
+    console.print(table(["stage", "ms each time", "share of an epoch"], stages))
+    operators = [[one["name"], f"{1000 * one['seconds']:.1f}", str(one["calls"])] for one in found["operators"]]
+    console.print(table(["operator", "ms a step", "calls"], operators))
+    say(f"{found['sentence']}\n\nprofile  {directory / 'artifacts' / 'profile.json'}")

@@ -24,7 +24,7 @@ class NewPlugin(Method):
 
     class Config(BaseModel, frozen=True, extra="forbid"):
         temperature: Annotated[
-            float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply views are told apart")
+            float, LogUniform(0.05, 1.0), Field(gt=0, description="how sharply views are distinguished")
         ] = 0.2
         hidden: Annotated[int, IntRange(64, 2048), Field(ge=1, description="width of the projector's hidden layer")] = (
             512

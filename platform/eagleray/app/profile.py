@@ -1,0 +1,55 @@
+"""Profile a run: a few of its steps, and what takes their time."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eagleray.app.directories import folder_of, new_directory
+from eagleray.config import Run
+from eagleray.config.settings import settings
+from eagleray.loop import train
+from eagleray.runs.assemble import assemble
+from eagleray.runs.profile import Profile
+from eagleray.runs.record import Record
+
+
+def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[dict[str, Any], Path]:
+    """Train a few steps of a run, evaluate and save once, and say what takes their time.
+
+    It leaves no run behind: nothing to resume, to compare or to send.
+
+    Args:
+        run: the run that is to become faster.
+        steps: that count.
+        address: of a Ray cluster, for several workers.
+
+    Returns:
+        What `artifacts/profile.json` holds, and its directory.
+
+    Raises:
+        ConfigError: a setting does not fit; nothing is left behind.
+        Diverged: the loss became NaN or infinite.
+    """
+    data = assemble(run).data  # raises every config error before a directory is created
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    experiment = run.tracking.experiment
+    directory = new_directory(folder_of(run.tracking.runs, experiment), "profile", run.method.title)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".profile-", dir=directory.parent) as folder:
+        record = Record.create(folder, name="profile", experiment=experiment, params=settings(run), run=run.file())
+        if run.workers > 1:
+            from eagleray.ray_backend.workers import train_on_workers
+
+            reports = train_on_workers(run, record.directory, address=address, profile=steps)
+        else:
+            reports = Profile(run, steps).reports(train, record.directory, data=data)
+        for _ in reports:
+            pass
+        (directory / "artifacts").mkdir(parents=True)
+        for name in ("run.yaml", "artifacts/profile.json"):
+            (record.directory / name).rename(directory / name)
+    return json.loads((directory / "artifacts" / "profile.json").read_text()), directory

@@ -1,0 +1,57 @@
+"""Collapse is a state of a trial: without what keeps embeddings apart it ends so, and a healthy one does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eagleray.config import load_run
+from eagleray.contracts.report import Report
+from eagleray.ray_backend import trial as trials
+from eagleray.ray_backend.trial import results
+from eagleray.runs.evaluation import collapsed
+from eagleray.runs.record import Record
+from test_benchmarks import FILES, loaded
+
+HEALTHY = ("simclr", "byol", "simsiam", "vicreg", "dino", "barlow_twins")  # the benchmark has them all
+BENCHMARK = loaded(next(file for file in FILES if file.stem == "collapse"))
+
+
+def ended(folder: Path, case: Any, *more: str) -> Record:
+    """Train 200 steps as a trial of a sweep that stops what has collapsed, in this process."""
+    Record.create(folder / "sweep", name="s", experiment="e", params={}, run={})
+    run = load_run(None, [*BENCHMARK.settings(case, seed=0), *more])
+    place = {"run": run.file(), "directory": str(folder / "sweep/trials/a"), "params": {}, "tags": {}, "values": {}}
+    with case.taken_out():
+        last = [*results({**place, "imposed": {}, "end": None, "replay": True, "stop_collapsed": True})][-1]
+    assert last["done"]
+    return Record.open(folder / "sweep/trials/a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BENCHMARK.BROKEN, ids=str)
+def test_a_broken_method_ends_collapsed_within_200_steps(case: Any, tmp_path: Path):
+    record = ended(tmp_path, case)
+    assert (record.state, record.status["message"]) == ("collapsed", "")
+    assert record.metrics()[-1]["step"] <= 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in BENCHMARK.HEALTHY if case.method in HEALTHY], ids=str)
+def test_a_healthy_method_finishes(case: Any, tmp_path: Path):
+    assert ended(tmp_path, case, "epochs=4").state == "finished"
+
+
+def test_classes_may_need_few_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two classes are two points, which lie on a line: no collapse of a method that learns them."""
+    line = {"z_std": 1.0, "z_rank": 1.0}
+    assert collapsed(line)
+    case = BENCHMARK.Case("supervised", settings=("labels.per_class=4",))
+
+    def on_a_line(run: Any, directory: Path, **_: Any) -> Any:
+        yield Report(BENCHMARK.Progress(1, 2, 1, 2), line, 1.0, epoch_ended=True)
+        yield Report(BENCHMARK.Progress(2, 2, 2, 2), line, 1.0, epoch_ended=True)
+
+    monkeypatch.setattr(trials, "train", on_a_line)
+    assert ended(tmp_path / "classes", case).state == "finished"
+    assert ended(tmp_path / "none", BENCHMARK.Case("simclr")).state == "collapsed"
