@@ -112,6 +112,19 @@ def test_a_finished_copy_is_preferred_to_one_that_failed():
     assert [each.name for each in compared([Group("e", (failed, run("b", 0.8)))]).runs] == ["b"]
 
 
+def test_of_equal_points_that_a_search_suggested_the_first_is_kept():
+    group = a_sweep("s/1", {0.1: [0.8], 0.2: [0.7]})
+    again = recorded("002-seed0", "trial", 0.8, 9, key="z", params=group.runs[0].params, tags={"label": "002"})
+    found = compared([Group(group.name, (*group.runs, again), group.sweep, group.varied)])
+    assert [name for name, _, _ in cells(found)] == ["000", "001"]
+    assert found.notes == ["002-seed0 repeats the settings and the seed of another run, which counts once"]
+
+
+def test_of_copies_outside_sweeps_the_newest_is_kept():
+    older, newer = (replace(run(name, 0.8), created=created) for name, created in (("a", 1), ("b", 2)))
+    assert [each.name for each in compared([Group("e", (older, newer))]).runs] == ["b"]
+
+
 # --- runs outside sweeps ---------------------------------------------------------------------------------------
 
 

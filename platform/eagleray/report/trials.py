@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from eagleray.config.metrics import ordered, shipped
@@ -183,15 +184,14 @@ def _point(group: Group, run: Recorded) -> str:
 def _without_copies(members: Iterable[tuple[Group, Recorded]], notes: list[str]) -> list[tuple[Group, Recorded]]:
     """Drop runs with the settings and seed of another.
 
-    A finished one is kept, of several the newest in the group that was named first.
+    A finished one is kept, in the group that was named first: of a sweep's the first, of others the newest.
     """
     copies: dict[tuple[str, int | None], list[tuple[Group, Recorded]]] = {}
     for group, run in members:
         copies.setdefault((_point(group, run), run.seed), []).append((group, run))
     kept = []
     for same in copies.values():
-        first = same[0][0]
-        kept.append(min(same, key=lambda each: (each[1].state != "finished", each[0] != first, -each[1].created)))
+        kept.append(min(same, key=partial(_rank, same[0][0])))
     chosen = {run.key for _, run in kept}
     dropped = [run.name for same in copies.values() for _, run in same if run.key not in chosen and run.kind != "floor"]
     if dropped:
@@ -199,6 +199,12 @@ def _without_copies(members: Iterable[tuple[Group, Recorded]], notes: list[str])
         more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
         notes.append(f"{listed}{more} {repeat} the settings and the seed of another run, which counts once")
     return kept
+
+
+def _rank(first: Group, member: tuple[Group, Recorded]) -> tuple[bool, bool, int]:
+    """Rank copies: the lowest is kept."""
+    group, run = member
+    return run.state != "finished", group != first, run.created if run.kind == "trial" else -run.created
 
 
 def _differing(groups: Sequence[Group], runs: Sequence[Recorded]) -> dict[str, list[Any]]:
