@@ -44,6 +44,7 @@ bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a
 chromium:  ## the browser in which tests look at MLflow's pages; Debian and Ubuntu only, as root
 	@command -v chromium >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] || { echo "Chromium is missing, and only root can install it: sudo apt-get install chromium"; exit 1; }; \
+	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get install -y -qq chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; }
 
 screenshots: $(INSTALLED) chromium  ## docs/images/mlflow-*.png: what MLflow shows of the newest sweep that was started here
