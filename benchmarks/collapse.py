@@ -85,7 +85,10 @@ def simsiam_without_stop(self: SimSiam, batch: Batch, progress: Progress) -> Ste
     return StepResult(loss / 4 - 1, [first.detach(), second.detach()])
 
 
-FITTING = {"swav": ("method.prototypes=32",), "w_mse": ("method.sub_batch=32",)}  # to batches of 32 images
+FITTING = {
+    "swav": ("method.prototypes=32",),
+    "w_mse": ("method.sub_batch=32", "method.projection=16"),
+}  # to batches of 32 images
 METHODS = [name for name, one in declared("method").items() if not one.needs & LABELS and not one.needs_run]
 BROKEN = [
     Case("byol", "without predictor", BYOL_HEAD, (), BYOL, "forward", byol_without_predictor),
@@ -129,11 +132,13 @@ def main() -> None:
     for case in [each for each in (*BROKEN, *DAMAGED, *HEALTHY) if options.only in str(each)]:
         for seed in range(options.seeds):
             reports = epochs(case, seed)
-            flagged = next((report.progress.step for report in reports if collapsed(report.metrics)), None)
+            seen = [report.metrics for report in reports]
+            first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1])), None)
+            flagged = "-" if first is None else reports[first].progress.step
             least = {key: min(report.metrics[key] for report in reports) for key in ("z_std", "z_rank")}
             least["product"] = min(report.metrics["z_std"] * report.metrics["z_rank"] for report in reports)
             numbers = "  ".join(f"{key} {value:6.3f}" for key, value in least.items())
-            print(f"{case!s:52} seed {seed}  {numbers}  collapsed {flagged or '-'}", flush=True)
+            print(f"{case!s:52} seed {seed}  {numbers}  collapsed {flagged}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
+import eagleray_methods
 from eagleray.app.cli import app
-from eagleray.app.plugin import KINDS, findings, the_declaration, trains, write
-from eagleray.config import Sweep, changed, load_run, read_run, validated
+from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, the_declaration, trains, write
+from eagleray.config import Sweep, load_run, read_run, validated
 from eagleray.config.schema import run_schema, sweep_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
@@ -165,12 +166,18 @@ def test_a_template_trains(here: Path, kind: str):
     assert len((here / "my_own.py").read_text().splitlines()) <= 60
 
 
-def test_a_collapse_is_a_failed_check(here: Path, monkeypatch: pytest.MonkeyPatch):
-    run = load_run(None, [f"method={fancy({'F.cross_entropy(logits, own)': '(first - second).square().mean()'})}"])
-    monkeypatch.setattr("eagleray.runs.evaluation.collapsed", lambda metrics: True)
-    small = changed(run, {"data.limit": 64, "batch_size": 16, "epochs": 1, "evaluate.linear.when": "never"})
-    (found,) = trains(small)
-    assert re.search(r"after 4 steps the embeddings are nearly one point or one line \(z_std 0\.\d+", found)
+@pytest.mark.slow
+def test_a_collapse_is_a_failed_check(here: Path):
+    """SimSiam's stop-gradient is on no parameter of its own: only training shows that it is missing."""
+    simsiam = (Path(eagleray_methods.__file__).parent / "simsiam.py").read_text()
+    Path("mine.py").write_text(simsiam.replace("first.detach(), second.detach()", "first, second", 1))
+    assert simsiam != Path("mine.py").read_text()
+    text = Path("mine.py").read_text().replace("list(targets))", "[z.detach() for z in targets])")
+    Path("mine.py").write_text(text)
+    (found,) = trains(load_run(None, ["method=./mine.py", *SHORT, *QUIET, "encoder.width=8"]))
+    assert re.search(
+        r"after \d+ steps the embeddings are nearly one point or one line \(z_std 0\.\d+, z_rank 1\.", found
+    )
 
 
 def test_code_that_crashes_is_shown_with_its_line(here: Path):

@@ -44,14 +44,23 @@ def test_a_healthy_method_finishes(case: Any, tmp_path: Path):
 
 def test_classes_may_need_few_directions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two classes are two points, which lie on a line: no collapse of a method that learns them."""
-    line = {"z_std": 1.0, "z_rank": 1.0}
-    assert collapsed(line)
+    line, apart = {"z_std": 1.0, "z_rank": 1.0}, {"z_std": 1.0, "z_rank": 9.0}
     case = BENCHMARK.Case("supervised", settings=("labels.per_class=4",))
 
-    def on_a_line(run: Any, directory: Path, **_: Any) -> Any:
-        yield Report(BENCHMARK.Progress(1, 2, 1, 2), line, 1.0, epoch_ended=True)
-        yield Report(BENCHMARK.Progress(2, 2, 2, 2), line, 1.0, epoch_ended=True)
+    def falls_on_a_line(run: Any, directory: Path, **_: Any) -> Any:
+        for epoch, metrics in enumerate((apart, line, line), 1):
+            yield Report(BENCHMARK.Progress(epoch, 3, epoch, 3), metrics, 1.0, epoch_ended=True)
 
-    monkeypatch.setattr(trials, "train", on_a_line)
+    monkeypatch.setattr(trials, "train", falls_on_a_line)
     assert ended(tmp_path / "classes", case).state == "finished"
     assert ended(tmp_path / "none", BENCHMARK.Case("simclr")).state == "collapsed"
+
+
+def test_embeddings_collapse_onto_a_point_or_a_line_from_where_they_were_apart():
+    apart, wide, point, line = ({"z_std": s, "z_rank": r} for s, r in ((0.9, 20), (0.04, 20), (0.05, 7), (0.6, 1.6)))
+    assert not collapsed([apart])
+    assert not collapsed([apart, wide])  # DINO with the paper's head: little spread, in many directions
+    assert collapsed([apart, point])
+    assert collapsed([apart, wide, line])
+    assert not collapsed([point, line])  # it began there, as a small ViT does
+    assert not collapsed([apart, line, apart])

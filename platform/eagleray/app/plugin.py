@@ -17,7 +17,7 @@ from eagleray.contracts.report import Diverged
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS: dict[str, Kind] = {"method": "method", "encoder": "encoder", "dataset": "data", "evaluator": "evaluator"}
-SHORT = ["data.limit=256", "batch_size=32", "epochs=12", "device=cpu", "precision=fp32", "threads=1"]
+SHORT = ["data.limit=256", "batch_size=32", "epochs=25", "device=cpu", "precision=fp32", "threads=1"]
 QUIET = ["evaluate.linear.when=never", "evaluate.every=1000", "tracking.experiment=check"]
 
 
@@ -113,16 +113,18 @@ def trains(run: Run) -> Iterator[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            *_, last = train(run, Path(folder))
+            epochs = [report for report in train(run, Path(folder)) if report.epoch_ended]
         except Diverged as error:
             yield str(error).partition(";")[0]
             return
-    if wrong := [name for name, value in last.metrics.items() if value != value]:
+    if wrong := [name for name, value in epochs[-1].metrics.items() if value != value]:
         yield f"{', '.join(wrong)} is not a number; return only what could be measured"
-    if collapsed(last.metrics):
+    seen = [report.metrics for report in epochs]
+    first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1])), None)
+    if first is not None and run.labels is None:
         yield (
-            f"after {last.progress.step} steps the embeddings are nearly one point or one line "
-            f"(z_std {last.metrics['z_std']:.3f}, z_rank {last.metrics['z_rank']:.1f}); "
+            f"after {epochs[first].progress.step} steps the embeddings are nearly one point or one line "
+            f"(z_std {seen[first]['z_std']:.3f}, z_rank {seen[first]['z_rank']:.1f}); "
             "does a target lack its stop-gradient, or the loss its negatives or variance term?"
         )
 

@@ -102,7 +102,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     try:
         with closing(_reports(run, record, trial, resume_from)) as reports:
             for report in reports:
-                state, why = _ending(report, trial, run)
+                state, why = _ending(report, trial, run, record)
                 if state:
                     record.finish(state, why, summary=report.numbers)
                 if report.epoch_ended and (report.done or report.progress.epoch > reported):
@@ -120,12 +120,12 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
         yield result({}, reported, done=True)  # the reason is in the record
 
 
-def _ending(report: Report, trial: dict[str, Any], run: Run) -> tuple[str | None, str]:
+def _ending(report: Report, trial: dict[str, Any], run: Run, record: Record) -> tuple[str | None, str]:
     """Return the state in which a trial ends after a report, and why; None: it goes on."""
     if report.done:
         return None, ""
     may_collapse = trial["stop_collapsed"] and run.labels is None  # classes need few directions
-    if report.epoch_ended and may_collapse and collapsed(report.metrics):
+    if report.epoch_ended and may_collapse and collapsed(record.metrics()):
         return "collapsed", ""
     # Nothing is lost where a checkpoint was saved; a group of workers listens only between epochs.
     if _is_over(trial) and (report.epoch_ended or (report.checkpoint and run.workers == 1)):

@@ -3,7 +3,7 @@
 It gives every number that a run reports in addition to its loss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -209,10 +209,21 @@ def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
-def collapsed(metrics: dict[str, float]) -> bool:
-    """Return whether all embeddings are nearly one line or one point.
+def collapsed(epochs: Sequence[Mapping[str, float]]) -> bool:
+    """Return whether all embeddings have become nearly one line or one point.
 
-    A line is less than two directions. A point is hardly any spread, unless it is in many directions: embeddings of a
-    large mean have a small `z_std` too, and may tell images apart (`benchmarks/collapse.py`).
+    A network that begins there, as a small ViT does, has not collapsed.
+
+    Args:
+        epochs: the metrics after each epoch so far.
     """
-    return metrics["z_rank"] < 2 or metrics["z_std"] * metrics["z_rank"] < 0.5
+    return any(map(_apart, epochs)) and not _apart(epochs[-1])
+
+
+def _apart(metrics: Mapping[str, float]) -> bool:
+    """Return whether embeddings have two directions and some spread.
+
+    Little spread in many directions is enough: embeddings of a large mean have a small `z_std`, and may tell images
+    apart (`benchmarks/collapse.py`).
+    """
+    return metrics["z_rank"] >= 2 and metrics["z_std"] * metrics["z_rank"] >= 0.5
