@@ -116,6 +116,8 @@ def main(folder: Path, images: Path) -> None:
         open_views(page)
         photograph(page, images / "mlflow-views.png")
         open_report(page, newest)
+        where = page.get_by_text("Path:").first  # of the file on this machine: it says nothing to a reader
+        where.evaluate("node => node.style.visibility = 'hidden'")
         photograph(page, images / "mlflow-report.png")
         page.get_by_role("tab", name="Overview").click()
         photograph(page, images / "mlflow-finding.png")
