@@ -206,7 +206,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts():
 
 @pytest.mark.slow
 def test_a_run_is_resumed_only_when_asked(monkeypatch: pytest.MonkeyPatch):
-    def interrupted(reports: Iterator[Report], name: str, console: Console) -> Iterator[Report]:
+    def interrupted(reports: Iterator[Report], name: str, console: Console, data: str) -> Iterator[Report]:
         for report in reports:
             yield report
             if report.epoch_ended:
