@@ -123,7 +123,7 @@ def trains(run: Run) -> Iterator[str]:
     first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1])), None)
     if first is not None and run.labels is None:
         yield (
-            f"after {epochs[first].progress.step} steps the embeddings are nearly one point or one line "
+            f"after {epochs[first].progress.step} steps the embeddings have collapsed "
             f"(z_std {seen[first]['z_std']:.3f}, z_rank {seen[first]['z_rank']:.1f}); "
             "does a target lack its stop-gradient, or the loss its negatives or variance term?"
         )
