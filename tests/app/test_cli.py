@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -23,7 +22,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from eagleray.app import cli, directories
+from command_line import command_line
+from eagleray.app import directories
 from eagleray.app.live import SweepDisplay
 from eagleray.app.terminal import Pace, followed, short
 from eagleray.config import Sweep, load_run
@@ -45,13 +45,6 @@ TINY = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a command in an empty directory."""
@@ -59,18 +52,7 @@ def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
 
-    def typed(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["eagleray", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
-
-    return typed
+    return command_line(monkeypatch, capsys)
 
 
 def written(path: Path) -> list[str]:

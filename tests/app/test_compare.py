@@ -5,28 +5,20 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from eagleray.app import cli, line
+from command_line import Outcome, command_line
+from eagleray.app import line
 from eagleray.app.commands import comparing, runs
 from eagleray.app.launch import conclude
 from eagleray.config import load_run
 from eagleray.runs.record import Record
 from recorded_runs import recorded_run, recorded_sweep
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -35,18 +27,12 @@ def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
 
-    def typed(*arguments: str, width: int = 100) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["eagleray", *arguments])
+    run = command_line(monkeypatch, capsys)
+
+    def typed(*words: str, width: int = 100) -> Outcome:
         for module in (line, comparing, runs):
             monkeypatch.setattr(module, "console", Console(width=width))
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        return run(*words)
 
     return typed
 

@@ -4,7 +4,6 @@ import os
 import re
 import runpy
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 import eagleray
-from eagleray.app import cli
+from command_line import command_line
 from eagleray.config import read_run
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run, restored
@@ -56,17 +55,13 @@ def typed(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """Run a command in that folder; return its exit code and what it printed."""
     monkeypatch.chdir(place)
 
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["eagleray", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capsys.readouterr()
-        return code, told.out + told.err
+    run = command_line(monkeypatch, capsys)
 
-    return run
+    def code_and_text(*words: str) -> tuple[int, str]:
+        told = run(*words)
+        return told.code, told.out + told.err
+
+    return code_and_text
 
 
 def test_what_training_leaves_is_a_loader_without_eagleray_and_a_card(typed: Any, place: Path):

@@ -13,7 +13,8 @@ from hatchling.build import build_wheel
 from packaging.requirements import Requirement
 
 import eagleray
-from eagleray.app import cli, doctor, pages
+from command_line import command_line
+from eagleray.app import doctor, pages
 from eagleray.app.doctor import Finding, findings
 from eagleray.config.registry import declared
 from eagleray.contracts.errors import ConfigError
@@ -24,17 +25,13 @@ Typed = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Typed:
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["eagleray", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capsys.readouterr()
-        return code, told.out + told.err
+    run = command_line(monkeypatch, capsys)
 
-    return run
+    def code_and_text(*words: str) -> tuple[int, str]:
+        told = run(*words)
+        return told.code, told.out + told.err
+
+    return code_and_text
 
 
 def test_the_version_is_said(typed: Typed):

@@ -2,8 +2,6 @@
 
 import random
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from eagleray.app import cli
+from command_line import Outcome, command_line
 from eagleray.config import load_run, load_sweep
 from eagleray.config.sweep_file import is_sweep
 
 NOWHERE = "http://127.0.0.1:1"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -31,18 +22,7 @@ def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
 
-    def typed(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["eagleray", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
-
-    return typed
+    return command_line(monkeypatch, capsys)
 
 
 def refused(outcome: Outcome) -> list[str]:
