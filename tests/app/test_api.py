@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 import eagleray
 from eagleray.app import cli
+from eagleray.app.ready import check_sweep
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
 
@@ -258,6 +259,11 @@ def test_what_is_no_exported_encoder_is_refused():
 
 
 # --- README ----------------------------------------------------------------------------------------------------
+
+
+def test_the_sweep_file_of_the_readme_can_start():
+    Path("sweep.yaml").write_text((ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0])
+    check_sweep(eagleray.load_sweep(Path("sweep.yaml"), []))
 
 
 @pytest.mark.slow

@@ -404,7 +404,7 @@ def test_one_line_tells_what_was_read(tmp_path):
 def test_one_line_tells_what_is_not_used_and_what_the_run_asks_for(tmp_path):
     write_images(tmp_path, *(f"{i}.png" for i in range(10)))
     assert told(tmp_path, view=6, channels="grey", shared={"limit": 4, "validation": 0}) == (
-        "10 images, no classes; train 4, test 2; stored at 8x8, views of 6x6 pixels, grey; 4 unused (data.limit)"
+        "6 of 10 images (data.limit), no classes; train 4, test 2; stored at 8x8, views of 6x6 pixels, grey"
     )
 
 

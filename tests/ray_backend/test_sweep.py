@@ -235,7 +235,7 @@ def test_trials_run_in_kept_actors_the_winner_is_tested_and_the_floor_measured(
     question = a_sweep(floor=["random", "pixels"], gpus_per_trial=0.5, cpus_per_trial=0.2)
     records = sweep(question, tmp_path / "sweep", watch=seen)
     (read,) = seen.read
-    assert read.startswith("1,797 images, 10 classes (0 ")
+    assert read.startswith("622 of 1,797 images (data.limit), 10 classes (0 ")
     assert "; train 120, validation 143, test 359; " in read  # a tenth and a fifth of all, and data.limit
     assert Record.open(tmp_path / "sweep").tags["data"] == read
     trials = {r.name: r for r in records if r.kind == "trial"}

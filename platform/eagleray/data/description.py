@@ -22,10 +22,9 @@ def described(data: Data, view: int | None = None) -> str:
     unused = data.stored - sum(map(len, present.values()))
     sizes = f"stored at {_sides(*data.sides)}, views of {_sides(*2 * [view or data.info.image_size])}"
     facts = [
-        f"{data.stored:,} images, {_classes(data, present)}",
+        f"{_counted(data.stored, unused)}, {_classes(data, present)}",
         ", ".join(f"{name} {_part(images)}" for name, images in present.items()),
         f"{sizes} pixels, {'grey' if data.info.channels == 1 else 'RGB'}",
-        *([f"{unused:,} unused (data.limit)"] if unused else []),
         *(
             [f"{data.skipped:,} damaged file{'s' * (data.skipped > 1)} left out (data.bad_images=skip)"]
             if data.skipped
@@ -34,6 +33,10 @@ def described(data: Data, view: int | None = None) -> str:
         *data.notes,
     ]
     return "; ".join(facts)
+
+
+def _counted(stored: int, unused: int) -> str:
+    return f"{stored - unused:,} of {stored:,} images (data.limit)" if unused else f"{stored:,} images"
 
 
 def _classes(data: Data, parts: dict[str, Images]) -> str:
