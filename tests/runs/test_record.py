@@ -16,7 +16,8 @@ import yaml
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs import record as module
-from eagleray.runs.record import Record, environment, find_records
+from eagleray.runs.environment import environment
+from eagleray.runs.record import Record, find_records
 
 
 def make(directory: Path, **changes) -> Record:
@@ -255,7 +256,7 @@ def test_the_environment_names_versions_and_hardware(monkeypatch):
 @pytest.mark.slow
 def test_importing_record_and_tracking_loads_none_of_the_heavy_packages():
     program = (
-        "import sys, eagleray.runs.record, eagleray.tracking\neagleray.runs.record.environment()\n"
+        "import sys, eagleray.runs.environment, eagleray.tracking\neagleray.runs.environment.environment()\n"
         "print(sorted({'torch', 'ray', 'mlflow', 'numpy', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import typer
 
 from eagleray.app.line import app, fail
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import version_of
+from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
 COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from eagleray.runs.record import environment, version_of
+from eagleray.runs.environment import environment, version_of
 
 GIB = 2**30
 MEMORY = 4  # GiB that a run on photos and a sweep's processes need

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from eagleray.report.card import card
 from eagleray.runs.checkpoint import newest_checkpoint
+from eagleray.runs.environment import version_of
 from eagleray.runs.export.encoder import trained_encoder
 from eagleray.runs.export.formats import write
-from eagleray.runs.record import Record, version_of
+from eagleray.runs.record import Record
 
 
 def export_encoder(record: Record, form: str, folder: Path) -> list[Path]:

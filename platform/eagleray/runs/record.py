@@ -20,15 +20,10 @@ import json
 import math
 import operator
 import os
-import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,8 +31,8 @@ from uuid import uuid4
 import yaml
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.environment import Value, environment
 
-Value = str | int | float | bool | None
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
@@ -327,64 +322,6 @@ def find_records(root: Path | str, experiment: str | None = None) -> list[Record
         for each in (record, *record.children()):
             records.setdefault(each.directory, each)
     return [record for record in records.values() if experiment in (None, record.experiment)]
-
-
-def environment() -> dict[str, Value]:
-    """Return versions, git commit and hardware.
-
-    A result depends on them in addition to its run file. What cannot be determined is None. GPUs are named only if
-    torch is loaded already: loading it takes seconds. The commit of the working directory is read once: a process keeps
-    running the code it started with.
-    """
-    packages = ("eagleray", "torch", "torchvision", "timm", "ray", "mlflow")
-    here = Path.cwd()
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-    return {
-        "python": platform.python_version(),
-        **{package: version_of(package) for package in packages},
-        "commit": _git(here, "rev-parse", "HEAD"),
-        "uncommitted_changes": None if changed is None else changed != "",
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpus": _gpus(),
-        "user": os.environ.get("USER") or os.environ.get("LOGNAME"),
-    }
-
-
-@cache
-def version_of(package: str) -> str | None:
-    """Return a package's version, or None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def _git(directory: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(directory), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):  # no git, or a disk too slow to compare files
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-@cache
-def _cpu() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-
-
-def _gpus() -> str | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def run_directories(root: Path) -> Iterator[Path]:
