@@ -94,9 +94,10 @@ def test_a_sweep_without_time_left_says_what_is_left_and_tells_it_once(
         states = {record.name: record.status["message"] for record in Record.open(result.directory).children()}
         assert states == {"000": OVER, "001": OVER}, "two cores: two trials at a time"
         assert all(list((result.directory / "trials" / name / "checkpoints").glob("*.pt")) for name in states)
-        page = (result.directory / "artifacts/report.md").read_text()
-        assert f"2 stopped {OVER}: 000, 001" in page
-        assert f"1 not started {OVER}: 002" in page
+        for name in ("report.md", "report.html"):
+            page = (result.directory / "artifacts" / name).read_text()
+            assert page.count(f"2 stopped {OVER}: 000, 001") == 1, name
+            assert page.count(f"1 not started {OVER}: 002") == 1, name
         again = eagleray.sweep(a_sweep(1_000_000, notify=address, budget={"hours": 1 / 3600}), resume=True)
         assert again.directory == result.directory
         assert again.is_unfinished

@@ -4,6 +4,7 @@ Their results are kept and sent to MLflow.
 """
 
 import fcntl
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,9 +123,13 @@ def launch_sweep(
             raise
         parent = Record.open(directory)
         sender.add(parent)
+        images: dict[str, Data] = {}  # of each section `data`: opening a large folder takes a while
         for child in parent.children():
             run = recorded_run(child)
-            _keep_data(run, child, images_of(run))
+            section = json.dumps(run.file()["data"])
+            if section not in images:
+                images[section] = images_of(run)
+            _keep_data(run, child, images[section])
             if child.kind == "trial":
                 _keep(run, child)
         analysis = conclude(sweep, parent)
@@ -195,7 +200,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         analysis,
         name=sweep.name,
         question=sweep.question,
-        notes=[*notes, *runs_left],
+        notes=notes,
         pictures=_pictures(analysis, parent, has_map=has_picture),
         settings=parent.params,
     )
