@@ -19,8 +19,9 @@ import numpy as np
 import optuna
 import statsmodels.api as sm
 
-from eagleray.report.analysis import Analysis, TrialResult, analyse
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
+from eagleray.report.leaderboard import TrialResult
 
 Values = Mapping[str, Any]
 TOGETHER = "keys act together"

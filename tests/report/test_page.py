@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from eagleray.app.launch import conclude
-from eagleray.report.analysis import Analysis, TrialResult, analyse
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.drawing import parallel_coordinates
 from eagleray.report.finding import finding
+from eagleray.report.leaderboard import TrialResult
 from eagleray.report.page import page
 from recorded_runs import recorded_sweep
 

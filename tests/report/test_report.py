@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from scipy.stats import f_oneway, t, ttest_rel
 
-from eagleray.report.analysis import Analysis, TrialResult, analyse
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.effects import spans
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
+from eagleray.report.leaderboard import TrialResult
 from eagleray.report.numbers import number, param_text
 from eagleray.report.text import csv_text, leaderboard_table, markdown, on_test_set, runs_csv, what_intervals_are
 

@@ -27,8 +27,9 @@ from eagleray.config.run import run_tree
 from eagleray.config.search_points import trial_count
 from eagleray.config.sweep_file import sweep_tree
 from eagleray.contracts.errors import ConfigError
-from eagleray.report.analysis import Analysis, Row
+from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
+from eagleray.report.leaderboard import Row
 from eagleray.runs.record import Record
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from html import escape
 from statistics import fmean
 from typing import Any, Literal
 
-from eagleray.report.analysis import Analysis, Row
+from eagleray.report.analysis import Analysis
+from eagleray.report.leaderboard import Row
 from eagleray.report.numbers import number, param_text, with_margin
 
 Kind = Literal["listed", "drawn", "metric"]  # the values of an axis: of a list, of a range, or measured

@@ -5,14 +5,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eagleray.report.leaderboard import Row
 from eagleray.report.least_squares import indicators, polynomial
 from eagleray.report.numbers import param_text
 from eagleray.report.variance import ACT_TOGETHER, SIGNIFICANT, Variance
-
-if TYPE_CHECKING:
-    from eagleray.report.analysis import Row
 
 CUBIC = 3  # highest degree of the effect of a key whose values were drawn from a range
 SHAPES = {1: "linear", 2: "quadratic", 3: "cubic"}

@@ -9,7 +9,8 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from eagleray.report.analysis import Analysis, Row
+from eagleray.report.analysis import Analysis
+from eagleray.report.leaderboard import Row
 from eagleray.report.numbers import number, param_text
 
 if TYPE_CHECKING:

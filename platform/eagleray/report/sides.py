@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from statistics import fmean
 
-from eagleray.report.analysis import Analysis, Row, analyse
+from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
+from eagleray.report.leaderboard import Row
 from eagleray.report.means import difference
 from eagleray.report.numbers import p_text
 from eagleray.report.trials import Comparison, Group, compared

@@ -10,8 +10,9 @@ from statistics import fmean
 
 from eagleray.config.floors import MEANINGS
 from eagleray.config.metrics import headlines, ordered
-from eagleray.report.analysis import Analysis, Row, TrialResult
+from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
+from eagleray.report.leaderboard import Row, TrialResult
 from eagleray.report.means import margin
 from eagleray.report.numbers import p_text, param_text, spread, with_margin
 

@@ -15,7 +15,7 @@ from typing import Any
 from eagleray.config.metrics import ordered, shipped
 from eagleray.config.search_points import SEARCHES, SEVERAL
 from eagleray.config.settings import is_neutral
-from eagleray.report.analysis import TrialResult
+from eagleray.report.leaderboard import TrialResult
 from eagleray.report.recorded import Recorded, from_directory
 from eagleray.runs.record import Record
 
