@@ -58,6 +58,7 @@ def test_one_sweep_is_compared_the_newest_by_default(eagleray: Any):
     assert "0.100" not in outcome.out
     assert "augment.flip matters: " in outcome.out
     assert "0.100" in eagleray("compare", "s/1").out, "by the name under which it is listed"
+    assert eagleray("compare", "runs/s", "runs/s").out == outcome.out, "a name typed twice is one"
 
 
 def test_the_same_sweep_twice_is_no_more_evidence_than_once(eagleray: Any):

@@ -62,7 +62,7 @@ def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: there is no name.
     """
-    names = [text for text in arguments if "=" not in text or Path(text).exists()]
+    names = list(dict.fromkeys(text for text in arguments if "=" not in text or Path(text).exists()))
     if not names:
         raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
     return names, only_settings([text for text in arguments if text not in names])
