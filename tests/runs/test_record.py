@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs import record as module
+from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
 from eagleray.runs.record import Record, find_records
 
@@ -222,7 +222,7 @@ def test_the_environment_names_commit_and_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
     def found():
-        module._git.cache_clear()  # as in a new process
+        environment_module._git.cache_clear()  # as in a new process
         facts = environment()
         return facts["commit"], facts["uncommitted_changes"]
 
