@@ -31,8 +31,8 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the runs in docs/results
-	$(BIN)/python -m eagleray.report.catalogue docs/results/*.csv > docs/methods.md
+docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the runs in docs/results/methods.csv
+	$(BIN)/python -m eagleray.report.catalogue docs/results/methods.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
