@@ -1,0 +1,45 @@
+"""Every figure in the tables of docs/results.md is made from the rows in docs/results."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.formula.api import ols
+
+from eagleray.config.plugin_files import import_file
+
+ROOT = Path(__file__).parents[1]
+tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
+
+
+def test_the_tables_in_docs_are_those_of_the_rows():
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert tables.filled(page) == page, "make docs"
+    for name in tables.TABLES:
+        assert page.count(f"<!-- table: {name} -->\n| ") == 1
+
+
+def test_every_row_of_a_sweep_is_a_run_with_its_seed():
+    for name in tables.TABLES:
+        with open(ROOT / f"docs/results/{name}.csv", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        point = "step" if name == "simclr_v2" else "trial"
+        keys = [(row[point], row.get("epochs"), row["seed"]) for row in rows]
+        assert len(set(keys)) == len(keys)
+        assert all(row["seed"] for row in rows)
+
+
+def test_a_table_made_again_follows_its_rows(monkeypatch: pytest.MonkeyPatch):
+    page = "before\n\n<!-- table: fixmatch -->\n| old |\n| --- |\n\n± old\n\nafter | 1 |\n"
+    monkeypatch.setitem(tables.TABLES, "fixmatch", lambda: "| new |\n| --- |\n| 1 |")
+    assert tables.filled(page) == "before\n\n<!-- table: fixmatch -->\n| new |\n| --- |\n| 1 |\n\nafter | 1 |\n"
+
+
+def test_a_difference_has_the_interval_of_a_linear_model():
+    random = np.random.default_rng(0)
+    rows = [{"run": run, "seed": str(seed), "knn": str(random.normal())} for run in "abc" for seed in range(3)]
+    numbers = [{**row, "knn": float(row["knn"])} for row in rows]
+    columns = {key: [row[key] for row in numbers] for key in ("run", "seed", "knn")}
+    low, high = ols("knn ~ C(run) + C(seed)", columns).fit().conf_int().loc["C(run)[T.b]"]
+    assert tables.half_width(rows, "run", "knn") == pytest.approx((high - low) / 2)
