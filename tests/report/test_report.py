@@ -410,6 +410,12 @@ def test_a_picture_is_drawn(tmp_path: Path, trials: list[TrialResult]):
         assert min(picture.size) > 200
 
 
+@pytest.mark.parametrize("text", [r"Is $\foo better than $5?", "어떤 온도가 맞나?"], ids=["dollars", "another script"])
+def test_a_picture_is_drawn_whatever_is_asked(tmp_path: Path, text: str):
+    trials = [trial(str(x), x / 3, x=f"{x} {text}", y=x) for x in range(3)]
+    assert plot_heatmap(found(trials), tmp_path / "heatmap.png", text)
+
+
 def test_no_picture_is_drawn_of_one_point(tmp_path: Path):
     assert not plot_heatmap(found([trial("a", 0.5, x=1), *FLOORS]), tmp_path / "heatmap.png")
     assert list(tmp_path.iterdir()) == []

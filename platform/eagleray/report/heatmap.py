@@ -3,6 +3,7 @@
 The picture shows the metric over the two keys that matter most, or over pairs of operations.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +36,16 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     """
     if not analysis.effects.each:
         return False
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # $ in a question or value is a dollar
+        # A script that the font lacks is drawn as boxes; the report has the same words as text.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        _draw(analysis, path, title)
+    return True
+
+
+def _draw(analysis: Analysis, path: Path, title: str) -> None:
     from matplotlib.figure import Figure  # not pyplot, which may open windows
 
     figure = Figure(layout="constrained")
@@ -50,7 +61,6 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
     figure.text(0.99, -0.02, _floors(analysis), ha="right", va="top", fontsize=8, color="0.35")
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
-    return True
 
 
 def paired(rows: Sequence[Row], key: str) -> Cells:
