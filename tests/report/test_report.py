@@ -309,6 +309,23 @@ def test_operations_are_tested_one_by_one():
     assert "without crop (from 4 and 6 runs)" in finding(answered)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [("simclr only=crop+jitter", "byol"), ("0.5+0.8", "0.9"), ("/a+b", "/c"), (None, "crop+jitter")],
+    ids=["variants", "numbers", "paths", "the method's own"],
+)
+def test_what_is_no_list_of_operations_is_tested_as_it_is(values: tuple[Any, ...]):
+    trials = [trial(str(n), n + s / 9, seed=s, key=value) for n, value in enumerate(values) for s in range(2)]
+    (effect,) = found(trials).effects.each
+    assert (effect.key, {level.label for level in effect.levels}) == ("key", set(map(param_text, values)))
+
+
+def test_no_operation_at_all_is_no_operation():
+    trials = [trial(str(n), n / 9, only=only) for n, only in enumerate(["nothing", "crop", "jitter", "crop+jitter"])]
+    assert [effect.key for effect in found(trials).effects.each] == ["jitter", "crop"]
+    assert len(paired(found(trials).tried, "only")) == 4
+
+
 # --- files -----------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from eagleray.config.settings import as_names
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
 from eagleray.report.numbers import number, param_text
@@ -50,7 +51,7 @@ def _draw(analysis: Analysis, path: Path, title: str) -> None:
 
     figure = Figure(layout="constrained")
     key, *others = dict.fromkeys(effect.of for effect in analysis.effects.each)
-    if analysis.parts(key) and max(str(row.params[key]).count("+") for row in analysis.tried) == 1:
+    if analysis.parts(key) and max(len(as_names(row.params[key]) or ()) for row in analysis.tried) == 2:
         names = analysis.parts(key)
         _map(figure, paired(analysis.tried, key), names, names, (key, key), analysis)
     elif others:
@@ -70,7 +71,9 @@ def paired(rows: Sequence[Row], key: str) -> Cells:
     """
     cells: Cells = {}
     for row in rows:
-        names = str(row.params[key]).split("+")
+        names = as_names(row.params[key])
+        if not names:  # a point without any operation has no place
+            continue
         for place in {(names[0], names[-1]), (names[-1], names[0])}:
             cells.setdefault(place, []).append(fmean(row.values))
     return cells
