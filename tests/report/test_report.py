@@ -94,6 +94,17 @@ def test_nothing_is_left_out_and_every_ending_is_marked():
     assert rows[-1].measured == "–"
 
 
+def test_runs_that_ended_early_are_counted_in_words():
+    """A scheduler stops the worse ones, whose last numbers are those of fewer epochs."""
+    trials = [trial("a", 0.9, x=1), trial("b", 0.4, "stopped", x=2), trial("c", None, "failed", x=3)]
+    assert what_intervals_are(found(trials)).endswith(
+        "; 1 run did not finish and counts with the last that was measured."
+    )
+    trials.append(trial("b", 0.3, "collapsed", seed=1, x=2))
+    assert "; 2 runs did not finish and count with the last that was measured." in what_intervals_are(found(trials))
+    assert "finish" not in what_intervals_are(found(grid()))
+
+
 def test_the_winner_has_finished():
     trials = [trial("a", 0.95, "collapsed", x=1), trial("b", 0.9, x=2), trial("c", 0.8, x=3)]
     winner = found([*trials, *FLOORS]).winner
