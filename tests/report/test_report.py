@@ -130,6 +130,8 @@ def test_twins_of_a_population_stay_two_points():
     """A point is identified by its number: two that start with the same settings change during training."""
     rows = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1), trial("002", 0.7, x=2)]).rows
     assert [(row.name, len(row.runs)) for row in rows] == [("001", 1), ("000", 1), ("002", 1)]
+    twins = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1)])
+    assert finding(twins) == "all 2 points have the same settings; the best has knn 0.900."
 
 
 # --- what made the difference ----------------------------------------------------------------------------------
