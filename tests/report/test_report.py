@@ -141,6 +141,8 @@ def test_values_drawn_from_a_range_are_compared_in_parts():
     values = [float(v) for v in range(9)]
     assert spans(values) == ["0 to 3"] * 3 + ["3 to 6"] * 3 + ["6 to 8"] * 3
     assert spans([1.0, 2.0, 3.0, 4.0]) == ["1 to 3", "1 to 3", "3 to 4", "3 to 4"]
+    assert spans([1, 1, 1, 1, 1, 2]) == ["1 to 2"] * 5 + ["2 to 2"], "most values may be the lowest"
+    assert spans([0.1001, 0.1002, 0.1003]) == ["0.1001 to 0.1003"] * 2 + ["0.1003 to 0.1003"]
     many = [trial(str(n), n / 20, t=n / 20) for n in range(12)]
     assert len(found(many).effects.each[0].levels) == 12
     assert len(found(many, binned=("t",)).effects.each[0].levels) == 3

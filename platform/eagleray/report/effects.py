@@ -214,9 +214,10 @@ def combined(rows: "Sequence[Row]", key: str) -> list[str]:
 def spans(values: Sequence[float]) -> list[str]:
     """Label each of the sorted values with its range.
 
-    Ranges are thirds of the values, or halves if they are few.
+    Ranges are thirds of the values, or halves if they are few. Values that differ have at least two.
     """
     bins = 3 if len(values) >= 9 else 2
-    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
-    spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]
+    distinct = sorted(set(values))
+    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]}) or distinct[1:2]
+    spans = [f"{param_text(low)} to {param_text(high)}" for low, high in pairwise([values[0], *cuts, values[-1]])]
     return [spans[sum(value >= cut for cut in cuts)] for value in values]
