@@ -100,6 +100,16 @@ def test_a_killed_writer_leaves_every_row_that_it_appended(tmp_path):
     assert len(steps) > said
 
 
+@pytest.mark.slow
+def test_a_question_in_any_script_is_kept_under_any_locale(tmp_path):
+    program = (
+        "import sys\nfrom eagleray.runs.record import Record\nrun = {'question': '\\uc5b4\\ub5a4?'}\n"
+        "record = Record.create(sys.argv[1], name='a', experiment='e', params={}, run=run)\nassert record.file() == run"
+    )
+    ascii_only = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=ascii_only, check=True)
+
+
 def test_reading_continues_where_the_last_reading_ended(tmp_path):
     record = make(tmp_path)
     assert record.read() == ([], 0)
