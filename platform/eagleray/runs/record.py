@@ -95,7 +95,7 @@ class Record:
             tags={**(before.tags if before else {}), **(tags or {})},
             environment=environment(),
             above=os.path.relpath(parent.directory, directory) if parent else None,
-            uri=re.sub(r"//[^/@]*@", "//", uri) if uri else parent and parent.uri,
+            uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
         _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
@@ -309,6 +309,11 @@ class Record:
         return sorted(records, key=lambda record: (record.created, record.name))
 
 
+def without_password(text: str) -> str:
+    """Remove users and passwords from the addresses in a text."""
+    return re.sub(r"//[^/?#\s]*@", "//", text)
+
+
 def find_records(root: Path | str, experiment: str | None = None) -> list[Record]:
     """List every run in `root`, each parent before its children.
 
@@ -364,7 +369,7 @@ def _torn(file: Any) -> bool:
 
 def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w") as file:
+    with open(unfinished, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
