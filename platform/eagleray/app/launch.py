@@ -7,13 +7,14 @@ import fcntl
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.directories import new_directory
 from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notify
 from eagleray.config import Run, Sweep
@@ -49,17 +50,20 @@ Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, r
 MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
-def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
+def launch_run(
+    run: Run, place: Path | None, folder: Path, display: Display, *, address: str | None = None
+) -> tuple[Path, str | None]:
     """Train or continue a run, and export its encoder.
 
     Args:
         run: everything that defines it.
-        directory: created if it is missing.
+        place: its directory, created if it is missing; None: a new one in `folder`.
+        folder: of the runs of its experiment.
         display: shows the reports and passes them on.
         address: of a Ray cluster to train on; None: this machine.
 
     Returns:
-        What could not be sent to MLflow yet; None if everything was.
+        Its directory, and what could not be sent to MLflow yet (None if everything was).
 
     Raises:
         ConfigError: a setting does not fit; no directory is left behind.
@@ -70,7 +74,7 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
     data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    with _directory(directory):
+    with _directory(place, folder, run.method.title) as directory:
         record = Record.create(
             directory,
             name=directory.name,
@@ -87,16 +91,18 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             sender.add(record)
             _train(run, record, lambda: train(run, directory, data=data), display, address)
             _keep(run, record)
-    return sender.message
+    return directory, sender.message
 
 
 def launch_sweep(
-    sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
-) -> tuple[Analysis, str | None]:
+    sweep: Sweep, place: Path | None, folder: Path, watch: "Watch | None", *, resume: bool, address: str | None
+) -> tuple[Path, Analysis, str | None]:
     """Run or continue a sweep, and write its report.
 
+    `place` and `folder` are as for `launch_run`.
+
     Returns:
-        The analysis, and what could not be sent to MLflow yet (None if everything was).
+        Its directory, the analysis, and what could not be sent to MLflow yet (None if everything was).
 
     Raises:
         ConfigError: a setting does not fit; no directory is left behind.
@@ -106,7 +112,7 @@ def launch_sweep(
 
     uri = sweep.run.get("tracking", {}).get("uri")
     store_uri(uri)
-    with _directory(directory), Sender(uri) as sender:
+    with _directory(place, folder) as directory, Sender(uri) as sender:
         try:
             on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
         except KeyboardInterrupt:
@@ -134,7 +140,7 @@ def launch_sweep(
                 _keep(run, child)
         analysis = conclude(sweep, parent)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
-    return analysis, sender.message
+    return directory, analysis, sender.message
 
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
@@ -274,32 +280,34 @@ def _keep_data(run: Run, record: Record, data: Data) -> None:
 
 
 @contextmanager
-def _directory(directory: Path) -> Iterator[None]:
-    """Lock a directory for this process.
+def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
+    """Lock a directory for this process; without a place, a new one in a folder.
 
-    Delete it if a config error comes before the first metrics.
+    Delete what was created if a config error comes before the first metrics.
     """
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    wanted = place or folder
+    missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        wanted.mkdir(parents=True, exist_ok=True)
+        directory = place or new_directory(folder, *words)
         lock = open(directory / "lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise ConfigError(f"{directory} cannot be written ({error.strerror}): set tracking.runs") from None
+        raise ConfigError(f"{wanted} cannot be written ({error.strerror}): set tracking.runs") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
-            yield
+            yield directory
         except ConfigError:
-            if directory in missing and not any(directory.rglob("metrics.jsonl")):
+            if (place is None or place in missing) and not any(directory.rglob("metrics.jsonl")):
                 shutil.rmtree(directory)
-                _remove_empty(missing[1:])
+                _remove_empty(path for path in missing if path != place)
             raise
 
 
-def _remove_empty(directories: list[Path]) -> None:
+def _remove_empty(directories: Iterable[Path]) -> None:
     for path in directories:
         if any(path.iterdir()):
             return
