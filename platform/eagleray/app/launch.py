@@ -16,13 +16,12 @@ import torch
 
 from eagleray.app.directories import new_directory
 from eagleray.app.exporting import export_encoder
-from eagleray.app.notify import Event, notify
+from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
 from eagleray.config.budget import OVER
-from eagleray.config.metrics import meanings
+from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.ranges import Choice
 from eagleray.contracts.report import Failed, Report
 from eagleray.data.description import described
 from eagleray.data.images import Data
@@ -30,12 +29,14 @@ from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.numbers import number
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
 from eagleray.runs.assemble import assemble, images_of
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
+from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
@@ -89,8 +90,10 @@ def launch_run(
         _keep_data(run, record, data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
-            _train(run, record, lambda: train(run, directory, data=data), display, address)
-            _keep(run, record)
+            with notified(run, directory):
+                _train(run, record, lambda: train(run, directory, data=data), display, address)
+                _keep(run, record)
+    notify(run, directory, "finished", f"finished: {_headlines(record.summary)}")
     return directory, sender.message
 
 
@@ -113,20 +116,16 @@ def launch_sweep(
     uri = sweep.run.get("tracking", {}).get("uri")
     store_uri(uri)
     with _directory(place, folder) as directory, Sender(uri) as sender:
-        try:
-            on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
-        except KeyboardInterrupt:
-            if (directory / "record.json").exists():
-                Record.open(directory).finish("stopped", "by a person")
-                notify(sweep, directory, "stopped", f"{sweep.name} was stopped; --resume continues it")
-            raise
-        except ConfigError:
-            raise
-        except Exception as error:
-            if isinstance(error, Failed):
+        with notified(sweep, directory):
+            try:
+                on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
+            except KeyboardInterrupt:
+                if (directory / "record.json").exists():
+                    Record.open(directory).finish("stopped", "by a person")
+                raise
+            except Failed as error:
                 keep_error(Record.open(directory), error)
-            notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
-            raise
+                raise
         parent = Record.open(directory)
         sender.add(parent)
         images: dict[str, Data] = {}  # of each section `data`: opening a large folder takes a while
@@ -145,9 +144,9 @@ def launch_sweep(
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
     if runs_left := left(sweep, directory):
-        return "budget", f"{sweep.name} has used up its budget; runs left: {'; '.join(runs_left)}"
-    found = finding(analysis)
-    return ("finished", f"{sweep.name}: {found}") if analysis.winner else ("failed", f"{sweep.name} failed: {found}")
+        return "budget", f"has used up its budget; runs left: {'; '.join(runs_left)}"
+    event: Event = "finished" if analysis.winner else "failed"
+    return event, f"{event}: {finding(analysis)}"
 
 
 class SenderWatch:
@@ -187,8 +186,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     """
     comparison = compared([of_sweep(parent, sweep.vary)])
     trials = comparison.trials
-    binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
+    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, comparison.binned, sweep.metrics)
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
@@ -245,9 +243,13 @@ def _train(
     else:
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
+    may_collapse = run.notify is not None and run.labels is None  # classes need few directions
     try:
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
+            if may_collapse and report.epoch_ended and collapsed(record.metrics()):
+                may_collapse = False
+                notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {report.progress.epoch}")
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
         raise
@@ -257,6 +259,11 @@ def _train(
         keep_error(record, error)
         error.add_note(told(record))
         raise
+
+
+def _headlines(metrics: Mapping[str, float]) -> str:
+    names = ("loss", *headlines(shipped()))
+    return ", ".join(f"{name} {number(metrics[name])}" for name in names if name in metrics)
 
 
 def _keep(run: Run, record: Record) -> None:
