@@ -18,6 +18,7 @@ from eagleray.report.sides import best_against_best, conclusions
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
 from eagleray.runs.record import Record
 from eagleray.tracking.send import _text
+from recorded_runs import recorded_sweep
 
 SHARED = {"method.name": "simclr", "data.name": "digits", "epochs": 4, "batch_size": 64, "threads": 1}
 
@@ -305,7 +306,22 @@ def test_a_value_read_from_mlflow_equals_the_one_in_the_directory(tmp_path: Path
     assert here.code
 
 
-def test_keys_drawn_from_a_range_are_known(tmp_path: Path):
-    params = {"vary.t": "LogUniform(low=0.05, high=1)", "vary.b": "[1, 2]"}
-    sweep = recorded("s/1", "sweep", params=params, tags={"varied": "t b"})
-    assert group_of("s", [sweep]).binned == ["t"]
+def test_values_of_a_list_are_levels_and_those_of_a_range_a_scale(tmp_path: Path):
+    vary = {"method.queue": "declared", "batch_size": [64, 128, 256], "method.temperature": "declared"}
+    sweep, parent = recorded_sweep(tmp_path, vary=vary, run={"method": "moco"}, search="random", trials=12, seeds=1)
+    found = compared([of_sweep(parent, sweep.vary)])
+    assert found.binned == ["method.temperature"]
+    levels = {effect.key: [level.label for level in effect.levels] for effect in board(found).effects.each}
+    assert levels["batch_size"] == ["64", "128", "256"]
+    assert set(levels["method.queue"]) <= {"1024", "4096", "16384", "65536"}
+    assert all(" to " in label for label in levels["method.temperature"])
+
+
+def test_a_key_that_one_sweep_draws_and_another_leaves_unset_is_no_scale():
+    drawn = a_sweep("a/1", {value: [value] for value in (0.1, 0.2, 0.3, 0.4, 0.5)}, 1, key="flip")
+    assert drawn.sweep
+    drawn = replace(drawn, sweep=replace(drawn.sweep, params={**drawn.sweep.params, "vary.flip": "Uniform(low=0)"}))
+    assert compared([drawn]).binned == ["flip"]
+    both = compared([drawn, a_sweep("b/1", {1: [0.5], 2: [0.6]}, 2, key="batch")])
+    assert both.binned == []
+    assert {effect.key for effect in board(both).effects.each} == {"flip", "batch"}

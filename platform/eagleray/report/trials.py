@@ -87,7 +87,10 @@ class Comparison:
 
     @property
     def binned(self) -> list[str]:
-        return [key for key in self.varied if any(key in group.binned for group in self.groups)]
+        """The keys whose values some sweep drew from a range; listed values, and what is no number, are levels."""
+        drawn = {key for group in self.groups for key in group.binned}
+        points = [trial.params for trial in self.trials if not trial.floor]
+        return [key for key in self.varied if key in drawn and all(isinstance(p[key], int | float) for p in points)]
 
 
 def group_of(name: str, runs: Sequence[Recorded]) -> Group:
