@@ -6,7 +6,7 @@ state that Ray keeps.
 """
 
 import functools
-import operator
+import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
-from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
+from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
+from eagleray.runs.assemble import images_of
 from eagleray.runs.begun import begun
 from eagleray.runs.failures import told, try_failed_again
 from eagleray.runs.preflight import planned
@@ -251,7 +252,5 @@ def _current(place: Path, point: Point) -> dict[str, Any]:
 
     They are those after the last change by a population.
     """
-    if not (place / "record.json").exists():
-        return dict(point.values)
-    file = Record.open(place).file()
-    return {key: functools.reduce(operator.getitem, key.split("."), file) for key in point.values}
+    is_known = (place / "record.json").exists()
+    return json.loads(Record.open(place).tags[VALUES]) if is_known else dict(point.values)

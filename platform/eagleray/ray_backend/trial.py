@@ -1,5 +1,6 @@
 """Run a trial in Ray Tune, epoch by epoch."""
 
+import json
 import platform
 import time
 from collections.abc import Generator, Iterator
@@ -25,6 +26,7 @@ from eagleray.runs.writer import recorded
 
 Result = dict[str, Any]
 
+VALUES = "values"  # a tag: what a population has set, as typed; the run file has what validators make of it
 
 class TrialActor(tune.Trainable):
     """An actor that runs trials one after the other.
@@ -206,7 +208,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         run=own.file(),  # without what the sweep imposes, so that training it again is an ordinary run
         meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
-        tags=trial["tags"],
+        tags={**trial["tags"], **({VALUES: json.dumps(trial["values"])} if trial["values"] else {})},
         uri=run.tracking.uri,
     )
     return run, record
