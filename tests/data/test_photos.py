@@ -1,5 +1,6 @@
 """Folders of photos of several shapes: what is stored of them, and what views show of it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_a_streamed_folder_of_photos_is_bitwise_the_stored_one(folder, tmp_path)
     for workers in (0, 2):
         streamed = load(folder, {"memory_limit": 1, "workers": workers, "cache": tmp_path / "another"})
         assert not isinstance(streamed.train._pixels, Stored)
-        assert streamed.info == kept.info
+        assert (streamed.info, streamed.digest) == (kept.info, kept.digest)
         for ours, theirs in zip(streamed.train.batches(order), expected, strict=True):
             assert isinstance(ours, Ragged)
             assert isinstance(theirs, Ragged)
@@ -110,6 +111,14 @@ def test_a_streamed_folder_of_photos_is_bitwise_the_stored_one(folder, tmp_path)
 def test_mean_and_std_are_those_of_the_pixels_and_not_of_the_padding(folder):
     data = load(folder, {"validation": 0})
     values = torch.cat([image.flatten(1) for image in images_of(data.train)], dim=1).double() / 255
+def test_the_digest_tells_images_apart_and_not_where_they_lie(folder, tmp_path):
+    digest = load(folder).digest
+    shutil.copytree(folder, tmp_path / "moved")
+    assert load(tmp_path / "moved").digest == digest
+    photo(99).save(next(iter(sorted((tmp_path / "moved").iterdir()))) / "99.png")
+    assert load(tmp_path / "moved").digest != digest
+
+
     assert data.info.mean == pytest.approx(values.mean(1).tolist())
     assert data.info.std == pytest.approx(values.std(1, correction=0).tolist())
 

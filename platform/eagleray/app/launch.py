@@ -41,7 +41,7 @@ from eagleray.runs.failures import keep_error, told
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import check_images, keep_data, recorded
 from eagleray.tracking import Sender, store_uri
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def launch_run(
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     with _directory(place, folder, run.method.title) as directory:
+        if (directory / "record.json").exists():
+            check_images(Record.open(directory), data)
         record = Record.create(
             directory,
             name=directory.name,
@@ -87,7 +89,7 @@ def launch_run(
             uri=run.tracking.uri,
         )
         preview(run, record.artifacts / "views.png", data)
-        _keep_data(run, record, data)
+        keep_data(run, record, data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
             with notified(run, directory):
@@ -132,9 +134,9 @@ def launch_sweep(
         for child in parent.children():
             run = recorded_run(child)
             section = json.dumps(run.file()["data"])
-            if section not in images:
-                images[section] = images_of(run)
-            _keep_data(run, child, images[section])
+            if child.data() is None:
+                images[section] = images.get(section) or images_of(run)
+                keep_data(run, child, images[section])
             if child.kind == "trial":
                 _keep(run, child)
         analysis = conclude(sweep, parent)
@@ -278,12 +280,6 @@ def _keep(run: Run, record: Record) -> None:
             export_encoder(record, "safetensors", record.artifacts)
         except ConfigError as error:  # a network that nobody else can load is still a result
             warnings.warn(f"{record.directory}: {error}", stacklevel=2)
-
-
-def _keep_data(run: Run, record: Record, data: Data) -> None:
-    """Keep which images the run used."""
-    source = run.data.config.model_dump(mode="json")
-    record.keep_data({"name": run.data.name, "source": source, **data.facts()})
 
 
 @contextmanager

@@ -162,12 +162,10 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
 
 
 def _digest(archive: Archive) -> str:
-    """Return a digest of the images and their labels.
-
-    Images that are streamed have no checksum; the means of their channels stand for them.
-    """
+    """Return a digest of the images and their labels, wherever they lie and whether they are streamed."""
     arrays = [*archive.rows.values(), *(labels for labels in archive.labels.values() if labels is not None)]
-    return digest([archive.about.model_dump_json(), *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
+    about = archive.about.model_dump_json(exclude={"is_stored"})
+    return digest([about, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:

@@ -33,6 +33,7 @@ from eagleray.runs.failures import told, try_failed_again
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
+from eagleray.runs.writer import check_images
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial whose machine was the cause of its failure (see runs/failures.py)
@@ -73,6 +74,7 @@ def sweep(
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
     read = rehearse(sweep, runs)
+    _check_images(directory, runs)
     if watch:
         watch.data(read)
     workers = max(run.workers for run in runs)
@@ -236,6 +238,17 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             raise ConfigError(
                 f"{place} is of another sweep: it has {key}={before.get(key)}, but this sweep needs {now.get(key)}"
             )
+
+
+def _check_images(directory: Path, runs: list[Run]) -> None:
+    """Refuse to add trials to those that were trained on other images."""
+    using = {json.dumps([run.data.name, run.data.config.model_dump(mode="json")]): run for run in runs}
+    images = functools.cache(lambda source: images_of(using[source]))
+    for place in sorted(directory.glob("trials/*/data.json")):
+        record = Record.open(place.parent)
+        facts = record.data() or {}
+        if (source := json.dumps([facts["name"], facts["source"]])) in using:
+            check_images(record, images(source))
 
 
 def _recorded(place: Path) -> tuple[str, dict[str, Any] | None]:

@@ -19,14 +19,15 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
+from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import newest_checkpoint, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import PLACES, Record
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import keep_data, recorded
 
 Result = dict[str, Any]
-
 VALUES = "values"  # a tag: what a population has set, as typed; the run file has what validators make of it
+
 
 class TrialActor(tune.Trainable):
     """An actor that runs trials one after the other.
@@ -143,7 +144,13 @@ def _is_over(trial: dict[str, Any]) -> bool:
 def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
     if run.workers > 1:
         return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
-    return recorded(train(run, record.directory, resume_from=resume_from), record)
+    return recorded(_trained(run, record, resume_from), record)
+
+
+def _trained(run: Run, record: Record, resume_from: Path | None) -> Iterator[Report]:
+    data = images_of(run)
+    keep_data(run, record, data)
+    yield from train(run, record.directory, data=data, resume_from=resume_from)
 
 
 @dataclass(frozen=True)
