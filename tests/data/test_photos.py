@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from eagleray.augment import View, evaluation_view, make_views
 from eagleray.augment.parameters import draw_parameters
-from eagleray.config import load_run
+from eagleray.config import load_run, read_run
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.ragged import Ragged
@@ -21,8 +21,11 @@ from eagleray.data.images import Data, Images, batched, load_data
 from eagleray.data.order import epoch_order
 from eagleray.data.pixels import Stored
 from eagleray.loop import train
+from eagleray.runs.assemble import images_of as images_of_run
 from eagleray.runs.floors import measure
 from eagleray.runs.preview import preview
+from eagleray.runs.record import Record
+from eagleray.runs.writer import keep_data
 
 SHAPES = ((37, 100), (64, 64), (48, 96), (200, 300), (96, 48), (40, 31))  # height, width
 
@@ -108,9 +111,6 @@ def test_a_streamed_folder_of_photos_is_bitwise_the_stored_one(folder, tmp_path)
             assert torch.equal(ours.sizes, theirs.sizes)
 
 
-def test_mean_and_std_are_those_of_the_pixels_and_not_of_the_padding(folder):
-    data = load(folder, {"validation": 0})
-    values = torch.cat([image.flatten(1) for image in images_of(data.train)], dim=1).double() / 255
 def test_the_digest_tells_images_apart_and_not_where_they_lie(folder, tmp_path):
     digest = load(folder).digest
     shutil.copytree(folder, tmp_path / "moved")
@@ -119,6 +119,9 @@ def test_the_digest_tells_images_apart_and_not_where_they_lie(folder, tmp_path):
     assert load(tmp_path / "moved").digest != digest
 
 
+def test_mean_and_std_are_those_of_the_pixels_and_not_of_the_padding(folder):
+    data = load(folder, {"validation": 0})
+    values = torch.cat([image.flatten(1) for image in images_of(data.train)], dim=1).double() / 255
     assert data.info.mean == pytest.approx(values.mean(1).tolist())
     assert data.info.std == pytest.approx(values.std(1, correction=0).tolist())
 
@@ -229,6 +232,17 @@ def test_a_photo_gives_the_same_view_alone_and_beside_others_of_any_shape(view, 
 
 
 # Downstream
+
+
+@pytest.mark.parametrize(("asked", "views"), [([], 48), (["image_size=16"], 16)])
+def test_the_record_says_the_sizes_that_the_run_file_leaves_open(folder, tmp_path, asked, views):
+    run = load_run(None, ["data=folder", f"data.root={folder}", *asked])
+    record = Record.create(tmp_path / "run", name="run", experiment="e", params={}, run=run.file())
+    keep_data(run, record, images_of_run(run))
+    facts = record.data() or {}
+    assert (facts["size"], facts["stored_size"], facts["image_size"]) == (48, 96, views)
+    assert record.file()["data"]["stored_size"] is None  # trained again on other photos, their own sizes are found
+    assert read_run(record.file()) == run
 
 
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "deepcluster"])

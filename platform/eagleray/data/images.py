@@ -100,7 +100,8 @@ class Data:
     def facts(self) -> dict[str, Any]:
         """Return what was read, as plain values.
 
-        They are the digest, the images of each part, and the number of classes (None: there are none).
+        They are the digest, the images of each part, the number of classes (None: there are none), and in pixels the
+        side of views and the largest shorter side that is stored, which a run file may leave open.
         """
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
@@ -108,6 +109,7 @@ class Data:
             "images": {name: len(images) for name, images in parts.items() if images is not None},
             "classes": self.info.classes,
             "size": self.info.image_size,
+            "stored_size": self.info.stored_size,
             "channels": self.info.channels,
             "skipped": self.skipped,
         }
