@@ -2,7 +2,7 @@
 
     python benchmarks/live.py --out live.json [--pairs 20] [--trials 20] [--epochs 40]
 
-SimCLR on digits trains in this process on one core. In the meantime the table of a sweep, in which so many trials run,
+SimCLR on digits trains in this process on one core. In the meantime the table of a sweep with `--trials` running trials
 is drawn into a terminal of 80 x 24; or the output is no terminal, and a line is printed where a trial starts. The
 trials of a real sweep have processes of their own, so this is the most that the view can cost. The sides take turns,
 and so does which of them is first.
