@@ -194,7 +194,17 @@ def test_code_that_crashes_is_shown_with_its_line(here: Path):
 @pytest.mark.parametrize("name", [name for name in METHODS if not needed(name)])
 def test_the_training_of_a_check_raises_no_false_alarm(name: str):
     """A fifth of its epochs, because all of them take 80 seconds; with all, no method is blamed either."""
-    assert list(trains(load_run(None, [*small_settings(find("method", name)), "epochs=5"]))) == []
+    fitting = {"swav": ["method.prototypes=32"], "w_mse": ["method.sub_batch=32", "method.projection=8"]}.get(name, [])
+    assert list(trains(load_run(None, [*small_settings(find("method", name)), *fitting, "epochs=5"]))) == []
+
+
+def test_a_method_whose_defaults_do_not_fit_a_small_batch_is_not_called_wrong():
+    method = find("method", "w_mse")
+    complaint = next(finding for finding in findings(method, ["method.sub_batch=5"]) if finding.complaints)
+    assert complaint.complaints[0].startswith("method.sub_batch=5 does not divide batch_size=8: take a divisor of it")
+    assert complaint.complaints[0].endswith(
+        "a check is small (data.limit=256 batch_size=32): type what fits after the file's name"
+    )
 
 
 def test_a_method_of_one_file_is_found_everywhere(here: Path):

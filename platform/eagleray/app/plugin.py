@@ -133,6 +133,8 @@ def _tried(check: Callable[[Run], Iterator[str]], run: Run, file: Path) -> tuple
     """Return a check's complaints, and whether the plugin's code crashed."""
     try:
         return list(check(run)), False
+    except ConfigError as error:  # the method may be right, and only its defaults too large for the check
+        return [f"{error}; a check is small ({' '.join(SHORT[:2])}): type what fits after the file's name"], True
     except Exception as error:  # whatever a user's code raises is what the check reports
         last = str(error).strip().rpartition("\n")[2]
         return [f"{place_in(file, error)}: {type(error).__name__}: {last}"], True
