@@ -36,7 +36,7 @@ docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files decl
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
-	@for benchmark in augment linear_probe losses methods memory tune simclr; do \
+	@for benchmark in augment linear_probe live losses methods memory tune simclr; do \
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi

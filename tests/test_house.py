@@ -228,6 +228,11 @@ def test_random_generators_are_seeded_in_one_file():
     assert found == []
 
 
+def test_nothing_made_for_tests_is_imported():
+    """What replaces a function at run time has a place for it in the code."""
+    assert {top_level(each.module) for path in FILES for each in imports(path)}.isdisjoint({"unittest", "pytest"})
+
+
 def test_the_engine_imports_no_method():
     """Methods are found by name, so the engine's files need not know which there are."""
     users = [

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -743,7 +745,18 @@ def test_keys_are_shortened_if_that_keeps_them_unique():
     ]
 
 
-def test_directories_of_one_second_differ(tmp_path: Path):
-    first = directories.new_directory(tmp_path, "simclr")
-    first.mkdir()
-    assert directories.new_directory(tmp_path, "simclr") != first
+def test_runs_that_start_together_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each looks for a free name before any other has created its own."""
+    monkeypatch.setattr(directories.time, "strftime", lambda _: "20250101-120000")
+    together, create = Barrier(4), Path.mkdir
+
+    def late(path: Path, *options: Any, **named: Any) -> None:
+        if path.name == "20250101-120000-simclr":
+            together.wait(10)
+        create(path, *options, **named)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with ThreadPoolExecutor(4) as starts:
+        names = [starts.submit(directories.new_directory, tmp_path / "runs", "simclr") for _ in range(4)]
+    numbers = ("", "-2", "-3", "-4")
+    assert sorted(name.result().name for name in names) == [f"20250101-120000-simclr{number}" for number in numbers]

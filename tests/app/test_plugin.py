@@ -12,14 +12,16 @@ from typer.testing import CliRunner
 
 import eagleray_methods
 from eagleray.app.cli import app
-from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, the_declaration, trains, write
+from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, small_settings, the_declaration, trains, write
 from eagleray.config import Sweep, load_run, read_run, validated
+from eagleray.config.registry import find
 from eagleray.config.schema import run_schema, sweep_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
 from eagleray.loop import train
 from eagleray.runs.assemble import assemble
 from eagleray.runs.method_checks import CHECKS
+from method_cases import METHODS, needed
 
 TINY = ["data.limit=64", "batch_size=16", "epochs=1", "threads=1", "device=cpu", "evaluate.linear.when=never"]
 INIT = "last_norm=True)\n"
@@ -185,6 +187,23 @@ def test_code_that_crashes_is_shown_with_its_line(here: Path):
     place = f"{here / 'fancy.py'}, line "
     assert re.fullmatch(
         rf"{re.escape(place)}\d+: AttributeError: 'Fancy' object has no attribute 'prj\w*'.*", found.complaints[0]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in METHODS if not needed(name)])
+def test_the_training_of_a_check_raises_no_false_alarm(name: str):
+    """A fifth of its epochs, because all of them take 80 seconds; with all, no method is blamed either."""
+    fitting = {"swav": ["method.prototypes=32"], "w_mse": ["method.sub_batch=32", "method.projection=8"]}.get(name, [])
+    assert list(trains(load_run(None, [*small_settings(find("method", name)), *fitting, "epochs=5"]))) == []
+
+
+def test_a_method_whose_defaults_do_not_fit_a_small_batch_is_not_called_wrong():
+    method = find("method", "w_mse")
+    complaint = next(finding for finding in findings(method, ["method.sub_batch=5"]) if finding.complaints)
+    assert complaint.complaints[0].startswith("method.sub_batch=5 does not divide batch_size=8: take a divisor of it")
+    assert complaint.complaints[0].endswith(
+        "a check is small (data.limit=256 batch_size=32): type what fits after the file's name"
     )
 
 

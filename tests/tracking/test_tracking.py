@@ -302,6 +302,7 @@ def test_a_data_set_and_what_the_machine_did_arrive_once(tmp_path, database):
         ((name, digest, source, profile),) = database.query(sql, database.run(record))
         assert (name, digest, json.loads(source)["uri"], json.loads(profile)) == ("folder", "0a1b", "/photos", facts)
         assert database.points(record) == [("loss", 3, 0.5), ("system/memory_megabytes", 3, 12.0)]
+    assert [from_mlflow(row).images for row in rows(tmp_path.name, database.uri)] == ["0a1b"]
 
 
 @pytest.mark.parametrize("method", ["create_logged_model", "create_registered_model"])

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,23 @@ def folder_of(runs: str, experiment: str) -> Path:
 
 
 def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep.
+    """Create the directory of a new run or sweep.
 
-    It is not created yet.
+    Of several that start within a second, each gets its own.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
-    names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
-    return next(folder / each for each in names if not (folder / each).exists())
+    names = chain([name], (f"{name}-{again}" for again in count(2)))
+    return next(folder / each for each in names if _is_created(folder / each))
+
+
+def _is_created(directory: Path) -> bool:
+    """Create a directory, unless it exists; in one step, so that only one of several processes can."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def newest_unfinished(folder: Path) -> Path:

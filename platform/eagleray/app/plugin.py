@@ -78,7 +78,7 @@ def findings(one: Declaration, settings: Iterable[str] = ()) -> Iterator[Finding
         one: its declaration.
         settings: `key=value`, on top of small ones that are fast.
     """
-    run = load_run(None, [*_small(one), *settings])
+    run = load_run(None, [*small_settings(one), *settings])
     for name, check in _checks(one.kind).items():
         found, crashed = _tried(check, run, Path(one.module.rpartition(":")[0] or one.module))
         yield Finding(name, found)
@@ -86,7 +86,7 @@ def findings(one: Declaration, settings: Iterable[str] = ()) -> Iterator[Finding
             return  # the others would only repeat it
 
 
-def _small(one: Declaration) -> list[str]:
+def small_settings(one: Declaration) -> list[str]:
     """Return settings of a small run with the plugin in it."""
     if one.kind == "evaluator":
         return [f"evaluate.also=[{one.module}]", *SHORT, *QUIET, "encoder.width=8", "epochs=1"]
@@ -133,6 +133,8 @@ def _tried(check: Callable[[Run], Iterator[str]], run: Run, file: Path) -> tuple
     """Return a check's complaints, and whether the plugin's code crashed."""
     try:
         return list(check(run)), False
+    except ConfigError as error:  # the method may be right, and only its defaults too large for the check
+        return [f"{error}; a check is small ({' '.join(SHORT[:2])}): type what fits after the file's name"], True
     except Exception as error:  # whatever a user's code raises is what the check reports
         last = str(error).strip().rpartition("\n")[2]
         return [f"{place_in(file, error)}: {type(error).__name__}: {last}"], True

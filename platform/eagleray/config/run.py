@@ -25,6 +25,7 @@ from eagleray.config.sections import (
     Tracking,
     evaluate_with,
 )
+from eagleray.config.told import Target
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import IntRange, is_range
 from eagleray.contracts.recipe import Recipe, Recipes
@@ -65,6 +66,7 @@ class Run(Strict, frozen=True):
     evaluate: Annotated[SerializeAsAny[Evaluate], Field(default_factory=lambda: Evaluate.model_validate({}))]
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
+    notify: Target = None
 
     @model_validator(mode="before")
     @classmethod

@@ -56,7 +56,7 @@ def sweep_schema() -> Schema:
         "description": "a run; missing keys have their defaults",
     }
     schema["properties"]["vary"] = _vary(schema["properties"]["vary"]["description"])
-    del run["$schema"]
+    del run["$schema"], run["properties"]["notify"]  # the sweep has its own
     return {"$schema": _DRAFT, **schema, "$defs": {**definitions, "Run": run}}
 
 
@@ -132,6 +132,7 @@ def _vary(description: str) -> Schema:
         "properties": {
             "run": variants,
             **{key: {**varied, "description": text or key} for key, text in fields.items()},
+            "notify": False,
         },
         "additionalProperties": {"anyOf": [varied, {"type": "object"}]},
     }

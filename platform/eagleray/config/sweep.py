@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
@@ -19,6 +18,7 @@ from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, validated
 from eagleray.config.sections import Strict
 from eagleray.config.settings import as_param
+from eagleray.config.told import Target
 from eagleray.config.vary import each_value, range_of
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes
@@ -53,14 +53,6 @@ def _as_folder(name: str) -> str:
             f"a digit or _; for example name={near}"
         )
     return name
-
-
-def _as_target(target: Any) -> Any:
-    """Refuse what nobody can be notified by, without repeating it."""
-    is_address = isinstance(target, str) and target.startswith(("http://", "https://"))
-    if (target is not None and not isinstance(target, str)) or (is_address and not urlsplit(target).hostname):
-        raise wrong("notify is neither a command nor an http(s) address, such as https://HOST/PATH")
-    return target
 
 
 class Sweep(Strict, frozen=True):
@@ -124,16 +116,7 @@ class Sweep(Strict, frozen=True):
     budget: Annotated[
         Budget, Field(description="when running trials stop at their next report; --resume continues them")
     ] = Budget()
-    notify: Annotated[
-        str | None,
-        BeforeValidator(_as_target),
-        Field(
-            description="a command, or an http(s) address for a POST, told once each that the sweep finished, failed, "
-            "was stopped, or used up its budget; it is kept nowhere, as it may hold a secret",
-            exclude=True,
-            repr=False,
-        ),
-    ] = None
+    notify: Target = None
 
     @field_validator("vary", mode="before")
     @classmethod
@@ -298,4 +281,7 @@ class Sweep(Strict, frozen=True):
         """Return the run that has some varied values."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
-        return validated(Run, merged(self.run, merged(*varied)))
+        tree = merged(self.run, merged(*varied))
+        if "notify" in tree:
+            raise wrong("run.notify: a sweep tells of all its runs together; write notify beside run")
+        return validated(Run, tree)

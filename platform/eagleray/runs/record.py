@@ -4,7 +4,8 @@ The directory is the only source for what the run was, what it measured and how 
 
     record.json     key, name, experiment, params, tags, where it ran (written again on resuming)
     run.yaml        the resolved run file
-    data.json       the images that it used: their digest, and how many there are
+    data.json       the images that it used: their digest, how many there are, and the sizes in pixels that were
+                    found for what run.yaml leaves open (null); that file stays as it was asked
     metrics.jsonl   one line for each report, appended while the run trains
     system.jsonl    the same for what it used of its machine, kept apart because no report compares it
     status.json     how it ended and its last numbers; absent while it runs
