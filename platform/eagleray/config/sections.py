@@ -3,6 +3,7 @@
 Also the choice of a method, an encoder or a source of images by name.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
@@ -281,9 +282,13 @@ def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
         file = PluginFile.of(module)
         name = file.title if file else module.rpartition(".")[2]
         if "." not in module:
-            raise ConfigError(f"{module} is no file and no module: the evaluators of Eagleray are always included")
+            raise ConfigError(
+                f"evaluate.also: {module} is neither a FILE.py nor a module; Eagleray's evaluators are always included"
+            )
         if name in evaluators or name in Evaluate.model_fields:
-            raise ConfigError(f"there is already an evaluator or a setting called {name}; rename {module}")
+            raise ConfigError(
+                f"evaluate.also: there is an evaluator or a setting called {name} already; rename {module}"
+            )
         evaluators[name] = replace(find("evaluator", module), name=name)
     return evaluators
 
@@ -300,6 +305,13 @@ class Checkpoints(Strict, frozen=True):
     keep: Annotated[int, Field(ge=1, description="number of newest checkpoints that are kept")] = 2
 
 
+def _with_letters(name: str) -> str:
+    """Return a name that still names something where a folder has it."""
+    if not re.search(r"\w", name):
+        raise wrong(f"tracking.experiment={name} names nothing: it needs a letter, a digit or _")
+    return name
+
+
 class Tracking(Strict, frozen=True):
     """Where the numbers are sent."""
 
@@ -307,7 +319,7 @@ class Tracking(Strict, frozen=True):
         str | None,
         Field(description="MLflow store or server; null: MLFLOW_TRACKING_URI, else a local SQLite file"),
     ] = None
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment")] = "eagleray"
+    experiment: Annotated[str, AfterValidator(_with_letters), Field(description="MLflow experiment")] = "eagleray"
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
 
 

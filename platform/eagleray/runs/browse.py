@@ -51,6 +51,18 @@ def _candidates(root: Path, *, trials: bool) -> list[Path]:
     return list(dict.fromkeys(whole))
 
 
+def open_run(directory: Path) -> Record:
+    """Open the record of one run.
+
+    Raises:
+        ConfigError: the directory is not that of a run, or it is a sweep.
+    """
+    record = Record.open(directory)
+    if record.kind == "sweep":
+        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
+    return record
+
+
 def epochs_done(record: Record) -> int | None:
     """Return the epochs that a run has recorded.
 

@@ -113,9 +113,10 @@ def listed(folder: Path, without: set[str] | None = None) -> Listed:
         folders[:] = [name for name in folders if not _leads_back(os.path.join(where, name))]
         paths += [os.path.relpath(os.path.join(where, name), folder) for name in files]
     visible = sorted(path for path in paths if not _is_hidden(os.path.basename(path)))
-    if not visible:
-        raise ConfigError(f"{folder} contains no images")
-    images = list(filter(_is_image, visible)) or visible  # where no file has an ending, all should be images
+    images = list(filter(_is_image, visible)) or [path for path in visible if not os.path.splitext(path)[1]]
+    if not images:
+        other = f": {visible[0]} is not named like one" if visible else ""
+        raise ConfigError(f"{folder} contains no images{other}; name the folder that has them")
     return Listed(folder, images, sorted(set(paths) - set(images)))
 
 
