@@ -172,8 +172,8 @@ def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
     ("changes", "said"),
     [
         ("[nowhere.x]", "there is no evaluator 'nowhere.x': no such module can be imported from here"),
-        ("[knn]", "knn is no file and no module"),
-        ("[eagleray.evaluators.knn]", "already an evaluator or a setting called knn"),
+        ("[knn]", "evaluate.also: knn is neither a FILE.py nor a module"),
+        ("[eagleray.evaluators.knn]", "an evaluator or a setting called knn already"),
     ],
 )
 def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said: str):

@@ -47,7 +47,7 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is searched here too, after our own
     as_interrupts()
     try:
-        raise SystemExit(app(standalone_mode=False))
+        raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:
         fail(str(error), 2)
     except UsageError as error:

@@ -17,6 +17,7 @@ _TYPES = {
     "text": ("string_type",),
     "a list": ("tuple_type", "list_type"),
     "a path": ("path_type",),
+    "a size, such as 4 GiB": ("byte_size", "byte_size_unit"),
     "a section of keys": ("model_type", "model_attributes_type", "dict_type"),
 }
 _WANTED = {kind: words for words, kinds in _TYPES.items() for kind in kinds}
@@ -126,6 +127,8 @@ def _sentence(error: Any, key: str, known: Mapping[str, FieldInfo]) -> str:
     if kind == "literal_error":
         words = _literals(context["expected"])
         return f"{setting} is not one of {', '.join(words)}{nearest(str(error['input']), words)}"
+    if kind == "too_short":
+        return f"{key} is empty; name at least one"
     if kind in _WANTED:
         return f"{setting} is not {_WANTED[kind]}{_allowed(field)}{_written(kind, key, known)}"
     if kind in _OUT_OF_RANGE and _allowed(field):

@@ -51,7 +51,7 @@ class Run(Strict, frozen=True):
         int, IntRange(32, 1024), Field(ge=2, description="images in a step, over all workers together")
     ] = 256
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
-    seed: Annotated[int, Field(ge=0, description="of the weights, the order, the views and the splits")] = 0
+    seed: Annotated[int, Field(ge=0, le=10**9, description="of the weights, the order, the views and the splits")] = 0
     image_size: Annotated[
         int | None, Field(ge=4, description="side of the views in pixels; null: that of the images")
     ] = None

@@ -27,7 +27,7 @@ from pydantic import (
 from eagleray.config.mistakes import nested, wrong
 from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import lost, settings_of
-from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.config.registry import WORDS, Declaration, Kind, declared, find
 from eagleray.contracts import view
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
@@ -64,7 +64,11 @@ class Chosen(BaseModel, frozen=True):
     @classmethod
     def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
-        declaration = find(cls.kind, str(flat.pop("name")))
+        if not isinstance(name := flat.pop("name"), str):
+            raise wrong(
+                f"{cls.kind}={'null' if name is None else name} is not a name; `eagleray {WORDS[cls.kind]}s` lists them"
+            )
+        declaration = find(cls.kind, name)
         recorded = (info.context or {}).get(cls.kind, ())
         return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
