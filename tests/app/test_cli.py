@@ -208,7 +208,6 @@ FILES = {
     "metric.yaml": "name: s\nsearch: grid\nmetric: knnn\nvary: {augment.flip: [0, 1]}\n",
     "novary.yaml": "name: s\n",
     "short.yaml": "epochs: 1\n",
-    "labels.csv": "path,label\na.png,cat\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
 MISTAKES = [
@@ -231,8 +230,6 @@ MISTAKES = [
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "does not exist"),
     ("train data=folder data.root=empty", "empty contains no images"),
-    ("train data=folder data.root=. data.labels=gone.csv", "gone.csv cannot be read: No such file"),
-    ("train data=folder data.root=. data.labels=labels.csv", "names what is no image below data.root="),
     ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
     ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),

@@ -243,6 +243,7 @@ MORE = [
     ("train data=folder data.root=held", "is in none of the class folders"),
     ("train data=folder data.root=classes", "batch_size=256 is larger than the data: 28 training images"),
     ("train data=folder data.root=photos data.labels=gone.csv", "99.png (line 4); write paths relative to data.root"),
+    ("train data=folder data.root=photos data.labels=no.csv", "no.csv cannot be read: No such file"),
     ("train data=folder data.root=photos data.labels=both.csv", "two labels, 'cat' in line 2 and 'dog' in line 3"),
     ("train data=folder data.root=photos data.labels=column.csv", "has one column: separate path and label"),
     ("train data=folder data.root=photos data.labels=blank.csv", "is empty: it needs a line `path,label`"),
@@ -361,6 +362,60 @@ def test_a_hundred_mistakes_more(
     assert not said.startswith("eagleray: ") or outcome.err.startswith(said)
     assert sorted(desk.rglob("*")) == before
     assert SLOW & sys.modules.keys() == imported
+
+
+LOCKED = [
+    *("train locked/x.yaml", "check locked/x.yaml", "sweep locked/x.yaml", "train tracking.runs=locked/runs"),
+    *("train data=folder data.root=locked/x", "train method=finetune encoder.run=locked/x", "compare locked/x"),
+    *("evaluate locked/x", "embed locked/x photos --out x.npz", "embed runs/e/one photos --out locked/x.npz"),
+    *("export locked/x", "new method locked/x.py", "runs ls locked/x", "runs show locked/x", "runs best locked/x"),
+    *("sync locked/x", "watch locked/x", "preview --out locked/x.png"),
+]
+
+
+@pytest.fixture
+def locked(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder that may not be entered, for root too."""
+
+    def kept_out(do: Any) -> Any:
+        def tried(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if "locked" in path.parts[:-1]:
+                raise PermissionError(13, "Permission denied", str(path))
+            return do(path, *args, **kwargs)
+
+        return tried
+
+    for name in ("stat", "open"):
+        monkeypatch.setattr(Path, name, kept_out(getattr(Path, name)))
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("line", LOCKED)
+def test_what_may_not_be_read_or_written_is_named(
+    desk: Path, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(desk)
+    (told,) = refused(command_line(monkeypatch, capsys)(*line.split()))
+    assert "locked" in told
+    assert re.search("may not|cannot be|no directory|is no", told), told
+
+
+def test_runs_beside_a_folder_that_may_not_be_entered_are_listed(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "locked").mkdir()
+    recorded_run(tmp_path / "e/one")
+    kept_out = Path.exists
+
+    def exists(path: Path, **options: Any) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return kept_out(path, **options)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    listed = command_line(monkeypatch, capsys)("runs", "ls", str(tmp_path)).out
+    assert "e/one" in listed
+    assert f"cannot be read: {tmp_path / 'locked'}: " in listed
 
 
 # --- check, train and sweep say the same -----------------------------------------------------------------------

@@ -233,12 +233,19 @@ def test_files_not_named_like_images_are_left_out_and_counted(tmp_path):
     assert "and 3 more)" in note
 
 
-def test_where_no_file_is_named_like_an_image_all_are_read(tmp_path):
+def test_where_no_file_is_named_like_an_image_those_without_an_ending_are_read(tmp_path):
     write_images(tmp_path, "1.png", "2.png")
     for name in ("1", "2"):
         (tmp_path / f"{name}.png").rename(tmp_path / name)
     (tmp_path / ".DS_Store").touch()
+    (tmp_path / "notes.txt").touch()
     assert laid_out(tmp_path) == {"train": (["1", "2"], None)}
+
+
+def test_text_files_are_no_images_even_where_there_are_no_others(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"contains no images: notes\.txt is not named like one"):
+        laid_out(tmp_path)
 
 
 def test_a_link_that_leads_back_is_not_followed(tmp_path):

@@ -131,6 +131,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
         assert trained(run, record)["participation"] > 1
         shown = metrics_table(record.summary, run)
         assert "participation" in list(shown.columns[0].cells)
+        assert "how many directions carry the variance" in list(shown.columns[2].cells)
     found = conclude(sweep, parent)
     values = [row.mean for row in found.rows]
     assert values == sorted(values, key=lambda value: value or 0)  # the fewest directions first

@@ -52,6 +52,10 @@ def main() -> None:
         fail(str(error), 2)
     except UsageError as error:
         fail(_misused(error), 2)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        fail(f"you may not use {error.filename} ({error.strerror}): change its permissions, or name another", 2)
 
 
 def _misused(error: Any) -> str:

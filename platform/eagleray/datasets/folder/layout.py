@@ -99,8 +99,10 @@ def _only_train_is_deep(train: Path, below: list[Path]) -> bool:
 def listed(folder: Path, without: set[str] | None = None) -> Listed:
     """List all files below a folder, sorted so that no file system changes the order.
 
+    If none is named like an image, those without an ending are the images.
+
     Raises:
-        ConfigError: there are no files, or a folder cannot be read.
+        ConfigError: there are no images, or a folder cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
