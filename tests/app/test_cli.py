@@ -209,7 +209,7 @@ FILES = {
     "many.yaml": "name: s\nsearch: grid\nvary: {augment.flip: {uniform: [0, 1]}}\n",
     "metric.yaml": "name: s\nsearch: grid\nmetric: knnn\nvary: {augment.flip: [0, 1]}\n",
     "novary.yaml": "name: s\n",
-    "labels.csv": "path,label\na.png,cat\n",
+    "short.yaml": "epochs: 1\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
 MISTAKES = [
@@ -232,12 +232,12 @@ MISTAKES = [
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "does not exist"),
     ("train data=folder data.root=empty", "empty contains no images"),
-    ("train data=folder data.root=. data.labels=gone.csv", "gone.csv cannot be read: No such file"),
-    ("train data=folder data.root=. data.labels=labels.csv", "names 1 files that are no images below data.root="),
     ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
     ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
     ("train device=cuda", "torch finds no GPU here"),
+    ("check short.yaml device=cuda", "torch finds no GPU here"),
+    ("check sweep.yaml vary.batch_size=[64] gpus_per_trial=1", "needs more GPUs than torch finds here (0)"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),

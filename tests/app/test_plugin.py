@@ -284,7 +284,7 @@ def test_one_class_of_several_is_named(here: Path):
         (["check", "absent.py"], "absent.py; put it back where it was, or name another"),
         (
             ["check", "taken.py"],
-            "a file to check declares a method, encoder, dataset, evaluator, and this one declares none",
+            "a file to check declares a method, encoder, dataset or evaluator, and this one declares none",
         ),
         (["train", "method=./absent.py"], "there is no file"),
     ],

@@ -860,7 +860,7 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     assert tracking.store_uri() == "http://host:5000"
     assert tracking.store_uri("postgresql+psycopg2://u@h/d") == "postgresql+psycopg2://u@h/d"
     assert tracking.ui_base() == "http://host:5000"
-    for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
+    for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x", "http://", "sqlite://x.db", "sqlite:///"):
         with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
     with pytest.raises(ConfigError, match="There is no MLflow store"):

@@ -9,7 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from eagleray.config import load_run
 from eagleray.config.nested import parse_override
+from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
 
 app = typer.Typer(
@@ -41,6 +43,8 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or Path(text).is_file()]
     if absent := [name for name in files if not Path(name).is_file()]:
+        if Path(absent[0]).is_dir():
+            raise ConfigError(f"{absent[0]} is a folder, not a run file; images: data=folder data.root={absent[0]}")
         raise ConfigError(
             f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
         )
@@ -52,8 +56,8 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
 def _example(arguments: list[str], absent: list[str]) -> str:
     """Return what was probably meant by `key = value`."""
     _, *after = arguments[arguments.index(absent[0]) :]
-    value = next(filter(None, (text.strip("=") for text in after[:2])), None)
-    return f"without spaces: {absent[0]}={value}" if value else "for example method=simclr"
+    value = next(filter(None, (text.strip("=:") for text in after[:2])), None)
+    return f"without spaces: {absent[0].rstrip(':')}={value}" if value else "for example method=simclr"
 
 
 def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -72,6 +76,25 @@ def only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # raises if it is not a setting
     return arguments or []
+
+
+def tracking_of(arguments: list[str] | None) -> Tracking:
+    """Return where runs are kept and sent, as settings say.
+
+    Raises:
+        ConfigError: one of them is about something else, or names no store.
+    """
+    for text in only_settings(arguments):
+        if not text.startswith("tracking."):
+            raise ConfigError(
+                f"{text} has no effect on this command; it takes tracking.uri=URI and tracking.runs=FOLDER"
+            )
+    from eagleray.tracking import store_uri
+
+    tracking = load_run(None, arguments or []).tracking
+    if tracking.uri is not None:
+        store_uri(tracking.uri)
+    return tracking
 
 
 def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:

@@ -113,8 +113,10 @@ def find(kind: Kind, name: str) -> Declaration:
     if kind == "encoder" and name not in known and (family := timm_family(name)):
         return replace(known[family], name=name)
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *(timm_names() if kind == "encoder" else ())], n=1)
+        near = difflib.get_close_matches(name.lower(), [*known, *(timm_names() if kind == "encoder" else ())], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if kind == "data" and Path(name).is_dir():
+            hint = f"; did you mean data=folder data.root={name}?"
         raise ConfigError(f"there is no {WORDS[kind]} {name!r}{hint} (there are: {', '.join(sorted(known))})")
     return known[name]
 

@@ -168,11 +168,16 @@ class Sweep(Strict, frozen=True):
         ranges = self.ranges()
         count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
         if not self.tries_all and self.trials is None:
-            yield f"trials is missing: search={self.search} needs the number of points to try"
+            yield f"trials is missing: search={self.search} needs the number of points to try, for example trials=16"
         if not (self.learns or self.changes_trials) and (self.trials or 0) > count:
             yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
         if not self._scheduler["compares"] and self.grace != 1:
             yield f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
+        if len(set(self.floor)) < len(self.floor):
+            yield f"floor lists one twice: {', '.join(self.floor)}; list each once"
+        for key in ranges:
+            if key.startswith("tracking.") or key == "evaluate.test":
+                yield f"vary.{key} has no effect: a sweep sets {key} itself; remove it"
         if "seed" in ranges and self.seeds > 1:
             yield "vary.seed and seeds exclude each other: each point is run with its own seeds"
         for key, span in ranges.items():

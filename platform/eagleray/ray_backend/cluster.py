@@ -16,7 +16,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.preflight import check_address
+from eagleray.runs.preflight import cluster_at
 
 # Environment variables that Ray reads; those that the user has set stay.
 SETTINGS = {
@@ -53,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     if address is None:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
-        check_address(address)
+        address = cluster_at(address)
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -44,11 +44,31 @@ def _candidates(root: Path, *, trials: bool) -> list[Path]:
     known = set(whole)
     for folder in [*root.glob("*"), *root.glob("*/*")]:
         inside = any(above in known for above in folder.parents)
-        if folder not in known and not inside and any((folder / name).exists() for name in TRACES):
+        if folder not in known and not inside and _was_to_be_a_run(folder):
             whole.append(folder)
     if trials:
         whole += [path.parent for each in list(whole) for path in sorted(each.glob("trials/*/record.json"))]
     return list(dict.fromkeys(whole))
+
+
+def _was_to_be_a_run(folder: Path) -> bool:
+    """Return whether a folder has traces of a run, or cannot be looked into."""
+    try:
+        return any((folder / name).exists() for name in TRACES)
+    except PermissionError:
+        return True
+
+
+def open_run(directory: Path) -> Record:
+    """Open the record of one run.
+
+    Raises:
+        ConfigError: the directory is not that of a run, or it is a sweep.
+    """
+    record = Record.open(directory)
+    if record.kind == "sweep":
+        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
+    return record
 
 
 def epochs_done(record: Record) -> int | None:

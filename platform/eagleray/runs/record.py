@@ -118,8 +118,8 @@ class Record:
             return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(
-                f"{directory} is not the directory of a run (it has no record.json); runs are in "
-                "runs/<experiment>/<name>."
+                f"{directory} is not the directory of a run (it has no record.json); `eagleray runs ls` lists them, as "
+                "runs/EXPERIMENT/RUN"
             ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None

@@ -99,7 +99,8 @@ def best(
     root = _root()
     directory = directory_of(place, str(root)) if place else root
     if directory is None or not directory.is_dir():
-        raise ConfigError(f"there is no directory {place or root}; `eagleray runs ls` lists the runs")
+        remedy = "`eagleray runs ls` lists the runs" if root.is_dir() else "name the one that contains the runs"
+        raise ConfigError(f"there is no directory {place or root}; {remedy}")
     from eagleray.app.comparison import analysed, in_directory
     from eagleray.report.trials import compared
 

@@ -31,6 +31,7 @@ from eagleray.config.run import run_tree
 from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
+from eagleray.runs.browse import open_run
 from eagleray.runs.preflight import check_writable
 
 if TYPE_CHECKING:
@@ -150,10 +151,10 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
 
     The test set is evaluated too.
     """
-    from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import evaluated, open_run, recorded_run
-
     record = open_run(directory)
+    from eagleray.app.terminal import metrics_table
+    from eagleray.runs.restore import evaluated, recorded_run
+
     run = recorded_run(record)
     console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
