@@ -33,7 +33,7 @@ def write(kind: str, path: Path) -> Declaration:
     """Write a plugin's template to a new file.
 
     Raises:
-        ConfigError: there is no such kind, or the file exists, or it has no Python name.
+        ConfigError: there is no such kind, or the file exists, has no Python name, or cannot be written.
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no template of a {kind}; there are: {', '.join(KINDS)}")
@@ -46,7 +46,10 @@ def write(kind: str, path: Path) -> Declaration:
     words = path.stem.split("_")
     text = (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8")
     text = text.replace("NewPlugin", "".join(map(str.capitalize, words))).replace("new_plugin", path.stem)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file") from None
     return find(KINDS[kind], str(path.absolute()))
 
 
