@@ -35,6 +35,15 @@ def test_a_record_opened_is_the_record_created(tmp_path):
     assert record.artifacts.is_dir()
 
 
+def test_a_run_file_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
+    opened = open
+    monkeypatch.setattr(
+        "builtins.open", lambda *given, **options: opened(*given, **{"encoding": "ascii", **options})
+        if "b" not in "".join(given[1:]) else opened(*given, **options)
+    )  # fmt: skip
+    assert make(tmp_path / "r", run={"question": "Größe?"}).file() == {"question": "Größe?"}
+
+
 def test_created_again_it_continues_as_the_same_run(tmp_path):
     first = make(tmp_path, tags={"place": "here", "note": "old"})
     first.append(10, {"loss": 1.0})

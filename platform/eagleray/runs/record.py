@@ -364,7 +364,7 @@ def _torn(file: Any) -> bool:
 
 def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w") as file:
+    with open(unfinished, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
