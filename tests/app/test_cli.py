@@ -412,6 +412,34 @@ def test_ctrl_c_says_how_to_continue_and_the_resumed_run_ends_as_if_nothing_had_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["train", *TINY], ["sweep", str(SWEEPS[0])]], ids=["train", "sweep"])
+def test_ctrl_c_before_the_first_record_leaves_nothing(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.runs.assemble.load_data", pressed)
+    outcome = eagleray(*arguments)
+    assert (outcome.code, outcome.err) == (130, "eagleray: stopped; nothing was recorded yet\n")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_after_the_end_says_so(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.app.launch.export_encoder", pressed)
+    outcome = eagleray("train", *TINY)
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert outcome.err.splitlines()[-1] == (
+        f"eagleray: stopped; {directory} had finished; `eagleray sync` sends what MLflow lacks"
+    )
+    assert Record.open(directory).state == "finished"
+
+
+@pytest.mark.slow
 def test_a_path_means_the_same_when_a_run_is_resumed(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     for number, shade in enumerate((40, 90, 140, 190) * 8):
         place = Path(f"images/{'dark' if shade < 100 else 'light'}/{number}.png")

@@ -13,6 +13,7 @@ import pytest
 from eagleray.app.notify import forget, notify
 from eagleray.config import Sweep, validated
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import Record
 
 SECRET = "xoxb-canary"
 
@@ -94,3 +95,23 @@ def test_the_target_is_in_no_file_and_no_text_of_a_sweep():
         with pytest.raises(ConfigError, match="notify is neither a command nor an http") as caught:
             validated(Sweep, {"name": "s", "vary": {"seed": [0, 1]}, "notify": wrong})
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, sink: Sink, tmp_path: Path):
+    """Its trials may have taken days."""
+    from eagleray.app import launch
+    from eagleray.ray_backend import sweep as ray_sweep
+
+    def trained(sweep: Sweep, directory: Path, **_: Any) -> None:
+        Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(ray_sweep, "sweep", trained)
+    monkeypatch.setattr(launch, "conclude", failing)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(RuntimeError, match="no font"):
+        launch.launch_sweep(a_sweep(sink.address), tmp_path / "s", None, resume=False, address=None)
+    assert [each["event"] for each in sink.got] == ["failed"]

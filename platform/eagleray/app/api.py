@@ -4,8 +4,8 @@ They do the work of the command line, by default without printing. Settings are 
 imported.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,14 +121,16 @@ def train(
     directory = _place(directory, folder, run.method.title, resume=resume)
     if resume:
         run = resumable_run(directory, settings)
-    check_run(run, address)
-    from eagleray.app.launch import launch_run
-    from eagleray.app.terminal import followed
 
     def display(reports: Any, name: str, data: str) -> Any:
         return followed(reports, name, console, data) if console else reports
 
-    unsent = launch_run(run, directory, display, address=address)
+    with _interruptible(directory):
+        check_run(run, address)
+        from eagleray.app.launch import launch_run
+        from eagleray.app.terminal import followed
+
+        unsent = launch_run(run, directory, display, address=address)
     return RunResult(run, directory, Record.open(directory).summary, unsent)
 
 
@@ -166,16 +168,17 @@ def sweep(
         check_same_sweep(asked, directory)
     if extend:
         check_extends(asked, directory)
-    check_sweep(asked, address)
-    if extend:
-        forget(directory)
-    from eagleray.app.launch import launch_sweep
-    from eagleray.app.live import SweepDisplay
-
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
-    with SweepDisplay(title, asked.metric, count, console, asked.mode) if console else nullcontext() as watch:
-        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
+    with _interruptible(directory):
+        check_sweep(asked, address)
+        if extend:
+            forget(directory)
+        from eagleray.app.launch import launch_sweep
+        from eagleray.app.live import SweepDisplay
+
+        with SweepDisplay(title, asked.metric, count, console, asked.mode) if console else nullcontext() as watch:
+            analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
     return SweepResult(directory, analysis, unsent)
 
 
@@ -197,3 +200,16 @@ def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool
     if (directory / "record.json").exists():
         raise ConfigError(f"{directory} has a run already; name another directory, or set resume=True to continue it")
     return directory
+
+
+@contextmanager
+def _interruptible(directory: Path) -> Iterator[None]:
+    """Say at an interruption if there is nothing to resume: it came before the first record, or after the end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (directory / "record.json").exists():
+            raise KeyboardInterrupt("nothing was recorded yet") from None
+        if Record.open(directory).state == "finished":
+            raise KeyboardInterrupt(f"{directory} had finished; `eagleray sync` sends what MLflow lacks") from None
+        raise

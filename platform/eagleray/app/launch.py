@@ -4,7 +4,6 @@ Their results are kept and sent to MLflow.
 """
 
 import fcntl
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble, images_of
+from eagleray.runs.assemble import assemble, opened_once
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.failures import keep_error, told
@@ -109,6 +108,7 @@ def launch_sweep(
     with _directory(directory), Sender(uri) as sender:
         try:
             on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
+            analysis = _concluded(sweep, directory, sender)
         except KeyboardInterrupt:
             if (directory / "record.json").exists():
                 Record.open(directory).finish("stopped", "by a person")
@@ -121,20 +121,21 @@ def launch_sweep(
                 keep_error(Record.open(directory), error)
             notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
             raise
-        parent = Record.open(directory)
-        sender.add(parent)
-        images: dict[str, Data] = {}  # of each section `data`: opening a large folder takes a while
-        for child in parent.children():
-            run = recorded_run(child)
-            section = json.dumps(run.file()["data"])
-            if section not in images:
-                images[section] = images_of(run)
-            _keep_data(run, child, images[section])
-            if child.kind == "trial":
-                _keep(run, child)
-        analysis = conclude(sweep, parent)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return analysis, sender.message
+
+
+def _concluded(sweep: Sweep, directory: Path, sender: Sender) -> Analysis:
+    """Keep what the runs of a sweep leave, and write its report."""
+    parent = Record.open(directory)
+    sender.add(parent)
+    images_of = opened_once()
+    for child in parent.children():
+        run = recorded_run(child)
+        _keep_data(run, child, images_of(run))
+        if child.kind == "trial":
+            _keep(run, child)
+    return conclude(sweep, parent)
 
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
@@ -277,7 +278,7 @@ def _keep_data(run: Run, record: Record, data: Data) -> None:
 def _directory(directory: Path) -> Iterator[None]:
     """Lock a directory for this process.
 
-    Delete it if a config error comes before the first metrics.
+    Delete it if nothing was recorded, or a config error comes before the first metrics.
     """
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
@@ -292,8 +293,10 @@ def _directory(directory: Path) -> Iterator[None]:
             raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
             yield
-        except ConfigError:
-            if directory in missing and not any(directory.rglob("metrics.jsonl")):
+        except BaseException as error:
+            is_begun = (directory / "record.json").exists()
+            is_refused = isinstance(error, ConfigError) and not any(directory.rglob("metrics.jsonl"))
+            if directory in missing and (is_refused or not is_begun):
                 shutil.rmtree(directory)
                 _remove_empty(missing[1:])
             raise

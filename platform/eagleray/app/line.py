@@ -89,8 +89,9 @@ def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsen
     say(f"To compare runs in a browser: {', which serves '.join(filter(None, (serve, page)))}")
 
 
-def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
-    print(f"eagleray: stopped; nothing is lost. To continue: {to_continue(command, arguments)}", file=sys.stderr)
+def interrupted(command: str, arguments: list[str] | None, stopped: KeyboardInterrupt) -> NoReturn:
+    told = str(stopped) or f"nothing is lost. To continue: {to_continue(command, arguments)}"
+    print(f"eagleray: stopped; {told}", file=sys.stderr)
     raise typer.Exit(130)
 
 
