@@ -12,6 +12,7 @@ from PIL import Image
 from command_line import Outcome, command_line
 from eagleray.config import load_run, load_sweep
 from eagleray.config.sweep_file import is_sweep
+from eagleray.runs import preflight
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -178,6 +179,24 @@ def test_check_refuses_what_sweep_refuses(eagleray: Any, settings: dict[str, Any
     assert said in told
     assert refused(eagleray("sweep", "s.yaml")) == [told]
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train run.yaml", "device=cuda: there is no GPU here: set device=auto or device=cpu, or run on a cluster"),
+        ("sweep s.yaml", "gpus_per_trial=0.5: there is no GPU here: leave it out, or run on a cluster with --address"),
+    ],
+)
+def test_check_misses_a_gpu_as_train_and_sweep_do(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+):
+    monkeypatch.setattr(preflight, "may_have_gpu", lambda: False)
+    Path("run.yaml").write_text("device: cuda\n")
+    Path("s.yaml").write_text("name: s\nvary: {augment.flip: [0, 1]}\ngpus_per_trial: 0.5\n")
+    (told,) = refused(eagleray(*command.split()))
+    assert said in told
+    assert refused(eagleray("check", command.split()[1])) == [told]
 
 
 # --- any mutation ----------------------------------------------------------------------------------------------

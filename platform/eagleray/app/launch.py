@@ -65,7 +65,8 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    built = assemble(run)  # raises every config error before a directory is created
+    device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
+    built = assemble(run, device=device)  # raises every config error before a directory is created
     data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
