@@ -210,6 +210,7 @@ FILES = {
     "labels.csv": "path,label\na.png,cat\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
+LONG = "long" * 100  # more than a file system allows
 MISTAKES = [
     ("train epochz=3", "unknown key epochz; did you mean epochs?"),
     ("train epochs=ten", "epochs=ten is not a whole number"),
@@ -235,7 +236,7 @@ MISTAKES = [
     ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
     ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
-    ("train device=cuda", "torch finds no GPU here"),
+    ("train device=cuda", "no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
@@ -249,6 +250,13 @@ MISTAKES = [
     ("check gone.yaml", "there is no file gone.yaml"),
     ("schema runs", "there is a schema of run files and one of sweep files"),
     ("evaluate nowhere", "nowhere is not the directory of a run"),
+    (f"evaluate {LONG}", "is not the directory of a run (record.json: File name too long)"),
+    (f"train {LONG}", "there is no file long"),
+    (f"train tracking.experiment={LONG}", "tracking.experiment=long"),
+    (f"train data=folder data.root={LONG}", "does not exist"),
+    (f"sweep sweep.yaml name={LONG}", "name=long"),
+    (f"check {LONG}", "there is no file long"),
+    (f"watch {LONG}", "there is no run or sweep long"),
     ("preview --out views.jpg", "use a name that ends in .png"),
     ("methods simclrr", "did you mean simclr?"),
     ("compare s --mode up", "--mode up is neither max nor min"),

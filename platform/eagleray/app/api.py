@@ -120,7 +120,7 @@ def train(
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
     directory = _place(directory, folder, run.method.title, resume=resume)
     if resume:
-        run = resumable_run(directory, settings)
+        run = resumable_run(directory, settings, run.tracking.uri)
 
     def display(reports: Any, name: str, data: str) -> Any:
         return followed(reports, name, console, data) if console else reports

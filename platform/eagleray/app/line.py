@@ -1,5 +1,6 @@
 """What the commands share: the app, arguments, output."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ def output(plain: bool) -> Console:
 def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     """Separate the run file, if given, from the settings."""
     arguments = arguments or []
-    files = [text for text in arguments if "=" not in text or Path(text).is_file()]
-    if absent := [name for name in files if not Path(name).is_file()]:
+    files = [text for text in arguments if "=" not in text or os.path.isfile(text)]  # false for a name that is too long
+    if absent := [name for name in files if not os.path.isfile(name)]:
         raise ConfigError(
             f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
         )
@@ -62,7 +63,7 @@ def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: there is no name.
     """
-    names = list(dict.fromkeys(text for text in arguments if "=" not in text or Path(text).exists()))
+    names = list(dict.fromkeys(text for text in arguments if "=" not in text or os.path.exists(text)))
     if not names:
         raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
     return names, only_settings([text for text in arguments if text not in names])

@@ -3,6 +3,7 @@
 Reading, overriding, merging; validation comes later.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_tree(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ConfigError(f"there is no file {file}")
     try:
         text = file.read_text(encoding="utf-8")

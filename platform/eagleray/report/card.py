@@ -1,6 +1,5 @@
 """The model card of an exported encoder: what it is, how good it is, and how to make it again."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +59,7 @@ scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviat
 Save this as `run.yaml`, then `eagleray train run.yaml`:
 
 ```yaml
-{_without_password(yaml.safe_dump(run, sort_keys=False, allow_unicode=True)).strip()}
+{yaml.safe_dump(run, sort_keys=False, allow_unicode=True).strip()}
 ```
 
 {_versions(record)}
@@ -121,10 +120,6 @@ def _versions(record: Record) -> str:
     known = {name: record.environment.get(name) for name in VERSIONS}
     dirty = ", with uncommitted changes" if record.environment.get("uncommitted_changes") else ""
     return f"Made with {', '.join(f'{name} {value}' for name, value in known.items() if value)}{dirty}."
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)  # of tracking.uri: cards get shared
 
 
 def _source(run: Mapping[str, Any]) -> str:

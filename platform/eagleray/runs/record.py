@@ -20,7 +20,6 @@ import json
 import math
 import operator
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -30,6 +29,7 @@ from uuid import uuid4
 
 import yaml
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.environment import Value, environment
 
@@ -95,7 +95,7 @@ class Record:
             tags={**(before.tags if before else {}), **(tags or {})},
             environment=environment(),
             above=os.path.relpath(parent.directory, directory) if parent else None,
-            uri=re.sub(r"//[^/@]*@", "//", uri) if uri else parent and parent.uri,
+            uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
         _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
@@ -115,10 +115,11 @@ class Record:
             facts = json.loads((directory / "record.json").read_text())
             known = {each.name for each in fields(cls)} - {"directory"}
             return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "it has no record.json" if is_absent else f"record.json: {error.strerror}"
             raise ConfigError(
-                f"{directory} is not the directory of a run (it has no record.json); runs are in "
-                "runs/<experiment>/<name>."
+                f"{directory} is not the directory of a run ({why}); runs are in runs/<experiment>/<name>."
             ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None

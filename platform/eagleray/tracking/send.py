@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from eagleray.contracts.address import without_password
 from eagleray.runs.record import METRICS, SYSTEM, Record
 from eagleray.tracking.descriptions import description, display_name, tags_for
 from eagleray.tracking.gains import gains
@@ -31,7 +32,6 @@ from eagleray.tracking.store import (
     patient,
     reason,
     store_uri,
-    without_password,
 )
 from eagleray.tracking.sync_state import Note, files, fingerprint, read_note, write_note
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,10 +46,6 @@ def store_uri(chosen: str | None = None) -> str:
         )
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
-
-
-def without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from eagleray.contracts.address import without_password
 from eagleray.runs.record import METRICS, SYSTEM, Record
-from eagleray.tracking.store import without_password
 
 Note = dict[str, Any]
 
