@@ -249,6 +249,7 @@ def resolved(file: Path) -> Any:
     return load_run(file, []).file()
 
 
+@pytest.mark.slow
 def test_500_mutations_of_valid_files_are_refused_at_their_place_or_change_what_is_run(eagleray: Any):
     """No traceback; what is refused names line and key, and the nearest right key; nothing accepted is unused."""
     rng, file = random.Random(7), Path("f.yaml")
