@@ -99,6 +99,7 @@ def test_a_floor_is_a_function_of_the_seed(kind: FloorKind):
     assert measure(kind, run) != measure(kind, run_of("evaluate.linear.when=never", "seed=1"))
 
 
+@pytest.mark.slow
 def test_k_means_patches_distinguish_digits_better_than_a_random_network():
     run = load_run(None, ["data.validation=0.3", "threads=1", "precision=fp32", "device=cpu"])
     kmeans, random = measure("kmeans", run), measure("random", run)
