@@ -212,6 +212,7 @@ FILES = {
     "short.yaml": "epochs: 1\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
+LONG = "long" * 100  # more than a file system allows
 MISTAKES = [
     ("train epochz=3", "unknown key epochz; did you mean epochs?"),
     ("train epochs=ten", "epochs=ten is not a whole number"),
@@ -235,9 +236,9 @@ MISTAKES = [
     ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
     ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
-    ("train device=cuda", "torch finds no GPU here"),
-    ("check short.yaml device=cuda", "torch finds no GPU here"),
-    ("check sweep.yaml vary.batch_size=[64] gpus_per_trial=1", "needs more GPUs than torch finds here (0)"),
+    ("train device=cuda", "no GPU here"),
+    ("check short.yaml device=cuda", "no GPU here"),
+    ("check sweep.yaml vary.batch_size=[64] gpus_per_trial=1", "no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
@@ -251,6 +252,13 @@ MISTAKES = [
     ("check gone.yaml", "there is no file gone.yaml"),
     ("schema runs", "there is a schema of run files and one of sweep files"),
     ("evaluate nowhere", "nowhere is not the directory of a run"),
+    (f"evaluate {LONG}", "is not the directory of a run (record.json: File name too long)"),
+    (f"train {LONG}", "there is no file long"),
+    (f"train tracking.experiment={LONG}", "tracking.experiment=long"),
+    (f"train data=folder data.root={LONG}", "does not exist"),
+    (f"sweep sweep.yaml name={LONG}", "name=long"),
+    (f"check {LONG}", "there is no file long"),
+    (f"watch {LONG}", "there is no run or sweep long"),
     ("preview --out views.jpg", "use a name that ends in .png"),
     ("methods simclrr", "did you mean simclr?"),
     ("compare s --mode up", "--mode up is neither max nor min"),
@@ -411,6 +419,34 @@ def test_ctrl_c_says_how_to_continue_and_the_resumed_run_ends_as_if_nothing_had_
     assert ends[0] == ends[1]  # but for the clock
     assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
     assert eagleray("train", "--resume").err.startswith("eagleray: there is nothing unfinished in runs/eagleray")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["train", *TINY], ["sweep", str(SWEEPS[0])]], ids=["train", "sweep"])
+def test_ctrl_c_before_the_first_record_leaves_nothing(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.runs.assemble.load_data", pressed)
+    outcome = eagleray(*arguments)
+    assert (outcome.code, outcome.err) == (130, "eagleray: stopped; nothing was recorded yet\n")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_after_the_end_says_so(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.app.launch.export_encoder", pressed)
+    outcome = eagleray("train", *TINY)
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert outcome.err.splitlines()[-1] == (
+        f"eagleray: stopped; {directory} had finished; `eagleray sync` sends what MLflow lacks"
+    )
+    assert Record.open(directory).state == "finished"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from PIL import Image
 from command_line import Outcome, command_line
 from eagleray.config import load_run, load_sweep
 from eagleray.config.sweep_file import is_sweep
+from eagleray.runs import preflight
 from recorded_runs import recorded_run, recorded_sweep
 
 NOWHERE = "http://127.0.0.1:1"
@@ -475,6 +476,24 @@ def test_check_refuses_what_sweep_refuses(eagleray: Any, settings: dict[str, Any
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train run.yaml", "device=cuda: there is no GPU here: set device=auto or device=cpu, or run on a cluster"),
+        ("sweep s.yaml", "gpus_per_trial=0.5: there is no GPU here: leave it out, or run on a cluster with --address"),
+    ],
+)
+def test_check_misses_a_gpu_as_train_and_sweep_do(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+):
+    monkeypatch.setattr(preflight, "may_have_gpu", lambda: False)
+    Path("run.yaml").write_text("device: cuda\n")
+    Path("s.yaml").write_text("name: s\nvary: {augment.flip: [0, 1]}\ngpus_per_trial: 0.5\n")
+    (told,) = refused(eagleray(*command.split()))
+    assert said in told
+    assert refused(eagleray("check", command.split()[1])) == [told]
+
+
 # --- any mutation ----------------------------------------------------------------------------------------------
 
 VALID = [
@@ -525,6 +544,7 @@ def resolved(file: Path) -> Any:
     return load_run(file, []).file()
 
 
+@pytest.mark.slow
 def test_500_mutations_of_valid_files_are_refused_at_their_place_or_change_what_is_run(eagleray: Any):
     """No traceback; what is refused names line and key, and the nearest right key; nothing accepted is unused."""
     rng, file = random.Random(7), Path("f.yaml")

@@ -152,3 +152,22 @@ def test_a_run_tells_how_it_ended_and_goes_on_if_nobody_listens(
     assert Record.open(eagleray.train(tiny, tmp_path / "b").directory).state == "finished"
     told = [text for each in caplog.records if "nobody could be notified" in (text := each.getMessage())]
     assert [text.rpartition(": ")[2] for text in told] == ["Internal Server Error"] * 2
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, sink: Sink, tmp_path: Path):
+    """Its trials may have taken days."""
+    from eagleray.ray_backend import sweep as ray_sweep
+
+    def trained(sweep: Sweep, directory: Path, **_: Any) -> None:
+        Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(ray_sweep, "sweep", trained)
+    monkeypatch.setattr(launch, "conclude", failing)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(RuntimeError, match="no font"):
+        launch.launch_sweep(a_sweep(sink.address), tmp_path / "s", tmp_path, None, resume=False, address=None)
+    assert [each["event"] for each in sink.got] == ["failed"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import eagleray_methods
 from eagleray.app.cli import app
 from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, small_settings, the_declaration, trains, write
 from eagleray.config import Sweep, load_run, read_run, validated
-from eagleray.config.registry import find
+from eagleray.config.registry import find, found_here
 from eagleray.config.schema import run_schema, sweep_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
@@ -281,6 +282,7 @@ def test_one_class_of_several_is_named(here: Path):
         (["new", "methd", "x.py"], "there is no template of a methd; there are: method, encoder, dataset, evaluator"),
         (["new", "method", "taken.py"], "taken.py exists already; name another file"),
         (["new", "method", "My-One.py"], "write lower case, as in my_method.py"),
+        (["new", "method", "nowhere/fancy.py"], "fancy.py cannot be written (No such file or directory); name another"),
         (["check", "absent.py"], "absent.py; put it back where it was, or name another"),
         (
             ["check", "taken.py"],
@@ -295,6 +297,24 @@ def test_a_mistake_with_plugin_files_is_said(here: Path, arguments: list[str], s
     assert isinstance(result.exception, ConfigError)
     assert says in str(result.exception)
     assert sorted(path.name for path in here.iterdir()) == ["taken.py"]
+
+
+@pytest.mark.parametrize("place", ["fancy.py", "{here}/my lab/fancy.py"])
+def test_the_command_that_new_names_finds_the_file(here: Path, place: str):
+    (here / "my lab").mkdir()
+    file = Path(place.format(here=here))
+    said = CliRunner().invoke(app, ["new", "method", str(file)]).stdout
+    _, _, setting = shlex.split(re.search(r"\((eagleray train .*?)\)", said)[1])  # type: ignore[index]
+    assert load_run(None, [setting]).method.name == str(file.absolute())
+    assert f"eagleray check {shlex.quote(str(file))})" in said
+
+
+def test_what_is_no_file_is_no_plugin(here: Path):
+    """Emacs marks an edited file by a link that leads nowhere."""
+    Path(".#fancy.py").symlink_to("me@host.1:2")
+    Path("folder.py").mkdir()
+    name = fancy()
+    assert list(found_here("method")) == [name]
 
 
 def test_there_is_a_template_for_each_kind_that_new_names():

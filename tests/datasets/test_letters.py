@@ -110,6 +110,7 @@ def found(image: np.ndarray) -> np.ndarray:
     return (255 * distance / distance.max()).reshape(SIDE, SIDE)
 
 
+@pytest.mark.slow
 def test_letters_are_readable_and_only_by_their_shape():
     images, labels = np.asarray(part().images), part().labels
     assert labels is not None

@@ -74,6 +74,14 @@ def test_machines_are_asked_for_and_waited_for_but_not_forever(monkeypatch: pyte
         cluster.wait_for_room(64, 1, 0)
     assert asked[-1] == []
 
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster.ray, "cluster_resources", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.wait_for_room(2, 1, 1)
+    assert asked[-1] == []  # the cluster does not keep the machines
+
 
 @pytest.fixture
 def address() -> Iterator[str]:

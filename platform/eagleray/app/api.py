@@ -119,7 +119,7 @@ def train(
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
     if resume:
         place = _begun(directory, folder)
-        run = resumable_run(place, settings).model_copy(update={"notify": run.notify})
+        run = resumable_run(place, settings, run.tracking.uri).model_copy(update={"notify": run.notify})
     else:
         place = _unused(directory)
     check_run(run, address)

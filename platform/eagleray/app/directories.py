@@ -66,8 +66,10 @@ def newest_sweep(folder: Path) -> Path:
     raise ConfigError(f"there is no sweep in {folder} to extend; leave --extend out")
 
 
-def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
+def resumable_run(directory: Path, asked: Mapping[str, Any], uri: str | None = None) -> Run:
     """Return the run that was started in a directory.
+
+    Its record has no password, so `uri` is that of its store if it is given again.
 
     Raises:
         ConfigError: one of the settings differs from the recorded one.
@@ -76,7 +78,7 @@ def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
     # Compare resolved values: in them a relative path has become an absolute one.
     now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
     _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
-    return run
+    return run.model_copy(update={"tracking": run.tracking.model_copy(update={"uri": uri or run.tracking.uri})})
 
 
 def check_same_sweep(sweep: Sweep, directory: Path) -> None:

@@ -4,7 +4,6 @@ Their results are kept and sent to MLflow.
 """
 
 import fcntl
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +21,8 @@ from eagleray.config.budget import OVER
 from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Failed, Report
+from eagleray.contracts.report import Failed, Report, Stopped
 from eagleray.data.description import described
-from eagleray.data.images import Data
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -33,7 +31,7 @@ from eagleray.report.numbers import number
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble, images_of
+from eagleray.runs.assemble import assemble, opened_once
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
@@ -71,7 +69,8 @@ def launch_run(
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    built = assemble(run)  # raises every config error before a directory is created
+    device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
+    built = assemble(run, device=device)  # raises every config error before a directory is created
     data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -117,31 +116,33 @@ def launch_sweep(
 
     uri = sweep.run.get("tracking", {}).get("uri")
     store_uri(uri)
-    with _directory(place, folder) as directory, Sender(uri) as sender:
-        with notified(sweep, directory):
-            try:
-                on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
-            except KeyboardInterrupt:
-                if (directory / "record.json").exists():
-                    Record.open(directory).finish("stopped", "by a person")
-                raise
-            except Failed as error:
-                keep_error(Record.open(directory), error)
-                raise
-        parent = Record.open(directory)
-        sender.add(parent)
-        images: dict[str, Data] = {}  # of each section `data`: opening a large folder takes a while
-        for child in parent.children():
-            run = recorded_run(child)
-            section = json.dumps(run.file()["data"])
-            if child.data() is None:
-                images[section] = images.get(section) or images_of(run)
-                keep_data(run, child, images[section])
-            if child.kind == "trial":
-                _keep(run, child)
-        analysis = conclude(sweep, parent)
+    with _directory(place, folder) as directory, Sender(uri) as sender, notified(sweep, directory):
+        try:
+            on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
+            analysis = _concluded(sweep, directory, sender)
+        except KeyboardInterrupt:
+            if (directory / "record.json").exists() and (parent := Record.open(directory)).state == "running":
+                parent.finish("stopped", "by a person")
+            raise
+        except Failed as error:
+            keep_error(Record.open(directory), error)
+            raise
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return directory, analysis, sender.message
+
+
+def _concluded(sweep: Sweep, directory: Path, sender: Sender) -> Analysis:
+    """Keep what the runs of a sweep leave, and write its report."""
+    parent = Record.open(directory)
+    sender.add(parent)
+    images_of = opened_once()
+    for child in parent.children():
+        run = recorded_run(child)
+        if child.data() is None:
+            keep_data(run, child, images_of(run))
+        if child.kind == "trial":
+            _keep(run, child)
+    return conclude(sweep, parent)
 
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
@@ -286,7 +287,11 @@ def _keep(run: Run, record: Record) -> None:
 def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
     """Lock a directory for this process; without a place, a new one in a folder.
 
-    Delete what was created if a config error comes before the first metrics.
+    Delete what was created if nothing was recorded, or if a config error comes before the first metrics.
+
+    Raises:
+        Stopped: a person stopped what --resume can continue.
+        KeyboardInterrupt: a person stopped anything else.
     """
     wanted = place or folder
     missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
@@ -303,11 +308,24 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
             raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
             yield directory
-        except ConfigError:
-            if (place is None or place in missing) and not any(directory.rglob("metrics.jsonl")):
+        except BaseException as error:
+            is_begun = (directory / "record.json").exists()
+            is_refused = isinstance(error, ConfigError) and not any(directory.rglob("metrics.jsonl"))
+            if (place is None or place in missing) and (is_refused or not is_begun):
                 shutil.rmtree(directory)
                 _remove_empty(path for path in missing if path != place)
+            if isinstance(error, KeyboardInterrupt):
+                raise _stopped(directory, is_begun=is_begun) from None
             raise
+
+
+def _stopped(directory: Path, *, is_begun: bool) -> KeyboardInterrupt:
+    """Tell whether a run or sweep that a person stopped can be continued."""
+    if not is_begun:
+        return KeyboardInterrupt("nothing was recorded yet")
+    if Record.open(directory).state == "finished":
+        return KeyboardInterrupt(f"{directory} had finished; `eagleray sync` sends what MLflow lacks")
+    return Stopped()
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:

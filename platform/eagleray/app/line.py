@@ -1,5 +1,6 @@
 """What the commands share: the app, arguments, output."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from eagleray.config import load_run
 from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Stopped
 
 app = typer.Typer(
     help="Find out which self-supervised method, and which settings, give the best representation for your images.",
@@ -41,9 +43,9 @@ def output(plain: bool) -> Console:
 def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     """Separate the run file, if given, from the settings."""
     arguments = arguments or []
-    files = [text for text in arguments if "=" not in text or Path(text).is_file()]
-    if absent := [name for name in files if not Path(name).is_file()]:
-        if Path(absent[0]).is_dir():
+    files = [text for text in arguments if "=" not in text or os.path.isfile(text)]  # false for a name that is too long
+    if absent := [name for name in files if not os.path.isfile(name)]:
+        if os.path.isdir(absent[0]):
             raise ConfigError(f"{absent[0]} is a folder, not a run file; images: data=folder data.root={absent[0]}")
         raise ConfigError(
             f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
@@ -66,7 +68,7 @@ def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: there is no name.
     """
-    names = list(dict.fromkeys(text for text in arguments if "=" not in text or Path(text).exists()))
+    names = list(dict.fromkeys(text for text in arguments if "=" not in text or os.path.exists(text)))
     if not names:
         raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
     return names, only_settings([text for text in arguments if text not in names])
@@ -112,8 +114,14 @@ def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsen
     say(f"To compare runs in a browser: {', which serves '.join(filter(None, (serve, page)))}")
 
 
-def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
-    print(f"eagleray: stopped; nothing is lost. To continue: {to_continue(command, arguments)}", file=sys.stderr)
+def interrupted(
+    command: str, arguments: list[str] | None, stopped: KeyboardInterrupt, *, resumed: bool = False
+) -> NoReturn:
+    """End with what a person's Ctrl-C leaves: `resumed` says whether there was something before."""
+    told = str(stopped) or "nothing was recorded yet"
+    if isinstance(stopped, Stopped) or (resumed and not str(stopped)):
+        told = f"nothing is lost. To continue: {to_continue(command, arguments)}"
+    print(f"eagleray: stopped; {told}", file=sys.stderr)
     raise typer.Exit(130)
 
 

@@ -47,7 +47,8 @@ def notified(one: Run | Sweep, directory: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        notify(one, directory, "stopped", "was stopped; --resume continues it")
+        if (directory / "record.json").exists():
+            notify(one, directory, "stopped", "was stopped; --resume continues it")
         raise
     except ConfigError:
         raise

@@ -33,7 +33,8 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         ConfigError: a setting does not fit; nothing is left behind.
         Diverged: the loss became NaN or infinite.
     """
-    data = assemble(run).data  # raises every config error before a directory is created
+    device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
+    data = assemble(run, device=device).data  # raises every config error before a directory is created
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     experiment = run.tracking.experiment

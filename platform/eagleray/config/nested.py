@@ -3,6 +3,7 @@
 Reading, overriding, merging; validation comes later.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ def read_tree(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} is a folder; name a file in it" if file.is_dir() else f"there is no file {file}")
+    if not os.path.isfile(file):
+        raise ConfigError(
+            f"{file} is a folder; name a file in it" if os.path.isdir(file) else f"there is no file {file}"
+        )
     try:
         text = file.read_text(encoding="utf-8")
         key_places(file, text)

@@ -141,7 +141,8 @@ def found_here(kind: Kind) -> dict[str, Declaration]:
     """
     found: dict[str, Declaration] = {}
     for path in sorted(Path().glob("*.py")):
-        if "eagleray.contracts" not in path.read_text(encoding="utf-8", errors="ignore"):
+        # An editor's lock is a link to nowhere.
+        if not path.is_file() or "eagleray.contracts" not in path.read_text(encoding="utf-8", errors="ignore"):
             continue
         classes = kinds_in(path).get(kind, ())
         names = [f"./{path}"] if len(classes) == 1 else [f"./{path}:{each}" for each in classes]

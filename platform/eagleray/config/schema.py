@@ -21,6 +21,7 @@ from eagleray.config.sections import (
 )
 from eagleray.config.sweep import Sweep
 from eagleray.config.timm_names import timm_family, timm_names
+from eagleray.contracts.ranges import KINDS
 
 Schema = dict[str, Any]
 
@@ -119,7 +120,7 @@ def _vary(description: str) -> Schema:
     values: Schema = {"type": "array", "minItems": 1}
     ranges = [
         {"type": "object", "properties": {kind: _NUMBERS}, "required": [kind], "additionalProperties": False}
-        for kind in ("uniform", "log_uniform", "int")
+        for kind in KINDS
     ]
     varied = {"oneOf": [values, {"const": "declared"}, *ranges]}
     variants = {**values, "items": {"$ref": "#/$defs/Run"}, "description": "whole variants of the run"}

@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     create_model,
+    field_serializer,
     model_serializer,
     model_validator,
 )
@@ -29,6 +30,7 @@ from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import WORDS, Declaration, Kind, declared, find
 from eagleray.contracts import view
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
 
@@ -309,6 +311,9 @@ class Checkpoints(Strict, frozen=True):
     keep: Annotated[int, Field(ge=1, description="number of newest checkpoints that are kept")] = 2
 
 
+LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
+
+
 def _with_letters(name: str) -> str:
     """Return a name that still names something where a folder has it."""
     if not re.search(r"\w", name):
@@ -323,8 +328,14 @@ class Tracking(Strict, frozen=True):
         str | None,
         Field(description="MLflow store or server; null: MLFLOW_TRACKING_URI, else a local SQLite file"),
     ] = None
-    experiment: Annotated[str, AfterValidator(_with_letters), Field(description="MLflow experiment")] = "eagleray"
+    experiment: Annotated[
+        str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
+    ] = "eagleray"
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
+
+    @field_serializer("uri")
+    def _shared(self, uri: str | None) -> str | None:
+        return uri and without_password(uri)  # run files get shared
 
 
 def _own(declaration: Declaration, values: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
@@ -16,10 +16,11 @@ from eagleray.config.mistakes import every_mistake, refuse, wrong
 from eagleray.config.nested import branch, merged
 from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, validated
-from eagleray.config.sections import Strict
+from eagleray.config.sections import LONGEST, Strict
 from eagleray.config.settings import as_param
 from eagleray.config.told import Target
 from eagleray.config.vary import each_value, range_of
+from eagleray.contracts.address import without_password
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes
 
@@ -61,7 +62,11 @@ class Sweep(Strict, frozen=True):
     name: Annotated[
         str,
         AfterValidator(_as_folder),
-        Field(description="MLflow experiment and folder of its runs", json_schema_extra={"pattern": NAME}),
+        Field(
+            max_length=LONGEST,
+            description="MLflow experiment and folder of its runs",
+            json_schema_extra={"pattern": NAME},
+        ),
     ]
     question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
     run: Annotated[
@@ -189,6 +194,11 @@ class Sweep(Strict, frozen=True):
                     "keys of optimizer, augment and method can"
                 )
         yield from self._repeats()
+
+    @field_serializer("run")
+    def _shared(self, run: dict[str, Any]) -> dict[str, Any]:
+        uri = run.get("tracking", {}).get("uri")
+        return merged(run, branch("tracking.uri", without_password(uri))) if uri else run  # sweep files get shared
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.machine import user_cache
 
 
 def cache_folder(chosen: Path | None) -> Path:
@@ -26,7 +27,7 @@ def cache_folder(chosen: Path | None) -> Path:
     Raises:
         ConfigError: it cannot be created.
     """
-    folder = chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
+    folder = chosen or user_cache()
     with _errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

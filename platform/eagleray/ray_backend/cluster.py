@@ -79,9 +79,11 @@ def wait_for_room(workers: int, cpus: float, gpus: float) -> None:
     """
     request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * workers)
     end = time.monotonic() + ROOM
-    while (missing := _missing(workers, cpus, gpus)) and time.monotonic() < end:
-        time.sleep(1)
-    request_resources(bundles=[])  # from now on the trials themselves ask for their share
+    try:
+        while (missing := _missing(workers, cpus, gpus)) and time.monotonic() < end:
+            time.sleep(1)
+    finally:
+        request_resources(bundles=[])  # else the cluster keeps the machines; the trials themselves ask for their share
     if missing:
         raise ConfigError(f"{missing}, and no machine has joined the cluster in {ROOM // 60} minutes")
 

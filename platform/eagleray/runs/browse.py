@@ -3,6 +3,7 @@
 What is damaged or half written is named, and does not hide the rest.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,4 +93,4 @@ def directory_of(text: str, runs: str) -> Path | None:
         text: a path, or a path in the folder of all runs (`temperature`, `temperature/20260101-120000`).
         runs: the folder of all runs.
     """
-    return next((path for path in (Path(text), Path(runs) / text) if path.is_dir()), None)
+    return next((path for path in (Path(text), Path(runs) / text) if os.path.isdir(path)), None)

@@ -22,6 +22,8 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
     """
     path = directory / "checkpoints" / f"step-{state['step']:09d}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("*.tmp"):  # by a process that was killed, or whose disk was full
+        left.unlink(missing_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     with unfinished.open("wb") as file:
         torch.save(state, file)

@@ -16,11 +16,13 @@ from eagleray.config.metrics import check_metric
 from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.machine import cores, may_have_gpu
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
 from eagleray.runs.browse import open_run
 
 ANSWER = 10  # seconds in which something must listen at an address
+NO_GPU = "there is no GPU here"
 
 
 def check_run(run: Run, address: str | None = None) -> None:
@@ -34,6 +36,8 @@ def check_run(run: Run, address: str | None = None) -> None:
         ConfigError: what does not fit, and the remedy.
     """
     _check_machine(run.tracking.runs, run.workers, 1, address)
+    if run.device == "cuda" and address is None and not may_have_gpu():
+        raise ConfigError(f"device=cuda: {NO_GPU}: set device=auto or device=cpu, or run on a cluster with --address")
     _check_trained(run)
     _check_facts(run, facts_of(run))
 
@@ -49,6 +53,10 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
     runs, known = planned(sweep), dict[str, Facts | None]()
     check_settings(sweep, runs)
     _check_machine(runs[0].tracking.runs, max(run.workers for run in runs), sweep.cpus_per_trial, address)
+    if sweep.gpus_per_trial and address is None and not may_have_gpu():
+        raise ConfigError(
+            f"gpus_per_trial={sweep.gpus_per_trial:g}: {NO_GPU}: leave it out, or run on a cluster with --address"
+        )
     for run in runs:
         _check_trained(run)
         key = json.dumps([run.file()["data"], run.seed])
@@ -172,12 +180,11 @@ def _check_machine(runs: str, workers: int, cpus: float, address: str | None) ->
     if address is not None:
         cluster_at(address)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers * cpus > cores:
+    if workers * cpus > cores():
         asked = f"workers={workers} need more" if workers > 1 else f"cpus_per_trial={cpus:g} is more"
-        remedy = f"workers={max(1, int(cores / cpus))}" if workers > 1 else f"cpus_per_trial={cores}"
+        remedy = f"workers={max(1, int(cores() / cpus))}" if workers > 1 else f"cpus_per_trial={cores()}"
         raise ConfigError(
-            f"{asked} cores than this machine has ({cores}): set {remedy}, or run on a cluster with --address"
+            f"{asked} cores than this machine has ({cores()}): set {remedy}, or run on a cluster with --address"
         )
 
 

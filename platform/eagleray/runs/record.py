@@ -21,7 +21,6 @@ import json
 import math
 import operator
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -31,6 +30,7 @@ from uuid import uuid4
 
 import yaml
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.environment import Value, environment
 
@@ -116,10 +116,11 @@ class Record:
             facts = json.loads((directory / "record.json").read_text())
             known = {each.name for each in fields(cls)} - {"directory"}
             return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "it has no record.json" if is_absent else f"record.json: {error.strerror}"
             raise ConfigError(
-                f"{directory} is not the directory of a run (it has no record.json); `eagleray runs ls` lists them, as "
-                "runs/EXPERIMENT/RUN"
+                f"{directory} is not the directory of a run ({why}); `eagleray runs ls` lists them, as runs/EXPERIMENT/RUN"
             ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None
@@ -308,11 +309,6 @@ class Record:
     def children(self) -> list["Record"]:
         records = (Record.open(path.parent) for path in self.directory.glob("trials/*/record.json"))
         return sorted(records, key=lambda record: (record.created, record.name))
-
-
-def without_password(text: str) -> str:
-    """Remove users and passwords from the addresses in a text."""
-    return re.sub(r"//[^/?#\s]*@", "//", text)
 
 
 def find_records(root: Path | str, experiment: str | None = None) -> list[Record]:

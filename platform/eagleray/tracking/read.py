@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri
 
 if TYPE_CHECKING:

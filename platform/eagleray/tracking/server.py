@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eagleray.runs.record import METRICS, SYSTEM, Record, without_password
+from eagleray.contracts.address import without_password
+from eagleray.runs.record import METRICS, SYSTEM, Record
 
 Note = dict[str, Any]
 

@@ -61,8 +61,8 @@ def train(
         file, overrides = split(settings)
         with placed(file, overrides):
             result = api.train(run_tree(file, overrides), resume=resume, address=address, console=out)
-    except KeyboardInterrupt:
-        interrupted("train", settings)
+    except KeyboardInterrupt as stopped:
+        interrupted("train", settings, stopped, resumed=resume)
     except Exception as error:
         if not hasattr(error, "__notes__") or isinstance(error, ConfigError):
             raise
@@ -121,8 +121,8 @@ def run_sweep(
     try:
         with placed(file, overrides):
             result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
-    except KeyboardInterrupt:
-        interrupted("sweep", [str(file), *overrides])
+    except KeyboardInterrupt as stopped:
+        interrupted("sweep", [str(file), *overrides], stopped, resumed=resume or extend)
     except Failed as error:
         fail(str(error), 1)
     from eagleray.app.terminal import leaderboard

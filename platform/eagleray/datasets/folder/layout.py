@@ -55,8 +55,8 @@ def read_layout(root: Path) -> Layout:
     Raises:
         ConfigError: `root` is not a folder, cannot be read or has no images; two folders are the same part.
     """
-    if not root.is_dir():
-        raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    if not os.path.isdir(root):
+        raise ConfigError(f"data.root={root} {'is not a folder' if os.path.exists(root) else 'does not exist'}")
     below = _folders_in(root)
     named = _named(below)
     others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
