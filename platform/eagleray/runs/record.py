@@ -120,7 +120,8 @@ class Record:
             is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
             why = "it has no record.json" if is_absent else f"record.json: {error.strerror}"
             raise ConfigError(
-                f"{directory} is not the directory of a run ({why}); `eagleray runs ls` lists them, as runs/EXPERIMENT/RUN"
+                f"{directory} is not the directory of a run ({why}); `eagleray runs ls` lists them, as "
+                "runs/EXPERIMENT/RUN"
             ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None
