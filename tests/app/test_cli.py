@@ -255,7 +255,7 @@ MISTAKES = [
     (f"evaluate {LONG}", "is not the directory of a run (record.json: File name too long)"),
     (f"train {LONG}", "there is no file long"),
     (f"train tracking.experiment={LONG}", "tracking.experiment=long"),
-    (f"train data=folder data.root={LONG}", "does not exist"),
+    (f"train data=folder data.root={LONG}", "cannot be read: File name too long"),
     (f"sweep sweep.yaml name={LONG}", "name=long"),
     (f"check {LONG}", "there is no file long"),
     (f"watch {LONG}", "there is no run or sweep long"),

@@ -160,16 +160,17 @@ def sweep(
     """
     asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
     folder = folder_of(asked.run.get("tracking", {}).get("runs", "runs"), asked.name)
-    check_sweep(asked, address)
     if extend:
         place = Record.open(directory).directory if directory else newest_sweep(folder)
         check_extends(asked, place)
-        forget(place)
     elif resume:
         place = _begun(directory, folder)
         check_same_sweep(asked, place)
     else:
         place = _unused(directory)
+    check_sweep(asked, address)
+    if extend and place:
+        forget(place)
     from eagleray.app.launch import launch_sweep
     from eagleray.app.live import SweepDisplay
 

@@ -55,8 +55,11 @@ def read_layout(root: Path) -> Layout:
     Raises:
         ConfigError: `root` is not a folder, cannot be read or has no images; two folders are the same part.
     """
-    if not os.path.isdir(root):
-        raise ConfigError(f"data.root={root} {'is not a folder' if os.path.exists(root) else 'does not exist'}")
+    try:
+        if not root.is_dir():
+            raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    except OSError as error:
+        raise ConfigError(f"data.root={root} cannot be read: {error.strerror}") from None
     below = _folders_in(root)
     named = _named(below)
     others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
