@@ -369,7 +369,7 @@ LOCKED = [
     *("train data=folder data.root=locked/x", "train method=finetune encoder.run=locked/x", "compare locked/x"),
     *("evaluate locked/x", "embed locked/x photos --out x.npz", "embed runs/e/one photos --out locked/x.npz"),
     *("export locked/x", "new method locked/x.py", "runs ls locked/x", "runs show locked/x", "runs best locked/x"),
-    *("sync locked/x", "watch locked/x", "preview --out locked/x.png"),
+    *("sync locked/x", "watch locked/x"),
 ]
 
 
