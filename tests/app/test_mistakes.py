@@ -199,7 +199,7 @@ MORE = [
     ("train method=distillation method.teacher=nowhere", "method.teacher: "),
     ("check run.yaml method=finetune encoder.run=nowhere", "nowhere is not the directory of a run"),
     ("train encoder.run=photos", "pretrained has; for example encoder=pretrained encoder.run=photos"),
-    ("check run.yaml encoder=resnet18 encoder.weights=gone.pth", "there is no file encoder.weights="),
+    ("check run.yaml encoder=resnet18 encoder.weights=gone.pth", "gone.pth does not exist; correct it"),
     ("train method=mae encoder=convnet", "mae works on a ViT's patches; use encoder=vit_tiny"),
     ("train tracking.uri=databrick", "is not an MLflow store; use sqlite:///FILE.db"),
     ("train tracking.uri=sqlite://x.db", "'sqlite://x.db' (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow"),
