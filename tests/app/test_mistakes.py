@@ -200,7 +200,7 @@ MORE = [
     ("train method=distillation method.teacher=nowhere", "method.teacher: "),
     ("check run.yaml method=finetune encoder.run=nowhere", "nowhere is not the directory of a run"),
     ("train encoder.run=photos", "pretrained has; for example encoder=pretrained encoder.run=photos"),
-    ("check run.yaml encoder=resnet18 encoder.weights=gone.pth", "there is no file encoder.weights="),
+    ("check run.yaml encoder=resnet18 encoder.weights=gone.pth", "gone.pth does not exist; correct it"),
     ("train method=mae encoder=convnet", "mae works on a ViT's patches; use encoder=vit_tiny"),
     ("train tracking.uri=databrick", "is not an MLflow store; use sqlite:///FILE.db"),
     ("train tracking.uri=sqlite://x.db", "'sqlite://x.db' (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow"),
@@ -370,7 +370,7 @@ LOCKED = [
     *("train data=folder data.root=locked/x", "train method=finetune encoder.run=locked/x", "compare locked/x"),
     *("evaluate locked/x", "embed locked/x photos --out x.npz", "embed runs/e/one photos --out locked/x.npz"),
     *("export locked/x", "new method locked/x.py", "runs ls locked/x", "runs show locked/x", "runs best locked/x"),
-    *("sync locked/x", "watch locked/x", "preview --out locked/x.png"),
+    *("sync locked/x", "watch locked/x"),
 ]
 
 

@@ -797,7 +797,7 @@ def test_every_setting_of_a_trial_is_a_param_and_a_comparison_is_the_same_from_b
 def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, tmp_path, capsys):
     port, process = pages
     (tmp_path / "mlflow.db").touch()
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used"):
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used .*; choose another --port"):
         tracking.ui(f"sqlite:///{tmp_path}/mlflow.db", port=port)
     tracking.ui(f"http://me:secret@127.0.0.1:{port}/")
     title, *listed = capsys.readouterr().out.splitlines()

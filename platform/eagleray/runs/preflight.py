@@ -192,7 +192,7 @@ def _check_trained(run: Run) -> None:
     """Refuse a network that starts from what is not there, or is no finished run."""
     weights = getattr(run.encoder.config, "weights", None)
     if isinstance(weights, Path) and not weights.is_file():
-        raise ConfigError(f"there is no file encoder.weights={weights}; correct it, or leave it out for new weights")
+        raise ConfigError(f"encoder.weights={weights} does not exist; correct it, or leave it out for new weights")
     for section, key in ((run.encoder, "run"), (run.method, "teacher")):
         source = getattr(section.config, key, None)
         if key not in section.declaration.required or not isinstance(source, Path):

@@ -168,7 +168,8 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            raise ConfigError(f"{host}:{port} cannot be used ({why}); choose another port.") from None
+            remedy = "correct --host" if isinstance(error, socket.gaierror) else "choose another --port"
+            raise ConfigError(f"{host}:{port} cannot be used ({why}); {remedy}") from None
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:
