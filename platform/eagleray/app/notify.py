@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.request import Request, urlopen
 
 from eagleray.config import Sweep
+from eagleray.runs.record import write_whole
 
 Event = Literal["finished", "failed", "stopped", "budget"]
 TOLD = (
@@ -33,7 +34,7 @@ def notify(sweep: Sweep, directory: Path, event: Event, text: str) -> None:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         logging.getLogger(__name__).warning("nobody could be notified that %s: %s", text, _reason(error))
     else:
-        (directory / TOLD).write_text(json.dumps([*told, event]))
+        write_whole(directory / TOLD, json.dumps([*told, event]))
 
 
 def forget(directory: Path) -> None:
