@@ -190,6 +190,7 @@ def test_code_that_crashes_is_shown_with_its_line(here: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_method_of_one_file_is_found_everywhere(here: Path):
     """In the list, its settings, both schemas, a run, a sweep with its declared range, and what is recorded."""
     name = fancy()

@@ -222,6 +222,7 @@ def test_a_photo_gives_the_same_view_alone_and_beside_others_of_any_shape(view, 
 # Downstream
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "deepcluster"])
 def test_a_run_on_photos_of_several_shapes(folder, tmp_path, method):
     own = {"fixmatch": ["labels.per_class=4"], "deepcluster": ["method.clusters=3"]}.get(method, [])
