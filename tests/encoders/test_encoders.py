@@ -45,7 +45,7 @@ def test_what_a_file_declares_is_read_without_its_contract():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [4, 8, 28, 33, *LARGER])
+@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, *LARGER])
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
 def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_size: int, channels: int):
     settings = {"depth": 1, "dim": 32} if name == "vit_tiny" else {}
