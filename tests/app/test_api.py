@@ -300,6 +300,7 @@ def test_a_password_is_in_no_file_and_a_resumed_run_uses_the_one_given_again(tmp
     assert resumable_run(tmp_path, {}, None).tracking.uri == shared
 
 
+@pytest.mark.slow
 def test_a_cluster_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The machine that starts the run, often the head without a GPU, only reads the images."""
     from eagleray.app import launch

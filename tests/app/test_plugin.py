@@ -208,6 +208,7 @@ def test_a_method_whose_defaults_do_not_fit_a_small_batch_is_not_called_wrong():
     )
 
 
+@pytest.mark.slow
 def test_a_method_of_one_file_is_found_everywhere(here: Path):
     """In the list, its settings, both schemas, a run, a sweep with its declared range, and what is recorded."""
     name = fancy()

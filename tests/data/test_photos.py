@@ -245,6 +245,7 @@ def test_the_record_says_the_sizes_that_the_run_file_leaves_open(folder, tmp_pat
     assert read_run(record.file()) == run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "deepcluster"])
 def test_a_run_on_photos_of_several_shapes(folder, tmp_path, method):
     own = {"fixmatch": ["labels.per_class=4"], "deepcluster": ["method.clusters=3"]}.get(method, [])

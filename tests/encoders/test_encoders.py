@@ -18,6 +18,8 @@ from eagleray.encoders.resnet import ResNet
 from eagleray.encoders.vit import ViT
 
 OF_TIMM = ["resnet18d", "efficientnet_b0", "convnext_atto"]  # batch norms with and without activation, layer norms
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet50", "vit_small")]
+LARGER = [pytest.param(size, marks=pytest.mark.slow) for size in (64, 96)]  # sides of images
 
 
 def make(name: str, image_size: int = 32, channels: int = 3, **settings) -> Encoder:
@@ -43,7 +45,7 @@ def test_what_a_file_declares_is_read_without_its_contract():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, 64, 96])
+@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, *LARGER])
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
 def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_size: int, channels: int):
     settings = {"depth": 1, "dim": 32} if name == "vit_tiny" else {}
@@ -52,9 +54,6 @@ def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_si
     assert features.shape == (2, encoder.dim)
     assert features.isfinite().all()
     assert not torch.equal(features[0], features[1])
-
-
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet50", "vit_small")]
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", *OF_TIMM, *LARGE])
@@ -342,7 +341,7 @@ def test_features_are_timms_own(name: str):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [28, 33, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 96))])
+@pytest.mark.parametrize("image_size", [28, 33, *LARGER])
 @pytest.mark.parametrize("name", OF_TIMM)
 def test_networks_of_timm_take_many_sizes(name: str, image_size: int, channels: int):
     features = make(name, image_size, channels)(images(image_size, channels))

@@ -97,6 +97,7 @@ def test_what_happens_once_in_an_epoch_counts_as_often_as_the_run_asks(tmp_path:
     assert shares(found)["loading"] == pytest.approx(32 / 33, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_without_profile_makes_no_call_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Not even after a profiled one in the same process: its hooks are gone."""
     profiled(tmp_path / "profiled")

@@ -18,7 +18,7 @@ from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
-from eagleray.runs.record import Record, find_records
+from eagleray.runs.record import Record, find_records, write_whole
 
 
 def make(directory: Path, **changes) -> Record:
@@ -43,6 +43,18 @@ def test_a_run_file_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
         if "b" not in "".join(given[1:]) else opened(*given, **options)
     )  # fmt: skip
     assert make(tmp_path / "r", run={"question": "Größe?"}).file() == {"question": "Größe?"}
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    write_whole(tmp_path / "report.md", "before")
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "report.md", "after " * 1000)
+    assert (tmp_path / "report.md").read_text() == "before"
 
 
 def test_created_again_it_continues_as_the_same_run(tmp_path):

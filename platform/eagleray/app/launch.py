@@ -37,7 +37,7 @@ from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
 from eagleray.runs.preview import preview
-from eagleray.runs.record import Record
+from eagleray.runs.record import Record, write_whole
 from eagleray.runs.restore import recorded_run
 from eagleray.runs.writer import check_images, keep_data, recorded
 from eagleray.tracking import Sender, store_uri
@@ -202,7 +202,6 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         picture="heatmap.png" if has_picture else None,
         notes=notes,
     )
-    (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
     html = page(
         analysis,
         name=sweep.name,
@@ -211,9 +210,9 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         pictures=_pictures(analysis, parent, has_map=has_picture),
         settings=parent.params,
     )
-    (parent.artifacts / "report.html").write_text(html, encoding="utf-8")
-    (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
-    (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
+    tables = {"leaderboard.csv": csv_text(analysis), "runs.csv": runs_csv(analysis, trials)}
+    for file, content in {"report.md": text, "report.html": html, **tables}.items():
+        write_whole(parent.artifacts / file, content)
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}

@@ -63,7 +63,8 @@ def moment(text: str, now: datetime) -> datetime:
         ValueError: it names none.
     """
     try:
-        at = datetime.combine(now, time.fromisoformat(text), now.tzinfo)
+        clock = time.fromisoformat(text)
+        at = datetime.combine(now, clock, clock.tzinfo or now.tzinfo)
     except ValueError:
         at = datetime.fromisoformat(text)
         return at if at.tzinfo else at.replace(tzinfo=now.tzinfo)

@@ -99,7 +99,7 @@ class Record:
             uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
-        _replace(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+        write_whole(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
         record.reopen()
         record._save()
         return record
@@ -186,7 +186,7 @@ class Record:
 
     def keep_data(self, facts: Mapping[str, Any]) -> None:
         """Write which images the run used."""
-        _replace(self.directory / "data.json", json.dumps(dict(facts), indent=1))
+        write_whole(self.directory / "data.json", json.dumps(dict(facts), indent=1))
 
     def finish(
         self,
@@ -204,7 +204,7 @@ class Record:
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
         ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
         ending |= {"failure": dict(failure)} if failure else {}
-        _replace(self.directory / "status.json", json.dumps(ending, indent=1))
+        write_whole(self.directory / "status.json", json.dumps(ending, indent=1))
 
     def reopen(self) -> None:
         """Forget how the run ended, so that it continues."""
@@ -212,7 +212,7 @@ class Record:
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
-        _replace(self.directory / "record.json", json.dumps(facts, indent=1))
+        write_whole(self.directory / "record.json", json.dumps(facts, indent=1))
 
     # Reading: by anyone
 
@@ -365,7 +365,8 @@ def _torn(file: Any) -> bool:
     return file.read(1) != b"\n"
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that readers find all of it or the one before."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.write(text)
