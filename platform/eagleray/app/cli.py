@@ -8,7 +8,7 @@ at once.
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -21,7 +21,7 @@ from eagleray.runs.signals import as_interrupts
 COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
 # Phrases in typer's errors that do not continue a sentence.
 PHRASES = {"Input should be": "it must be", "Value error, ": "", ". Did you mean ": "; did you mean "}
-UsageError = typer.BadParameter.__mro__[1]  # of the click inside typer, which does not export it
+UsageError = cast(type[Exception], typer.BadParameter.__base__)  # of the click inside typer, which does not export it
 for name in COMMANDS:  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
 
