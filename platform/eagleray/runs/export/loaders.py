@@ -34,6 +34,7 @@ IMAGE_SIZE = {image_size}  # side of the images that the network sees
 STORED_SIZE = {stored_size}  # shorter side that larger images are reduced to first
 MEAN = {mean}  # of each channel, images scaled to 0..1
 STD = {std}
+BATCH = 64  # images that are encoded at a time
 FOLDER = Path(__file__).resolve().parent
 '''
 
@@ -50,7 +51,7 @@ def prepare(images):
 @torch.no_grad()
 def encode(encoder, paths):
     """Return the features of image files: [N, dim]."""
-    return encoder(read(paths))
+    return torch.cat([encoder(read(paths[start : start + BATCH])) for start in range(0, len(paths), BATCH)])
 '''
 
 NUMPY = '''
@@ -65,7 +66,7 @@ def prepare(images):
 
 def encode(encoder, paths):
     """Return the features of image files: [N, dim]."""
-    return encoder(read(paths))
+    return np.concatenate([encoder(read(paths[start : start + BATCH])) for start in range(0, len(paths), BATCH)])
 '''
 
 READ = '''
@@ -83,8 +84,8 @@ def read(paths):
 MAIN = """
 if __name__ == "__main__":
     loaded, images = load(), sys.argv[1:]
-    for start in range(0, len(images), 64):
-        some = images[start : start + 64]
+    for start in range(0, len(images), BATCH):
+        some = images[start : start + BATCH]
         for path, feature in zip(some, encode(loaded, some)):
             print(path, *feature.tolist())
 """
