@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from eagleray.app.line import split
 from eagleray.contracts.errors import Damaged, Skipped
 from eagleray.runs.checkpoint import checkpoints, last_state, load_checkpoint, newest_checkpoint, save_checkpoint
 from eagleray.runs.export.encoder import check_weights, write_weights
@@ -136,3 +137,12 @@ def test_a_damaged_neighbour_is_named_and_left_out(tmp_path, name):
     assert len(said) == 1
     shutil.rmtree(tmp_path / "e/b")
     assert len(sound([tmp_path / "e/a", tmp_path / "e/c"])) == 2
+
+
+def test_a_cut_run_file_of_a_run_is_not_taken_for_a_short_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = make(tmp_path / "a").directory / "run.yaml"
+    assert split(["a/run.yaml", "epochs=2"]) == (Path("a/run.yaml"), ["epochs=2"])
+    file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(Damaged, match=r"a/run.yaml is damaged or was edited: .*\. Edit copies of it"):
+        split(["a/run.yaml"])

@@ -40,7 +40,9 @@ def options(
     """Find out which self-supervised method, and which settings, give the best representation for your images."""
 
 
-def _note(others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+def _note(
+    others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
     """Show what is left out in one sentence, and other warnings as ever."""
     if issubclass(category, Skipped):
         print(f"note: {message}", file=sys.stderr)

@@ -98,7 +98,9 @@ def writing(unfinished: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's own error for a full disk
+        if isinstance(error, RuntimeError) and "inline_container" not in str(
+            error
+        ):  # torch's own error for a full disk
             raise
         unfinished.unlink(missing_ok=True)
         raise Failed(_unwritable(unfinished.parent, error), "infrastructure") from error
