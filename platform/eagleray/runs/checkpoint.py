@@ -17,8 +17,8 @@ from eagleray.runs.files import digest_of, make_folder, place, writing
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint and delete old ones.
 
-    Of the files `checkpoints/step-<step>-<digest>.pt`, only the newest `keep` stay. A reader finds a whole file or none,
-    also after a power cut.
+    Of the files `checkpoints/step-<step>-<digest>.pt`, only the newest `keep` stay. A reader finds a whole file or
+    none, also after a power cut.
 
     Args:
         directory: of the run.

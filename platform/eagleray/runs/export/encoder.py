@@ -133,7 +133,7 @@ def check_weights(path: Path) -> None:
         Damaged: it is not.
     """
     data = path.read_bytes()
-    found = re.search(_entry("([0-9a-f]{%d})" % DIGITS), data)
+    found = re.search(_entry(f"([0-9a-f]{{{DIGITS}}})"), data)
     if found is None or digest(data.replace(found[0], _entry(NO_DIGEST), 1)) != found[1].decode():
         raise Damaged(f"{path} is not an encoder that Eagleray exported, or it is damaged: export it again")
 
