@@ -107,7 +107,7 @@ def test_the_newest_checkpoint_that_is_whole_is_used_and_the_others_are_named(tm
     with pytest.warns(Skipped):
         assert last_state(tmp_path)["step"] == 1
     first.write_bytes(b"")
-    with pytest.warns(Skipped), pytest.raises(Damaged, match="all checkpoints of .* are damaged: train it again"):
+    with pytest.warns(Skipped), pytest.raises(Damaged, match=r"all checkpoints of .* are damaged: train it again"):
         last_state(tmp_path)
 
 
