@@ -98,10 +98,8 @@ def writing(unfinished: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(
-            error
-        ):  # torch's own error for a full disk
-            raise
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise  # only that one is torch's for a disk that is full
         unfinished.unlink(missing_ok=True)
         raise Failed(_unwritable(unfinished.parent, error), "infrastructure") from error
 
