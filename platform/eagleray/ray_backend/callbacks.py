@@ -62,6 +62,7 @@ class TrialFollower(tune.Callback):
 
     def __init__(self, watch: Watch | None, count: int):
         self.watch, self.count = watch, count
+        self.reached: dict[str, int] = {}  # epochs, by label
         self.ended: set[str] = set()  # labels
         self.left: set[str] = set()  # labels of those that the end of the budget has left unfinished
         self.first: list[Record] = []  # those that ended first
@@ -85,7 +86,15 @@ class TrialFollower(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show an epoch that has ended."""
+        """Show an epoch that has ended.
+
+        If it is one more than before, the trial may fail as often as at its start: Tune counts failures of its whole
+        life, of which a long trial on spot machines has many.
+        """
+        label = Path(trial.config["trial"]["directory"]).name
+        if result["epoch"] > self.reached.get(label, 0):
+            self.reached[label] = result["epoch"]
+            trial.run_metadata.num_failures = 0
         if not result["done"]:
             self._notify(trial, "running", result)
 
