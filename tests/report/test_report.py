@@ -94,6 +94,17 @@ def test_nothing_is_left_out_and_every_ending_is_marked():
     assert rows[-1].measured == "–"
 
 
+def test_runs_that_ended_early_are_counted_in_words():
+    """A scheduler stops the worse ones, whose last numbers are those of fewer epochs."""
+    trials = [trial("a", 0.9, x=1), trial("b", 0.4, "stopped", x=2), trial("c", None, "failed", x=3)]
+    assert what_intervals_are(found(trials)).endswith(
+        "; 1 run did not finish and counts with the last that was measured."
+    )
+    trials.append(trial("b", 0.3, "collapsed", seed=1, x=2))
+    assert "; 2 runs did not finish and count with the last that was measured." in what_intervals_are(found(trials))
+    assert "finish" not in what_intervals_are(found(grid()))
+
+
 def test_the_winner_has_finished():
     trials = [trial("a", 0.95, "collapsed", x=1), trial("b", 0.9, x=2), trial("c", 0.8, x=3)]
     winner = found([*trials, *FLOORS]).winner
@@ -119,6 +130,8 @@ def test_twins_of_a_population_stay_two_points():
     """A point is identified by its number: two that start with the same settings change during training."""
     rows = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1), trial("002", 0.7, x=2)]).rows
     assert [(row.name, len(row.runs)) for row in rows] == [("001", 1), ("000", 1), ("002", 1)]
+    twins = found([trial("000", 0.8, x=1), trial("001", 0.9, x=1)])
+    assert finding(twins) == "all 2 points have the same settings; the best has knn 0.900."
 
 
 # --- what made the difference ----------------------------------------------------------------------------------
@@ -128,6 +141,8 @@ def test_values_drawn_from_a_range_are_compared_in_parts():
     values = [float(v) for v in range(9)]
     assert spans(values) == ["0 to 3"] * 3 + ["3 to 6"] * 3 + ["6 to 8"] * 3
     assert spans([1.0, 2.0, 3.0, 4.0]) == ["1 to 3", "1 to 3", "3 to 4", "3 to 4"]
+    assert spans([1, 1, 1, 1, 1, 2]) == ["1 to 2"] * 5 + ["2 to 2"], "most values may be the lowest"
+    assert spans([0.1001, 0.1002, 0.1003]) == ["0.1001 to 0.1003"] * 2 + ["0.1003 to 0.1003"]
     many = [trial(str(n), n / 20, t=n / 20) for n in range(12)]
     assert len(found(many).effects.each[0].levels) == 12
     assert len(found(many, binned=("t",)).effects.each[0].levels) == 3
@@ -309,6 +324,23 @@ def test_operations_are_tested_one_by_one():
     assert "without crop (from 4 and 6 runs)" in finding(answered)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [("simclr only=crop+jitter", "byol"), ("0.5+0.8", "0.9"), ("/a+b", "/c"), (None, "crop+jitter")],
+    ids=["variants", "numbers", "paths", "the method's own"],
+)
+def test_what_is_no_list_of_operations_is_tested_as_it_is(values: tuple[Any, ...]):
+    trials = [trial(str(n), n + s / 9, seed=s, key=value) for n, value in enumerate(values) for s in range(2)]
+    (effect,) = found(trials).effects.each
+    assert (effect.key, {level.label for level in effect.levels}) == ("key", set(map(param_text, values)))
+
+
+def test_no_operation_at_all_is_no_operation():
+    trials = [trial(str(n), n / 9, only=only) for n, only in enumerate(["nothing", "crop", "jitter", "crop+jitter"])]
+    assert [effect.key for effect in found(trials).effects.each] == ["jitter", "crop"]
+    assert len(paired(found(trials).tried, "only")) == 4
+
+
 # --- files -----------------------------------------------------------------------------------------------------
 
 
@@ -410,6 +442,12 @@ def test_a_picture_is_drawn(tmp_path: Path, trials: list[TrialResult]):
         assert min(picture.size) > 200
 
 
+@pytest.mark.parametrize("text", [r"Is $\foo better than $5?", "어떤 온도가 맞나?"], ids=["dollars", "another script"])
+def test_a_picture_is_drawn_whatever_is_asked(tmp_path: Path, text: str):
+    trials = [trial(str(x), x / 3, x=f"{x} {text}", y=x) for x in range(3)]
+    assert plot_heatmap(found(trials), tmp_path / "heatmap.png", text)
+
+
 def test_no_picture_is_drawn_of_one_point(tmp_path: Path):
     assert not plot_heatmap(found([trial("a", 0.5, x=1), *FLOORS]), tmp_path / "heatmap.png")
     assert list(tmp_path.iterdir()) == []
@@ -422,6 +460,7 @@ def test_no_picture_is_drawn_of_one_point(tmp_path: Path):
         (0, "0.000"),
         (6.0312, "6.031"),
         (12345.6, "12,346"),
+        (999.7, "1,000"),
         (1.2345e8, "1.23e+08"),
         (1e-5, "1e-05"),
         (-0.5, "-0.500"),

@@ -214,6 +214,13 @@ def test_a_best_point_that_two_sweeps_have_is_the_best_of_both():
     ]
 
 
+def test_of_two_sweeps_by_an_error_the_lower_one_is_ahead():
+    found = compared([a_sweep("a/1", {0.1: [0.8]}), a_sweep("b/1", {0.2: [0.7]})])
+    assert list(best_against_best(found, analyse(found.trials, found.varied, "knn", "min"))) == [
+        "the best of b/1 (b/1 000, knn 0.700) is below the best of a/1 (a/1 000, 0.800; may be noise)."
+    ]
+
+
 def test_sweeps_with_other_budgets_are_shown_but_not_judged():
     groups = [a_sweep("a/1", {0.1: [0.8], 0.2: [0.7]}), a_sweep("b/1", {0.1: [0.9], 0.2: [0.8]}, epochs=8)]
     found = compared(groups)

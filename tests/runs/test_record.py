@@ -18,7 +18,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
 from eagleray.runs.files import LINE
-from eagleray.runs.record import Record, find_records
+from eagleray.runs.record import Record, find_records, without_password
 
 
 def make(directory: Path, **changes) -> Record:
@@ -101,6 +101,16 @@ def test_a_killed_writer_leaves_every_row_that_it_appended(tmp_path):
     assert len(steps) > said
 
 
+@pytest.mark.slow
+def test_a_question_in_any_script_is_kept_under_any_locale(tmp_path):
+    program = (
+        "import sys\nfrom eagleray.runs.record import Record\nrun = {'question': '\\uc5b4\\ub5a4?'}\n"
+        "record = Record.create(sys.argv[1], name='a', experiment='e', params={}, run=run)\nassert record.file() == run"
+    )
+    ascii_only = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=ascii_only, check=True)
+
+
 def test_reading_continues_where_the_last_reading_ended(tmp_path):
     record = make(tmp_path)
     assert record.read() == ([], 0)
@@ -170,6 +180,20 @@ def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
         (tmp_path / "record.json").write_text(text)
         with pytest.raises(ConfigError, match=r"record\.json is damaged"):
             Record.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host:5000/x", "http://host:5000/x"),
+        ("postgresql+psycopg2://me:s@cr@t@db/mlflow", "postgresql+psycopg2://db/mlflow"),  # @ belongs in %40, but …
+        ("a http://me:secret@one b https://you@two/@", "a http://one b https://two/@"),
+        ("http://host?mail=a@b", "http://host?mail=a@b"),
+        ("sqlite:////data/me@work/m.db", "sqlite:////data/me@work/m.db"),
+    ],
+)
+def test_passwords_are_written_nowhere(text: str, shown: str):
+    assert without_password(text) == shown
 
 
 def test_a_sweep_finds_its_trials_and_they_it_even_after_a_move(tmp_path):

@@ -238,6 +238,16 @@ def test_a_trial_is_compared_with_the_floor_of_its_seed_and_encoder(tmp_path, da
         assert gains == [{"knn": 0.75, "knn_above_random": sign * each} for each in (0.375, 0.125)]
 
 
+def test_a_metric_that_floors_cannot_measure_keeps_no_trial_from_arriving(tmp_path, database):
+    sweep = make_sweep(tmp_path / "s", metric="accuracy")
+    make_child(sweep, "floor", 0, 0.25, {"kind": "floor", "floor": "random", "point": "random init"})
+    trial = make_child(sweep, "trial", 0, 0.5, {"kind": "trial"})
+    trial.finish("finished", summary={"accuracy": 0.75})
+    sweep.finish("finished")
+    assert sync_all(sweep.directory, database.uri).unsent == {}
+    assert {name: value for name, _, value in database.points(trial)} == {"knn": 0.5, "accuracy": 0.75}
+
+
 def test_the_page_of_an_experiment_is_that_of_its_newest_sweep_and_keeps_what_a_person_wrote(tmp_path, database):
     from mlflow import MlflowClient
 

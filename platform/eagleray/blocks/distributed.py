@@ -41,7 +41,7 @@ def own_rows(whole: Tensor) -> Tensor:
     """Return this worker's rows of a gathered tensor.
 
     [workers * n, ...], the same on all workers, -> [n, ...]. The inverse of `gather`. Use it for random numbers of
-    images: draw them for the whole batch from `Method.generator`, then take this worker's rows.
+    images: draw them for the whole batch from `Method.rng`, then take this worker's rows.
     """
     return whole.chunk(world_size())[rank()]
 

@@ -14,6 +14,9 @@ NEUTRAL = (
 )
 
 
+NOTHING = "nothing"  # an empty list as a param
+
+
 def settings(run: Run) -> dict[str, Any]:
     """Return all settings of a run with dotted keys.
 
@@ -55,7 +58,17 @@ def as_param(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return " ".join(_words(value))
-    return "+".join(map(str, value)) or "nothing" if isinstance(value, list | tuple) else value
+    return "+".join(map(str, value)) or NOTHING if isinstance(value, list | tuple) else value
+
+
+def as_names(param: Any) -> list[str] | None:
+    """Return the names of which `as_param` made a param, None if it is of another kind.
+
+    >>> as_names("crop+jitter"), as_names("nothing"), as_names("mae mask=0.5"), as_names("0.5+0.8"), as_names(None)
+    (['crop', 'jitter'], [], None, None, None)
+    """
+    names = [] if param == NOTHING else str(param).split("+")
+    return names if isinstance(param, str) and all(map(str.isidentifier, names)) else None
 
 
 def _words(variant: Mapping[str, Any], above: str = "") -> Iterator[str]:

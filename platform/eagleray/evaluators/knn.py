@@ -37,7 +37,7 @@ class KNN(Evaluator):
         return knn(encodings.train, encodings.evaluated, k=self.config.k, temperature=self.config.temperature)
 
 
-def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.1) -> dict[str, float]:
+def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0.07) -> dict[str, float]:
     """Compute the accuracy of weighted kNN.
 
     On L2-normalised features. Each of the k training images most similar to a test image votes for its class with
@@ -50,7 +50,7 @@ def knn(train: Features, test: Features, *, k: int = 200, temperature: float = 0
 
     Args:
         k: number of neighbours; all training images if there are fewer.
-        temperature: T above (the paper's is 0.07).
+        temperature: T above.
 
     Returns:
         {"knn": share of the test images that are classified right}

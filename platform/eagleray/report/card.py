@@ -1,6 +1,5 @@
 """The model card of an exported encoder: what it is, how good it is, and how to make it again."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from eagleray.config.metrics import metrics_of, ordered
 from eagleray.contracts.batch import DataInfo
 from eagleray.report.numbers import number, spread
 from eagleray.report.variance import CONFIDENCE
-from eagleray.runs.record import Record
+from eagleray.runs.record import Record, without_password
 from eagleray.runs.restore import recorded_run
 
 VERSIONS = ("eagleray", "python", "torch", "torchvision", "timm", "commit")
@@ -19,7 +18,8 @@ VERSIONS = ("eagleray", "python", "torch", "torchvision", "timm", "commit")
 def card(record: Record, info: DataInfo, dim: int) -> str:
     """Write the card of a run's encoder, in Markdown.
 
-    Its YAML is the run file itself, so that the run can be made again from the card alone.
+    Its YAML is the run file itself, so that the run can be made again from the card alone; but without a password of
+    tracking.uri, because cards get shared.
 
     Args:
         record: of the run.
@@ -60,7 +60,7 @@ scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviat
 Save this as `run.yaml`, then `eagleray train run.yaml`:
 
 ```yaml
-{_without_password(yaml.safe_dump(run, sort_keys=False, allow_unicode=True)).strip()}
+{without_password(yaml.safe_dump(run, sort_keys=False, allow_unicode=True)).strip()}
 ```
 
 {_versions(record)}
@@ -121,10 +121,6 @@ def _versions(record: Record) -> str:
     known = {name: record.environment.get(name) for name in VERSIONS}
     dirty = ", with uncommitted changes" if record.environment.get("uncommitted_changes") else ""
     return f"Made with {', '.join(f'{name} {value}' for name, value in known.items() if value)}{dirty}."
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)  # of tracking.uri: cards get shared
 
 
 def _source(run: Mapping[str, Any]) -> str:

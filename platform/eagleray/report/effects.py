@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from eagleray.config.settings import as_names
 from eagleray.report.leaderboard import Row
 from eagleray.report.least_squares import indicators, polynomial
 from eagleray.report.numbers import param_text
@@ -161,7 +162,7 @@ class Effects:
     def _columns_of(self, key: str) -> "Iterator[_Column]":
         if parts := combined(self.rows, key):
             for part in parts:
-                has = [part in str(row.params[key]).split("+") for row in self.rows]
+                has = [part in (as_names(row.params[key]) or ()) for row in self.rows]
                 labels = ["with" if each else "without" for each in has]
                 yield _Column(part, key, labels, {"with": f"with {part}", "without": f"without {part}"})
             return
@@ -201,19 +202,22 @@ def levels(rows: "Sequence[Row]", key: str, *, is_drawn: bool) -> dict[str, str]
 def combined(rows: "Sequence[Row]", key: str) -> list[str]:
     """List the operations that a key combines, commonest first.
 
-    Its values are like `crop` or `crop+jitter`. The list is empty for a key that combines none.
+    Its values are like `crop` or `crop+jitter`. The list is empty for a key that combines none, and if it is unset
+    somewhere: the method's own operations are no combination of these.
     """
-    values = [str(row.params[key]).split("+") for row in rows]
-    counts = Counter(part for value in values for part in value)
-    return [part for part, _ in counts.most_common()] if any(len(value) > 1 for value in values) else []
+    values = [names for row in rows if (names := as_names(row.params[key])) is not None]
+    counts = Counter(name for names in values for name in names)
+    is_combined = len(values) == len(rows) and any(len(names) > 1 for names in values)
+    return [name for name, _ in counts.most_common()] if is_combined else []
 
 
 def spans(values: Sequence[float]) -> list[str]:
     """Label each of the sorted values with its range.
 
-    Ranges are thirds of the values, or halves if they are few.
+    Ranges are thirds of the values, or halves if they are few. Values that differ have at least two.
     """
     bins = 3 if len(values) >= 9 else 2
-    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]})
-    spans = [f"{low:.3g} to {high:.3g}" for low, high in pairwise([values[0], *cuts, values[-1]])]
+    distinct = sorted(set(values))
+    cuts = sorted({values[round(len(values) * part / bins)] for part in range(1, bins)} - {values[0]}) or distinct[1:2]
+    spans = [f"{param_text(low)} to {param_text(high)}" for low, high in pairwise([values[0], *cuts, values[-1]])]
     return [spans[sum(value >= cut for cut in cuts)] for value in values]

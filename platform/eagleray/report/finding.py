@@ -30,7 +30,10 @@ def finding(analysis: Analysis) -> str:
 
 
 def _no_choice(analysis: Analysis) -> str:
-    return f"only one point was measured, with {analysis.metric} {analysis.tried[0].measured}"
+    best, *others = analysis.tried
+    if not others:
+        return f"only one point was measured, with {analysis.metric} {best.measured}"
+    return f"all {1 + len(others)} points have the same settings; the best has {analysis.metric} {best.measured}"
 
 
 def _what_matters(effects: Sequence[Effect], analysis: Analysis) -> str:

@@ -3,12 +3,14 @@
 The picture shows the metric over the two keys that matter most, or over pairs of operations.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from eagleray.config.settings import as_names
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
 from eagleray.report.numbers import number, param_text
@@ -35,11 +37,21 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     """
     if not analysis.effects.each:
         return False
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # $ in a question or value is a dollar
+        # A script that the font lacks is drawn as boxes; the report has the same words as text.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        _draw(analysis, path, title)
+    return True
+
+
+def _draw(analysis: Analysis, path: Path, title: str) -> None:
     from matplotlib.figure import Figure  # not pyplot, which may open windows
 
     figure = Figure(layout="constrained")
     key, *others = dict.fromkeys(effect.of for effect in analysis.effects.each)
-    if analysis.parts(key) and max(str(row.params[key]).count("+") for row in analysis.tried) == 1:
+    if analysis.parts(key) and max(len(as_names(row.params[key]) or ()) for row in analysis.tried) == 2:
         names = analysis.parts(key)
         _map(figure, paired(analysis.tried, key), names, names, (key, key), analysis)
     elif others:
@@ -50,7 +62,6 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
     figure.text(0.99, -0.02, _floors(analysis), ha="right", va="top", fontsize=8, color="0.35")
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
-    return True
 
 
 def paired(rows: Sequence[Row], key: str) -> Cells:
@@ -60,7 +71,9 @@ def paired(rows: Sequence[Row], key: str) -> Cells:
     """
     cells: Cells = {}
     for row in rows:
-        names = str(row.params[key]).split("+")
+        names = as_names(row.params[key])
+        if not names:  # a point without any operation has no place
+            continue
         for place in {(names[0], names[-1]), (names[-1], names[0])}:
             cells.setdefault(place, []).append(fmean(row.values))
     return cells

@@ -29,7 +29,6 @@ class TrialResult:
     label: str  # names the point in tables
     seed: int | None = None
     floor: str = ""  # its kind (`config.floors`); empty: a trial
-    sweep: str = ""  # distinguishes the sweeps of an experiment
     state: str = "finished"
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last of each
     message: str = ""
@@ -99,9 +98,9 @@ def leaderboard(results: Iterable[TrialResult], metric: str, mode: Mode) -> list
 
     Those without the metric come last. Equal ones are in order of their names, whatever ran first.
     """
-    points: dict[tuple[str, ...], list[TrialResult]] = {}
+    points: dict[tuple[str, str], list[TrialResult]] = {}
     for each in results:
-        points.setdefault((each.sweep, each.floor, each.point), []).append(each)
+        points.setdefault((each.floor, each.point), []).append(each)
     # If several encoders or datasets are compared, the label "random init" alone would not say which.
     alike = Counter(runs[0].label for runs in points.values() if runs[0].floor)
     rows = [_row(runs, metric, is_label_enough=alike[runs[0].label] < 2) for runs in points.values()]

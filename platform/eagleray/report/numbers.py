@@ -12,7 +12,7 @@ def number(value: float) -> str:
 
     Very small and large ones have three digits.
     """
-    if 1e3 <= abs(value) < 1e7:
+    if 999.5 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.3g}"
 

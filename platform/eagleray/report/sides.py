@@ -55,7 +55,8 @@ def best_against_best(comparison: Comparison, analysis: Analysis) -> Iterator[st
         (better, high), (worse, low) = ((a, first), (b, second))[:: 1 if gain >= 0 else -1]
         tested = "may be noise" if test is None else f"{p_text(test.p_value)}, t test paired by seed{corrected}"
         is_level = gain == 0 or (test is not None and test.p_value >= SIGNIFICANT)
-        words = "is level with" if is_level else "is above" if test is None else "is better than"
+        side = "above" if analysis.mode == "max" else "below"
+        words = "is level with" if is_level else f"is {side}" if test is None else "is better than"
         yield (
             f"the best of {better} ({high.name}, {analysis.metric} {high.measured}) {words} the best of {worse} "
             f"({low.name}, {low.measured}; {tested})."

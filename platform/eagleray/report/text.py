@@ -61,6 +61,9 @@ def what_intervals_are(analysis: Analysis) -> str:
     parts = ["±: 95 % t interval of the mean over seeds" if several else "One seed each: no interval"]
     if len(analysis.tried) > 1:
         parts.append(f"the best of {len(analysis.tried)} points looks better than it is, because it was chosen for it")
+    if early := sum(max(0, len(row.values) - row.states.get("finished", 0)) for row in analysis.tried):
+        runs = "1 run did not finish and counts" if early == 1 else f"{early} runs did not finish and count"
+        parts.append(f"{runs} with the last that was measured")
     return f"{'; '.join(parts)}."
 
 

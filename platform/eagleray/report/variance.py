@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
-from eagleray.report.least_squares import ROUNDING, Fit, Squares, indicators
+from eagleray.report.least_squares import ROUNDING, Fit, Squares, indicators, left_within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05  # a larger p-value is not significant
 ACT_TOGETHER = 0.001  # the same for the lack of fit: strict, as it is tested in addition to the keys
 CONFIDENCE = 0.95  # of every interval
+ENDS = ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)  # probabilities of less than what was found, at an interval's ends
+LARGE = 1e6  # an F statistic
 
 
 class Variance:
@@ -23,7 +25,7 @@ class Variance:
     Noise is what the additive model of seeds and keys leaves over, unless that would be wrong:
 
     - The keys act together: the model's lack of fit is significant, beside the differences of seeds within points.
-      Then a key is tested between points that differ in this key alone, and only these differences are noise.
+      Then a key is tested between points that differ in this key alone, and only differences within points are noise.
     - The points are a sample. What the model does not describe of a point is then noise that its runs share; noise
       is estimated between points, and more seeds do not lower it.
 
@@ -50,7 +52,7 @@ class Variance:
         self.points = list(points) or list(range(len(values)))
         self.seeds = list(seeds) or [None] * len(values)
         self.blocks = [indicators(self.seeds)] if _shared(self.seeds, self.points) else []
-        self.saturated = Fit.of([*self.blocks, indicators(self.points)], self.target)
+        self.saturated = left_within(self.points, self.blocks, self.target)
 
     @cached_property
     def additive(self) -> Fit:
@@ -78,7 +80,7 @@ class Variance:
 
         It is None if no degree of freedom is left to estimate the noise.
         """
-        return _p_value(*self._test(place))
+        return _p_value(*self._tests[place])
 
     def mean(self, place: int, rows: Sequence[bool]) -> tuple[float, float | None]:
         """Return the fitted mean of a column's level, and its margin.
@@ -92,7 +94,7 @@ class Variance:
         """
         fit, at = self._model(place)
         value, factor = fit.mean(at, rows)
-        noise = self._test(place)[1]
+        noise = self._tests[place][1]
         if noise.free < 1:
             return value, None
         return value, t_quantile(noise.free) * (noise.mean * max(0.0, factor)) ** 0.5
@@ -118,7 +120,7 @@ class Variance:
         return self._jackknife() if self.sampled else [self._noncentral(place) for place in range(len(self.columns))]
 
     def _noncentral(self, place: int) -> tuple[float, float]:
-        gain, noise = self._test(place)
+        gain, noise = self._tests[place]
         others = sum(max(0.0, part - less) for at, (part, less) in enumerate(self._parts) if at != place) + self._rest
         one = self._parts[place][0] * (noise.mean / gain.total if gain.total and noise.total else 1.0)
         low, high = (many * one for many in _noncentrality(gain, noise))
@@ -159,8 +161,12 @@ class Variance:
     def _others(self, place: int) -> "list[np.ndarray]":
         return [*self.columns[:place], *self.columns[place + 1 :]] if self.is_joint else []
 
+    @cached_property
+    def _tests(self) -> list[tuple[Squares, Squares]]:
+        """Return what each column explains beside the others, and the noise."""
+        return list(map(self._test, range(len(self.columns))))
+
     def _test(self, place: int) -> tuple[Squares, Squares]:
-        """Return what a column explains beside the others, and the noise."""
         others, (after, _) = self._others(place), self._model(place)
         gain = self._fit(others).without(after)
         if self._is_additive:
@@ -220,14 +226,21 @@ def _p_value(gain: Squares, noise: Squares) -> float | None:
 
 
 def _noncentrality(gain: Squares, noise: Squares) -> tuple[float, float]:
-    """Return the ends of the interval of F's noncentrality."""
+    """Return the ends of the interval of F's noncentrality.
+
+    Where F is so large that the effect itself has hardly any noise, F is the noncentrality over a chi-squared number:
+    its own distribution would take minutes there, and lose all digits.
+    """
     import numpy as np
     from scipy.optimize import brentq
-    from scipy.special import ncfdtr
+    from scipy.special import chdtri, ncfdtr
 
     if not noise.total:
         return (1.0, 1.0) if gain.total else (0.0, 0.0)  # without noise there is no uncertainty
     statistic = gain.mean / noise.mean
+    if statistic > LARGE:
+        low, high = (gain.free * statistic * float(chdtri(noise.free, end)) / noise.free for end in ENDS)
+        return low, high
 
     def end(quantile: float) -> float:
         def beyond(many: float) -> float:
@@ -236,4 +249,4 @@ def _noncentrality(gain: Squares, noise: Squares) -> tuple[float, float]:
 
         return 0.0 if beyond(0) <= 0 else cast(float, brentq(beyond, 0, 100 * gain.free * (statistic + 10)))
 
-    return end((1 + CONFIDENCE) / 2), end((1 - CONFIDENCE) / 2)
+    return end(ENDS[0]), end(ENDS[1])

@@ -99,7 +99,7 @@ class Record:
             tags={**(before.tags if before else {}), **(tags or {})},
             environment=environment(),
             above=os.path.relpath(parent.directory, directory) if parent else None,
-            uri=re.sub(r"//[^/@]*@", "//", uri) if uri else parent and parent.uri,
+            uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
         text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
@@ -332,6 +332,11 @@ class Record:
     def children(self) -> list["Record"]:
         records = sound(path.parent for path in self.directory.glob("trials/*/record.json"))
         return sorted(records, key=lambda record: (record.created, record.name))
+
+
+def without_password(text: str) -> str:
+    """Remove users and passwords from the addresses in a text."""
+    return re.sub(r"//[^/?#\s]*@", "//", text)
 
 
 def find_records(root: Path | str, experiment: str | None = None) -> list[Record]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri, without_password
+from eagleray.runs.record import without_password
+from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

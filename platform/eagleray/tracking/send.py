@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from eagleray.runs.record import METRICS, SYSTEM, Record
+from eagleray.runs.record import METRICS, SYSTEM, Record, without_password
 from eagleray.tracking.descriptions import description, display_name, tags_for
 from eagleray.tracking.gains import gains
 from eagleray.tracking.inputs import HAS_IMAGES, VIEWS, dataset_inputs, grid_images
@@ -31,7 +31,6 @@ from eagleray.tracking.store import (
     patient,
     reason,
     store_uri,
-    without_password,
 )
 from eagleray.tracking.sync_state import Note, files, fingerprint, read_note, write_note
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import Record, find_records
+from eagleray.runs.record import Record, find_records, without_password
 from eagleray.tracking.send import Destination, Unsent
-from eagleray.tracking.store import store_uri, without_password
+from eagleray.tracking.store import store_uri
 from eagleray.tracking.sync_state import is_sent
 
 

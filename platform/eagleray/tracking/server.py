@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import without_password
 from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url
-from eagleray.tracking.store import PATIENCE, artifacts_beside, sqlite_path, store_uri, without_password
+from eagleray.tracking.store import PATIENCE, artifacts_beside, sqlite_path, store_uri
 from eagleray.tracking.sync_state import page_of
 
 HOST, PORT = "127.0.0.1", 5000

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.record import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,10 +46,6 @@ def store_uri(chosen: str | None = None) -> str:
         )
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
-
-
-def without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def sqlite_path(uri: str) -> Path | None:

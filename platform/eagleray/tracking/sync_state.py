@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eagleray.runs.files import JSON, write
-from eagleray.runs.record import METRICS, SYSTEM, Record
-from eagleray.tracking.store import without_password
+from eagleray.runs.record import METRICS, SYSTEM, Record, without_password
 
 Note = dict[str, Any]
 
