@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.train import TrainingFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from eagleray.config import Sweep, validated
@@ -159,3 +160,5 @@ def test_errors_of_ray_are_put_into_their_classes():
     for order in itertools.permutations([RuntimeError("Connection closed by peer"), IndexError("5")]):
         assert kind(WorkerGroupError("two failed", dict(enumerate(order)))) == "bug"
     assert isinstance(lost, TrainingFailedError)
+    unhealthy = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())
+    assert kind(WorkerGroupError("one died", {0: unhealthy})) == "infrastructure"
