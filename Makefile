@@ -31,12 +31,13 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md and docs/metrics.md, from what files declare and the runs in docs/results/methods.csv
+docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md and the tables of docs/results.md, from declarations and docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/methods.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
+	$(BIN)/python benchmarks/tables.py
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
-	@for benchmark in augment linear_probe losses methods memory tune simclr; do \
+	@for benchmark in augment linear_probe live losses methods memory tune simclr; do \
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi

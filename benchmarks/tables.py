@@ -81,9 +81,14 @@ def methods() -> str:
 def points(name: str, metrics: Sequence[str], key: str = "run") -> str:
     """Make a table of one sweep: a line a point."""
     rows = read(name)
-    runs = dict.fromkeys(row[key] for row in rows)
-    lines = [[run, *(cell([row for row in rows if row[key] == run], metric) for metric in metrics)] for run in runs]
-    return markdown([key, *metrics], lines) + below(rows, key, metrics)
+    has_collapsed = any(row["state"] == "collapsed" for row in rows)
+    lines = []
+    for run in dict.fromkeys(row[key] for row in rows):
+        own = [row for row in rows if row[key] == run]
+        states = [f"{sum(row['state'] == 'collapsed' for row in own)} of {len(own)}"] if has_collapsed else []
+        lines.append([run, *(cell(own, metric) for metric in metrics), *states])
+    head = [key, *metrics, *(["collapsed"] if has_collapsed else [])]
+    return markdown(head, lines) + below(rows, key, [metric for metric in metrics if metric != "z_rank"])
 
 
 def simclr_v2() -> str:
@@ -98,7 +103,7 @@ def simclr_v2() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "fixmatch": lambda: points("fixmatch", ("accuracy", "confident", "linear")),
-    "small_recipes": lambda: points("small_recipes", ("linear", "knn", "rank")),
+    "small_recipes": lambda: points("small_recipes", ("linear", "knn", "z_rank")),
     "colour_path": lambda: points("colour_path", ("knn", "linear"), "augment.exact"),
     "simclr_v2": simclr_v2,
 }

@@ -83,9 +83,14 @@ class Imports(ast.NodeVisitor):
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path) -> tuple[Import, ...]:
     visitor = Imports()
-    visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+    visitor.visit(parsed(path))
     return tuple(visitor.found)
 
 
@@ -222,10 +227,15 @@ def test_random_generators_are_seeded_in_one_file():
         f"{module_of(path)}:{node.lineno}"
         for path in FILES
         if module_of(path) != "eagleray.contracts.seeds"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in seeding
     ]
     assert found == []
+
+
+def test_nothing_made_for_tests_is_imported():
+    """What replaces a function at run time has a place for it in the code."""
+    assert {top_level(each.module) for path in FILES for each in imports(path)}.isdisjoint({"unittest", "pytest"})
 
 
 def test_the_engine_imports_no_method():
@@ -243,7 +253,7 @@ def test_nothing_asks_which_method_it_is(path: Path):
     names = {method.stem for method in METHOD_FILES}
     compared = [
         constant.value
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Compare | ast.MatchValue)
         for constant in ast.walk(node)
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)

@@ -139,6 +139,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
     for step in (3, 4):
         save_checkpoint(tmp_path, {"step": step}, keep=2)
     assert [load_checkpoint(p)["step"] for p in checkpoints(tmp_path)] == [3, 4]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # nor is what was left unfinished kept
 
 
 def test_the_warm_up_is_linear_and_the_rest_half_a_cosine():

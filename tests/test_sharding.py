@@ -28,18 +28,23 @@ RUNS = {
     "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
     "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
     "fixmatch": ["labels.fraction=0.13", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
+    "simclr": ["encoder.width=8", "image_size=16"],  # on photos of several shapes
 }
+# How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
+# otherwise. Other views would differ by about 1, and change weights by 1e-3.
+EXACT, ROUNDED = (0.0, 1e-8), {"simclr": (1e-4, 1e-5)}
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 64 colour images of 16 x 16 in two classes, all different."""
+    """Return two folders of 64 colour images in two classes, all different: of 16 x 16, and of several shapes."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(64):
-        place = folder / "train" / f"class{number % 2}" / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
         rough = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-        rough.resize((16, 16), Image.Resampling.BICUBIC).save(place)
+        for kind, shape in (("same", (16, 16)), ("several", (16 + number % 23, 16 + 7 * number % 29))):
+            place = folder / kind / "train" / f"class{number % 2}" / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            rough.resize(shape, Image.Resampling.BICUBIC).save(place)
     return folder
 
 
@@ -66,7 +71,8 @@ def everything(photos: str, directory: str) -> dict[str, dict[str, dict[str, Ten
 
 
 def a_run(name: str, photos: str, directory: str) -> Run:
-    images = ["data=folder", f"data.root={photos}", f"data.cache={directory}"]
+    root = Path(photos, "several" if name in ROUNDED else "same")
+    images = ["data=folder", f"data.root={root}", f"data.cache={directory}"]
     return load_run(None, [f"method={name}", f"workers={distributed.world_size()}", *images, *SHARED, *RUNS[name]])
 
 
@@ -101,20 +107,21 @@ def trained(run: Run, directory: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_workers_see_the_views_of_one_process_to_the_last_bit(name: str, workers: list[dict], alone: dict):
+def test_workers_see_the_views_of_one_process(name: str, workers: list[dict], alone: dict):
     whole = alone["views"][name]
     assert any(key.startswith("step 2 view") for key in whole)
     for key, value in whole.items():
-        assert torch.equal(torch.cat([worker["views"][name][key] for worker in workers]), value), key
+        together = torch.cat([worker["views"][name][key] for worker in workers])
+        assert torch.allclose(together, value, rtol=0, atol=ROUNDED.get(name, EXACT)[0]), key
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_workers_end_in_the_weights_of_one_process(name: str, workers: list[dict], alone: dict):
-    weights = alone["weights"][name]
+    weights, allowed = alone["weights"][name], ROUNDED.get(name, EXACT)[1]
     for worker in workers:
         assert worker["weights"][name].keys() == weights.keys()
         for key, value in weights.items():
             # Other views change weights by 1e-3. AdamW divides by gradients, so rounding errors of small ones grow.
             torch.testing.assert_close(
-                worker["weights"][name][key], value, rtol=1e-7, atol=1e-8, msg=lambda m, k=key: f"{k}: {m}"
+                worker["weights"][name][key], value, rtol=1e-7, atol=allowed, msg=lambda m, k=key: f"{k}: {m}"
             )

@@ -20,7 +20,9 @@ from safetensors.torch import save_file
 
 import eagleray
 from eagleray.app import cli
+from eagleray.app.directories import resumable_run
 from eagleray.app.ready import check_sweep
+from eagleray.config import Run, Sweep, validated
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
 
@@ -283,3 +285,32 @@ def test_the_example_of_the_readme_runs():
     assert shape == "torch.Size([1, 32])"
     assert "augment.flip" in finding
     assert len(board) == 4  # two points, two floors
+
+
+def test_a_password_is_in_no_file_and_a_resumed_run_uses_the_one_given_again(tmp_path: Path):
+    secret, shared = "http://me:secret@host:5000", "http://host:5000"
+    tracking = {"tracking": {"uri": secret}}
+    run, sweep = validated(Run, tracking), validated(Sweep, {"name": "s", "vary": {"seed": [0, 1]}, "run": tracking})
+    assert (run.tracking.uri, sweep.run) == (secret, tracking)  # MLflow gets it
+    assert run.file()["tracking"]["uri"] == shared
+    assert sweep.model_dump(mode="json")["run"] == {"tracking": {"uri": shared}}
+    Record.create(tmp_path, name="r", experiment="e", params={}, run=run.file(), uri=run.tracking.uri)
+    assert "secret" not in "".join(path.read_text() for path in tmp_path.rglob("*.*"))
+    assert resumable_run(tmp_path, tracking, secret).tracking.uri == secret
+    assert resumable_run(tmp_path, {}, None).tracking.uri == shared
+
+
+@pytest.mark.slow
+def test_a_cluster_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The machine that starts the run, often the head without a GPU, only reads the images."""
+    from eagleray.app import launch
+
+    def nothing(*_: Any) -> None:
+        """Train elsewhere."""
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch, "_train", nothing)
+    monkeypatch.setattr(launch, "_keep", nothing)
+    run = validated(Run, {**TINY, "device": "cuda"})
+    launch.launch_run(run, tmp_path / "r", nothing, address="head:6379")  # type: ignore[arg-type]
+    assert Record.open(tmp_path / "r").file()["device"] == "cuda"

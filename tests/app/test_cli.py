@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -207,9 +209,10 @@ FILES = {
     "many.yaml": "name: s\nsearch: grid\nvary: {augment.flip: {uniform: [0, 1]}}\n",
     "metric.yaml": "name: s\nsearch: grid\nmetric: knnn\nvary: {augment.flip: [0, 1]}\n",
     "novary.yaml": "name: s\n",
-    "labels.csv": "path,label\na.png,cat\n",
+    "short.yaml": "epochs: 1\n",
     "pbt.yaml": "name: s\nsearch: random\ntrials: 4\nscheduler: pbt\nvary: {batch_size: [64, 128]}\n",
 }
+LONG = "long" * 100  # more than a file system allows
 MISTAKES = [
     ("train epochz=3", "unknown key epochz; did you mean epochs?"),
     ("train epochs=ten", "epochs=ten is not a whole number"),
@@ -230,12 +233,12 @@ MISTAKES = [
     ("train augment.grayscale=0.5", "these images are grey already"),
     ("train data=folder data.root=nowhere", "does not exist"),
     ("train data=folder data.root=empty", "empty contains no images"),
-    ("train data=folder data.root=. data.labels=gone.csv", "gone.csv cannot be read: No such file"),
-    ("train data=folder data.root=. data.labels=labels.csv", "names 1 files that are no images below data.root="),
     ("train method=fixmatch labels.fraction=2", "labels.fraction=2 is out of range"),
     ("train method=fixmatch labels.fraction=0.5 labels.per_class=3", "exclude each other; set one to null"),
     ("train data=mnist", "set data.root to the folder that contains it, or data.download=true"),
-    ("train device=cuda", "torch finds no GPU here"),
+    ("train device=cuda", "no GPU here"),
+    ("check short.yaml device=cuda", "no GPU here"),
+    ("check sweep.yaml vary.batch_size=[64] gpus_per_trial=1", "no GPU here"),
     ("train tracking.uri=some/folder", "is not an MLflow store"),
     ("train --resume", "there is nothing unfinished in runs/eagleray"),
     ("sweep gone.yaml", "there is no file gone.yaml"),
@@ -249,6 +252,13 @@ MISTAKES = [
     ("check gone.yaml", "there is no file gone.yaml"),
     ("schema runs", "there is a schema of run files and one of sweep files"),
     ("evaluate nowhere", "nowhere is not the directory of a run"),
+    (f"evaluate {LONG}", "is not the directory of a run (record.json: File name too long)"),
+    (f"train {LONG}", "there is no file long"),
+    (f"train tracking.experiment={LONG}", "tracking.experiment=long"),
+    (f"train data=folder data.root={LONG}", "cannot be read: File name too long"),
+    (f"sweep sweep.yaml name={LONG}", "name=long"),
+    (f"check {LONG}", "there is no file long"),
+    (f"watch {LONG}", "there is no run or sweep long"),
     ("preview --out views.jpg", "use a name that ends in .png"),
     ("methods simclrr", "did you mean simclr?"),
     ("compare s --mode up", "--mode up is neither max nor min"),
@@ -409,6 +419,34 @@ def test_ctrl_c_says_how_to_continue_and_the_resumed_run_ends_as_if_nothing_had_
     assert ends[0] == ends[1]  # but for the clock
     assert [row["epoch"] for row in Record.open(directory).metrics()] == [1, 2, 3]
     assert eagleray("train", "--resume").err.startswith("eagleray: there is nothing unfinished in runs/eagleray")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["train", *TINY], ["sweep", str(SWEEPS[0])]], ids=["train", "sweep"])
+def test_ctrl_c_before_the_first_record_leaves_nothing(
+    eagleray: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.runs.assemble.load_data", pressed)
+    outcome = eagleray(*arguments)
+    assert (outcome.code, outcome.err) == (130, "eagleray: stopped; nothing was recorded yet\n")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_after_the_end_says_so(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eagleray.app.launch.export_encoder", pressed)
+    outcome = eagleray("train", *TINY)
+    (directory,) = Path("runs/eagleray").iterdir()
+    assert outcome.err.splitlines()[-1] == (
+        f"eagleray: stopped; {directory} had finished; `eagleray sync` sends what MLflow lacks"
+    )
+    assert Record.open(directory).state == "finished"
 
 
 @pytest.mark.slow
@@ -743,7 +781,18 @@ def test_keys_are_shortened_if_that_keeps_them_unique():
     ]
 
 
-def test_directories_of_one_second_differ(tmp_path: Path):
-    first = directories.new_directory(tmp_path, "simclr")
-    first.mkdir()
-    assert directories.new_directory(tmp_path, "simclr") != first
+def test_runs_that_start_together_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each looks for a free name before any other has created its own."""
+    monkeypatch.setattr(directories.time, "strftime", lambda _: "20250101-120000")
+    together, create = Barrier(4), Path.mkdir
+
+    def late(path: Path, *options: Any, **named: Any) -> None:
+        if path.name == "20250101-120000-simclr":
+            together.wait(10)
+        create(path, *options, **named)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with ThreadPoolExecutor(4) as starts:
+        names = [starts.submit(directories.new_directory, tmp_path / "runs", "simclr") for _ in range(4)]
+    numbers = ("", "-2", "-3", "-4")
+    assert sorted(name.result().name for name in names) == [f"20250101-120000-simclr{number}" for number in numbers]

@@ -115,7 +115,7 @@ def test_no_column_is_cut_in_a_narrow_terminal(eagleray: Any, width: int):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "MLflow at http://127.0.0.1:1 cannot be read"),
+        pytest.param(["nothing"], "MLflow at http://127.0.0.1:1 cannot be read", marks=pytest.mark.slow),
         (["epochs=3"], "name at least one sweep, experiment or directory"),
         (["empty"], "empty holds no runs"),
         (

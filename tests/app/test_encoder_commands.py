@@ -106,18 +106,6 @@ def test_a_card_names_the_fingerprint_of_the_images(place: Path):
     assert f"- {facts['images']['test']} test images\n" in card
 
 
-def test_a_password_is_in_no_card(typed: Any, place: Path):
-    file = place / "run/run.yaml"
-    before = file.read_text()
-    try:
-        file.write_text(before.replace("sqlite:///m.db", "http://me:secret@host:1"))
-        assert typed("export", "run", "--out", "shared")[0] == 0
-    finally:
-        file.write_text(before)
-    assert "uri: http://host:1" in (card := Path("shared/README.md").read_text())
-    assert "secret" not in card
-
-
 def test_export_writes_a_folder_once(typed: Any):
     code, said = typed("export", "run", "--format", "torchscript")
     assert (code, said.splitlines()) == (0, [

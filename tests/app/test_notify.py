@@ -8,11 +8,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+import eagleray
+from eagleray.app import launch
 from eagleray.app.notify import forget, notify
-from eagleray.config import Sweep, validated
+from eagleray.config import Run, Sweep, validated
+from eagleray.config.schema import sweep_schema
+from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Diverged
+from eagleray.report.numbers import number
+from eagleray.runs.record import Record
 
 SECRET = "xoxb-canary"
 
@@ -56,9 +64,9 @@ def a_sweep(target: str | None) -> Sweep:
 def test_an_address_is_told_each_event_once(sink: Sink, tmp_path: Path):
     sweep = a_sweep(sink.address)
     for event in ("budget", "stopped", "stopped", "finished", "finished"):
-        notify(sweep, tmp_path, event, f"it {event}")
+        notify(sweep, tmp_path, event, f"is {event}")
     assert [each["event"] for each in sink.got] == ["budget", "stopped", "finished"]
-    assert sink.got[0] == {"event": "budget", "sweep": "s", "text": "it budget", "directory": str(tmp_path)}
+    assert sink.got[0] == {"event": "budget", "name": "s", "text": "s is budget", "directory": str(tmp_path)}
     forget(tmp_path)
     notify(sweep, tmp_path, "finished", "extended")
     assert len(sink.got) == 4
@@ -72,7 +80,7 @@ def test_what_did_not_arrive_is_told_by_the_next_start_and_never_names_the_addre
         notify(a_sweep(sink.address), tmp_path, "finished", "done")
         notify(a_sweep(f"http://127.0.0.1:1/{SECRET}"), tmp_path, "finished", "done")
         notify(a_sweep(f"exit 3 # {SECRET}"), tmp_path, "finished", "done")
-    reasons = [record.getMessage().partition("that done: ")[2] for record in caplog.records]
+    reasons = [record.getMessage().partition("that s done: ")[2] for record in caplog.records]
     assert reasons == ["Internal Server Error", "[Errno 111] Connection refused", "the command ended with 3"]
     assert SECRET not in caplog.text
     sink.status = 200
@@ -83,8 +91,8 @@ def test_what_did_not_arrive_is_told_by_the_next_start_and_never_names_the_addre
 def test_a_command_gets_the_event_in_its_environment(tmp_path: Path):
     told = tmp_path / "told"
     for _ in range(2):
-        notify(a_sweep(f'echo "$EAGLERAY_EVENT $EAGLERAY_SWEEP: $EAGLERAY_TEXT" >> {told}'), tmp_path, "failed", "why")
-    assert told.read_text() == "failed s: why\n"
+        notify(a_sweep(f'echo "$EAGLERAY_EVENT $EAGLERAY_NAME: $EAGLERAY_TEXT" >> {told}'), tmp_path, "failed", "why")
+    assert told.read_text() == "failed s: s why\n"
 
 
 def test_the_target_is_in_no_file_and_no_text_of_a_sweep():
@@ -94,3 +102,72 @@ def test_the_target_is_in_no_file_and_no_text_of_a_sweep():
         with pytest.raises(ConfigError, match="notify is neither a command nor an http") as caught:
             validated(Sweep, {"name": "s", "vary": {"seed": [0, 1]}, "notify": wrong})
         assert SECRET not in str(caught.value)
+
+
+def test_the_target_of_a_run_is_no_setting_of_it():
+    run = validated(Run, {"notify": f"https://host/{SECRET}"})
+    assert SECRET not in json.dumps([run.file(), settings(run)]) + repr(run)
+    assert settings(run) == settings(validated(Run, {}))
+    with pytest.raises(ConfigError, match="notify is neither a command nor an http") as caught:
+        validated(Run, {"notify": f"https:///{SECRET}"})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"run": {"notify": SECRET}, "vary": {"seed": [0, 1]}},
+        {"vary": {"notify": [SECRET, "b"]}},
+        {"vary": {"run": [{"notify": SECRET}, {"epochs": 5}]}},
+    ],
+)
+def test_a_sweep_has_one_target_for_all_its_runs(where: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"^run\.notify: .*; write notify beside run$") as caught:
+        validated(Sweep, {"name": "s", **where})
+    assert SECRET not in str(caught.value)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "s", **where}, sweep_schema())
+
+
+@pytest.mark.slow
+def test_a_run_tells_how_it_ended_and_goes_on_if_nobody_listens(
+    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # where nothing answers
+    tiny = {
+        "data": {"limit": 64}, "batch_size": 16, "epochs": 2, "encoder": {"width": 4}, "threads": 1, "device": "cpu",
+        "evaluate": {"linear": {"when": "never"}}, "tracking": {"runs": str(tmp_path)}, "notify": sink.address,
+    }  # fmt: skip
+    with pytest.raises(Diverged):
+        eagleray.train({**tiny, "optimizer": {"lr": 1e30}})
+    monkeypatch.setattr(launch, "collapsed", lambda epochs: True)
+    run = eagleray.train(tiny, tmp_path / "a")
+    assert [each["event"] for each in sink.got] == ["failed", "collapsed", "finished"]
+    assert "failed: the loss is nan at step" in sink.got[0]["text"]
+    assert sink.got[1]["text"] == "a has collapsed embeddings at epoch 1"
+    assert f"knn {number(run.metrics['knn'])}" in sink.got[2]["text"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+    sink.status = 500
+    assert Record.open(eagleray.train(tiny, tmp_path / "b").directory).state == "finished"
+    told = [text for each in caplog.records if "nobody could be notified" in (text := each.getMessage())]
+    assert [text.rpartition(": ")[2] for text in told] == ["Internal Server Error"] * 2
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, sink: Sink, tmp_path: Path):
+    """Its trials may have taken days."""
+    from eagleray.ray_backend import sweep as ray_sweep
+
+    def trained(sweep: Sweep, directory: Path, **_: Any) -> None:
+        Record.create(directory, name="s", experiment="s", params={}, run=sweep.model_dump(mode="json"))
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(ray_sweep, "sweep", trained)
+    monkeypatch.setattr(launch, "conclude", failing)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(RuntimeError, match="no font"):
+        launch.launch_sweep(a_sweep(sink.address), tmp_path / "s", tmp_path, None, resume=False, address=None)
+    assert [each["event"] for each in sink.got] == ["failed"]

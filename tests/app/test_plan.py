@@ -34,7 +34,7 @@ def a_sweep(**more: Any) -> Sweep:
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(plans, "cores", lambda: 2)
 
 
 class Probe:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,16 @@ from typer.testing import CliRunner
 
 import eagleray_methods
 from eagleray.app.cli import app
-from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, the_declaration, trains, write
+from eagleray.app.plugin import KINDS, QUIET, SHORT, findings, small_settings, the_declaration, trains, write
 from eagleray.config import Sweep, load_run, read_run, validated
+from eagleray.config.registry import find, found_here
 from eagleray.config.schema import run_schema, sweep_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
 from eagleray.loop import train
 from eagleray.runs.assemble import assemble
 from eagleray.runs.method_checks import CHECKS
+from method_cases import METHODS, needed
 
 TINY = ["data.limit=64", "batch_size=16", "epochs=1", "threads=1", "device=cpu", "evaluate.linear.when=never"]
 INIT = "last_norm=True)\n"
@@ -188,6 +191,24 @@ def test_code_that_crashes_is_shown_with_its_line(here: Path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in METHODS if not needed(name)])
+def test_the_training_of_a_check_raises_no_false_alarm(name: str):
+    """A fifth of its epochs, because all of them take 80 seconds; with all, no method is blamed either."""
+    fitting = {"swav": ["method.prototypes=32"], "w_mse": ["method.sub_batch=32", "method.projection=8"]}.get(name, [])
+    assert list(trains(load_run(None, [*small_settings(find("method", name)), *fitting, "epochs=5"]))) == []
+
+
+def test_a_method_whose_defaults_do_not_fit_a_small_batch_is_not_called_wrong():
+    method = find("method", "w_mse")
+    complaint = next(finding for finding in findings(method, ["method.sub_batch=5"]) if finding.complaints)
+    assert complaint.complaints[0].startswith("method.sub_batch=5 does not divide batch_size=8: take a divisor of it")
+    assert complaint.complaints[0].endswith(
+        "a check is small (data.limit=256 batch_size=32): type what fits after the file's name"
+    )
+
+
+@pytest.mark.slow
 def test_a_method_of_one_file_is_found_everywhere(here: Path):
     """In the list, its settings, both schemas, a run, a sweep with its declared range, and what is recorded."""
     name = fancy()
@@ -262,10 +283,11 @@ def test_one_class_of_several_is_named(here: Path):
         (["new", "methd", "x.py"], "there is no template of a methd; there are: method, encoder, dataset, evaluator"),
         (["new", "method", "taken.py"], "taken.py exists already; name another file"),
         (["new", "method", "My-One.py"], "write lower case, as in my_method.py"),
+        (["new", "method", "nowhere/fancy.py"], "fancy.py cannot be written (No such file or directory); name another"),
         (["check", "absent.py"], "absent.py; put it back where it was, or name another"),
         (
             ["check", "taken.py"],
-            "a file to check declares a method, encoder, dataset, evaluator, and this one declares none",
+            "a file to check declares a method, encoder, dataset or evaluator, and this one declares none",
         ),
         (["train", "method=./absent.py"], "there is no file"),
     ],
@@ -276,6 +298,24 @@ def test_a_mistake_with_plugin_files_is_said(here: Path, arguments: list[str], s
     assert isinstance(result.exception, ConfigError)
     assert says in str(result.exception)
     assert sorted(path.name for path in here.iterdir()) == ["taken.py"]
+
+
+@pytest.mark.parametrize("place", ["fancy.py", "{here}/my lab/fancy.py"])
+def test_the_command_that_new_names_finds_the_file(here: Path, place: str):
+    (here / "my lab").mkdir()
+    file = Path(place.format(here=here))
+    said = CliRunner().invoke(app, ["new", "method", str(file)]).stdout
+    _, _, setting = shlex.split(re.search(r"\((eagleray train .*?)\)", said)[1])  # type: ignore[index]
+    assert load_run(None, [setting]).method.name == str(file.absolute())
+    assert f"eagleray check {shlex.quote(str(file))})" in said
+
+
+def test_what_is_no_file_is_no_plugin(here: Path):
+    """Emacs marks an edited file by a link that leads nowhere."""
+    Path(".#fancy.py").symlink_to("me@host.1:2")
+    Path("folder.py").mkdir()
+    name = fancy()
+    assert list(found_here("method")) == [name]
 
 
 def test_there_is_a_template_for_each_kind_that_new_names():

@@ -132,7 +132,7 @@ MISTAKES = [
     (["data.root=x"], "unknown key data.root: digits has no such setting"),
     (["augment.flipp=1"], "unknown key augment.flipp; did you mean augment.flip?"),
     (["method=simclrr"], "there is no method 'simclrr'; did you mean simclr?"),
-    (["method=3"], "there is no method '3' (there are: "),
+    (["method=3"], "method=3 is not a name; `eagleray methods` lists them"),
     (["encoder=resnet"], "there is no encoder 'resnet'; did you mean resnet"),
     (["data=digit"], "there is no dataset 'digit'; did you mean digits?"),
     (["method=no_such_lab.fancy"], "no such module can be imported"),

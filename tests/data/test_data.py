@@ -447,21 +447,24 @@ def test_processes_share_one_cache_file(tmp_path, cache):
 # --- streaming ---
 
 
-def test_a_streamed_folder_is_bitwise_the_cached_one(tmp_path):
+DECODERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])  # processes that decode
+
+
+@DECODERS
+def test_a_streamed_folder_is_bitwise_the_cached_one(tmp_path, workers: int):
     write_noise(tmp_path / "images", {"a": 25, "b": 25}, size=(30, 41))
     kept = load("folder", root=tmp_path / "images", size=16)
     order = epoch_order(len(kept.train), 6, seed=3, epoch=2)
     expected = list(kept.train.batches(order))
-    for workers in (0, 1, 2):
-        shared = {"memory_limit": 1, "workers": workers, "cache": tmp_path / "another"}
-        streamed = load("folder", root=tmp_path / "images", size=16, shared=shared)
-        assert not isinstance(streamed.train._pixels, Stored)
-        assert streamed.info == kept.info
-        np.testing.assert_array_equal(streamed.train.labels, kept.train.labels)
-        batches = list(streamed.train.batches(order))
-        assert len(batches) == len(expected) == 6
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(batches, expected, strict=True))
-        assert torch.equal(pixels_of(streamed.test), pixels_of(kept.test))
+    shared = {"memory_limit": 1, "workers": workers, "cache": tmp_path / "another"}
+    streamed = load("folder", root=tmp_path / "images", size=16, shared=shared)
+    assert not isinstance(streamed.train._pixels, Stored)
+    assert streamed.info == kept.info
+    np.testing.assert_array_equal(streamed.train.labels, kept.train.labels)
+    batches = list(streamed.train.batches(order))
+    assert len(batches) == len(expected) == 6
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(batches, expected, strict=True))
+    assert torch.equal(pixels_of(streamed.test), pixels_of(kept.test))
     assert not list((tmp_path / "another").glob("*.bin"))
 
 
@@ -474,13 +477,14 @@ def test_a_higher_limit_brings_the_images_into_memory(tmp_path):
     assert torch.equal(pixels_of(streamed.train), pixels_of(kept.train))
 
 
-def streamed_folder(folder: Path, **shared) -> Data:
+def streamed_folder(folder: Path, workers: int) -> Data:
     write_noise(folder, {"a": 20, "b": 20})
-    return load("folder", root=folder, shared={"memory_limit": 1, "workers": 2, **shared})
+    return load("folder", root=folder, shared={"memory_limit": 1, "workers": workers})
 
 
-def test_two_streams_at_once_and_one_left_early(tmp_path):
-    data = streamed_folder(tmp_path)
+@DECODERS
+def test_two_streams_at_once_and_one_left_early(tmp_path, workers: int):
+    data = streamed_folder(tmp_path, workers)
     everything = pixels_of(data.train)
     order = list(torch.arange(len(data.train)).split(3))
     outer = data.train.batches(order)
@@ -492,7 +496,7 @@ def test_two_streams_at_once_and_one_left_early(tmp_path):
 
 
 def test_labelled_images_can_be_held_in_memory(tmp_path):
-    data = streamed_folder(tmp_path)
+    data = streamed_folder(tmp_path, workers=0)
     chosen = data.labelled(Labels(per_class=3), seed=0)
     few = data.train.only(chosen.numpy()).in_memory()
     assert isinstance(few._pixels, Stored)
@@ -500,8 +504,9 @@ def test_labelled_images_can_be_held_in_memory(tmp_path):
     np.testing.assert_array_equal(few.labels, data.train.labels[chosen])
 
 
-def test_a_file_that_goes_bad_later_is_named(tmp_path):
-    data = streamed_folder(tmp_path)
+@DECODERS
+def test_a_file_that_goes_bad_later_is_named(tmp_path, workers: int):
+    data = streamed_folder(tmp_path, workers)
     data.train._pixels._paths[data.train._rows[5]] = str(tmp_path / "gone.png")
     with pytest.raises(ConfigError, match=r"gone\.png could be read .* but cannot now: .*No such file"):
         pixels_of(data.train)
@@ -512,6 +517,7 @@ def children() -> list[int]:
     return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes by /proc")
 def test_a_killed_worker_is_an_error_and_not_a_hang(tmp_path):
     data = streamed_folder(tmp_path, workers=1)

@@ -1,5 +1,6 @@
 """Folders of photos of several shapes: what is stored of them, and what views show of it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from eagleray.augment import View, evaluation_view, make_views
 from eagleray.augment.parameters import draw_parameters
-from eagleray.config import load_run
+from eagleray.config import load_run, read_run
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.ragged import Ragged
@@ -20,8 +21,11 @@ from eagleray.data.images import Data, Images, batched, load_data
 from eagleray.data.order import epoch_order
 from eagleray.data.pixels import Stored
 from eagleray.loop import train
+from eagleray.runs.assemble import images_of as images_of_run
 from eagleray.runs.floors import measure
 from eagleray.runs.preview import preview
+from eagleray.runs.record import Record
+from eagleray.runs.writer import keep_data
 
 SHAPES = ((37, 100), (64, 64), (48, 96), (200, 300), (96, 48), (40, 31))  # height, width
 
@@ -92,19 +96,27 @@ def test_the_default_is_twice_the_size_and_nothing_is_enlarged(folder):
     }
 
 
-def test_a_streamed_folder_of_photos_is_bitwise_the_stored_one(folder, tmp_path):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_streamed_folder_of_photos_is_bitwise_the_stored_one(folder, tmp_path, workers: int):
     kept = load(folder)
     order = epoch_order(len(kept.train), 6, seed=3, epoch=2)
     expected = list(kept.train.batches(order))
-    for workers in (0, 2):
-        streamed = load(folder, {"memory_limit": 1, "workers": workers, "cache": tmp_path / "another"})
-        assert not isinstance(streamed.train._pixels, Stored)
-        assert streamed.info == kept.info
-        for ours, theirs in zip(streamed.train.batches(order), expected, strict=True):
-            assert isinstance(ours, Ragged)
-            assert isinstance(theirs, Ragged)
-            assert torch.equal(ours.padded, theirs.padded)
-            assert torch.equal(ours.sizes, theirs.sizes)
+    streamed = load(folder, {"memory_limit": 1, "workers": workers, "cache": tmp_path / "another"})
+    assert not isinstance(streamed.train._pixels, Stored)
+    assert (streamed.info, streamed.digest) == (kept.info, kept.digest)
+    for ours, theirs in zip(streamed.train.batches(order), expected, strict=True):
+        assert isinstance(ours, Ragged)
+        assert isinstance(theirs, Ragged)
+        assert torch.equal(ours.padded, theirs.padded)
+        assert torch.equal(ours.sizes, theirs.sizes)
+
+
+def test_the_digest_tells_images_apart_and_not_where_they_lie(folder, tmp_path):
+    digest = load(folder).digest
+    shutil.copytree(folder, tmp_path / "moved")
+    assert load(tmp_path / "moved").digest == digest
+    photo(99).save(next(iter(sorted((tmp_path / "moved").iterdir()))) / "99.png")
+    assert load(tmp_path / "moved").digest != digest
 
 
 def test_mean_and_std_are_those_of_the_pixels_and_not_of_the_padding(folder):
@@ -222,6 +234,18 @@ def test_a_photo_gives_the_same_view_alone_and_beside_others_of_any_shape(view, 
 # Downstream
 
 
+@pytest.mark.parametrize(("asked", "views"), [([], 48), (["image_size=16"], 16)])
+def test_the_record_says_the_sizes_that_the_run_file_leaves_open(folder, tmp_path, asked, views):
+    run = load_run(None, ["data=folder", f"data.root={folder}", *asked])
+    record = Record.create(tmp_path / "run", name="run", experiment="e", params={}, run=run.file())
+    keep_data(run, record, images_of_run(run))
+    facts = record.data() or {}
+    assert (facts["size"], facts["stored_size"], facts["image_size"]) == (48, 96, views)
+    assert record.file()["data"]["stored_size"] is None  # trained again on other photos, their own sizes are found
+    assert read_run(record.file()) == run
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "fixmatch", "deepcluster"])
 def test_a_run_on_photos_of_several_shapes(folder, tmp_path, method):
     own = {"fixmatch": ["labels.per_class=4"], "deepcluster": ["method.clusters=3"]}.get(method, [])

@@ -233,12 +233,19 @@ def test_files_not_named_like_images_are_left_out_and_counted(tmp_path):
     assert "and 3 more)" in note
 
 
-def test_where_no_file_is_named_like_an_image_all_are_read(tmp_path):
+def test_where_no_file_is_named_like_an_image_those_without_an_ending_are_read(tmp_path):
     write_images(tmp_path, "1.png", "2.png")
     for name in ("1", "2"):
         (tmp_path / f"{name}.png").rename(tmp_path / name)
     (tmp_path / ".DS_Store").touch()
+    (tmp_path / "notes.txt").touch()
     assert laid_out(tmp_path) == {"train": (["1", "2"], None)}
+
+
+def test_text_files_are_no_images_even_where_there_are_no_others(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"contains no images: notes\.txt is not named like one"):
+        laid_out(tmp_path)
 
 
 def test_a_link_that_leads_back_is_not_followed(tmp_path):
@@ -316,8 +323,8 @@ REFUSED = {
     "path,label\n1.png,cat\n2.JPG,cat\n": r"gives the training images one class, 'cat': at least two",
     "path,label\n1.png,\n2.JPG,\n": r"no class: at least two",
     "path,label\n1.png,cat\n2.JPG,dog\n./1.png,dog\n": r"1\.png two labels, 'cat' in line 2 and 'dog' in line 4",
-    "path,label\n1.png,cat\n2.JPG,dog\n7.png,dog\n": r"names 1 files .*7\.png \(line 4\)",
-    "x/1.png,cat\nx/2.png,dog\n": r"names 2 files that are no images below data\.root=",
+    "path,label\n1.png,cat\n2.JPG,dog\n7.png,dog\n": r"names what is no image below .*7\.png \(line 4\)",
+    "x/1.png,cat\nx/2.png,dog\n": r"names what is no image below data\.root=.*x/1\.png \(line 1\), x/2\.png \(line 2\)",
     "path,label\n1.png,cat,black\n2.JPG,dog\n": r"line 2 of .* has 3 columns, and line 1 has 2: put texts",
     "path,label\n1.png,cat\n,dog\n": r"line 3 of .* has the label 'dog' and no path",
     b"path,label\n1.png,k\xe4fer\n": r"is not text in UTF-8: save it as `CSV UTF-8`",

@@ -110,6 +110,7 @@ def found(image: np.ndarray) -> np.ndarray:
     return (255 * distance / distance.max()).reshape(SIDE, SIDE)
 
 
+@pytest.mark.slow
 def test_letters_are_readable_and_only_by_their_shape():
     images, labels = np.asarray(part().images), part().labels
     assert labels is not None
@@ -126,6 +127,7 @@ def test_letters_are_readable_and_only_by_their_shape():
     assert nearest < 0.2
 
 
+@pytest.mark.slow
 def test_other_versions_are_drawn_again(tmp_path, monkeypatch):
     declaration, settings = find("data", "letters"), DataSettings(cache=tmp_path)
     data = load_data("letters", declaration.Config(), settings, 0)

@@ -18,6 +18,8 @@ from eagleray.encoders.resnet import ResNet
 from eagleray.encoders.vit import ViT
 
 OF_TIMM = ["resnet18d", "efficientnet_b0", "convnext_atto"]  # batch norms with and without activation, layer norms
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet50", "vit_small")]
+LARGER = [pytest.param(size, marks=pytest.mark.slow) for size in (64, 96)]  # sides of images
 
 
 def make(name: str, image_size: int = 32, channels: int = 3, **settings) -> Encoder:
@@ -43,7 +45,7 @@ def test_what_a_file_declares_is_read_without_its_contract():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, 64, 96])
+@pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, *LARGER])
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
 def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_size: int, channels: int):
     settings = {"depth": 1, "dim": 32} if name == "vit_tiny" else {}
@@ -54,7 +56,7 @@ def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_si
     assert not torch.equal(features[0], features[1])
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", *OF_TIMM])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", *OF_TIMM, *LARGE])
 def test_every_weight_gets_a_gradient(name: str):
     encoder = make(name, **({"depth": 2} if name.startswith("vit") else {})).train()
     encoder(images(samples=4)).square().sum().backward()
@@ -96,7 +98,7 @@ def test_channels_last_changes_nothing_but_the_speed(name: str):
 # --- residual networks -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_imagenet_stem_gives_torchvisions_features(name: str):
     encoder = make(name, 64, stem="imagenet")
     assert isinstance(encoder, ResNet)
@@ -327,7 +329,7 @@ def test_unknown_names_are_answered_with_the_nearest_of_timm():
         find("encoder", "eficientnet_b0")
 
 
-@pytest.mark.parametrize("name", [*OF_TIMM, "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", [*OF_TIMM, pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)])
 def test_features_are_timms_own(name: str):
     """At a size that leaves the stem as it is: pooled features without the classifier."""
     encoder, batch = make(name, 96), images(96)
@@ -339,7 +341,7 @@ def test_features_are_timms_own(name: str):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [28, 33, 64, 96])
+@pytest.mark.parametrize("image_size", [28, 33, *LARGER])
 @pytest.mark.parametrize("name", OF_TIMM)
 def test_networks_of_timm_take_many_sizes(name: str, image_size: int, channels: int):
     features = make(name, image_size, channels)(images(image_size, channels))
@@ -355,6 +357,7 @@ def test_a_small_stem_doubles_the_resolution_of_timms_networks(stem: str, image_
     assert seen == [(side, side)]
 
 
+@pytest.mark.slow
 def test_networks_of_timm_draw_nothing_at_random_in_training():
     """Torch's global generator is in no checkpoint, so dropout would make a resumed run another one."""
     encoder = make("vgg11_bn", 32).train()

@@ -131,6 +131,7 @@ def test_one_file_is_all_that_an_evaluator_takes(toy: None, tmp_path: Path):
         assert trained(run, record)["participation"] > 1
         shown = metrics_table(record.summary, run)
         assert "participation" in list(shown.columns[0].cells)
+        assert "how many directions carry the variance" in list(shown.columns[2].cells)
     found = conclude(sweep, parent)
     values = [row.mean for row in found.rows]
     assert values == sorted(values, key=lambda value: value or 0)  # the fewest directions first
@@ -172,8 +173,8 @@ def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
     ("changes", "said"),
     [
         ("[nowhere.x]", "there is no evaluator 'nowhere.x': no such module can be imported from here"),
-        ("[knn]", "knn is no file and no module"),
-        ("[eagleray.evaluators.knn]", "already an evaluator or a setting called knn"),
+        ("[knn]", "evaluate.also: knn is neither a FILE.py nor a module"),
+        ("[eagleray.evaluators.knn]", "an evaluator or a setting called knn already"),
     ],
 )
 def test_a_module_that_is_no_evaluator_of_ones_own_is_refused(changes: str, said: str):

@@ -153,7 +153,9 @@ def beit(wanted: float, grid: int, draw: random.Random) -> list[list[bool]]:
     return mask
 
 
-@pytest.mark.parametrize(("grid", "ratio"), [(8, 0.15), (8, 0.45), (14, 0.3)])
+@pytest.mark.parametrize(
+    ("grid", "ratio"), [(8, 0.15), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((8, 0.45), (14, 0.3)))]
+)
 def test_blocks_are_laid_as_beit_lays_them(grid: int, ratio: float):
     count, draw = 4000, random.Random(0)
     numbers = torch.rand(TRIED, 4, count, generator=torch.Generator().manual_seed(0))

@@ -164,7 +164,7 @@ def as_matrix(values: Tensor, name: str) -> Tensor:
     [
         (8, 3, 2, 32, 1, (64, 2), 0.75),
         (12, 1, 3, 128, 2, (32, 1), 0.6),
-        (32, 3, 4, 64, 1, (512, 16), 0.9),
+        pytest.param(32, 3, 4, 64, 1, (512, 16), 0.9, marks=pytest.mark.slow),
     ],
 )
 def test_mae_is_its_authors_network(

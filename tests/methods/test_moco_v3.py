@@ -82,6 +82,7 @@ def test_heads_are_those_of_the_paper_for_a_vit_and_for_a_convolutional_network(
         assert all(layer.bias is None for layer in head if isinstance(layer, nn.Linear))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["resnet18", "vit_tiny"])
 def test_moco_v3_trains_other_encoders(encoder: str):
     run = load_run(None, ["method=moco_v3", f"encoder={encoder}", *SMALL])

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CODE = """
 from eagleray.datasets.folder import Folder
@@ -25,6 +27,7 @@ class Wrong(SimCLR):
 """
 
 
+@pytest.mark.slow
 def test_a_misspelt_setting_or_need_is_an_error_of_pyright(tmp_path: Path):
     (tmp_path / "typo.py").write_text(CODE)
     paths = [str(ROOT / "platform"), str(ROOT / "methods")]

@@ -9,28 +9,45 @@ from typing import Any
 
 import pytest
 import ray
+from ray._common.utils import get_ray_address_file
+from ray._private.utils import write_ray_address
 
 import eagleray
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend import cluster
-from eagleray.runs.preflight import check_address
+from eagleray.runs.preflight import cluster_at
 
 
 def test_an_address_must_answer(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-            check_address(address)
+            cluster_at(address)
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        check_address("auto")
+        cluster_at("auto")
     for address in (f"127.0.0.1:{port}", "auto"):
         with pytest.raises(ConfigError, match=rf"no Ray answers at --address {address} \(connection refused\)"):
-            check_address(address)
+            cluster_at(address)
     monkeypatch.delenv("RAY_ADDRESS")
-    check_address("auto")  # Ray looks for it
     for address in ("host", "host:port"):
         with pytest.raises(ConfigError, match="is not HOST:PORT"):
-            check_address(address)
+            cluster_at(address)
+
+
+def test_auto_is_the_cluster_of_ray_start_and_never_what_another_sweep_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="--address auto finds no cluster: begin one with `ray start`"):
+        cluster_at("auto")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        write_ray_address(place := f"127.0.0.1:{server.getsockname()[1]}", str(tmp_path / "ray"))
+        assert get_ray_address_file(None) == str(tmp_path / "ray/ray_current_cluster")
+        assert cluster_at("auto") == place
+    with pytest.raises(ConfigError, match=r"no Ray answers at --address auto \(connection refused\)"):
+        cluster_at("auto")
 
 
 def test_an_address_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch):
@@ -40,7 +57,7 @@ def test_an_address_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(ConfigError, match=r"no Ray answers at --address 10\.0\.0\.1:6379 \(timed out\)"):
-        check_address("10.0.0.1:6379")
+        cluster_at("10.0.0.1:6379")
 
 
 def test_machines_are_asked_for_and_waited_for_but_not_forever(monkeypatch: pytest.MonkeyPatch):
@@ -56,6 +73,14 @@ def test_machines_are_asked_for_and_waited_for_but_not_forever(monkeypatch: pyte
     with pytest.raises(ConfigError, match=r"64 workers with 1 CPU each need more than the 8 CPU .* has joined"):
         cluster.wait_for_room(64, 1, 0)
     assert asked[-1] == []
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster.ray, "cluster_resources", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.wait_for_room(2, 1, 1)
+    assert asked[-1] == []  # the cluster does not keep the machines
 
 
 @pytest.fixture

@@ -10,9 +10,13 @@ import ray
 
 import eagleray
 from eagleray.config import Sweep, validated
+from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.cluster import SETTINGS
+from eagleray.ray_backend.sweep import _check_images
+from eagleray.runs.assemble import images_of
 from eagleray.runs.record import Record
+from eagleray.runs.writer import keep_data
 from eagleray.tracking import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -38,6 +42,17 @@ def a_sweep(crops: list[float], **changes: Any) -> Sweep:
 
 def trials(directory: Path) -> dict[str, Record]:
     return {record.name: record for record in Record.open(directory).children()}
+
+
+def test_trials_on_other_images_are_not_added(tmp_path: Path):
+    runs = [point.run(sweep) for sweep in [a_sweep(CROPS)] for point in points(sweep)]
+    record = Record.create(tmp_path / "trials/000", name="000", experiment="s", params={}, run=runs[0].file())
+    data = images_of(runs[0])
+    keep_data(runs[0], record, data)
+    _check_images(tmp_path, runs)
+    record.keep_data({**(record.data() or {}), "digest": "0a1b"})
+    with pytest.raises(ConfigError, match="000 began with other images than there are now"):
+        _check_images(tmp_path, runs)
 
 
 def test_a_grid_extended_by_a_value_runs_exactly_the_new_cells(

@@ -39,6 +39,7 @@ def test_what_matters_is_found(power: ModuleType, name: str, seeds: int, effect:
     assert abs(ours - theirs) <= 0.03  # what an ordinary blocked analysis of variance finds in the same sweeps
 
 
+@pytest.mark.slow
 def test_what_has_no_effect_is_seldom_found(power: ModuleType):
     """5 % of sweeps at most, in each design; the bound allows for three standard errors."""
     few = {
@@ -54,6 +55,7 @@ def test_a_hundred_sweeps_of_identical_cells_have_no_winner(power: ModuleType):
     assert power.rates(case, 100)[0] <= 0.05
 
 
+@pytest.mark.slow
 def test_the_best_of_many_seldom_beats_an_equal_floor(power: ModuleType):
     assert power.best_of_many(100, 3) <= 0.05
 

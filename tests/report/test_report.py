@@ -363,7 +363,7 @@ def test_the_table_for_spreadsheets_has_the_interval_of_every_mean():
 
 
 def test_every_run_and_seed_is_a_line_of_its_own():
-    trials = [*grid(), *FLOORS]
+    trials = [*grid(), *FLOORS, *floor("random-2", "random init", 0.8, of="vit digits")]
     answered = found(trials)
     lines = list(csv.DictReader(io.StringIO(runs_csv(answered, trials))))
     assert len(lines) == len(trials)

@@ -18,6 +18,7 @@ from eagleray.report.sides import best_against_best, conclusions
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
 from eagleray.runs.record import Record
 from eagleray.tracking.send import _text
+from recorded_runs import recorded_sweep
 
 SHARED = {"method.name": "simclr", "data.name": "digits", "epochs": 4, "batch_size": 64, "threads": 1}
 
@@ -150,6 +151,48 @@ def test_a_budget_that_is_all_that_differs_is_what_is_compared():
     assert (found.varied, found.obstacle) == (["epochs"], "")
     images = compared([group_of("e", [run("a", 0.8), run("b", 0.3, **{"data.root": "/x"})])])
     assert images.obstacle == "these runs differ in data.root"
+
+
+ROOT = {"data.name": "folder", "data.root": "/a"}
+
+
+def imaged(name: str, knn: float, seed: int, images: str | None, **params: Any) -> Recorded:
+    return replace(run(name, knn, seed, **{**ROOT, **params}), images=images)
+
+
+def test_equal_images_are_the_same_data_wherever_they_lie():
+    """A run that ended before its images were recorded has those of its place."""
+    moved = {"data.root": "/b"}
+    runs = [imaged("a", 0.8, 0, "d1"), imaged("b", 0.7, 1, "d1", **moved), imaged("c", 0.6, 2, None, **moved)]
+    found = compared([group_of("e", runs)])
+    assert (cells(found), found.obstacle) == ([("a", {}, (0.8, 0.7, 0.6))], "")
+
+
+def test_images_that_were_added_make_other_data_of_one_folder():
+    found = compared([group_of("e", [imaged("a", 0.8, 0, "d1"), imaged("b", 0.7, 1, "d2")])])
+    assert [values for _, _, values in cells(found)] == [(0.8,), (0.7,)]
+    assert found.obstacle == "these runs differ in data.digest"
+    elsewhere = compared([group_of("e", [imaged("a", 0.8, 0, "d1"), imaged("b", 0.7, 1, "d2", **{"data.root": "/b"})])])
+    assert elsewhere.obstacle == "these runs differ in data.root"
+
+
+def test_a_trial_on_other_images_than_its_sweep_is_left_out_by_name():
+    group = a_sweep("s/1", {0.1: [0.8, 0.8], 0.2: [0.7, 0.9]})
+    runs = tuple(replace(each, images="d1", created=number) for number, each in enumerate(group.runs))
+    later = (*runs[:3], replace(runs[3], images="d2"))
+    found = compared([replace(group, runs=later)])
+    assert [values for _, _, values in cells(found)] == [(0.8, 0.8), (0.7,)]
+    assert found.notes == ["001-seed1 is left out: the images had changed since the first trials of its sweep"]
+    assert compared([replace(group, runs=runs)]).notes == []
+
+
+def test_what_data_settings_change_in_the_images_is_no_difference_of_its_own():
+    groups = [a_sweep(f"{name}/1", {32: [0.8], 64: [0.7]}, key="data.size", lr=name) for name in "ab"]
+    known = [
+        replace(one, runs=tuple(replace(each, images=str(each.params["data.size"])) for each in one.runs))
+        for one in groups
+    ]
+    assert compared(known).obstacle == ""
 
 
 def test_a_setting_of_another_method_is_a_dash_and_an_unset_one_is_the_default():
@@ -304,6 +347,7 @@ def test_a_value_read_from_mlflow_equals_the_one_in_the_directory(tmp_path: Path
     record = Record.create(tmp_path, name="a", experiment="e", params={"x": value, "seed": 3}, run={"x": 1})
     row = {
         "name": "a", "run_id": "1", "parent": None, "state": "running", "metrics": {}, "experiment_id": "7",
+        "images": None,
         "created": record.created, "params": {key: _text(each) for key, each in record.params.items()},
         "tags": {f"environment.{key}": _text(each) for key, each in record.environment.items() if each is not None},
     }  # fmt: skip
@@ -312,7 +356,22 @@ def test_a_value_read_from_mlflow_equals_the_one_in_the_directory(tmp_path: Path
     assert here.code
 
 
-def test_keys_drawn_from_a_range_are_known(tmp_path: Path):
-    params = {"vary.t": "LogUniform(low=0.05, high=1)", "vary.b": "[1, 2]"}
-    sweep = recorded("s/1", "sweep", params=params, tags={"varied": "t b"})
-    assert group_of("s", [sweep]).binned == ["t"]
+def test_values_of_a_list_are_levels_and_those_of_a_range_a_scale(tmp_path: Path):
+    vary = {"method.queue": "declared", "batch_size": [64, 128, 256], "method.temperature": "declared"}
+    sweep, parent = recorded_sweep(tmp_path, vary=vary, run={"method": "moco"}, search="random", trials=12, seeds=1)
+    found = compared([of_sweep(parent, sweep.vary)])
+    assert found.binned == ["method.temperature"]
+    levels = {effect.key: [level.label for level in effect.levels] for effect in board(found).effects.each}
+    assert levels["batch_size"] == ["64", "128", "256"]
+    assert set(levels["method.queue"]) <= {"1024", "4096", "16384", "65536"}
+    assert all(" to " in label for label in levels["method.temperature"])
+
+
+def test_a_key_that_one_sweep_draws_and_another_leaves_unset_is_no_scale():
+    drawn = a_sweep("a/1", {value: [value] for value in (0.1, 0.2, 0.3, 0.4, 0.5)}, 1, key="flip")
+    assert drawn.sweep
+    drawn = replace(drawn, sweep=replace(drawn.sweep, params={**drawn.sweep.params, "vary.flip": "Uniform(low=0)"}))
+    assert compared([drawn]).binned == ["flip"]
+    both = compared([drawn, a_sweep("b/1", {1: [0.5], 2: [0.6]}, 2, key="batch")])
+    assert both.binned == []
+    assert {effect.key for effect in board(both).effects.each} == {"flip", "batch"}

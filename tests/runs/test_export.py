@@ -220,6 +220,7 @@ def test_files_have_the_modes_of_their_neighbours(mask: int, tmp_path: Path):
     assert len(files) == 7
 
 
+@pytest.mark.slow
 def test_the_public_loader_rebuilds_the_encoder_itself(tmp_path: Path):
     """Its layers can be trained further, and constants of the graph are none of its weights."""
     for name in ("vit", "constants"):

@@ -1,5 +1,6 @@
 """Floors are what they say, each is measured once for every seed, and k-means patches are those of the paper."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from eagleray.app.plugin import write
 from eagleray.config import Run, Sweep, load_run, validated
 from eagleray.config.floors import MEANINGS, FloorKind
 from eagleray.contracts.errors import ConfigError
@@ -36,6 +38,13 @@ def test_each_encoder_and_data_set_has_its_floors_once():
         ("random", "random init", "random init vit_tiny digits"),
         ("random", "source encoder", "source encoder pretrained digits"),
     ]
+
+
+def test_the_floor_of_a_file_of_ones_own_is_named_without_its_folder(tmp_path: Path):
+    """Its name is that of a folder beside the trials, where reports look for it."""
+    write("encoder", tmp_path / "fancy.py")
+    (floor,) = floors([load_run(None, [*TINY[:3], f"encoder={tmp_path / 'fancy.py'}"])], ["random"])
+    assert floor.name == "random init fancy digits seed0"
 
 
 @pytest.mark.parametrize("search", [{"search": "grid"}, {"search": "tpe", "trials": 5}])
@@ -90,6 +99,7 @@ def test_a_floor_is_a_function_of_the_seed(kind: FloorKind):
     assert measure(kind, run) != measure(kind, run_of("evaluate.linear.when=never", "seed=1"))
 
 
+@pytest.mark.slow
 def test_k_means_patches_distinguish_digits_better_than_a_random_network():
     run = load_run(None, ["data.validation=0.3", "threads=1", "precision=fp32", "device=cpu"])
     kmeans, random = measure("kmeans", run), measure("random", run)

@@ -74,6 +74,7 @@ SLOWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", SLOWED)
 def test_the_stage_that_is_slow_is_named(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Slowness(monkeypatch.setattr).make_slow(*SLOWED[stage])
@@ -84,6 +85,7 @@ def test_the_stage_that_is_slow_is_named(stage: str, tmp_path: Path, monkeypatch
     assert any(one["name"].startswith("aten::") and one["seconds"] > 0 for one in found["operators"])
 
 
+@pytest.mark.slow
 def test_what_happens_once_in_an_epoch_counts_as_often_as_the_run_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Eight steps of 60 seconds each, 60 seconds of saving every fourth epoch: a share of 1 in 33."""
     slowness = Slowness(monkeypatch.setattr)
@@ -95,6 +97,7 @@ def test_what_happens_once_in_an_epoch_counts_as_often_as_the_run_asks(tmp_path:
     assert shares(found)["loading"] == pytest.approx(32 / 33, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_without_profile_makes_no_call_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Not even after a profiled one in the same process: its hooks are gone."""
     profiled(tmp_path / "profiled")

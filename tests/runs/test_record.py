@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
-from eagleray.runs.files import LINE
-from eagleray.runs.record import Record, find_records, without_password
+from eagleray.runs.files import LINE, write
+from eagleray.runs.record import Record, find_records
 
 
 def make(directory: Path, **changes) -> Record:
@@ -34,6 +35,27 @@ def test_a_record_opened_is_the_record_created(tmp_path):
     assert yaml.safe_load((tmp_path / "r" / "run.yaml").read_text()) == run
     assert record.state == "running"
     assert record.artifacts.is_dir()
+
+
+def test_a_run_file_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
+    opened = open
+    monkeypatch.setattr(
+        "builtins.open", lambda *given, **options: opened(*given, **{"encoding": "ascii", **options})
+        if "b" not in "".join(given[1:]) else opened(*given, **options)
+    )  # fmt: skip
+    assert make(tmp_path / "r", run={"question": "Größe?"}).file() == {"question": "Größe?"}
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    write(tmp_path / "report.md", "before")
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "report.md", "after " * 1000)
+    assert (tmp_path / "report.md").read_text() == "before"
 
 
 def test_created_again_it_continues_as_the_same_run(tmp_path):

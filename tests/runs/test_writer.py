@@ -1,6 +1,7 @@
 """A record is written once for each epoch; weights are measured again from it."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from eagleray.loop import train
 from eagleray.runs.assemble import images_of
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated, evaluated_on_test, restored
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import keep_data, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,16 @@ def test_an_epoch_that_was_saved_but_not_reported_is_reported_on_resuming(tmp_pa
     for _ in recorded(train(run, tmp_path), record):
         pass
     assert [row["epoch"] for row in record.metrics()] == [1, 2, 3]
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path: Path):
+    run = run_of()
+    record, data = started(run, tmp_path), images_of(run)
+    for _ in range(2):
+        keep_data(run, record, data)
+    with pytest.raises(ConfigError, match=r"began with other images than there are now .*: put them back, or start"):
+        keep_data(run, record, replace(data, digest="0a1b"))
+    assert (record.data() or {})["digest"] == data.digest
 
 
 def test_a_diverged_run_is_recorded_as_failed(tmp_path: Path):

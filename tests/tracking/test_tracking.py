@@ -302,6 +302,7 @@ def test_a_data_set_and_what_the_machine_did_arrive_once(tmp_path, database):
         ((name, digest, source, profile),) = database.query(sql, database.run(record))
         assert (name, digest, json.loads(source)["uri"], json.loads(profile)) == ("folder", "0a1b", "/photos", facts)
         assert database.points(record) == [("loss", 3, 0.5), ("system/memory_megabytes", 3, 12.0)]
+    assert [from_mlflow(row).images for row in rows(tmp_path.name, database.uri)] == ["0a1b"]
 
 
 @pytest.mark.parametrize("method", ["create_logged_model", "create_registered_model"])
@@ -796,7 +797,7 @@ def test_every_setting_of_a_trial_is_a_param_and_a_comparison_is_the_same_from_b
 def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, tmp_path, capsys):
     port, process = pages
     (tmp_path / "mlflow.db").touch()
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used"):
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be used .*; choose another --port"):
         tracking.ui(f"sqlite:///{tmp_path}/mlflow.db", port=port)
     tracking.ui(f"http://me:secret@127.0.0.1:{port}/")
     title, *listed = capsys.readouterr().out.splitlines()
@@ -859,7 +860,7 @@ def test_the_store_is_the_one_given_then_the_environments_then_a_file_here(tmp_p
     assert tracking.store_uri() == "http://host:5000"
     assert tracking.store_uri("postgresql+psycopg2://u@h/d") == "postgresql+psycopg2://u@h/d"
     assert tracking.ui_base() == "http://host:5000"
-    for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x"):
+    for wrong in ("mlruns", "./mlflow.db", "file:///tmp/x", "ftp://x", "http://", "sqlite://x.db", "sqlite:///"):
         with pytest.raises(ConfigError, match="is not an MLflow store"):
             tracking.store_uri(wrong)
     with pytest.raises(ConfigError, match="There is no MLflow store"):

@@ -14,7 +14,6 @@ from eagleray.app.directories import (
     check_extends,
     check_same_sweep,
     folder_of,
-    new_directory,
     newest_sweep,
     newest_unfinished,
     resumable_run,
@@ -118,9 +117,11 @@ def train(
     settings = run.file() if isinstance(run, Run) else _tree(run, run_tree)
     run = run if isinstance(run, Run) else validated(Run, settings)
     folder = folder_of(run.tracking.runs, run.tracking.experiment)
-    directory = _place(directory, folder, run.method.title, resume=resume)
     if resume:
-        run = resumable_run(directory, settings)
+        place = _begun(directory, folder)
+        run = resumable_run(place, settings, run.tracking.uri).model_copy(update={"notify": run.notify})
+    else:
+        place = _unused(directory)
     check_run(run, address)
     from eagleray.app.launch import launch_run
     from eagleray.app.terminal import followed
@@ -128,8 +129,8 @@ def train(
     def display(reports: Any, name: str, data: str) -> Any:
         return followed(reports, name, console, data) if console else reports
 
-    unsent = launch_run(run, directory, display, address=address)
-    return RunResult(run, directory, Record.open(directory).summary, unsent)
+    place, unsent = launch_run(run, place, folder, display, address=address)
+    return RunResult(run, place, Record.open(place).summary, unsent)
 
 
 def sweep(
@@ -159,41 +160,46 @@ def sweep(
     """
     asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
     folder = folder_of(asked.run.get("tracking", {}).get("runs", "runs"), asked.name)
-    directory = (
-        newest_sweep(folder) if extend and directory is None else _place(directory, folder, resume=resume or extend)
-    )
-    if resume:
-        check_same_sweep(asked, directory)
     if extend:
-        check_extends(asked, directory)
+        place = Record.open(directory).directory if directory else newest_sweep(folder)
+        check_extends(asked, place)
+    elif resume:
+        place = _begun(directory, folder)
+        check_same_sweep(asked, place)
+    else:
+        place = _unused(directory)
     check_sweep(asked, address)
-    if extend:
-        forget(directory)
+    if extend and place:
+        forget(place)
     from eagleray.app.launch import launch_sweep
     from eagleray.app.live import SweepDisplay
 
     count = trial_count(asked)
     title = f"{asked.name}: {asked.question}" if asked.question else asked.name
     with SweepDisplay(title, asked.metric, count, console, asked.mode) if console else nullcontext() as watch:
-        analysis, unsent = launch_sweep(asked, directory, watch, resume=resume or extend, address=address)
-    return SweepResult(directory, analysis, unsent)
+        place, analysis, unsent = launch_sweep(asked, place, folder, watch, resume=resume or extend, address=address)
+    return SweepResult(place, analysis, unsent)
 
 
 def _tree(settings: Mapping[str, Any] | Path | str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     return merged(settings) if isinstance(settings, Mapping) else read(Path(settings))
 
 
-def _place(directory: Path | str | None, folder: Path, *words: str, resume: bool) -> Path:
-    """Return the directory of a run or sweep.
+def _begun(directory: Path | str | None, folder: Path) -> Path:
+    """Return the directory to continue in.
 
     Raises:
-        ConfigError: there is nothing to resume, or the directory has a record that would be overwritten.
+        ConfigError: it has no record, or there is nothing to resume.
     """
-    if directory is None:
-        return newest_unfinished(folder) if resume else new_directory(folder, *words)
-    directory = Path(directory)
-    if resume:
-        return Record.open(directory).directory
-    if (directory / "record.json").exists():
+    return Record.open(directory).directory if directory else newest_unfinished(folder)
+
+
+def _unused(directory: Path | str | None) -> Path | None:
+    """Return the directory of a new run or sweep; None: its name is still to be chosen.
+
+    Raises:
+        ConfigError: the directory has a record that would be overwritten.
+    """
+    if directory and (Path(directory) / "record.json").exists():
         raise ConfigError(f"{directory} has a run already; name another directory, or set resume=True to continue it")
-    return directory
+    return Path(directory) if directory else None

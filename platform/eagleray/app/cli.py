@@ -11,16 +11,20 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from eagleray.app.line import app, fail
+from eagleray.config import Run, Sweep
 from eagleray.contracts.errors import ConfigError, Skipped
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
 COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
+# Phrases in typer's errors that do not continue a sentence.
+PHRASES = {"Input should be": "it must be", "Value error, ": "", ". Did you mean ": "; did you mean "}
+UsageError = cast(type[Exception], typer.BadParameter.__base__)  # of the click inside typer, which does not export it
 for name in COMMANDS:  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
 
@@ -57,6 +61,28 @@ def main() -> None:
     as_interrupts()
     warnings.showwarning = partial(_note, warnings.showwarning)
     try:
-        app()
+        raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:
         fail(str(error), 2)
+    except UsageError as error:
+        fail(_misused(error), 2)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        fail(f"you may not use {error.filename} ({error.strerror}): change its permissions, or name another", 2)
+
+
+def _misused(error: Any) -> str:
+    """Return what is wrong with a command line, as one sentence.
+
+    A group without a command is answered with its help.
+    """
+    message, name = error.format_message(), getattr(error, "option_name", "").lstrip("-")
+    if "\n" in message:
+        return message
+    for theirs, ours in PHRASES.items():
+        message = message.replace(theirs, ours)
+    if name.partition(".")[0] in {**Run.model_fields, **Sweep.model_fields}:
+        return f"there is no option --{name}: settings are written without dashes, {name}=VALUE"
+    help_ = f"{error.ctx.command_path if error.ctx else 'eagleray'} --help"
+    return f"{message[:1].lower()}{message[1:].rstrip('.')} (see `{help_}`)"

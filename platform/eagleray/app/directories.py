@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,23 @@ def folder_of(runs: str, experiment: str) -> Path:
 
 
 def new_directory(folder: Path, *words: str) -> Path:
-    """Return a new directory for a run or sweep.
+    """Create the directory of a new run or sweep.
 
-    It is not created yet.
+    Of several that start within a second, each gets its own.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
-    names = (f"{name}{number}" for number in ("", *(f"-{again}" for again in range(2, 1000))))
-    return next(folder / each for each in names if not (folder / each).exists())
+    names = chain([name], (f"{name}-{again}" for again in count(2)))
+    return next(folder / each for each in names if _is_created(folder / each))
+
+
+def _is_created(directory: Path) -> bool:
+    """Create a directory, unless it exists; in one step, so that only one of several processes can."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def newest_unfinished(folder: Path) -> Path:
@@ -55,8 +66,10 @@ def newest_sweep(folder: Path) -> Path:
     raise ConfigError(f"there is no sweep in {folder} to extend; leave --extend out")
 
 
-def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
+def resumable_run(directory: Path, asked: Mapping[str, Any], uri: str | None = None) -> Run:
     """Return the run that was started in a directory.
+
+    Its record has no password, so `uri` is that of its store if it is given again.
 
     Raises:
         ConfigError: one of the settings differs from the recorded one.
@@ -65,7 +78,7 @@ def resumable_run(directory: Path, asked: Mapping[str, Any]) -> Run:
     # Compare resolved values: in them a relative path has become an absolute one.
     now, before = dict(leaves(validated(Run, asked).file())), dict(leaves(run.file()))
     _check_same(directory, {key: now[key] for key, _ in leaves(asked) if key in before and key in now}, before)
-    return run
+    return run.model_copy(update={"tracking": run.tracking.model_copy(update={"uri": uri or run.tracking.uri})})
 
 
 def check_same_sweep(sweep: Sweep, directory: Path) -> None:

@@ -1,6 +1,5 @@
 """A look at this machine: what Eagleray finds, and what to do where something is missing."""
 
-import os
 import shutil
 import socket
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from eagleray.contracts.machine import cores, user_cache
 from eagleray.runs.environment import environment, version_of
 
 GIB = 2**30
@@ -83,8 +83,9 @@ def _gpu_and_precision() -> Iterator[Finding]:
 
 
 def _cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("cores", str(usable), "" if usable > 1 else "one core decodes and trains in turn: expect long runs")
+    return Finding(
+        "cores", str(cores()), "" if cores() > 1 else "one core decodes and trains in turn: expect long runs"
+    )
 
 
 def _memory() -> Finding:
@@ -122,8 +123,7 @@ def _port(number: int, user: str) -> Finding:
 
 
 def _folders(runs: Path) -> Iterator[Finding]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
-    for what, folder, setting in (("runs", runs, "tracking.runs"), ("cache", cache, "data.cache")):
+    for what, folder, setting in (("runs", runs, "tracking.runs"), ("cache", user_cache(), "data.cache")):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         try:
             with tempfile.TemporaryFile(dir=there):

@@ -4,42 +4,43 @@ Their results are kept and sent to MLflow.
 """
 
 import fcntl
-import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.directories import new_directory
 from eagleray.app.exporting import export_encoder
-from eagleray.app.notify import Event, notify
+from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
 from eagleray.config.budget import OVER
-from eagleray.config.metrics import meanings
+from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.ranges import Choice
-from eagleray.contracts.report import Failed, Report
+from eagleray.contracts.report import Failed, Report, Stopped
 from eagleray.data.description import described
-from eagleray.data.images import Data
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import plot_heatmap
+from eagleray.report.numbers import number
 from eagleray.report.page import page
 from eagleray.report.text import csv_text, markdown, runs_csv
 from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble, images_of
+from eagleray.runs.assemble import assemble, opened_once
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
+from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
+from eagleray.runs.files import write
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import check_images, keep_data, recorded
 from eagleray.tracking import Sender, store_uri
 
 if TYPE_CHECKING:
@@ -49,28 +50,34 @@ Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, r
 MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
-def launch_run(run: Run, directory: Path, display: Display, *, address: str | None = None) -> str | None:
+def launch_run(
+    run: Run, place: Path | None, folder: Path, display: Display, *, address: str | None = None
+) -> tuple[Path, str | None]:
     """Train or continue a run, and export its encoder.
 
     Args:
         run: everything that defines it.
-        directory: created if it is missing.
+        place: its directory, created if it is missing; None: a new one in `folder`.
+        folder: of the runs of its experiment.
         display: shows the reports and passes them on.
         address: of a Ray cluster to train on; None: this machine.
 
     Returns:
-        What could not be sent to MLflow yet; None if everything was.
+        Its directory, and what could not be sent to MLflow yet (None if everything was).
 
     Raises:
         ConfigError: a setting does not fit; no directory is left behind.
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
-    built = assemble(run)  # raises every config error before a directory is created
+    device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
+    built = assemble(run, device=device)  # raises every config error before a directory is created
     data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    with _directory(directory):
+    with _directory(place, folder, run.method.title) as directory:
+        if (directory / "record.json").exists():
+            check_images(Record.open(directory), data)
         record = Record.create(
             directory,
             name=directory.name,
@@ -82,21 +89,25 @@ def launch_run(run: Run, directory: Path, display: Display, *, address: str | No
             uri=run.tracking.uri,
         )
         preview(run, record.artifacts / "views.png", data)
-        _keep_data(run, record, data)
+        keep_data(run, record, data)
         with Sender(run.tracking.uri) as sender:
             sender.add(record)
-            _train(run, record, lambda: train(run, directory, data=data), display, address)
-            _keep(run, record)
-    return sender.message
+            with notified(run, directory):
+                _train(run, record, lambda: train(run, directory, data=data), display, address)
+                _keep(run, record)
+    notify(run, directory, "finished", f"finished: {_headlines(record.summary)}")
+    return directory, sender.message
 
 
 def launch_sweep(
-    sweep: Sweep, directory: Path, watch: "Watch | None", *, resume: bool, address: str | None
-) -> tuple[Analysis, str | None]:
+    sweep: Sweep, place: Path | None, folder: Path, watch: "Watch | None", *, resume: bool, address: str | None
+) -> tuple[Path, Analysis, str | None]:
     """Run or continue a sweep, and write its report.
 
+    `place` and `folder` are as for `launch_run`.
+
     Returns:
-        The analysis, and what could not be sent to MLflow yet (None if everything was).
+        Its directory, the analysis, and what could not be sent to MLflow yet (None if everything was).
 
     Raises:
         ConfigError: a setting does not fit; no directory is left behind.
@@ -106,42 +117,40 @@ def launch_sweep(
 
     uri = sweep.run.get("tracking", {}).get("uri")
     store_uri(uri)
-    with _directory(directory), Sender(uri) as sender:
+    with _directory(place, folder) as directory, Sender(uri) as sender, notified(sweep, directory):
         try:
             on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
+            analysis = _concluded(sweep, directory, sender)
         except KeyboardInterrupt:
-            if (directory / "record.json").exists():
-                Record.open(directory).finish("stopped", "by a person")
-                notify(sweep, directory, "stopped", f"{sweep.name} was stopped; --resume continues it")
+            if (directory / "record.json").exists() and (parent := Record.open(directory)).state == "running":
+                parent.finish("stopped", "by a person")
             raise
-        except ConfigError:
+        except Failed as error:
+            keep_error(Record.open(directory), error)
             raise
-        except Exception as error:
-            if isinstance(error, Failed):
-                keep_error(Record.open(directory), error)
-            notify(sweep, directory, "failed", f"{sweep.name} failed: {error.__class__.__name__}")
-            raise
-        parent = Record.open(directory)
-        sender.add(parent)
-        images: dict[str, Data] = {}  # of each section `data`: opening a large folder takes a while
-        for child in parent.children():
-            run = recorded_run(child)
-            section = json.dumps(run.file()["data"])
-            if section not in images:
-                images[section] = images_of(run)
-            _keep_data(run, child, images[section])
-            if child.kind == "trial":
-                _keep(run, child)
-        analysis = conclude(sweep, parent)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
-    return analysis, sender.message
+    return directory, analysis, sender.message
+
+
+def _concluded(sweep: Sweep, directory: Path, sender: Sender) -> Analysis:
+    """Keep what the runs of a sweep leave, and write its report."""
+    parent = Record.open(directory)
+    sender.add(parent)
+    images_of = opened_once()
+    for child in parent.children():
+        run = recorded_run(child)
+        if child.data() is None:
+            keep_data(run, child, images_of(run))
+        if child.kind == "trial":
+            _keep(run, child)
+    return conclude(sweep, parent)
 
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
     if runs_left := left(sweep, directory):
-        return "budget", f"{sweep.name} has used up its budget; runs left: {'; '.join(runs_left)}"
-    found = finding(analysis)
-    return ("finished", f"{sweep.name}: {found}") if analysis.winner else ("failed", f"{sweep.name} failed: {found}")
+        return "budget", f"has used up its budget; runs left: {'; '.join(runs_left)}"
+    event: Event = "finished" if analysis.winner else "failed"
+    return event, f"{event}: {finding(analysis)}"
 
 
 class SenderWatch:
@@ -181,8 +190,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     """
     comparison = compared([of_sweep(parent, sweep.vary)])
     trials = comparison.trials
-    binned = [key for key, span in sweep.ranges().items() if not isinstance(span, Choice)]
-    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, binned, sweep.metrics)
+    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, comparison.binned, sweep.metrics)
     has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
     unfinished = [each for each in trials if each.state != "finished"]
     notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
@@ -195,7 +203,6 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         picture="heatmap.png" if has_picture else None,
         notes=notes,
     )
-    (parent.artifacts / "report.md").write_text(text, encoding="utf-8")
     html = page(
         analysis,
         name=sweep.name,
@@ -204,9 +211,9 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
         pictures=_pictures(analysis, parent, has_map=has_picture),
         settings=parent.params,
     )
-    (parent.artifacts / "report.html").write_text(html, encoding="utf-8")
-    (parent.artifacts / "leaderboard.csv").write_text(csv_text(analysis), encoding="utf-8")
-    (parent.artifacts / "runs.csv").write_text(runs_csv(analysis, trials), encoding="utf-8")
+    tables = {"leaderboard.csv": csv_text(analysis), "runs.csv": runs_csv(analysis, trials)}
+    for file, content in {"report.md": text, "report.html": html, **tables}.items():
+        write(parent.artifacts / file, content)
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
@@ -239,9 +246,13 @@ def _train(
     else:
         reports = recorded(local(), record)
     metrics: dict[str, float] = {}
+    may_collapse = run.notify is not None and run.labels is None  # classes need few directions
     try:
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             metrics = report.metrics if report.epoch_ended else metrics
+            if may_collapse and report.epoch_ended and collapsed(record.metrics()):
+                may_collapse = False
+                notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {report.progress.epoch}")
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
         raise
@@ -251,6 +262,11 @@ def _train(
         keep_error(record, error)
         error.add_note(told(record))
         raise
+
+
+def _headlines(metrics: Mapping[str, float]) -> str:
+    names = ("loss", *headlines(shipped()))
+    return ", ".join(f"{name} {number(metrics[name])}" for name in names if name in metrics)
 
 
 def _keep(run: Run, record: Record) -> None:
@@ -267,39 +283,52 @@ def _keep(run: Run, record: Record) -> None:
             warnings.warn(f"{record.directory}: {error}", stacklevel=2)
 
 
-def _keep_data(run: Run, record: Record, data: Data) -> None:
-    """Keep which images the run used."""
-    source = run.data.config.model_dump(mode="json")
-    record.keep_data({"name": run.data.name, "source": source, **data.facts()})
-
-
 @contextmanager
-def _directory(directory: Path) -> Iterator[None]:
-    """Lock a directory for this process.
+def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
+    """Lock a directory for this process; without a place, a new one in a folder.
 
-    Delete it if a config error comes before the first metrics.
+    Delete what was created if nothing was recorded, or if a config error comes before the first metrics.
+
+    Raises:
+        Stopped: a person stopped what --resume can continue.
+        KeyboardInterrupt: a person stopped anything else.
     """
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    wanted = place or folder
+    missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        wanted.mkdir(parents=True, exist_ok=True)
+        directory = place or new_directory(folder, *words)
         lock = open(directory / "lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise ConfigError(f"{directory} cannot be written ({error.strerror}): set tracking.runs") from None
+        raise ConfigError(f"{wanted} cannot be written ({error.strerror}): set tracking.runs") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
-            yield
-        except ConfigError:
-            if directory in missing and not any(directory.rglob("metrics.jsonl")):
+            yield directory
+        except BaseException as error:
+            is_begun = (directory / "record.json").exists()
+            is_refused = isinstance(error, ConfigError) and not any(directory.rglob("metrics.jsonl"))
+            if (place is None or place in missing) and (is_refused or not is_begun):
                 shutil.rmtree(directory)
-                _remove_empty(missing[1:])
+                _remove_empty(path for path in missing if path != place)
+            if isinstance(error, KeyboardInterrupt):
+                raise _stopped(directory, is_begun=is_begun) from None
             raise
 
 
-def _remove_empty(directories: list[Path]) -> None:
+def _stopped(directory: Path, *, is_begun: bool) -> KeyboardInterrupt:
+    """Tell whether a run or sweep that a person stopped can be continued."""
+    if not is_begun:
+        return KeyboardInterrupt("nothing was recorded yet")
+    if Record.open(directory).state == "finished":
+        return KeyboardInterrupt(f"{directory} had finished; `eagleray sync` sends what MLflow lacks")
+    return Stopped()
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
     for path in directories:
         if any(path.iterdir()):
             return

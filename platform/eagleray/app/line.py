@@ -1,5 +1,6 @@
 """What the commands share: the app, arguments, output."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,8 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from eagleray.config import load_run
 from eagleray.config.nested import parse_override
+from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Stopped
 from eagleray.runs.record import Record
 
 app = typer.Typer(
@@ -44,8 +48,10 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
         ConfigError: there is no such file, or it is the damaged one of a run.
     """
     arguments = arguments or []
-    files = [text for text in arguments if "=" not in text or Path(text).is_file()]
-    if absent := [name for name in files if not Path(name).is_file()]:
+    files = [text for text in arguments if "=" not in text or os.path.isfile(text)]  # false for a name that is too long
+    if absent := [name for name in files if not os.path.isfile(name)]:
+        if os.path.isdir(absent[0]):
+            raise ConfigError(f"{absent[0]} is a folder, not a run file; images: data=folder data.root={absent[0]}")
         raise ConfigError(
             f"there is no file {absent[0]}; settings are written key=value, {_example(arguments, absent)}"
         )
@@ -60,8 +66,8 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
 def _example(arguments: list[str], absent: list[str]) -> str:
     """Return what was probably meant by `key = value`."""
     _, *after = arguments[arguments.index(absent[0]) :]
-    value = next(filter(None, (text.strip("=") for text in after[:2])), None)
-    return f"without spaces: {absent[0]}={value}" if value else "for example method=simclr"
+    value = next(filter(None, (text.strip("=:") for text in after[:2])), None)
+    return f"without spaces: {absent[0].rstrip(':')}={value}" if value else "for example method=simclr"
 
 
 def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -70,7 +76,7 @@ def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: there is no name.
     """
-    names = list(dict.fromkeys(text for text in arguments if "=" not in text or Path(text).exists()))
+    names = list(dict.fromkeys(text for text in arguments if "=" not in text or os.path.exists(text)))
     if not names:
         raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
     return names, only_settings([text for text in arguments if text not in names])
@@ -80,6 +86,25 @@ def only_settings(arguments: list[str] | None) -> list[str]:
     for text in arguments or []:
         parse_override(text)  # raises if it is not a setting
     return arguments or []
+
+
+def tracking_of(arguments: list[str] | None) -> Tracking:
+    """Return where runs are kept and sent, as settings say.
+
+    Raises:
+        ConfigError: one of them is about something else, or names no store.
+    """
+    for text in only_settings(arguments):
+        if not text.startswith("tracking."):
+            raise ConfigError(
+                f"{text} has no effect on this command; it takes tracking.uri=URI and tracking.runs=FOLDER"
+            )
+    from eagleray.tracking import store_uri
+
+    tracking = load_run(None, arguments or []).tracking
+    if tracking.uri is not None:
+        store_uri(tracking.uri)
+    return tracking
 
 
 def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsent: str | None) -> None:
@@ -97,8 +122,14 @@ def farewell(directory: Path, places: Mapping[str, Path], uri: str | None, unsen
     say(f"To compare runs in a browser: {', which serves '.join(filter(None, (serve, page)))}")
 
 
-def interrupted(command: str, arguments: list[str] | None) -> NoReturn:
-    print(f"eagleray: stopped; nothing is lost. To continue: {to_continue(command, arguments)}", file=sys.stderr)
+def interrupted(
+    command: str, arguments: list[str] | None, stopped: KeyboardInterrupt, *, resumed: bool = False
+) -> NoReturn:
+    """End with what a person's Ctrl-C leaves: `resumed` says whether there was something before."""
+    told = str(stopped) or "nothing was recorded yet"
+    if isinstance(stopped, Stopped) or (resumed and not str(stopped)):
+        told = f"nothing is lost. To continue: {to_continue(command, arguments)}"
+    print(f"eagleray: stopped; {told}", file=sys.stderr)
     raise typer.Exit(130)
 
 

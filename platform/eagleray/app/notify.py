@@ -1,39 +1,61 @@
-"""Tell people what became of a sweep: a command, or a message to a web address, once for each event."""
+"""Tell people what became of a run or a sweep: a command, or a message to a web address, once for each event."""
 
 import json
 import logging
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.request import Request, urlopen
 
-from eagleray.config import Sweep
+from eagleray.config import Run, Sweep
+from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Failed
+from eagleray.runs.files import write
 
-Event = Literal["finished", "failed", "stopped", "budget"]
-TOLD = (
-    "notified.json"  # in a sweep's directory: the events that were told, so that a resumed sweep does not repeat them
-)
+Event = Literal["finished", "failed", "stopped", "collapsed", "budget"]
+TOLD = "notified.json"  # in its directory: the events that were told, so that resuming does not repeat them
 PATIENCE = 30  # seconds for the address to answer, or the command to end
 
 
-def notify(sweep: Sweep, directory: Path, event: Event, text: str) -> None:
+def notify(one: Run | Sweep, directory: Path, event: Event, text: str) -> None:
     """Tell of an event, unless it was told before.
 
-    A command gets EAGLERAY_EVENT, EAGLERAY_SWEEP, EAGLERAY_TEXT and EAGLERAY_DIRECTORY; an address gets the same as
+    A command gets EAGLERAY_EVENT, EAGLERAY_NAME, EAGLERAY_TEXT and EAGLERAY_DIRECTORY; an address gets the same as
     JSON. What cannot be told is logged, and tried again by the next start. The address may hold a secret, so it is
     never logged.
     """
     told = _told(directory)
-    if sweep.notify is None or event in told:
+    if one.notify is None or event in told:
         return
-    facts = {"event": event, "sweep": sweep.name, "text": text, "directory": str(directory)}
+    name = one.name if isinstance(one, Sweep) else directory.name
+    text = f"{name} {text}"
+    facts = {"event": event, "name": name, "text": text, "directory": str(directory)}
     try:
-        (_post if sweep.notify.startswith(("http://", "https://")) else _run)(sweep.notify, facts)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        (_post if one.notify.startswith(("http://", "https://")) else _run)(one.notify, facts)
+    except (OSError, HTTPException, subprocess.SubprocessError, ValueError) as error:
         logging.getLogger(__name__).warning("nobody could be notified that %s: %s", text, _reason(error))
     else:
-        (directory / TOLD).write_text(json.dumps([*told, event]))
+        write(directory / TOLD, json.dumps([*told, event]))
+
+
+@contextmanager
+def notified(one: Run | Sweep, directory: Path) -> Iterator[None]:
+    """Tell if a person stops what is inside, or if it fails."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (directory / "record.json").exists():
+            notify(one, directory, "stopped", "was stopped; --resume continues it")
+        raise
+    except ConfigError:
+        raise
+    except Exception as error:
+        notify(one, directory, "failed", f"failed: {error if isinstance(error, Failed) else type(error).__name__}")
+        raise
 
 
 def forget(directory: Path) -> None:

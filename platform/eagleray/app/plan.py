@@ -3,13 +3,13 @@
 import heapq
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from eagleray.config import Run, Sweep
 from eagleray.config.search_points import trial_count
 from eagleray.config.settings import settings
+from eagleray.contracts.machine import cores
 from eagleray.runs.preflight import planned
 
 STARTUP = 20.0  # seconds until Ray and the processes of the first trials are ready
@@ -117,8 +117,7 @@ def kind(run: Run) -> str:
 
 def packing(sweep: Sweep, workers: int, gpus: int) -> int:
     """Return how many runs train at once on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    room = {sweep.cpus_per_trial: cores, **({sweep.gpus_per_trial: gpus} if sweep.gpus_per_trial else {})}
+    room = {sweep.cpus_per_trial: cores(), **({sweep.gpus_per_trial: gpus} if sweep.gpus_per_trial else {})}
     fitting = min(int(available / (share * workers)) for share, available in room.items())
     return min(max(1, fitting), sweep.concurrent or trial_count(sweep), trial_count(sweep))
 

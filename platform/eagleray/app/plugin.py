@@ -33,7 +33,7 @@ def write(kind: str, path: Path) -> Declaration:
     """Write a plugin's template to a new file.
 
     Raises:
-        ConfigError: there is no such kind, or the file exists, or it has no Python name.
+        ConfigError: there is no such kind, or the file exists, cannot be written, or has no Python name.
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no template of a {kind}; there are: {', '.join(KINDS)}")
@@ -46,7 +46,10 @@ def write(kind: str, path: Path) -> Declaration:
     words = path.stem.split("_")
     text = (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8")
     text = text.replace("NewPlugin", "".join(map(str.capitalize, words))).replace("new_plugin", path.stem)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file") from None
     return find(KINDS[kind], str(path.absolute()))
 
 
@@ -66,9 +69,15 @@ def the_declaration(name: str) -> Declaration:
     ]
     if len(found) == 1:
         return find(found[0][0], str(file))
+    *most, last = KINDS
+    one_of, called = f"{', '.join(most)} or {last}", f" called {file.class_name}" if file.class_name else ""
     listed = ", ".join(f"{each} ({WORDS[kind]})" for kind, each in found)
-    more = f"declares several: {listed}; name one, as in {file.path.name}:{found[0][1]}" if found else "declares none"
-    raise ConfigError(f"{file}: a file to check declares a {', '.join(KINDS)}, and this one {more}")
+    more = (
+        f"declares several: {listed}; name one, as in {file.path.name}:{found[0][1]}"
+        if found
+        else f"declares none{called}"
+    )
+    raise ConfigError(f"{file.path}: a file to check declares a {one_of}, and this one {more}")
 
 
 def findings(one: Declaration, settings: Iterable[str] = ()) -> Iterator[Finding]:
@@ -78,7 +87,7 @@ def findings(one: Declaration, settings: Iterable[str] = ()) -> Iterator[Finding
         one: its declaration.
         settings: `key=value`, on top of small ones that are fast.
     """
-    run = load_run(None, [*_small(one), *settings])
+    run = load_run(None, [*small_settings(one), *settings])
     for name, check in _checks(one.kind).items():
         found, crashed = _tried(check, run, Path(one.module.rpartition(":")[0] or one.module))
         yield Finding(name, found)
@@ -86,7 +95,7 @@ def findings(one: Declaration, settings: Iterable[str] = ()) -> Iterator[Finding
             return  # the others would only repeat it
 
 
-def _small(one: Declaration) -> list[str]:
+def small_settings(one: Declaration) -> list[str]:
     """Return settings of a small run with the plugin in it."""
     if one.kind == "evaluator":
         return [f"evaluate.also=[{one.module}]", *SHORT, *QUIET, "encoder.width=8", "epochs=1"]
@@ -133,6 +142,8 @@ def _tried(check: Callable[[Run], Iterator[str]], run: Run, file: Path) -> tuple
     """Return a check's complaints, and whether the plugin's code crashed."""
     try:
         return list(check(run)), False
+    except ConfigError as error:  # the method may be right, and only its defaults too large for the check
+        return [f"{error}; a check is small ({' '.join(SHORT[:2])}): type what fits after the file's name"], True
     except Exception as error:  # whatever a user's code raises is what the check reports
         last = str(error).strip().rpartition("\n")[2]
         return [f"{place_in(file, error)}: {type(error).__name__}: {last}"], True

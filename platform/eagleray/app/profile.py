@@ -33,13 +33,14 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         ConfigError: a setting does not fit; nothing is left behind.
         Diverged: the loss became NaN or infinite.
     """
-    data = assemble(run).data  # raises every config error before a directory is created
+    device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
+    data = assemble(run, device=device).data  # raises every config error before a directory is created
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     experiment = run.tracking.experiment
-    directory = new_directory(folder_of(run.tracking.runs, experiment), "profile", run.method.title)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".profile-", dir=directory.parent) as folder:
+    home = folder_of(run.tracking.runs, experiment)
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".profile-", dir=home) as folder:
         record = Record.create(folder, name="profile", experiment=experiment, params=settings(run), run=run.file())
         if run.workers > 1:
             from eagleray.ray_backend.workers import train_on_workers
@@ -49,7 +50,8 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
             reports = Profile(run, steps).reports(train, record.directory, data=data)
         for _ in reports:
             pass
-        (directory / "artifacts").mkdir(parents=True)
+        directory = new_directory(home, "profile", run.method.title)
+        (directory / "artifacts").mkdir()
         for name in ("run.yaml", "artifacts/profile.json"):
             (record.directory / name).rename(directory / name)
     return json.loads((directory / "artifacts" / "profile.json").read_text()), directory

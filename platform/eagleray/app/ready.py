@@ -1,6 +1,7 @@
 """Refuse a run or a sweep before it starts: what `check`, `train` and `sweep` do first."""
 
 from eagleray.config import Run, Sweep
+from eagleray.contracts.errors import ConfigError
 from eagleray.runs import preflight
 from eagleray.tracking.store import store_uri
 
@@ -18,6 +19,10 @@ def check_run(run: Run, address: str | None = None, *, full: bool = False) -> No
     """
     store_uri(run.tracking.uri)
     preflight.check_run(run, address)
+    if run.device == "cuda" and address is None:
+        from eagleray.runs.device import pick_device  # torch takes seconds, which only this setting is worth
+
+        pick_device("cuda")
     if full:
         from eagleray.runs.assemble import assemble
 
@@ -31,7 +36,21 @@ def check_sweep(sweep: Sweep, address: str | None = None, *, full: bool = False)
     """
     store_uri(sweep.run.get("tracking", {}).get("uri"))
     preflight.check_sweep(sweep, address)
+    if sweep.gpus_per_trial and address is None:
+        _check_gpus(sweep)
     if full:
         from eagleray.runs.rehearsal import rehearse
 
         rehearse(sweep, preflight.planned(sweep))
+
+
+def _check_gpus(sweep: Sweep) -> None:
+    """Refuse trials that share more GPUs than this machine has."""
+    import torch
+
+    wanted = sweep.gpus_per_trial * max(run.workers for run in sweep.probes())
+    if (found := torch.cuda.device_count()) < wanted:
+        raise ConfigError(
+            f"gpus_per_trial={sweep.gpus_per_trial:g} needs more GPUs than torch finds here ({found}): "
+            "set gpus_per_trial=0, or run on a cluster with --address"
+        )

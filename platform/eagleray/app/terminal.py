@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eagleray.config import Run
-from eagleray.config.metrics import headlines, metrics_of, ordered, shipped
+from eagleray.config.metrics import TEST, headlines, metrics_of, ordered, shipped
+from eagleray.contracts.metric import Metric
 from eagleray.contracts.report import Report
 from eagleray.report.analysis import Analysis
 from eagleray.report.numbers import number
@@ -88,12 +89,19 @@ def _as_line(heads: Sequence[str], line: Sequence[str]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
-    """Return final metrics as a table.
+    """Return final metrics as a table, with what they mean.
 
     The most important come first.
     """
-    names = ordered(metrics, metrics_of(run))
-    return table(["metric", "value"], [[name, number(metrics[name])] for name in names])
+    known = metrics_of(run)
+    lines = [[name, number(metrics[name]), _meaning(name, known)] for name in ordered(metrics, known)]
+    return table(["metric", "value", "meaning"], lines)
+
+
+def _meaning(name: str, known: Mapping[str, Metric]) -> str:
+    """Return what a metric means; one on the test set means the same there."""
+    metric = known.get(name.removeprefix(TEST))
+    return "" if metric is None else f"{metric.meaning}{', on the test set' * name.startswith(TEST)}"
 
 
 def short(keys: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ Only its directory is read: no server is asked, and nothing is written. Imports 
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -35,6 +36,8 @@ def find(name: str, runs: Path) -> Record:
         ConfigError: there is no record.
     """
     for place in (Path(name), folder_of(str(runs), name)):
+        if not os.path.isdir(place):
+            continue
         if (place / "record.json").exists():
             return Record.open(place)
         if records := sound(path.parent for path in place.glob("*/record.json")):

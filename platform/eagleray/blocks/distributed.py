@@ -11,12 +11,28 @@ without gradient.)
 Every worker must hold tensors of one shape, and must call these operations in the same order.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.contracts.errors import ConfigError
+
+_exchange: Callable[[], AbstractContextManager] = nullcontext  # around every exchange between workers
+
+
+@contextmanager
+def measured(exchange: Callable[[], AbstractContextManager]) -> Iterator[None]:
+    """Enter a context around every exchange between workers (`runs.profile` reads its clock there)."""
+    global _exchange
+    before, _exchange = _exchange, exchange
+    try:
+        yield
+    finally:
+        _exchange = before
 
 
 def rank() -> int:
@@ -70,7 +86,8 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     if world_size() == 1:
         return x
     copy = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.broadcast(copy, source)
+    with _exchange():
+        dist.broadcast(copy, source)
     return copy
 
 
@@ -114,7 +131,8 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        with _exchange():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
@@ -127,7 +145,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        dist.all_gather(parts, x.contiguous())
+        with _exchange():
+            dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod

@@ -25,7 +25,7 @@ def _as_text(value: Any) -> Any:
     try:
         moment(text, datetime.now().astimezone())
     except ValueError:
-        raise wrong(f"budget.until={value} is no time; write 18:00, 2030-12-31 or 2030-12-31T18:00") from None
+        raise wrong(f"budget.until={text} is no time; write 18:00, 2030-12-31 or 2030-12-31T18:00") from None
     return text
 
 
@@ -63,7 +63,8 @@ def moment(text: str, now: datetime) -> datetime:
         ValueError: it names none.
     """
     try:
-        at = datetime.combine(now, time.fromisoformat(text), now.tzinfo)
+        clock = time.fromisoformat(text)
+        at = datetime.combine(now, clock, clock.tzinfo or now.tzinfo)
     except ValueError:
         at = datetime.fromisoformat(text)
         return at if at.tzinfo else at.replace(tzinfo=now.tzinfo)

@@ -1,6 +1,7 @@
 """Pydantic's errors as sentences with a remedy."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ _TYPES = {
     "text": ("string_type",),
     "a list": ("tuple_type", "list_type"),
     "a path": ("path_type",),
+    "a size, such as 4 GiB": ("byte_size", "byte_size_unit"),
     "a section of keys": ("model_type", "model_attributes_type", "dict_type"),
 }
 _WANTED = {kind: words for words, kinds in _TYPES.items() for kind in kinds}
@@ -94,6 +96,17 @@ def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) 
             yield f"{key}={_shown(value)} is not a number{_allowed(field)}"
 
 
+def unending(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """Yield a sentence for each number that is infinite, or no number.
+
+    A plugin's Config would accept it.
+    """
+    for key, value in leaves:
+        field = known.get(key)
+        if field is not None and float in _kinds(field) and not _is_finite(value):
+            yield f"{key}={_shown(value)} is not a finite number{_allowed(field)}"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean …?`, or nothing."""
     near = difflib.get_close_matches(word, list(words), 1, 0.6)
@@ -114,8 +127,10 @@ def _sentence(error: Any, key: str, known: Mapping[str, FieldInfo]) -> str:
     if kind == "literal_error":
         words = _literals(context["expected"])
         return f"{setting} is not one of {', '.join(words)}{nearest(str(error['input']), words)}"
+    if kind == "too_short":
+        return f"{key} is empty; name at least one"
     if kind in _WANTED:
-        return f"{setting} is not {_WANTED[kind]}{_allowed(field)}"
+        return f"{setting} is not {_WANTED[kind]}{_allowed(field)}{_written(kind, key, known)}"
     if kind in _OUT_OF_RANGE and _allowed(field):
         return f"{setting} is out of range{_allowed(field)}"
     message = error["msg"].replace("Input should be", "must be")
@@ -138,6 +153,13 @@ def _near_key(key: str, known: Mapping[str, FieldInfo]) -> str:
     return f" (known: {', '.join(siblings.values())})" if siblings else f"; {section} has no keys"
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):  # null, or one of several kinds of values
+        return True
+
+
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
     return (field.annotation, *get_args(field.annotation))
 
@@ -156,6 +178,14 @@ def _allowed(field: FieldInfo | None) -> str:
     span = f"{ends.pop('ge')} to {ends.pop('le')}" if {"ge", "le"} <= set(ends) else None
     bounds = [*filter(None, [span]), *(_BOUNDS[name].format(end) for name, end in ends.items())]
     return f" (allowed: {' and '.join(bounds)})" if bounds else ""
+
+
+def _written(kind: str, key: str, known: Mapping[str, FieldInfo]) -> str:
+    """Tell how a list or a section is written."""
+    if _WANTED[kind] == "a list":
+        return "; lists are written [a, b], an empty one []"
+    below = [name for name in known if name.startswith(f"{key}.")]
+    return f"; its keys are {', '.join(below)}" if _WANTED[kind] == "a section of keys" and below else ""
 
 
 def _literals(expected: str) -> list[str]:

@@ -3,6 +3,7 @@
 Reading, overriding, merging; validation comes later.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from eagleray.config.places import key_places
 from eagleray.contracts.errors import ConfigError
 
+TAB = r"character '\t'"  # in PyYAML's words
 CHOSEN = ("method", "encoder", "data")  # sections whose name decides which other keys they have
 
 
@@ -23,14 +25,18 @@ def read_tree(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
     """
-    if not file.is_file():
-        raise ConfigError(f"there is no file {file}")
+    if not os.path.isfile(file):
+        raise ConfigError(
+            f"{file} is a folder; name a file in it" if os.path.isdir(file) else f"there is no file {file}"
+        )
     try:
         text = file.read_text(encoding="utf-8")
         key_places(file, text)
         tree = yaml.safe_load(text)
     except ConfigError:
         raise
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not text in UTF-8: save it as UTF-8, or name another file") from None
     except (yaml.YAMLError, ValueError) as error:  # such as the date 2030-13-01
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
@@ -96,4 +102,5 @@ def _renamed(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
 def _place(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or error}{where}"
+    what = str(getattr(error, "problem", None) or error)
+    return f"a tab{where}; write spaces instead" if TAB in what else f"{what}{where}"

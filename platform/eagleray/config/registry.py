@@ -113,8 +113,10 @@ def find(kind: Kind, name: str) -> Declaration:
     if kind == "encoder" and name not in known and (family := timm_family(name)):
         return replace(known[family], name=name)
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *(timm_names() if kind == "encoder" else ())], n=1)
+        near = difflib.get_close_matches(name.lower(), [*known, *(timm_names() if kind == "encoder" else ())], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if kind == "data" and Path(name).is_dir():
+            hint = f"; did you mean data=folder data.root={name}?"
         raise ConfigError(f"there is no {WORDS[kind]} {name!r}{hint} (there are: {', '.join(sorted(known))})")
     return known[name]
 
@@ -139,7 +141,8 @@ def found_here(kind: Kind) -> dict[str, Declaration]:
     """
     found: dict[str, Declaration] = {}
     for path in sorted(Path().glob("*.py")):
-        if "eagleray.contracts" not in path.read_text(encoding="utf-8", errors="ignore"):
+        # An editor's lock is a link to nowhere.
+        if not path.is_file() or "eagleray.contracts" not in path.read_text(encoding="utf-8", errors="ignore"):
             continue
         classes = kinds_in(path).get(kind, ())
         names = [f"./{path}"] if len(classes) == 1 else [f"./{path}:{each}" for each in classes]

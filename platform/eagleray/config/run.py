@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from eagleray.config.mistakes import booleans, sentences, wrong
+from eagleray.config.mistakes import booleans, sentences, unending, wrong
 from eagleray.config.nested import CHOSEN, branch, merged, parse_override, read_tree
 from eagleray.config.places import placed
 from eagleray.config.registry import Declaration, Kind, find
@@ -25,6 +25,7 @@ from eagleray.config.sections import (
     Tracking,
     evaluate_with,
 )
+from eagleray.config.told import Target
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import IntRange, is_range
 from eagleray.contracts.recipe import Recipe, Recipes
@@ -51,7 +52,7 @@ class Run(Strict, frozen=True):
         int, IntRange(32, 1024), Field(ge=2, description="images in a step, over all workers together")
     ] = 256
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
-    seed: Annotated[int, Field(ge=0, description="of the weights, the order, the views and the splits")] = 0
+    seed: Annotated[int, Field(ge=0, le=10**9, description="of the weights, the order, the views and the splits")] = 0
     image_size: Annotated[
         int | None, Field(ge=4, description="side of the views in pixels; null: that of the images")
     ] = None
@@ -65,6 +66,7 @@ class Run(Strict, frozen=True):
     evaluate: Annotated[SerializeAsAny[Evaluate], Field(default_factory=lambda: Evaluate.model_validate({}))]
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
+    notify: Target = None
 
     @model_validator(mode="before")
     @classmethod
@@ -209,8 +211,8 @@ def validated(
         instance, mistakes = model.model_validate(tree, context=recorded), []
     except ValidationError as error:
         instance, mistakes = None, error.errors()
-    known = run_keys(tree) if model is Run else model.model_fields
-    told = [*booleans(leaves(tree), known), *sentences(mistakes, known)]
+    known = run_keys(tree) if model is Run else _all_keys(model)
+    told = [*booleans(leaves(tree), known), *sentences(mistakes, known)] or [*unending(leaves(tree), known)]
     if instance is None or told:
         raise ConfigError("\n".join(dict.fromkeys(line for each in told for line in each.splitlines())))
     return instance
@@ -225,6 +227,11 @@ def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
         for section in _sections(field, tree.get(name)):
             keys |= _dotted(section, name)
     return keys
+
+
+def _all_keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return all dotted keys of a model."""
+    return {name.removeprefix("."): field for name, field in _dotted(model, "").items()}
 
 
 def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:

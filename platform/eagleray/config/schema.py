@@ -21,6 +21,7 @@ from eagleray.config.sections import (
 )
 from eagleray.config.sweep import Sweep
 from eagleray.config.timm_names import timm_family, timm_names
+from eagleray.contracts.ranges import KINDS
 
 Schema = dict[str, Any]
 
@@ -56,7 +57,7 @@ def sweep_schema() -> Schema:
         "description": "a run; missing keys have their defaults",
     }
     schema["properties"]["vary"] = _vary(schema["properties"]["vary"]["description"])
-    del run["$schema"]
+    del run["$schema"], run["properties"]["notify"]  # the sweep has its own
     return {"$schema": _DRAFT, **schema, "$defs": {**definitions, "Run": run}}
 
 
@@ -119,7 +120,7 @@ def _vary(description: str) -> Schema:
     values: Schema = {"type": "array", "minItems": 1}
     ranges = [
         {"type": "object", "properties": {kind: _NUMBERS}, "required": [kind], "additionalProperties": False}
-        for kind in ("uniform", "log_uniform", "int")
+        for kind in KINDS
     ]
     varied = {"oneOf": [values, {"const": "declared"}, *ranges]}
     variants = {**values, "items": {"$ref": "#/$defs/Run"}, "description": "whole variants of the run"}
@@ -132,6 +133,7 @@ def _vary(description: str) -> Schema:
         "properties": {
             "run": variants,
             **{key: {**varied, "description": text or key} for key, text in fields.items()},
+            "notify": False,
         },
         "additionalProperties": {"anyOf": [varied, {"type": "object"}]},
     }

@@ -3,6 +3,7 @@
 Also the choice of a method, an encoder or a source of images by name.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     create_model,
+    field_serializer,
     model_serializer,
     model_validator,
 )
@@ -26,8 +28,9 @@ from pydantic import (
 from eagleray.config.mistakes import nested, wrong
 from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import lost, settings_of
-from eagleray.config.registry import Declaration, Kind, declared, find
+from eagleray.config.registry import WORDS, Declaration, Kind, declared, find
 from eagleray.contracts import view
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
 
@@ -63,7 +66,11 @@ class Chosen(BaseModel, frozen=True):
     @classmethod
     def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
-        declaration = find(cls.kind, str(flat.pop("name")))
+        if not isinstance(name := flat.pop("name"), str):
+            raise wrong(
+                f"{cls.kind}={'null' if name is None else name} is not a name; `eagleray {WORDS[cls.kind]}s` lists them"
+            )
+        declaration = find(cls.kind, name)
         recorded = (info.context or {}).get(cls.kind, ())
         return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
@@ -281,9 +288,13 @@ def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
         file = PluginFile.of(module)
         name = file.title if file else module.rpartition(".")[2]
         if "." not in module:
-            raise ConfigError(f"{module} is no file and no module: the evaluators of Eagleray are always included")
+            raise ConfigError(
+                f"evaluate.also: {module} is neither a FILE.py nor a module; Eagleray's evaluators are always included"
+            )
         if name in evaluators or name in Evaluate.model_fields:
-            raise ConfigError(f"there is already an evaluator or a setting called {name}; rename {module}")
+            raise ConfigError(
+                f"evaluate.also: there is an evaluator or a setting called {name} already; rename {module}"
+            )
         evaluators[name] = replace(find("evaluator", module), name=name)
     return evaluators
 
@@ -300,6 +311,16 @@ class Checkpoints(Strict, frozen=True):
     keep: Annotated[int, Field(ge=1, description="number of newest checkpoints that are kept")] = 2
 
 
+LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
+
+
+def _with_letters(name: str) -> str:
+    """Return a name that still names something where a folder has it."""
+    if not re.search(r"\w", name):
+        raise wrong(f"tracking.experiment={name} names nothing: it needs a letter, a digit or _")
+    return name
+
+
 class Tracking(Strict, frozen=True):
     """Where the numbers are sent."""
 
@@ -307,8 +328,14 @@ class Tracking(Strict, frozen=True):
         str | None,
         Field(description="MLflow store or server; null: MLFLOW_TRACKING_URI, else a local SQLite file"),
     ] = None
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment")] = "eagleray"
+    experiment: Annotated[
+        str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
+    ] = "eagleray"
     runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
+
+    @field_serializer("uri")
+    def _shared(self, uri: str | None) -> str | None:
+        return uri and without_password(uri)  # run files get shared
 
 
 def _own(declaration: Declaration, values: Mapping[str, Any], recorded: Collection[str]) -> BaseModel:

@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from eagleray.config.budget import Budget
 from eagleray.config.floors import MEANINGS, FloorKind
@@ -17,9 +16,11 @@ from eagleray.config.mistakes import every_mistake, refuse, wrong
 from eagleray.config.nested import branch, merged
 from eagleray.config.registry import Kind, declared, find
 from eagleray.config.run import Run, leaves, validated
-from eagleray.config.sections import Strict
+from eagleray.config.sections import LONGEST, Strict
 from eagleray.config.settings import as_param
+from eagleray.config.told import Target
 from eagleray.config.vary import each_value, range_of
+from eagleray.contracts.address import without_password
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Range, probes
 
@@ -55,21 +56,17 @@ def _as_folder(name: str) -> str:
     return name
 
 
-def _as_target(target: Any) -> Any:
-    """Refuse what nobody can be notified by, without repeating it."""
-    is_address = isinstance(target, str) and target.startswith(("http://", "https://"))
-    if (target is not None and not isinstance(target, str)) or (is_address and not urlsplit(target).hostname):
-        raise wrong("notify is neither a command nor an http(s) address, such as https://HOST/PATH")
-    return target
-
-
 class Sweep(Strict, frozen=True):
     """One question: a run, what varies, how to search."""
 
     name: Annotated[
         str,
         AfterValidator(_as_folder),
-        Field(description="MLflow experiment and folder of its runs", json_schema_extra={"pattern": NAME}),
+        Field(
+            max_length=LONGEST,
+            description="MLflow experiment and folder of its runs",
+            json_schema_extra={"pattern": NAME},
+        ),
     ]
     question: Annotated[str, Field(description="what the sweep should answer, in one sentence")] = ""
     run: Annotated[
@@ -124,16 +121,7 @@ class Sweep(Strict, frozen=True):
     budget: Annotated[
         Budget, Field(description="when running trials stop at their next report; --resume continues them")
     ] = Budget()
-    notify: Annotated[
-        str | None,
-        BeforeValidator(_as_target),
-        Field(
-            description="a command, or an http(s) address for a POST, told once each that the sweep finished, failed, "
-            "was stopped, or used up its budget; it is kept nowhere, as it may hold a secret",
-            exclude=True,
-            repr=False,
-        ),
-    ] = None
+    notify: Target = None
 
     @field_validator("vary", mode="before")
     @classmethod
@@ -185,11 +173,16 @@ class Sweep(Strict, frozen=True):
         ranges = self.ranges()
         count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
         if not self.tries_all and self.trials is None:
-            yield f"trials is missing: search={self.search} needs the number of points to try"
+            yield f"trials is missing: search={self.search} needs the number of points to try, for example trials=16"
         if not (self.learns or self.changes_trials) and (self.trials or 0) > count:
             yield f"trials={self.trials} is more than there are combinations ({count}); leave trials out to try all"
         if not self._scheduler["compares"] and self.grace != 1:
             yield f"grace={self.grace} has no effect with scheduler={self.scheduler}; remove it or use scheduler=asha"
+        if len(set(self.floor)) < len(self.floor):
+            yield f"floor lists one twice: {', '.join(self.floor)}; list each once"
+        for key in ranges:
+            if key.startswith("tracking.") or key == "evaluate.test":
+                yield f"vary.{key} has no effect: a sweep sets {key} itself; remove it"
         if "seed" in ranges and self.seeds > 1:
             yield "vary.seed and seeds exclude each other: each point is run with its own seeds"
         for key, span in ranges.items():
@@ -201,6 +194,11 @@ class Sweep(Strict, frozen=True):
                     "keys of optimizer, augment and method can"
                 )
         yield from self._repeats()
+
+    @field_serializer("run")
+    def _shared(self, run: dict[str, Any]) -> dict[str, Any]:
+        uri = run.get("tracking", {}).get("uri")
+        return merged(run, branch("tracking.uri", without_password(uri))) if uri else run  # sweep files get shared
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -298,4 +296,7 @@ class Sweep(Strict, frozen=True):
         """Return the run that has some varied values."""
         varied = (value if key == "run" else branch(key, value) for key, value in values.items())
         # The values are merged first: if one of them is a name, the settings next to it belong to that name.
-        return validated(Run, merged(self.run, merged(*varied)))
+        tree = merged(self.run, merged(*varied))
+        if "notify" in tree:
+            raise wrong("run.notify: a sweep tells of all its runs together; write notify beside run")
+        return validated(Run, tree)

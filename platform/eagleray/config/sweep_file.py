@@ -1,12 +1,13 @@
 """Sweep files: reading them, with overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eagleray.config.mistakes import nearest
 from eagleray.config.nested import merged, parse_override, read_tree
 from eagleray.config.places import placed
-from eagleray.config.run import validated
+from eagleray.config.run import Run, validated
 from eagleray.config.sweep import Sweep
 from eagleray.contracts.errors import ConfigError
 
@@ -20,9 +21,17 @@ def load_sweep(file: Path, overrides: list[str]) -> Sweep:
         ConfigError: as `load_run`.
     """
     with placed(file, overrides):
-        trees = map(parse_override, overrides)
+        trees = [parse_override(text) for text in overrides]
+        _refuse_misspelt(first for tree in trees for first in tree)
         changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
         return validated(Sweep, merged(sweep_tree(file), changes))
+
+
+def _refuse_misspelt(keys: Iterable[str]) -> None:
+    """Refuse a key that is nearly a sweep's; it would be searched in its run."""
+    for key in keys:
+        if key not in {**Sweep.model_fields, **Run.model_fields} and (hint := nearest(key, Sweep.model_fields)):
+            raise ConfigError(f"unknown key {key}{hint}")
 
 
 def sweep_tree(file: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ class Diverged(Failed):
     kind = "diverged"
 
 
+class Stopped(KeyboardInterrupt):
+    """A person has stopped a run or sweep that --resume can continue."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """The state of training, from which schedules follow.

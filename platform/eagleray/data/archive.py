@@ -8,7 +8,6 @@ never changed.
 import math
 import os
 import zipfile
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -28,7 +27,7 @@ from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
 
-FORMAT = 3  # version of the cache: increase it with every change of its content or of the decoding
+FORMAT = 4  # version of the cache: increase it with every change of its content or of the decoding
 TEST_SHARE = 0.2  # held out as the test set of a source without one; the same images for every seed
 SAMPLE = 2048  # images from which mean and std are computed
 
@@ -41,7 +40,8 @@ class About(BaseModel, frozen=True):
 
     kept: Kept
     streamable: bool  # the images are files, which can be decoded again
-    checksum: int | None  # of the stored pixels; None: none are stored
+    is_stored: bool  # the cache has the pixels
+    checksum: int  # of all pixels, stored or not
     parts: tuple[PartName, ...]
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
@@ -112,7 +112,7 @@ def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
     try:
         about, sizes, rows, labels = _read_index(Path(f"{at}.npz"))
         streams = about.streamable and about.kept.total > settings.memory_limit
-        if about.checksum is None and not streams:
+        if not about.is_stored and not streams:
             return None
         pixels = _pixels(at, dataset, settings, about.kept, sizes, None if streams else about.checksum)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
@@ -126,18 +126,17 @@ def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
     sizes = np.zeros((sum(map(len, parts.values())), 2), np.int32)
     images = _readable(images, sizes, dataset)
     streamable = bool(_paths(parts))
-    checksum = None
-    if streamable and kept.total > settings.memory_limit:
-        deque(images, maxlen=0)  # decode all and keep none, so that a bad file cannot end a run halfway
-    else:
-        checksum = write_pixels(Path(f"{at}.bin"), images)
+    is_stored = not (streamable and kept.total > settings.memory_limit)
+    # All are decoded even if none is kept, so that a bad file cannot end a run halfway.
+    checksum = write_pixels(Path(f"{at}.bin") if is_stored else None, images)
     readable = sizes[:, 0] > 0
-    pixels = _pixels(at, dataset, settings, kept, sizes, checksum)
+    pixels = _pixels(at, dataset, settings, kept, sizes, checksum if is_stored else None)
     rows, labels = arranged(parts, readable, dataset)
     mean, std = _mean_and_std(pixels, rows["train"])
     about = About(
         kept=kept,
         streamable=streamable,
+        is_stored=is_stored,
         checksum=checksum,
         parts=tuple(rows),
         class_names=dataset.class_names(),

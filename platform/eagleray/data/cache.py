@@ -8,7 +8,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.machine import user_cache
 
 
 def cache_folder(chosen: Path | None) -> Path:
@@ -26,7 +27,7 @@ def cache_folder(chosen: Path | None) -> Path:
     Raises:
         ConfigError: it cannot be created.
     """
-    folder = chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagleray"
+    folder = chosen or user_cache()
     with _errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -74,17 +75,18 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_pixels(path: Path, images: Iterable[np.ndarray]) -> int:
-    """Write uint8 images one after the other.
+def write_pixels(path: Path | None, images: Iterable[np.ndarray]) -> int:
+    """Write uint8 images one after the other; without a path, only read them.
 
     Return their CRC-32.
     """
     checksum = 0
-    with written_whole(path) as file:
+    with written_whole(path) if path else nullcontext() as file:
         for image in images:
             block = image.tobytes()
             checksum = zlib.crc32(block, checksum)
-            file.write(block)
+            if file:
+                file.write(block)
     return checksum
 
 

@@ -4,7 +4,6 @@ Nothing here imports torch, so the processes that decode a streamed folder start
 """
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.machine import cores
 from eagleray.data.reading import read_image, stored_shape
 
 CHUNK = 64  # files that a thread reads at a time
@@ -113,8 +113,7 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
     def of_chunk(start: int) -> list[Any]:
         return [function(path, *arguments) for path in paths[start : start + CHUNK]]
 
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for results in pool.map(of_chunk, range(0, len(paths), CHUNK)):
             yield from results
 

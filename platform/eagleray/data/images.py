@@ -100,7 +100,8 @@ class Data:
     def facts(self) -> dict[str, Any]:
         """Return what was read, as plain values.
 
-        They are the digest, the images of each part, and the number of classes (None: there are none).
+        They are the digest, the images of each part, the number of classes (None: there are none), and in pixels the
+        side of views and the largest shorter side that is stored, which a run file may leave open.
         """
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
@@ -108,6 +109,7 @@ class Data:
             "images": {name: len(images) for name, images in parts.items() if images is not None},
             "classes": self.info.classes,
             "size": self.info.image_size,
+            "stored_size": self.info.stored_size,
             "channels": self.info.channels,
             "skipped": self.skipped,
         }
@@ -162,12 +164,10 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
 
 
 def _digest(archive: Archive) -> str:
-    """Return a digest of the images and their labels.
-
-    Images that are streamed have no checksum; the means of their channels stand for them.
-    """
+    """Return a digest of the images and their labels, wherever they lie and whether they are streamed."""
     arrays = [*archive.rows.values(), *(labels for labels in archive.labels.values() if labels is not None)]
-    return digest([archive.about.model_dump_json(), *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
+    about = archive.about.model_dump_json(exclude={"is_stored"})
+    return digest([about, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
 
 
 def _part(archive: Archive, name: PartName) -> Images | None:

@@ -79,7 +79,9 @@ def few_of_each(labels: np.ndarray, wanted: Labels, seed: int, class_names: tupl
         takes = np.maximum(1, np.rint(wanted.fraction * counts).astype(np.int64))
     short = int(np.argmin(counts - takes))
     if counts[short] < takes[short]:
-        raise ConfigError(f"{wanted.asked}: train has {counts[short]} images of class {class_names[short]!r}")
+        raise ConfigError(
+            f"{wanted.asked}: train has {counts[short]} images of class {class_names[short]!r}; ask for no more"
+        )
     chosen = [
         numpy_generator(Stream.PICK, seed, label).permutation(np.flatnonzero(labels == label))[:take]
         for label, take in enumerate(takes)

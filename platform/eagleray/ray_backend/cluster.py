@@ -16,7 +16,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.preflight import check_address
+from eagleray.runs.preflight import cluster_at
 
 # Environment variables that Ray reads; those that the user has set stay.
 SETTINGS = {
@@ -53,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     if address is None:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
-        check_address(address)
+        address = cluster_at(address)
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -79,9 +79,11 @@ def wait_for_room(workers: int, cpus: float, gpus: float) -> None:
     """
     request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * workers)
     end = time.monotonic() + ROOM
-    while (missing := _missing(workers, cpus, gpus)) and time.monotonic() < end:
-        time.sleep(1)
-    request_resources(bundles=[])  # from now on the trials themselves ask for their share
+    try:
+        while (missing := _missing(workers, cpus, gpus)) and time.monotonic() < end:
+            time.sleep(1)
+    finally:
+        request_resources(bundles=[])  # else the cluster keeps the machines; the trials themselves ask for their share
     if missing:
         raise ConfigError(f"{missing}, and no machine has joined the cluster in {ROOM // 60} minutes")
 

@@ -6,7 +6,7 @@ state that Ray keeps.
 """
 
 import functools
-import operator
+import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +26,14 @@ from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
-from eagleray.ray_backend.trial import RecordedEpochs, TrialActor
+from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
+from eagleray.runs.assemble import images_of
 from eagleray.runs.begun import begun
 from eagleray.runs.failures import told, try_failed_again
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
+from eagleray.runs.writer import check_images
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial without progress whose machine was the cause of its failure (see runs/failures.py)
@@ -72,6 +74,7 @@ def sweep(
     _check_directory(sweep, directory, known, resume)
     runs = planned(sweep)
     read = rehearse(sweep, runs)
+    _check_images(directory, runs)
     if watch:
         watch.data(read)
     workers = max(run.workers for run in runs)
@@ -237,6 +240,17 @@ def _check_directory(sweep: Sweep, directory: Path, known: list[Point], resume: 
             )
 
 
+def _check_images(directory: Path, runs: list[Run]) -> None:
+    """Refuse to add trials to those that were trained on other images."""
+    using = {json.dumps([run.data.name, run.data.config.model_dump(mode="json")]): run for run in runs}
+    images = functools.cache(lambda source: images_of(using[source]))
+    for place in sorted(directory.glob("trials/*/data.json")):
+        record = Record.open(place.parent)
+        facts = record.data() or {}
+        if (source := json.dumps([facts["name"], facts["source"]])) in using:
+            check_images(record, images(source))
+
+
 def _recorded(place: Path) -> tuple[str, dict[str, Any] | None]:
     """Return the state of a trial to show before it runs, and its last result."""
     before = RecordedEpochs.of(place)
@@ -251,7 +265,5 @@ def _current(place: Path, point: Point) -> dict[str, Any]:
 
     They are those after the last change by a population.
     """
-    if not (place / "record.json").exists():
-        return dict(point.values)
-    file = Record.open(place).file()
-    return {key: functools.reduce(operator.getitem, key.split("."), file) for key in point.values}
+    is_known = (place / "record.json").exists()
+    return json.loads(Record.open(place).tags[VALUES]) if is_known else dict(point.values)

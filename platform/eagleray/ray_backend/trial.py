@@ -1,5 +1,6 @@
 """Run a trial in Ray Tune, epoch by epoch."""
 
+import json
 import platform
 import time
 from collections.abc import Generator, Iterator
@@ -18,12 +19,14 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
+from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import checkpoints, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import PLACES, Record
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import keep_data, recorded
 
 Result = dict[str, Any]
+VALUES = "values"  # a tag: what a population has set, as typed; the run file has what validators make of it
 
 
 class TrialActor(tune.Trainable):
@@ -141,7 +144,13 @@ def _is_over(trial: dict[str, Any]) -> bool:
 def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
     if run.workers > 1:
         return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
-    return recorded(train(run, record.directory, resume_from=resume_from), record)
+    return recorded(_trained(run, record, resume_from), record)
+
+
+def _trained(run: Run, record: Record, resume_from: Path | None) -> Iterator[Report]:
+    data = images_of(run)
+    keep_data(run, record, data)
+    yield from train(run, record.directory, data=data, resume_from=resume_from)
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
         run=own.file(),  # without what the sweep imposes, so that training it again is an ordinary run
         meanings=meanings(run),
         parent=Record.open(directory.parents[1]),
-        tags=trial["tags"],
+        tags={**trial["tags"], **({VALUES: json.dumps(trial["values"])} if trial["values"] else {})},
         uri=run.tracking.uri,
     )
     return run, record

@@ -34,7 +34,7 @@ from eagleray.runs.checkpoint import checkpoints
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
 from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
-from eagleray.runs.writer import recorded
+from eagleray.runs.writer import keep_data, recorded
 
 RESTARTS = 3  # how often a group that lost a worker is started again without progress
 
@@ -197,8 +197,10 @@ def work(config: dict[str, Any]) -> None:
         keep(record, Failure("out of memory", KILLED), KILLED)
         return
     loop = partial(Profile(run, steps).reports, train) if steps else partial(train, run)
-    reports = loop(directory, device=get_device())
+    data = images_of(run)
+    reports = loop(directory, device=get_device(), data=data)
     if is_first:
+        keep_data(run, record, data)
         pg = get_current_placement_group()
         assert pg is not None
         (directory / ".workers").write_text(pg.id.hex())

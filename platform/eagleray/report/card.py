@@ -9,7 +9,7 @@ from eagleray.config.metrics import metrics_of, ordered
 from eagleray.contracts.batch import DataInfo
 from eagleray.report.numbers import number, spread
 from eagleray.report.variance import CONFIDENCE
-from eagleray.runs.record import Record, without_password
+from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
 
 VERSIONS = ("eagleray", "python", "torch", "torchvision", "timm", "commit")
@@ -60,7 +60,7 @@ scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviat
 Save this as `run.yaml`, then `eagleray train run.yaml`:
 
 ```yaml
-{without_password(yaml.safe_dump(run, sort_keys=False, allow_unicode=True)).strip()}
+{yaml.safe_dump(run, sort_keys=False, allow_unicode=True).strip()}
 ```
 
 {_versions(record)}

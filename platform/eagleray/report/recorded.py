@@ -26,6 +26,7 @@ class Recorded:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]  # the last of each; finite ones
     code: str  # version of the code that made it
+    images: str | None = None  # the digest of the images that it used, wherever they lie; None: not recorded
     experiment: str = ""  # the ID of its experiment in MLflow; empty: read from a directory
 
     @property
@@ -57,6 +58,7 @@ def from_directory(record: Record) -> Recorded:
         tags=record.tags,
         metrics=_finite({**measured, **status["summary"]}),
         code=_code(record.environment),
+        images=(record.data() or {}).get("digest"),
     )
 
 
@@ -75,6 +77,7 @@ def from_mlflow(row: Mapping[str, Any]) -> Recorded:
         tags=tags,
         metrics=_finite(row["metrics"]),
         code=_code({key.removeprefix("environment."): value for key, value in tags.items()}),
+        images=row["images"],
         experiment=row["experiment_id"],
     )
 

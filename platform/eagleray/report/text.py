@@ -135,15 +135,15 @@ def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
     The lines are in the order of the leaderboard.
     """
     by_name = {trial.name: trial for trial in trials}
-    ranked = [by_name[name] for row in analysis.rows for name in row.runs]
-    metrics = ordered({name for trial in ranked for name in trial.metrics}, analysis.table)
+    ranked = [(row.name, by_name[name]) for row in analysis.rows for name in row.runs]
+    metrics = ordered({name for _, trial in ranked for name in trial.metrics}, analysis.table)
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["trial", *analysis.varied, "seed", "state", *metrics])
-    for trial in ranked:
+    for name, trial in ranked:
         params = [param_text(trial.params[key]) if key in trial.params else "" for key in analysis.varied]
         state = "floor" if trial.floor else trial.state
-        table.writerow([trial.label, *params, trial.seed, state, *(trial.metrics.get(name, "") for name in metrics)])
+        table.writerow([name, *params, trial.seed, state, *(trial.metrics.get(metric, "") for metric in metrics)])
     return written.getvalue()
 
 

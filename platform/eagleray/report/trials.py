@@ -1,7 +1,8 @@
 """What is compared: which runs are repetitions of one point, and which must not be averaged.
 
 The unit is one sweep. Runs are repetitions if they differ in their seed alone, besides what cannot change their
-numbers (`config.settings.NEUTRAL`). A run with the settings and the seed of another is a copy, not evidence.
+numbers (`config.settings.NEUTRAL`, and the place of images that are the same). A run with the settings and the seed of
+another is a copy, not evidence.
 """
 
 import csv
@@ -29,6 +30,8 @@ LEADS = {
 # Runs that differ in these measure different things, or had different budgets.
 OTHER_TASK = ("data.", "evaluate.", "image_size")
 OTHER_BUDGET = ("epochs", "labels.per_class")
+DIGEST = "data.digest"  # of the images and labels: if it is on record, it counts
+PLACES = ("data.root", "data.labels")  # and where these lie does not
 CODE = "code"  # the version of the code, where sweeps of several versions are compared
 
 
@@ -87,7 +90,10 @@ class Comparison:
 
     @property
     def binned(self) -> list[str]:
-        return [key for key in self.varied if any(key in group.binned for group in self.groups)]
+        """The keys whose values some sweep drew from a range; listed values, and what is no number, are levels."""
+        drawn = {key for group in self.groups for key in group.binned}
+        points = [trial.params for trial in self.trials if not trial.floor]
+        return [key for key in self.varied if key in drawn and all(isinstance(p[key], int | float) for p in points)]
 
 
 def group_of(name: str, runs: Sequence[Recorded]) -> Group:
@@ -125,7 +131,7 @@ def compared(groups: Sequence[Group]) -> Comparison:
 
     Copies are counted once; a trial that differs from its sweep is left out; both are noted.
     """
-    notes = [group.note for group in groups if group.note]
+    groups, notes = _with_images(groups), [group.note for group in groups if group.note]
     members = [(group, run) for group in groups for run in _fitting(group, notes)]
     if len(groups) > 1 and len({_codes(group) for group in groups}) > 1:
         members = [(group, replace(run, params={**run.params, CODE: _codes(group)})) for group, run in members]
@@ -149,12 +155,17 @@ def compared(groups: Sequence[Group]) -> Comparison:
 
 
 def _fitting(group: Group, notes: list[str]) -> Iterator[Recorded]:
-    """Yield the runs that are as their sweep says."""
+    """Yield the runs that are as their sweep says, and used its images."""
+    first: dict[str, str | None] = {}
+    for run in sorted(group.runs, key=lambda run: run.created):
+        first.setdefault(_data_of(run), run.images)
     for run in group.runs:
         wrong = [k for k, value in group.shared.items() if not is_neutral(k) and run.params.get(k) != value]
         if run.kind == "trial" and wrong:
             its, others = (", ".join(f"{k}={of.get(k)}" for k in wrong) for of in (run.params, group.shared))
             notes.append(f"{run.name} is left out: it was trained with {its}, and its sweep has {others}")
+        elif run.kind == "trial" and run.images != first[_data_of(run)]:
+            notes.append(f"{run.name} is left out: the images had changed since the first trials of its sweep")
         else:
             yield run
 
@@ -166,9 +177,42 @@ def _codes(group: Group) -> str:
 def settings_of(run: Recorded) -> dict[str, Any]:
     """Return the settings that decide a run's numbers, without its seed.
 
-    The words of a whole variant (`run`) repeat settings.
+    The digest of its images counts, if it is on record, and not where they lie.
     """
+    if run.images is None:
+        return _settings(run)
+    return {**{key: value for key, value in _settings(run).items() if key not in PLACES}, DIGEST: run.images}
+
+
+def _settings(run: Recorded) -> dict[str, Any]:
+    """Return what was set; the words of a whole variant (`run`) repeat settings."""
     return {key: value for key, value in run.params.items() if key not in ("seed", "run") and not is_neutral(key)}
+
+
+def _data_of(run: Recorded) -> str:
+    return json.dumps({key: value for key, value in _settings(run).items() if key.startswith("data.")}, sort_keys=True)
+
+
+def _known_by(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
+    """Return the settings by which people know runs apart.
+
+    Equal images are the same wherever they lie; others are known by their place, or by their digest if they changed
+    there.
+    """
+    images = {run.images for run in runs}
+    if len(images) == 1 and None not in images:
+        return [settings_of(run) for run in runs]
+    has_changed = len({(_data_of(run), run.images) for run in runs}) > len({_data_of(run) for run in runs})
+    return [{**_settings(run), DIGEST: run.images} if has_changed else _settings(run) for run in runs]
+
+
+def _with_images(groups: Sequence[Group]) -> list[Group]:
+    """Give runs whose images are not on record those of runs with the same settings."""
+    known = {_data_of(run): run.images for group in groups for run in group.runs if run.images}
+    filled = [
+        tuple(replace(run, images=run.images or known.get(_data_of(run))) for run in each.runs) for each in groups
+    ]
+    return [replace(group, runs=runs) for group, runs in zip(groups, filled, strict=True)]
 
 
 def _point(group: Group, run: Recorded) -> str:
@@ -212,7 +256,7 @@ def _differing(groups: Sequence[Group], runs: Sequence[Recorded]) -> dict[str, l
 
     Those that sweeps vary come first.
     """
-    tables = [settings_of(run) for run in runs]
+    tables = _known_by(runs)
     keys = dict.fromkeys(key for group in groups for key in group.varied if key != "run")
     keys |= dict.fromkeys(key for table in tables for key in table)
     columns = {key: [table.get(key) for table in tables] for key in keys}

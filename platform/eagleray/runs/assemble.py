@@ -3,7 +3,8 @@
 These are images, encoder, method, data loader and evaluation.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -71,6 +72,22 @@ def images_of(run: Run) -> Data:
         ConfigError: images are missing, damaged, or too few.
     """
     return load_data(run.data.name, run.data.config, run.data.settings, run.seed)
+
+
+def opened_once() -> Callable[[Run], Data]:
+    """Return a function like `images_of` that opens the images of several runs once.
+
+    Opening a large folder takes a while. Runs of different seeds share the split of the first.
+    """
+    opened: dict[str, Data] = {}
+
+    def images(run: Run) -> Data:
+        source = json.dumps(run.file()["data"])
+        if source not in opened:
+            opened[source] = images_of(run)
+        return opened[source]
+
+    return images
 
 
 def fitted(run: Run, data: DataInfo) -> DataInfo:

@@ -3,6 +3,7 @@
 What is damaged or half written is named, and does not hide the rest.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,11 +45,31 @@ def _candidates(root: Path, *, trials: bool) -> list[Path]:
     known = set(whole)
     for folder in [*root.glob("*"), *root.glob("*/*")]:
         inside = any(above in known for above in folder.parents)
-        if folder not in known and not inside and any((folder / name).exists() for name in TRACES):
+        if folder not in known and not inside and _was_to_be_a_run(folder):
             whole.append(folder)
     if trials:
         whole += [path.parent for each in list(whole) for path in sorted(each.glob("trials/*/record.json"))]
     return list(dict.fromkeys(whole))
+
+
+def _was_to_be_a_run(folder: Path) -> bool:
+    """Return whether a folder has traces of a run, or cannot be looked into."""
+    try:
+        return any((folder / name).exists() for name in TRACES)
+    except PermissionError:
+        return True
+
+
+def open_run(directory: Path) -> Record:
+    """Open the record of one run.
+
+    Raises:
+        ConfigError: the directory is not that of a run, or it is a sweep.
+    """
+    record = Record.open(directory)
+    if record.kind == "sweep":
+        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
+    return record
 
 
 def epochs_done(record: Record) -> int | None:
@@ -72,4 +93,4 @@ def directory_of(text: str, runs: str) -> Path | None:
         text: a path, or a path in the folder of all runs (`temperature`, `temperature/20260101-120000`).
         runs: the folder of all runs.
     """
-    return next((path for path in (Path(text), Path(runs) / text) if path.is_dir()), None)
+    return next((path for path in (Path(text), Path(runs) / text) if os.path.isdir(path)), None)

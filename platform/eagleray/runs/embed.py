@@ -66,7 +66,7 @@ def embed(
     """
     kind = writer_for(out)
     if not folder.is_dir():
-        raise ConfigError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
+        raise ConfigError(f"{folder} is a file; name a folder" if folder.exists() else f"there is no folder {folder}")
     files = listed(folder)
     names = files.images
     info, method = method.data, method.to(device)

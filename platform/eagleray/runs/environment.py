@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from eagleray.contracts.machine import cores
+
 Value = str | int | float | bool | None
 
 
@@ -27,7 +29,7 @@ def environment() -> dict[str, Value]:
         "commit": _git(here, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changed is None else changed != "",
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpus": _gpus(),
         "user": os.environ.get("USER") or os.environ.get("LOGNAME"),

@@ -61,8 +61,8 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file as a whole.
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file as a whole; text in UTF-8.
 
     When this returns it outlasts a power cut.
 
@@ -71,7 +71,7 @@ def write(path: Path, data: bytes) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(unfinished):
-        unfinished.write_bytes(data)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         place(unfinished, path)
 
 

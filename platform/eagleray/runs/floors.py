@@ -71,7 +71,7 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
         for kind in kinds:
             label, keys = KINDS[kind].label(run), KINDS[kind].depends_on
             what = json.dumps([file[key] for key in (*keys, "image_size")])
-            name = " ".join([label, *(file[key]["name"] for key in keys)])
+            name = " ".join([label, *(getattr(run, key).title for key in keys)])
             others = known.setdefault(name, [])
             if what not in others:
                 others.append(what)

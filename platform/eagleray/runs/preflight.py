@@ -7,6 +7,7 @@ themselves or a network is in `assemble` for a run, in `rehearsal` for a sweep.
 import json
 import os
 import socket
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from eagleray.config.metrics import check_metric
 from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.machine import cores, may_have_gpu
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
+from eagleray.runs.browse import open_run
 
 ANSWER = 10  # seconds in which something must listen at an address
+NO_GPU = "there is no GPU here"
 
 
 def check_run(run: Run, address: str | None = None) -> None:
@@ -32,6 +36,9 @@ def check_run(run: Run, address: str | None = None) -> None:
         ConfigError: what does not fit, and the remedy.
     """
     _check_machine(run.tracking.runs, run.workers, 1, address)
+    if run.device == "cuda" and address is None and not may_have_gpu():
+        raise ConfigError(f"device=cuda: {NO_GPU}: set device=auto or device=cpu, or run on a cluster with --address")
+    _check_trained(run)
     _check_facts(run, facts_of(run))
 
 
@@ -46,7 +53,12 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
     runs, known = planned(sweep), dict[str, Facts | None]()
     check_settings(sweep, runs)
     _check_machine(runs[0].tracking.runs, max(run.workers for run in runs), sweep.cpus_per_trial, address)
+    if sweep.gpus_per_trial and address is None and not may_have_gpu():
+        raise ConfigError(
+            f"gpus_per_trial={sweep.gpus_per_trial:g}: {NO_GPU}: leave it out, or run on a cluster with --address"
+        )
     for run in runs:
+        _check_trained(run)
         key = json.dumps([run.file()["data"], run.seed])
         if key not in known:
             known[key] = facts_of(run)
@@ -81,6 +93,8 @@ def check_images(run: Run, *, samples: int, channels: int | None, has_labels: bo
     Raises:
         ConfigError: it asks for more.
     """
+    if samples < 2:
+        raise ConfigError(f"data={run.data.title} has {samples} training image, and at least 2 are needed; add some")
     if run.batch_size > samples:
         raise ConfigError(
             f"batch_size={run.batch_size} is larger than the data: {samples} training images (allowed: 2 to {samples})"
@@ -112,18 +126,21 @@ def check_settings(sweep: Sweep, runs: list[Run]) -> None:
         )
 
 
-def check_address(address: str) -> None:
-    """Check that something listens at a cluster's address.
+def cluster_at(address: str) -> str:
+    """Return the address of a cluster, at which something listens.
 
-    Ray itself would try for a quarter of an hour. `auto` has no address of its own: Ray looks for it.
+    Ray itself would try for a quarter of an hour. `auto` is RAY_ADDRESS, or the cluster that `ray start` began on this
+    machine; Ray would also join the Ray that another sweep has started for itself.
 
     Raises:
-        ConfigError: nothing does.
+        ConfigError: nothing listens there.
     """
-    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    place = _begun_here() if address == "auto" else address
     host, _, port = place.removeprefix("ray://").rpartition(":")
     if not place:
-        return
+        raise ConfigError(
+            "--address auto finds no cluster: begin one with `ray start`, set RAY_ADDRESS, or give HOST:PORT"
+        )
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER).close()
     except (ValueError, OverflowError):
@@ -131,6 +148,14 @@ def check_address(address: str) -> None:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise ConfigError(f"no Ray answers at --address {address} ({why}); start it, or correct the address") from None
+    return place
+
+
+def _begun_here() -> str:
+    """Return the address that `auto` stands for; empty: there is none."""
+    temporary = os.environ.get("RAY_TMPDIR") or (sys.platform == "linux" and os.environ.get("TMPDIR")) or "/tmp"
+    note = Path(temporary) / "ray/ray_current_cluster"  # as `ray start` leaves it
+    return os.environ.get("RAY_ADDRESS") or (note.read_text().strip() if note.is_file() else "")
 
 
 def check_writable(path: Path, setting: str) -> None:
@@ -153,15 +178,33 @@ def check_writable(path: Path, setting: str) -> None:
 def _check_machine(runs: str, workers: int, cpus: float, address: str | None) -> None:
     check_writable(Path(runs) / "run", "tracking.runs to another folder")
     if address is not None:
-        check_address(address)
+        cluster_at(address)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers * cpus > cores:
+    if workers * cpus > cores():
         asked = f"workers={workers} need more" if workers > 1 else f"cpus_per_trial={cpus:g} is more"
-        remedy = f"workers={max(1, int(cores / cpus))}" if workers > 1 else f"cpus_per_trial={cores}"
+        remedy = f"workers={max(1, int(cores() / cpus))}" if workers > 1 else f"cpus_per_trial={cores()}"
         raise ConfigError(
-            f"{asked} cores than this machine has ({cores}): set {remedy}, or run on a cluster with --address"
+            f"{asked} cores than this machine has ({cores()}): set {remedy}, or run on a cluster with --address"
         )
+
+
+def _check_trained(run: Run) -> None:
+    """Refuse a network that starts from what is not there, or is no finished run."""
+    weights = getattr(run.encoder.config, "weights", None)
+    if isinstance(weights, Path) and not weights.is_file():
+        raise ConfigError(f"encoder.weights={weights} does not exist; correct it, or leave it out for new weights")
+    for section, key in ((run.encoder, "run"), (run.method, "teacher")):
+        source = getattr(section.config, key, None)
+        if key not in section.declaration.required or not isinstance(source, Path):
+            continue
+        try:
+            state = open_run(source).state
+        except ConfigError as error:
+            raise ConfigError(f"{section.kind}.{key}: {error}") from None
+        if state != "finished":
+            raise ConfigError(
+                f"{section.kind}.{key}={source} is {state}, not finished: continue it with --resume, or name another"
+            )
 
 
 def _check_facts(run: Run, facts: Facts | None) -> None:

@@ -14,7 +14,6 @@ from functools import partial, wraps
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -190,8 +189,7 @@ class Profile:
             hooks.callback(handle.remove)
         if isinstance(built.forward, DistributedDataParallel):
             built.forward.register_comm_hook(clock, _waiting_allreduce)
-            for name in ("all_reduce", "all_gather"):
-                hooks.enter_context(mock.patch.object(dist, name, clock.timed("communication", getattr(dist, name))))
+            hooks.enter_context(distributed.measured(partial(clock.inside, "communication")))
         return replace(built, loader=self.loader, evaluation=evaluation)
 
     def stages(self) -> list[Stage]:

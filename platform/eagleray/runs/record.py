@@ -4,7 +4,8 @@ The directory is the only source for what the run was, what it measured and how 
 
     record.json     key, name, experiment, params, tags, where it ran (written again on resuming)
     run.yaml        the resolved run file
-    data.json       the images that it used: their digest, and how many there are
+    data.json       the images that it used: their digest, how many there are, and the sizes in pixels that were
+                    found for what run.yaml leaves open (null); that file stays as it was asked
     metrics.jsonl   one line for each report, appended while the run trains
     system.jsonl    the same for what it used of its machine, kept apart because no report compares it
     status.json     how it ended and its last numbers; absent while it runs
@@ -21,7 +22,6 @@ import json
 import math
 import operator
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +32,7 @@ from uuid import uuid4
 
 import yaml
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
 from eagleray.runs.environment import Value, environment
 from eagleray.runs.files import JSON, LINE, YAML, appending, make_folder, write
@@ -119,10 +120,12 @@ class Record:
         directory = Path(directory)
         try:
             facts = _facts(directory / "record.json", "Move it away")
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "it has no record.json" if is_absent else f"record.json: {error.strerror}"
             raise ConfigError(
-                f"{directory} is not the directory of a run (it has no record.json); runs are in "
-                "runs/<experiment>/<name>."
+                f"{directory} is not the directory of a run ({why}); `eagleray runs ls` lists them, as "
+                "runs/EXPERIMENT/RUN"
             ) from None
         known = {each.name for each in fields(cls)} - {"directory"}
         return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
@@ -332,11 +335,6 @@ class Record:
     def children(self) -> list["Record"]:
         records = sound(path.parent for path in self.directory.glob("trials/*/record.json"))
         return sorted(records, key=lambda record: (record.created, record.name))
-
-
-def without_password(text: str) -> str:
-    """Remove users and passwords from the addresses in a text."""
-    return re.sub(r"//[^/?#\s]*@", "//", text)
 
 
 def find_records(root: Path | str, experiment: str | None = None) -> list[Record]:

@@ -5,7 +5,6 @@ What can be known without that is checked in `preflight`.
 
 import json
 from collections.abc import Iterable
-from functools import cache
 
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import check_metric
@@ -14,7 +13,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
 from eagleray.data.description import described
 from eagleray.data.images import Data
-from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.assemble import build_method, fitted, opened_once
 from eagleray.runs.preflight import check_settings
 
 
@@ -30,10 +29,10 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
         ConfigError: a run does not fit its data or its share of the machine, or reports no such metric.
     """
     check_settings(sweep, runs)
-    data, built = cache(_images_of), set()
+    images_of, built = opened_once(), set[str]()
     read: dict[str, None] = {}
     for run in runs:
-        images = data(json.dumps(run.file()["data"]), run)
+        images = images_of(run)
         info = fitted(run, images.info)
         read[described(images, info.image_size)] = None
         kind = json.dumps(
@@ -45,12 +44,8 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
         labels, validation = images.train.labels is not None, images.validation is not None
         check_metric(sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation)
     if sweep.changes_trials:
-        _check_changes(sweep, runs[0], data(json.dumps(runs[0].file()["data"]), runs[0]))
+        _check_changes(sweep, runs[0], images_of(runs[0]))
     return list(read)
-
-
-def _images_of(_: str, run: Run) -> Data:
-    return images_of(run)
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:

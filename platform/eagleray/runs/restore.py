@@ -19,18 +19,6 @@ from eagleray.runs.checkpoint import last_state
 from eagleray.runs.record import Record
 
 
-def open_run(directory: Path) -> Record:
-    """Open the record of one run.
-
-    Raises:
-        ConfigError: the directory is not that of a run, or it is a sweep.
-    """
-    record = Record.open(directory)
-    if record.kind == "sweep":
-        raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
-    return record
-
-
 def recorded_run(record: Record) -> Run:
     """Return the run that a record keeps."""
     return read_run(record.file())

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 class Usage:
@@ -22,7 +23,7 @@ class Usage:
     def measured(self) -> dict[str, float]:
         """Return the cores used on average since the last call, and the memory used now, in MB.
 
-        Memory of a GPU is what torch has reserved of it.
+        Memory of a GPU is what torch has reserved of it; how busy it is, is that of its last second or less.
         """
         wall, cpu = time.monotonic(), time.process_time()
         numbers = {
@@ -33,7 +34,19 @@ class Usage:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             numbers["system/gpu_memory_megabytes"] = torch.cuda.memory_reserved() / 1e6
+            numbers |= _utilization(torch)
         return numbers
+
+
+def _utilization(torch: Any) -> dict[str, float]:
+    """Return how busy the GPU is, in percent; nothing where neither pynvml nor the GPU tells."""
+    pynvml = sys.modules.get("pynvml")  # imported by torch if it is installed
+    if pynvml is None:
+        return {}
+    try:
+        return {"system/gpu_utilization_percent": float(torch.cuda.utilization())}
+    except (ImportError, RuntimeError, pynvml.NVMLError):  # an AMD GPU, no driver, or a part of a GPU (MIG)
+        return {}
 
 
 def _resident() -> float:

@@ -6,7 +6,10 @@ The run may be a local one, a trial of a sweep or a group of workers.
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from eagleray.config import Run
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Report
+from eagleray.data.images import Data
 from eagleray.runs.failures import Failure, keep_error
 from eagleray.runs.record import SYSTEM, Record
 from eagleray.runs.usage import Usage
@@ -35,6 +38,31 @@ def recorded(reports: Iterator[Report], record: Record) -> Generator[Report]:
         if not Failure.of(error).is_tried_again:
             keep_error(record, error)
         raise
+
+
+def keep_data(run: Run, record: Record, data: Data) -> None:
+    """Keep which images a run uses, and the sizes that its file leaves open.
+
+    Raises:
+        ConfigError: as `check_images`.
+    """
+    check_images(record, data)
+    own = {"name": run.data.name, "source": run.data.config.model_dump(mode="json")}
+    record.keep_data({**own, **data.facts(), "image_size": run.image_size or data.info.image_size})
+
+
+def check_images(record: Record, data: Data) -> None:
+    """Refuse to continue a run with other images.
+
+    Raises:
+        ConfigError: images or labels were added, removed or changed since the run began.
+    """
+    before = record.data()
+    if before is not None and before["digest"] != data.digest:
+        raise ConfigError(
+            f"{record.directory} began with other images than there are now (its data.json has {before['images']}, and "
+            f"now there are {data.facts()['images']}): put them back, or start a new one"
+        )
 
 
 def _append(record: Record, report: Report, before: dict[str, Any]) -> None:

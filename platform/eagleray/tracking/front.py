@@ -1,7 +1,7 @@
 """List the pages with which a person begins."""
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 from eagleray.tracking.links import experiments_url, view_url
 from eagleray.tracking.page import began, newest_view
 from eagleray.tracking.store import connect, patient, reason

@@ -26,7 +26,8 @@ def dataset(record: Record) -> "Dataset | None":
     if facts is None:
         return None
     where = {"uri": str(facts["source"].get("root", facts["name"])), "settings": facts["source"]}
-    profile = {name: facts[name] for name in ("images", "classes", "size", "channels", "skipped")}
+    own = ("name", "source", "digest", "image_size")  # the last is the run's, not the images'
+    profile = {name: value for name, value in facts.items() if name not in own}
     return Dataset(
         name=facts["name"],
         digest=facts["digest"],

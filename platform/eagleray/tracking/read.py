@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def rows(name: str, uri: str | None = None) -> list[dict[str, Any]]:
     `name` is an experiment's, or that or the ID of one run, which is read with its children.
 
     Each is {"name", "run_id", "parent" (a run_id or None), "state", "tags", "params" (as strings), "metrics" (their
-    last values), "experiment_id", "created" (ms since 1970)}.
+    last values), "images" (their digest, or None), "experiment_id", "created" (ms since 1970)}.
 
     Raises:
         ConfigError: no such store, no such experiment or run (with the nearest names), or the server does not answer.
@@ -84,6 +84,7 @@ def _row(run: Any) -> dict[str, Any]:
         "tags": dict(tags),
         "params": {**params, **resumed},
         "metrics": dict(run.data.metrics),
+        "images": next((each.dataset.digest for each in run.inputs.dataset_inputs), None) if run.inputs else None,
         "experiment_id": run.info.experiment_id,
         "created": run.info.start_time,
     }

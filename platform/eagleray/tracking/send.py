@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from eagleray.runs.record import METRICS, SYSTEM, Record, without_password
+from eagleray.contracts.address import without_password
+from eagleray.runs.record import METRICS, SYSTEM, Record
 from eagleray.tracking.descriptions import description, display_name, tags_for
 from eagleray.tracking.gains import gains
 from eagleray.tracking.inputs import HAS_IMAGES, VIEWS, dataset_inputs, grid_images

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import Record, find_records, without_password
+from eagleray.runs.record import Record, find_records
 from eagleray.tracking.send import Destination, Unsent
 from eagleray.tracking.store import store_uri
 from eagleray.tracking.sync_state import is_sent

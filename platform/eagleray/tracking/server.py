@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url
@@ -168,7 +168,8 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            raise ConfigError(f"{host}:{port} cannot be used ({why}); choose another port.") from None
+            remedy = "correct --host" if isinstance(error, socket.gaierror) else "choose another --port"
+            raise ConfigError(f"{host}:{port} cannot be used ({why}); {remedy}") from None
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc")
+STORES = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://|$)")
 
 # Used unless the user has set them: a server that does not answer costs ten seconds instead of eight attempts of two
 # minutes, importing mlflow starts no thread that reports usage to its developers, and nothing is drawn in the terminal.
@@ -36,10 +36,10 @@ def store_uri(chosen: str | None = None) -> str:
     It is `chosen`, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
 
     Raises:
-        ConfigError: it is a folder or has an unknown scheme (MLflow 3 stores no runs in plain files).
+        ConfigError: it is a folder, or no address of a kind that MLflow knows (MLflow 3 stores no runs in plain files).
     """
     uri = chosen or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if re.split(r"\+|:", uri)[0] not in SCHEMES:
+    if not STORES.match(uri):
         raise ConfigError(
             f"{uri!r} (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow store; "
             "use sqlite:///FILE.db, or a server's http://HOST:PORT."

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eagleray.contracts.address import without_password
 from eagleray.runs.files import JSON, write
-from eagleray.runs.record import METRICS, SYSTEM, Record, without_password
+from eagleray.runs.record import METRICS, SYSTEM, Record
 
 Note = dict[str, Any]
 

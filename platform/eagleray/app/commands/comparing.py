@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eagleray.app.line import app, console, only_settings, say, split_names
-from eagleray.config import load_run
+from eagleray.app.line import app, console, say, split_names, tracking_of
 from eagleray.contracts.errors import ConfigError
 
 
@@ -36,7 +35,7 @@ def compare(
     if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
     names, settings = split_names(names)
-    tracking = load_run(None, settings).tracking
+    tracking = tracking_of(settings)
     from eagleray.app.comparison import analysed, links, named
     from eagleray.app.terminal import leaderboard
     from eagleray.report.sides import conclusions
@@ -49,7 +48,7 @@ def compare(
         if csv is not None:
             csv.write_text(everything_csv(comparison), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--csv {csv} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"--csv {csv} cannot be written: {error.strerror}; name another file") from None
     analysis = analysed(comparison, metric, mode)
     for note in comparison.notes:
         say(f"note: {note}")
@@ -70,7 +69,7 @@ def ui(
     """Serve MLflow's pages about the runs."""
     from eagleray.tracking import ui as serve
 
-    serve(load_run(None, only_settings(settings)).tracking.uri, host, port)
+    serve(tracking_of(settings).uri, host, port)
 
 
 @app.command()
@@ -83,9 +82,12 @@ def sync(
     """Send to MLflow what it does not have yet."""
     if not directory.is_dir():
         raise ConfigError(f"there is no directory {directory}; name the one that contains the runs")
-    uri = load_run(None, only_settings(settings)).tracking.uri
+    uri = tracking_of(settings).uri
+    from eagleray.runs.record import find_records
     from eagleray.tracking import sync_all
 
+    if not any(True for _ in find_records(directory)):
+        raise ConfigError(f"{directory} holds no runs; name the directory that contains them")
     done = sync_all(directory, uri)
     say(f"{done.sent} runs sent, {done.already} were complete already, {len(done.unsent)} could not be sent")
     for lack in done.lacks:

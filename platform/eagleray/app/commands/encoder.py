@@ -7,6 +7,7 @@ import typer
 
 from eagleray.app.line import app, console, say
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.browse import open_run
 
 Trained = Annotated[Path, typer.Argument(metavar="RUN", help="the directory of a run")]
 
@@ -28,16 +29,17 @@ def embed(
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device} is not one of auto, cpu, cuda")
+    record = open_run(directory)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from eagleray.app.exporting import facts_of
     from eagleray.runs.device import pick_device
     from eagleray.runs.embed import embed as encode
     from eagleray.runs.embed import writer_for
-    from eagleray.runs.restore import newest_method, open_run
+    from eagleray.runs.restore import newest_method
 
     writer_for(out)
-    record, on = open_run(directory), pick_device(device)
+    on = pick_device(device)
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
@@ -77,10 +79,10 @@ def export(
         raise ConfigError(f"--out {folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ConfigError(f"--out {folder} is not empty; name another folder, or add --force to replace its files")
+    record = open_run(directory)
     from eagleray.app.exporting import export_encoder
-    from eagleray.runs.restore import open_run
 
-    written = export_encoder(record := open_run(directory), form, folder)
+    written = export_encoder(record, form, folder)
     if not written:
         method = record.file()["method"]["name"]
         raise ConfigError(f"{directory}: the features of {method} are no encoder's output; `eagleray embed` gives them")

@@ -1,5 +1,6 @@
 """The commands about files of a user's own."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,10 @@ def new(
     from eagleray.app.plugin import write
 
     write(kind, file)
-    use = {"evaluator": f"evaluate.also=[./{file}]", "dataset": f"data=./{file}"}.get(kind, f"{kind}=./{file}")
-    say(f"{file}: train with it (eagleray train {use}), and check it after every change (eagleray check {file})")
+    name = str(file) if file.is_absolute() else f"./{file}"
+    use = {"evaluator": f"evaluate.also=[{name}]", "dataset": f"data={name}"}.get(kind, f"{kind}={name}")
+    train, check = (shlex.join(["eagleray", *words]) for words in (("train", use), ("check", str(file))))
+    say(f"{file}: train with it ({train}), and check it after every change ({check})")
 
 
 def check_file(name: str, settings: list[str]) -> None:

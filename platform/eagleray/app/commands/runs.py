@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.app.line import app, console, say
+from eagleray.app.plan import size_of
 from eagleray.config import load_run
 from eagleray.config.metrics import headlines, ordered, shipped
 from eagleray.contracts.errors import ConfigError
@@ -79,7 +80,7 @@ def show(name: RunName) -> None:
         console.print(table(["metric", "value", "meaning"], lines))
     say("")
     for path in sorted(path for path in record.directory.rglob("*") if _is_shown(path, record.directory)):
-        say(f"{path}  ({_size(path.stat().st_size)})")
+        say(f"{path}  ({size_of(path.stat().st_size)})")
     if record.kind == "sweep":
         say(f"\nits leaderboard: eagleray compare {record.directory}")
 
@@ -99,7 +100,8 @@ def best(
     root = _root()
     directory = directory_of(place, str(root)) if place else root
     if directory is None or not directory.is_dir():
-        raise ConfigError(f"there is no directory {place or root}; `eagleray runs ls` lists the runs")
+        remedy = "`eagleray runs ls` lists the runs" if root.is_dir() else "name the one that contains the runs"
+        raise ConfigError(f"there is no directory {place or root}; {remedy}")
     from eagleray.app.comparison import analysed, in_directory
     from eagleray.report.trials import compared
 
@@ -214,11 +216,3 @@ def _is_shown(path: Path, directory: Path) -> bool:
     parts = path.relative_to(directory).parts
     is_internal = parts[0] == "trials" or path.name.endswith("lock") or any(part[0] == "." for part in parts)
     return path.is_file() and not is_internal
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

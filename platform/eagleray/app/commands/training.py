@@ -31,6 +31,7 @@ from eagleray.config.run import run_tree
 from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
+from eagleray.runs.browse import open_run
 from eagleray.runs.preflight import check_writable
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def train(
         file, overrides = split(settings)
         with placed(file, overrides):
             result = api.train(run_tree(file, overrides), resume=resume, address=address, console=out)
-    except KeyboardInterrupt:
-        interrupted("train", settings)
+    except KeyboardInterrupt as stopped:
+        interrupted("train", settings, stopped, resumed=resume)
     except Exception as error:
         if not hasattr(error, "__notes__") or isinstance(error, ConfigError):
             raise
@@ -120,8 +121,8 @@ def run_sweep(
     try:
         with placed(file, overrides):
             result = api.sweep(loaded, resume=resume, extend=extend, address=address, console=out)
-    except KeyboardInterrupt:
-        interrupted("sweep", [str(file), *overrides])
+    except KeyboardInterrupt as stopped:
+        interrupted("sweep", [str(file), *overrides], stopped, resumed=resume or extend)
     except Failed as error:
         fail(str(error), 1)
     from eagleray.app.terminal import leaderboard
@@ -150,10 +151,10 @@ def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the 
 
     The test set is evaluated too.
     """
-    from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import evaluated, open_run, recorded_run
-
     record = open_run(directory)
+    from eagleray.app.terminal import metrics_table
+    from eagleray.runs.restore import evaluated, recorded_run
+
     run = recorded_run(record)
     console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 

@@ -164,6 +164,6 @@ def _listed(file: Path, root: Path, missing: list[Line]) -> str:
     named = ", ".join(f"{line.path} (line {line.number})" for line in missing[:SHOWN])
     more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     return (
-        f"{file} names {len(missing)} files that are no images below data.root={root}: {named}{more}; write paths "
+        f"{file} names what is no image below data.root={root}: {named}{more}; write paths "
         "relative to data.root or to the file's own folder, and remove what is not there"
     )

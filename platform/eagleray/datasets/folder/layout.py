@@ -55,8 +55,11 @@ def read_layout(root: Path) -> Layout:
     Raises:
         ConfigError: `root` is not a folder, cannot be read or has no images; two folders are the same part.
     """
-    if not root.is_dir():
-        raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    try:
+        if not root.is_dir():
+            raise ConfigError(f"data.root={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    except OSError as error:
+        raise ConfigError(f"data.root={root} cannot be read: {error.strerror}") from None
     below = _folders_in(root)
     named = _named(below)
     others = {folder.name for folder in below if folder.name.lower() not in SPLITS}
@@ -99,8 +102,10 @@ def _only_train_is_deep(train: Path, below: list[Path]) -> bool:
 def listed(folder: Path, without: set[str] | None = None) -> Listed:
     """List all files below a folder, sorted so that no file system changes the order.
 
+    If none is named like an image, those without an ending are the images.
+
     Raises:
-        ConfigError: there are no files, or a folder cannot be read.
+        ConfigError: there are no images, or a folder cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
@@ -113,9 +118,10 @@ def listed(folder: Path, without: set[str] | None = None) -> Listed:
         folders[:] = [name for name in folders if not _leads_back(os.path.join(where, name))]
         paths += [os.path.relpath(os.path.join(where, name), folder) for name in files]
     visible = sorted(path for path in paths if not _is_hidden(os.path.basename(path)))
-    if not visible:
-        raise ConfigError(f"{folder} contains no images")
-    images = list(filter(_is_image, visible)) or visible  # where no file has an ending, all should be images
+    images = list(filter(_is_image, visible)) or [path for path in visible if not os.path.splitext(path)[1]]
+    if not images:
+        other = f": {visible[0]} is not named like one" if visible else ""
+        raise ConfigError(f"{folder} contains no images{other}; name the folder that has them")
     return Listed(folder, images, sorted(set(paths) - set(images)))
 
 
