@@ -78,33 +78,29 @@ def methods() -> str:
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
-def points(name: str, metrics: Sequence[str], key: str = "run") -> str:
-    """Make a table of one sweep: a line a point."""
-    rows = read(name)
-    has_collapsed = any(row["state"] == "collapsed" for row in rows)
+def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: Sequence[str] | None = None) -> str:
+    """Make a table with a line for each value of `key`."""
+    has_collapsed = any(row.get("state") == "collapsed" for row in rows)
     lines = []
-    for run in dict.fromkeys(row[key] for row in rows):
-        own = [row for row in rows if row[key] == run]
+    for value in dict.fromkeys(row[key] for row in rows):
+        own = [row for row in rows if row[key] == value]
         states = [f"{sum(row['state'] == 'collapsed' for row in own)} of {len(own)}"] if has_collapsed else []
-        lines.append([run, *(cell(own, metric) for metric in metrics), *states])
-    head = [key, *metrics, *(["collapsed"] if has_collapsed else [])]
-    return markdown(head, lines) + below(rows, key, [metric for metric in metrics if metric != "z_rank"])
+        lines.append([value, *(cell(own, metric) for metric in metrics), *states])
+    columns = head or [key, *metrics, *(["collapsed"] if has_collapsed else [])]
+    return markdown(columns, lines) + below(rows, key, [metric for metric in metrics if metric != "z_rank"])
 
 
 def simclr_v2() -> str:
-    metrics = ("accuracy", "test_accuracy", "linear")
-    rows = [{**row, "run": f"{row['step']}, {row['epochs']} epochs"} for row in read("simclr_v2")]
-    runs = dict.fromkeys(row["run"] for row in rows)
-    lines = [[run, *(cell([row for row in rows if row["run"] == run], metric) for metric in metrics)] for run in runs]
+    rows = [{**row, "step": f"{row['step']}, {row['epochs']} epochs"} for row in read("simclr_v2")]
     head = ["step", "accuracy, 1,000 validation images", "2,000 test images", "linear on all labels, validation"]
-    return markdown(head, lines) + below(rows, "run", metrics)
+    return points(rows, ("accuracy", "test_accuracy", "linear"), "step", head)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
-    "fixmatch": lambda: points("fixmatch", ("accuracy", "confident", "linear")),
-    "small_recipes": lambda: points("small_recipes", ("linear", "knn", "z_rank")),
-    "colour_path": lambda: points("colour_path", ("knn", "linear"), "augment.exact"),
+    "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
+    "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),
+    "colour_path": lambda: points(read("colour_path"), ("knn", "linear"), "augment.exact"),
     "simclr_v2": simclr_v2,
 }
 

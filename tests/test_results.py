@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from statsmodels.formula.api import ols
 
@@ -39,7 +40,6 @@ def test_a_table_made_again_follows_its_rows(monkeypatch: pytest.MonkeyPatch):
 def test_a_difference_has_the_interval_of_a_linear_model():
     random = np.random.default_rng(0)
     rows = [{"run": run, "seed": str(seed), "knn": str(random.normal())} for run in "abc" for seed in range(3)]
-    numbers = [{**row, "knn": float(row["knn"])} for row in rows]
-    columns = {key: [row[key] for row in numbers] for key in ("run", "seed", "knn")}
-    low, high = ols("knn ~ C(run) + C(seed)", columns).fit().conf_int().loc["C(run)[T.b]"]
+    numbers = pandas.DataFrame([{**row, "knn": float(row["knn"])} for row in rows])
+    low, high = ols("knn ~ C(run) + C(seed)", numbers).fit().conf_int().loc["C(run)[T.b]"]
     assert tables.half_width(rows, "run", "knn") == pytest.approx((high - low) / 2)

@@ -312,5 +312,5 @@ def test_a_cluster_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(launch, "_train", nothing)
     monkeypatch.setattr(launch, "_keep", nothing)
     run = validated(Run, {**TINY, "device": "cuda"})
-    launch.launch_run(run, tmp_path / "r", nothing, address="head:6379")  # type: ignore[arg-type]
+    launch.launch_run(run, tmp_path / "r", tmp_path, nothing, address="head:6379")  # type: ignore[arg-type]
     assert Record.open(tmp_path / "r").file()["device"] == "cuda"

@@ -77,7 +77,17 @@ def test_what_training_leaves_is_a_loader_without_eagleray_and_a_card(typed: Any
     built = restored(recorded_run(Record.open(place / "run")), place / "run")
     with torch.no_grad():
         view = built.loader.evaluation_view(images)
-        torch.testing.assert_close(loader["load"]()(view), built.method.eval().encode(view), rtol=1e-4, atol=1e-5)
+        wanted = built.method.eval().encode(view)
+    torch.testing.assert_close(loader["load"]()(view).detach(), wanted, rtol=1e-4, atol=1e-5)
+    for number, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(f"{number}.png")
+    seen: list[int] = []
+    encoder = loader["load"]()
+    encoder.register_forward_hook(lambda module, given, output: seen.append(len(output)))
+    loader["read"].__globals__["BATCH"] = 2  # more images than memory has room for come in parts
+    found = loader["encode"](encoder, [f"{number}.png" for number in range(5)])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert seen == [2, 2, 1]
 
 
 def test_a_card_makes_the_run_again(place: Path):

@@ -255,6 +255,7 @@ MORE = [
     ("train data=folder data.root=photos data.labels=photos", "is not one of auto, folders, none or a file (.csv"),
     # sweeps
     ("sweep photos", "photos is a folder; name a file in it"),
+    ("sweep sweep.yaml --resume", "nothing unfinished in runs/s to resume; --extend adds values, seeds or trials to a"),
     ("sweep sweep.yaml nam=x", "unknown key nam; did you mean name?"),
     ("sweep sweep.yaml trails=3", "unknown key trails; did you mean trials?"),
     ("sweep sweep.yaml name=a/b", "for example name=a-b"),
@@ -344,7 +345,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (desk / folder).mkdir(parents=True)
         for number in range(count):
             Image.effect_noise((12, 12), 50 + number).save(desk / folder / f"{number}.png")
-    recorded_sweep(desk / "runs/s/a")
+    recorded_sweep(desk / "runs/s/a")[1].finish("finished")
     recorded_run(desk / "runs/e/one")
     return desk
 

@@ -113,6 +113,7 @@ def test_the_target_of_a_run_is_no_setting_of_it():
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [

@@ -66,7 +66,9 @@ class Terminal:
     @staticmethod
     def _environment() -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        return own | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+        # Ctrl-C can come between Python's opening of a folder and its `with`; users do not see this warning
+        warnings = os.environ["PYTHONWARNINGS"] + ",ignore::ResourceWarning"
+        return own | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": warnings}
 
     def resize(self, columns: int, rows: int) -> None:
         self.columns = columns

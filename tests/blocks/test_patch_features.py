@@ -32,6 +32,7 @@ def slow_features(image: np.ndarray, made: PatchFeatures) -> np.ndarray:
     return np.concatenate([each.sum((0, 1)) for each in quadrants])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size"), [(3, 13), (3, 14), (1, 8), (1, 4)])
 def test_features_are_those_of_the_paper(channels: int, size: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(patch_features, "BLOCK", 2000)  # several blocks

@@ -52,6 +52,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
+@pytest.mark.slow
 def test_the_letters_are_the_same_everywhere():
     fonts = digest(*(font_file(name).read_bytes() for name in FONTS))
     if (fonts, features.version("freetype2")) != (KNOWN_FONTS, KNOWN_FREETYPE):

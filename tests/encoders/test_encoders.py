@@ -44,6 +44,7 @@ def test_what_a_file_declares_is_read_without_its_contract():
             assert field.description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [4, 8, 28, 32, 33, *LARGER])
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny"])
@@ -56,6 +57,7 @@ def test_any_size_grey_or_colour_becomes_one_vector_an_image(name: str, image_si
     assert not torch.equal(features[0], features[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", *OF_TIMM, *LARGE])
 def test_every_weight_gets_a_gradient(name: str):
     encoder = make(name, **({"depth": 2} if name.startswith("vit") else {})).train()
@@ -69,6 +71,7 @@ def test_every_weight_gets_a_gradient(name: str):
     assert without == []  # a weight without one would stop DistributedDataParallel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
 def test_resnet_widths(name: str, dim: int):
     assert make(name).dim == dim
@@ -87,6 +90,7 @@ def test_convnet_halves_only_what_is_large_enough(image_size: int, side: int):
     assert encoder.blocks(images(image_size)).shape == (2, 256, side, side)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "vit_tiny", *OF_TIMM])
 def test_channels_last_changes_nothing_but_the_speed(name: str):
     encoder, batch = make(name), images()
@@ -98,6 +102,7 @@ def test_channels_last_changes_nothing_but_the_speed(name: str):
 # --- residual networks -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_imagenet_stem_gives_torchvisions_features(name: str):
     encoder = make(name, 64, stem="imagenet")
@@ -109,6 +114,7 @@ def test_imagenet_stem_gives_torchvisions_features(name: str):
     torch.testing.assert_close(encoder(images(64)), reference(images(64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "image_size", "side"),
     [
@@ -156,6 +162,7 @@ def vit(name: str = "vit_tiny", image_size: int = 32, channels: int = 3, **setti
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -284,6 +291,7 @@ def test_features_are_the_mean_of_the_patch_tokens_or_the_class_token():
     torch.testing.assert_close(first(images()), tokens[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size", "settings", "says"),
     [
@@ -340,6 +348,7 @@ def test_features_are_timms_own(name: str):
     assert encoder.dim == reference.num_features or name == "efficientnet_b0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [28, 33, *LARGER])
 @pytest.mark.parametrize("name", OF_TIMM)
@@ -349,6 +358,7 @@ def test_networks_of_timm_take_many_sizes(name: str, image_size: int, channels: 
     assert not torch.equal(features[0], features[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stem", "image_size", "side"), [("auto", 64, 4), ("timm", 64, 2), ("small", 96, 6)])
 def test_a_small_stem_doubles_the_resolution_of_timms_networks(stem: str, image_size: int, side: int):
     encoder, seen = make("efficientnet_b0", image_size, stem=stem), []
@@ -378,6 +388,7 @@ def saved(architecture: str, path: Path, **options) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
     ("name", "inner", "settings"),
@@ -422,6 +433,7 @@ def test_weights_in_the_hubs_cache_are_taken_and_absent_ones_are_not_downloaded(
     assert torch.equal(encoder.get_submodule("network.stem.0").get_parameter("weight"), state["stem.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [

@@ -22,7 +22,8 @@ def test_a_method_passes_the_checks(name: str, check: str):
 @pytest.fixture(scope="module")
 def together(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     """The complaints about the methods that are tested. To start two processes takes longer than a step."""
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    tests = [item for item in items if item.module is request.module]
     names = [test.callspec.params["name"] for test in tests if "together" in test.fixturenames]
     return dict(zip(names, apart([run(name) for name in names]), strict=True))
 

@@ -141,7 +141,7 @@ def test_the_three_commands(typed: Any):
 def test_a_chain_that_cannot_work_is_refused_before_anything_starts(typed: Any):
     said = typed("method=finetune", "encoder.run=runs/eagleray/none", "labels.per_class=5", *TINY)
     assert "none is not the directory of a run (it has no record.json)" in said
-    assert said.endswith("runs are in runs/<experiment>/<name>.\n")
+    assert said.endswith("`eagleray runs ls` lists them, as runs/EXPERIMENT/RUN\n")
     first = typed("method=simclr_v2", "method.hidden=8", "encoder.width=4", "epochs=1", *TINY)
     said = typed("method=distillation", f"method.teacher={first}", "labels.per_class=5", *TINY)
     assert said.startswith("eagleray: method.teacher=")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ import eagleray
 from eagleray.config import Sweep, validated
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
+from eagleray.ray_backend.callbacks import TrialFollower
 from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.sweep import _check_images
 from eagleray.runs.assemble import images_of
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data
 from eagleray.tracking import rows
+from recorded_runs import recorded_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -93,3 +96,18 @@ def test_a_grid_extended_by_a_value_runs_exactly_the_new_cells(
     names = set(trials(directory)) - set(after)
     assert names == {f"{number:03d}-seed1" for number in range(16)}
     assert {row.seeds for row in seeded.leaderboard} == {(0, 1)}
+
+
+def test_a_trial_that_has_ended_is_not_shown_as_started_while_its_epochs_are_replayed(tmp_path: Path):
+    shown: list[tuple[str, str]] = []
+    watch: Any = SimpleNamespace(trial=lambda label, params, state, *rest: shown.append((label, state)))
+    follower = TrialFollower(watch, 2)
+    for name in ("ended", "running"):
+        record = recorded_run(tmp_path / name)
+        config = {"directory": str(record.directory), "run": record.file(), "varied": {}}
+        trial: Any = SimpleNamespace(config={"trial": config})
+        if name == "running":
+            (record.directory / "status.json").unlink()
+        follower.on_trial_start(0, [], trial)
+        follower.on_trial_result(0, [], trial, {"done": False, "epoch": 1, "metrics": {}})
+    assert shown == [("running", "running"), ("running", "running")]

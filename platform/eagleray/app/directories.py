@@ -48,10 +48,13 @@ def newest_unfinished(folder: Path) -> Path:
     Raises:
         ConfigError: there is no such directory.
     """
-    for record in _newest_first(folder):
+    records = _newest_first(folder)
+    for record in records:
         if may_resume(record):
             return record.directory
-    raise ConfigError(f"there is nothing unfinished in {folder} to resume; leave --resume out")
+    again = any(record.kind == "sweep" for record in records)
+    remedy = "--extend adds values, seeds or trials to a finished sweep" if again else "leave --resume out"
+    raise ConfigError(f"there is nothing unfinished in {folder} to resume; {remedy}")
 
 
 def newest_sweep(folder: Path) -> Path:

@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eagleray.config import Run
-from eagleray.config.metrics import TEST, headlines, metrics_of, ordered, shipped
-from eagleray.contracts.metric import Metric
+from eagleray.config.metrics import headlines, meaning_of, metrics_of, ordered, shipped
 from eagleray.contracts.report import Report
 from eagleray.report.analysis import Analysis
 from eagleray.report.numbers import number
@@ -93,15 +92,11 @@ def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
 
     The most important come first.
     """
-    known = metrics_of(run)
-    lines = [[name, number(metrics[name]), _meaning(name, known)] for name in ordered(metrics, known)]
-    return table(["metric", "value", "meaning"], lines)
-
-
-def _meaning(name: str, known: Mapping[str, Metric]) -> str:
-    """Return what a metric means; one on the test set means the same there."""
-    metric = known.get(name.removeprefix(TEST))
-    return "" if metric is None else f"{metric.meaning}{', on the test set' * name.startswith(TEST)}"
+    known = {name: metric.meaning for name, metric in metrics_of(run).items()}
+    names = ordered(metrics, metrics_of(run))
+    return table(
+        ["metric", "value", "meaning"], [[name, number(metrics[name]), meaning_of(name, known)] for name in names]
+    )
 
 
 def short(keys: Sequence[str]) -> list[str]:

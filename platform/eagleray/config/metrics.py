@@ -52,6 +52,12 @@ def meanings(run: Run) -> dict[str, str]:
     return {name: table[name].meaning for name in ordered(known, table)}
 
 
+def meaning_of(name: str, known: Mapping[str, str]) -> str:
+    """Return what a metric means; one on the test set means the same there."""
+    meaning = known.get(name.removeprefix(TEST), "")
+    return f"{meaning}, on the test set" if meaning and name.startswith(TEST) else meaning
+
+
 def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[str]:
     """Return the names of a run's final numbers.
 

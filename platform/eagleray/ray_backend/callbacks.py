@@ -65,6 +65,7 @@ class TrialFollower(tune.Callback):
         self.reached: dict[str, int] = {}  # epochs, by label
         self.ended: set[str] = set()  # labels
         self.left: set[str] = set()  # labels of those that the end of the budget has left unfinished
+        self.replayed: set[str] = set()  # labels of those that had ended before this start
         self.first: list[Record] = []  # those that ended first
         self.kills = kills_for_memory()
 
@@ -80,8 +81,15 @@ class TrialFollower(tune.Callback):
         return {**vars(self), "watch": None}  # Tune pickles its callbacks, and a live table cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show a running trial, with its share of the machines."""
-        self._notify(trial, "running")
+        """Show a running trial, with its share of the machines.
+
+        The epochs of one that has ended before are replayed; it is shown already.
+        """
+        place = Path(trial.config["trial"]["directory"])
+        if (place / "status.json").exists():
+            self.replayed.add(place.name)
+        else:
+            self._notify(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -95,7 +103,7 @@ class TrialFollower(tune.Callback):
         if result["epoch"] > self.reached.get(label, 0):
             self.reached[label] = result["epoch"]
             trial.run_metadata.num_failures = 0
-        if not result["done"]:
+        if not result["done"] and label not in self.replayed:
             self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

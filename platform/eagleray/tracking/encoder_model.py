@@ -37,12 +37,15 @@ class ImageEncoder(PythonModel):
             params: unused.
         """
         given = np.asarray(model_input)  # a table of pandas has its paths in its first column
-        if given.dtype == np.uint8:
-            images = self.functions["prepare"]([Image.fromarray(each.squeeze()) for each in given])
-        else:
-            images = self.functions["read"]([str(path) for path in given.reshape(len(given), -1)[:, 0]])
+        size = self.functions["BATCH"]
         with torch.no_grad():
-            return self.encoder(images).numpy()
+            parts = [self.encoder(self._prepared(given[start : start + size])) for start in range(0, len(given), size)]
+        return torch.cat(parts).numpy()
+
+    def _prepared(self, given: np.ndarray) -> torch.Tensor:
+        if given.dtype == np.uint8:
+            return self.functions["prepare"]([Image.fromarray(each.squeeze()) for each in given])
+        return self.functions["read"]([str(path) for path in given.reshape(len(given), -1)[:, 0]])
 
 
 set_model(ImageEncoder())

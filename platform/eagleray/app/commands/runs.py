@@ -9,7 +9,7 @@ import typer
 from eagleray.app.line import app, console, say
 from eagleray.app.plan import size_of
 from eagleray.config import load_run
-from eagleray.config.metrics import headlines, ordered, shipped
+from eagleray.config.metrics import headlines, meaning_of, ordered, shipped
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.browse import browse, directory_of, epochs_done
 from eagleray.runs.record import Record
@@ -76,7 +76,7 @@ def show(name: RunName) -> None:
     if status["summary"]:
         names = ordered(status["summary"], shipped())
         say("")
-        lines = [[name, number(status["summary"][name]), record.meanings.get(name, "")] for name in names]
+        lines = [[name, number(status["summary"][name]), meaning_of(name, record.meanings)] for name in names]
         console.print(table(["metric", "value", "meaning"], lines))
     say("")
     for path in sorted(path for path in record.directory.rglob("*") if _is_shown(path, record.directory)):

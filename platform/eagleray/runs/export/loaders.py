@@ -38,6 +38,7 @@ STORED_SIZE = {stored_size}  # shorter side that larger images are reduced to fi
 MEAN = {mean}  # of each channel, images scaled to 0..1
 STD = {std}
 DIGESTS = {digests}  # SHA-256
+BATCH = 64  # images that are encoded at a time
 FOLDER = Path(__file__).resolve().parent
 '''
 
@@ -54,7 +55,7 @@ def prepare(images):
 @torch.no_grad()
 def encode(encoder, paths):
     """Return the features of image files: [N, dim]."""
-    return encoder(read(paths))
+    return torch.cat([encoder(read(paths[start : start + BATCH])) for start in range(0, len(paths), BATCH)])
 '''
 
 NUMPY = '''
@@ -69,7 +70,7 @@ def prepare(images):
 
 def encode(encoder, paths):
     """Return the features of image files: [N, dim]."""
-    return encoder(read(paths))
+    return np.concatenate([encoder(read(paths[start : start + BATCH])) for start in range(0, len(paths), BATCH)])
 '''
 
 READ = '''
@@ -95,8 +96,8 @@ def checked(path):
 MAIN = """
 if __name__ == "__main__":
     loaded, images = load(), sys.argv[1:]
-    for start in range(0, len(images), 64):
-        some = images[start : start + 64]
+    for start in range(0, len(images), BATCH):
+        some = images[start : start + BATCH]
         for path, feature in zip(some, encode(loaded, some)):
             print(path, *feature.tolist())
 """
