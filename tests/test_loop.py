@@ -111,7 +111,7 @@ def test_a_broken_loss_ends_the_run_and_leaves_the_last_good_checkpoint(
     monkeypatch.setattr(SimCLR, "forward", breaks)
     with pytest.raises(Diverged, match=r"nan at step 3; the last good checkpoint is .*step-000000002"):
         list(train(tiny("simclr"), tmp_path))
-    assert [p.stem for p in checkpoints(tmp_path)] == ["step-000000002"]
+    assert [p.name[:14] for p in checkpoints(tmp_path)] == ["step-000000002"]
     assert all(torch.isfinite(v).all() for v in weights(tmp_path).values())
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, {"step": 2}, keep=2)
     monkeypatch.undo()
-    assert [p.name for p in checkpoints(tmp_path)] == ["step-000000001.pt"]
+    assert [p.name[:14] for p in checkpoints(tmp_path)] == ["step-000000001"]
     for step in (3, 4):
         save_checkpoint(tmp_path, {"step": step}, keep=2)
     assert [load_checkpoint(p)["step"] for p in checkpoints(tmp_path)] == [3, 4]

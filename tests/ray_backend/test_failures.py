@@ -10,10 +10,12 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.train import TrainingFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from eagleray.config import Sweep, validated
 from eagleray.contracts.report import Diverged, Failed
+from eagleray.ray_backend import sweep as sweeps
 from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.sweep import sweep
@@ -50,6 +52,11 @@ class Failing(SimCLR):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.config.how == "bug" and not Path(self.config.notes, "repaired").exists():
                 return [][self.data.seed]
+        if self.config.how == "often" and progress.step % (progress.steps // progress.epochs) == 1:
+            note = Path(self.config.notes, f"step-{progress.step}")
+            if not note.exists():
+                note.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(batch, progress)
 '''
 
@@ -92,6 +99,16 @@ def test_a_lost_worker_is_replaced_and_memory_is_never_tried_again_unchanged(ses
 
     sweep(question, tmp_path / "sweep", resume=True)
     assert len((tmp_path / "memory-0").read_text()) == 1
+
+
+def test_a_trial_may_lose_its_worker_as_often_as_it_makes_progress(
+    session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sweeps, "RETRIES", 1)
+    (trial,) = sweep(a_sweep(tmp_path, {"method.how": ["often"]}, epochs=3), tmp_path / "sweep")
+    assert len(list(tmp_path.glob("step-*"))) == 3
+    assert trial.state == "finished"
+    assert [row["epoch"] for row in trial.metrics()] == [1, 2, 3]
 
 
 def test_a_sweep_ends_at_once_if_its_first_trials_share_a_bug_and_resumes_when_it_is_put_right(
@@ -143,3 +160,5 @@ def test_errors_of_ray_are_put_into_their_classes():
     for order in itertools.permutations([RuntimeError("Connection closed by peer"), IndexError("5")]):
         assert kind(WorkerGroupError("two failed", dict(enumerate(order)))) == "bug"
     assert isinstance(lost, TrainingFailedError)
+    unhealthy = WorkerHealthCheckFailedError("a worker health check failed", ActorDiedError())
+    assert kind(WorkerGroupError("one died", {0: unhealthy})) == "infrastructure"

@@ -115,10 +115,10 @@ def test_weights_that_do_not_fit_or_say_too_little_are_refused_in_a_sentence(tmp
     place = finished_run(tmp_path / "run", INFO, *SIMCLR)
     (saved,) = checkpoints(place)
     held = load_checkpoint(saved)
-    torch.save({**held, "method": {"other": torch.ones(1)}}, saved)
+    save_checkpoint(place, {**held, "method": {"other": torch.ones(1)}}, keep=1)
     assert refused(place).startswith(f"the weights in {place} do not fit today's version of its method")
     held.pop("blueprint")
-    torch.save(held, saved)
+    save_checkpoint(place, held, keep=1)
     assert refused(place).startswith(f"the checkpoint in {place} is of an older version and does not describe")
 
 

@@ -6,6 +6,9 @@ at once.
 """
 
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,7 +17,7 @@ import typer
 
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Skipped
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
@@ -41,11 +44,22 @@ def options(
     """Find out which self-supervised method, and which settings, give the best representation for your images."""
 
 
+def _note(
+    others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
+    """Show what is left out in one sentence, and other warnings as ever."""
+    if issubclass(category, Skipped):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        others(message, category, *place, **more)
+
+
 def main() -> None:
     """Run a command; print a config error as one sentence."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is searched here too, after our own
     as_interrupts()
+    warnings.showwarning = partial(_note, warnings.showwarning)
     try:
         raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:

@@ -12,7 +12,7 @@ from eagleray.config.run import leaves
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.failures import may_resume
-from eagleray.runs.record import Record
+from eagleray.runs.record import Record, sound
 
 MAY_CHANGE = ("concurrent", "question", "budget")  # sections of a sweep that may change when it is resumed
 
@@ -118,7 +118,7 @@ def check_extends(sweep: Sweep, directory: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Record]:
-    return [Record.open(path.parent) for path in sorted(folder.glob("*/record.json"), reverse=True)]
+    return sound(path.parent for path in sorted(folder.glob("*/record.json"), reverse=True))
 
 
 def _settings(file: Mapping[str, Any]) -> dict[str, Any]:

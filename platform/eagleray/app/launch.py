@@ -36,8 +36,9 @@ from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
+from eagleray.runs.files import write
 from eagleray.runs.preview import preview
-from eagleray.runs.record import Record, write_whole
+from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
 from eagleray.runs.writer import check_images, keep_data, recorded
 from eagleray.tracking import Sender, store_uri
@@ -212,7 +213,7 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     )
     tables = {"leaderboard.csv": csv_text(analysis), "runs.csv": runs_csv(analysis, trials)}
     for file, content in {"report.md": text, "report.html": html, **tables}.items():
-        write_whole(parent.artifacts / file, content)
+        write(parent.artifacts / file, content)
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}

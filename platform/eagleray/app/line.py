@@ -15,6 +15,7 @@ from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
+from eagleray.runs.record import Record
 
 app = typer.Typer(
     help="Find out which self-supervised method, and which settings, give the best representation for your images.",
@@ -41,7 +42,11 @@ def output(plain: bool) -> Console:
 
 
 def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
-    """Separate the run file, if given, from the settings."""
+    """Separate the run file, if given, from the settings.
+
+    Raises:
+        ConfigError: there is no such file, or it is the damaged one of a run.
+    """
     arguments = arguments or []
     files = [text for text in arguments if "=" not in text or os.path.isfile(text)]  # false for a name that is too long
     if absent := [name for name in files if not os.path.isfile(name)]:
@@ -52,6 +57,9 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
         )
     if len(files) > 1:
         raise ConfigError(f"name only one run file, not {len(files)}: {', '.join(files)}")
+    for file in map(Path, files):
+        if file.name == "run.yaml" and (file.parent / "record.json").exists():
+            Record.open(file.parent).file()  # refuses it if it is damaged: with its end its settings would be lost
     return (Path(files[0]) if files else None), [text for text in arguments if text not in files]
 
 

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 from eagleray.config import Run, Sweep
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
-from eagleray.runs.record import write_whole
+from eagleray.runs.files import write
 
 Event = Literal["finished", "failed", "stopped", "collapsed", "budget"]
 TOLD = "notified.json"  # in its directory: the events that were told, so that resuming does not repeat them
@@ -39,7 +39,7 @@ def notify(one: Run | Sweep, directory: Path, event: Event, text: str) -> None:
     except (OSError, HTTPException, subprocess.SubprocessError, ValueError) as error:
         logging.getLogger(__name__).warning("nobody could be notified that %s: %s", text, _reason(error))
     else:
-        write_whole(directory / TOLD, json.dumps([*told, event]))
+        write(directory / TOLD, json.dumps([*told, event]))
 
 
 @contextmanager

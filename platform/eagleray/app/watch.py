@@ -20,7 +20,7 @@ from eagleray.config import Sweep, validated
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Progress, Report
-from eagleray.runs.record import PLACES, Record
+from eagleray.runs.record import PLACES, Record, sound
 
 POLL = 1.0  # seconds between two looks at the directories
 
@@ -40,7 +40,7 @@ def find(name: str, runs: Path) -> Record:
             continue
         if (place / "record.json").exists():
             return Record.open(place)
-        if records := [Record.open(path.parent) for path in place.glob("*/record.json")]:
+        if records := sound(path.parent for path in place.glob("*/record.json")):
             return max(records, key=lambda record: record.created)
     raise ConfigError(f"there is no run or sweep {name}: name its directory, or a folder in {runs}/")
 

@@ -1,4 +1,4 @@
-"""The one error for bad input."""
+"""The one error for bad input, and what is said of damaged files."""
 
 
 class ConfigError(ValueError):
@@ -7,3 +7,11 @@ class ConfigError(ValueError):
     It names the thing and the remedy. The command line prints only the sentence and exits with 2, before anything has
     started.
     """
+
+
+class Damaged(ConfigError):
+    """A file that is not as it was written."""
+
+
+class Skipped(UserWarning):
+    """What was left out because it is damaged."""

@@ -62,6 +62,7 @@ class TrialFollower(tune.Callback):
 
     def __init__(self, watch: Watch | None, count: int):
         self.watch, self.count = watch, count
+        self.reached: dict[str, int] = {}  # epochs, by label
         self.ended: set[str] = set()  # labels
         self.left: set[str] = set()  # labels of those that the end of the budget has left unfinished
         self.replayed: set[str] = set()  # labels of those that had ended before this start
@@ -93,8 +94,16 @@ class TrialFollower(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show an epoch that has ended."""
-        if not result["done"] and Path(trial.config["trial"]["directory"]).name not in self.replayed:
+        """Show an epoch that has ended.
+
+        If it is one more than before, the trial may fail as often as at its start: Tune counts failures of its whole
+        life, of which a long trial on spot machines has many.
+        """
+        label = Path(trial.config["trial"]["directory"]).name
+        if result["epoch"] > self.reached.get(label, 0):
+            self.reached[label] = result["epoch"]
+            trial.run_metadata.num_failures = 0
+        if not result["done"] and label not in self.replayed:
             self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

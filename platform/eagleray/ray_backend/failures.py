@@ -19,6 +19,8 @@ def failure_of(error: BaseException, *, killed: bool = False) -> Failure:
         inner = [failure_of(each, killed=killed) for each in getattr(error, "worker_failures", {}).values()]
         # If one worker fails, the others lose their connection to it.
         return next((each for each in inner if not each.is_tried_again), Failure("infrastructure", _last_line(error)))
+    if isinstance(lost := getattr(error, "health_check_failure", None), Exception):  # of an internal class of Ray Train
+        return failure_of(lost, killed=killed)
     if isinstance(error, ray.exceptions.RayTaskError):
         return Failure.of(error.cause) if isinstance(error.cause, BaseException) else Failure("bug", _last_line(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):

@@ -36,7 +36,7 @@ from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import check_images
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
-RETRIES = 2  # of a trial whose machine was the cause of its failure (see runs/failures.py)
+RETRIES = 2  # of a trial without progress whose machine was the cause of its failure (see runs/failures.py)
 
 
 def sweep(

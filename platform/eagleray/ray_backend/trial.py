@@ -20,7 +20,7 @@ from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend.workers import group
 from eagleray.runs.assemble import images_of
-from eagleray.runs.checkpoint import newest_checkpoint, run_directory
+from eagleray.runs.checkpoint import checkpoints, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import keep_data, recorded
@@ -52,8 +52,8 @@ class TrialActor(tune.Trainable):
 
         So no weights are copied.
         """
-        saved = newest_checkpoint(Path(self.trial["directory"]))
-        return {"checkpoint": str(saved)} if saved else {}
+        saved = checkpoints(Path(self.trial["directory"]))
+        return {"checkpoint": str(saved[-1])} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Start from another trial's weights.

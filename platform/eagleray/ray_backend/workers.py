@@ -8,7 +8,7 @@ import platform
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,13 @@ from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, failure_of
 from eagleray.runs.assemble import build_method, fitted, images_of
+from eagleray.runs.checkpoint import checkpoints
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
 from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data, recorded
 
-RESTARTS = 3  # how often a group that lost a worker is started again
+RESTARTS = 3  # how often a group that lost a worker is started again without progress
 
 
 def train_on_workers(
@@ -76,7 +77,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
     """
     free(directory)
     exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
-    thread = FitThread(_trainer(run, directory, exchange, cpus, gpus, profile), exchange)
+    thread = FitThread(partial(_trainer, run, directory, exchange, cpus, gpus, profile), directory, exchange)
     thread.start()
     waiting: int | None = None  # the step after which the group waits for an answer
     try:
@@ -158,17 +159,26 @@ class FitThread(threading.Thread):
     The call returns only at the end of the training.
     """
 
-    def __init__(self, trainer: TorchTrainer, exchange: Any):
+    def __init__(self, trainer: Callable[[], TorchTrainer], directory: Path, exchange: Any):
         super().__init__(daemon=True)
-        self.trainer, self.exchange = trainer, exchange
+        self.trainer, self.directory, self.exchange = trainer, directory, exchange
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Call `fit`, and send None when it has ended."""
-        try:
-            self.trainer.fit()
-        except Exception as error:  # raised again where the reports are read
-            self.failure = error
+        """Call `fit`, and send None when it has ended.
+
+        Ray gives up after RESTARTS losses in all, of which a long run on spot machines has hundreds. So it is called
+        again if there was progress meanwhile.
+        """
+        while True:
+            before = checkpoints(self.directory)
+            try:
+                self.trainer().fit()
+            except Exception as error:
+                if failure_of(error).is_tried_again and checkpoints(self.directory) != before:
+                    continue
+                self.failure = error  # raised again where the reports are read
+            break
         self.exchange.send.remote(None)
 
 

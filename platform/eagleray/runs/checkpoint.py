@@ -1,35 +1,45 @@
-"""Checkpoints: files that hold all state of a run."""
+"""Checkpoints: files that hold all state of a run.
+
+Their names end with a digest of their content, so that a damaged one is found before it is used.
+"""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Damaged, Skipped
+from eagleray.runs.files import digest_of, make_folder, place, writing
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint and delete old ones.
 
-    Of the files `checkpoints/step-<n>.pt`, only the newest `keep` stay. The write is atomic: a reader finds a whole
-    file or none.
+    Of the files `checkpoints/step-<step>-<digest>.pt`, only the newest `keep` stay. A reader finds a whole file or
+    none, also after a power cut.
 
     Args:
         directory: of the run.
         state: plain values and tensors; `step` names the file.
         keep: how many checkpoints stay.
+
+    Raises:
+        Failed: there is no room on the disk, or it cannot be written.
     """
-    path = directory / "checkpoints" / f"step-{state['step']:09d}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob("*.tmp"):  # by a process that was killed, or whose disk was full
+    folder, name = directory / "checkpoints", f"step-{state['step']:09d}"
+    make_folder(folder)
+    for left in folder.glob("*.tmp"):  # by a process that was killed
         left.unlink(missing_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    unfinished = folder / f"{name}.{os.getpid()}.tmp"
+    with writing(unfinished):
+        torch.save(state, unfinished)
+        path = folder / f"{name}-{digest_of(unfinished)}.pt"
+        place(unfinished, path)
+    for repeated in folder.glob(f"{name}-*.pt"):  # by an earlier start
+        if repeated != path:
+            repeated.unlink(missing_ok=True)
     for old in checkpoints(directory)[:-keep]:
         old.unlink(missing_ok=True)
     return path
@@ -39,8 +49,22 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """Read the state in a checkpoint.
 
     No code from the file is run.
+
+    Raises:
+        Damaged: the file is not as it was written.
     """
+    check(path)
     return torch.load(path, map_location=device, weights_only=True)
+
+
+def check(path: Path) -> None:
+    """Check that a checkpoint is as it was written.
+
+    Raises:
+        Damaged: it is not.
+    """
+    if path.stem.rpartition("-")[2] != digest_of(path):
+        raise Damaged(f"{path} is damaged: its content does not fit the digest in its name; delete it")
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -49,8 +73,24 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest checkpoint of a run, or None."""
-    return next(reversed(checkpoints(directory)), None)
+    """Return the newest checkpoint of a run that is not damaged.
+
+    Damaged ones are named in a warning. None: the run has no checkpoint.
+
+    Raises:
+        Damaged: all are damaged.
+    """
+    saved = checkpoints(directory)
+    for path in reversed(saved):
+        try:
+            check(path)
+        except Damaged as error:
+            warnings.warn(f"{error}. An older checkpoint is used", Skipped, stacklevel=2)
+        else:
+            return path
+    if saved:
+        raise Damaged(f"all checkpoints of {directory} are damaged: train it again, without --resume")
+    return None
 
 
 def run_directory(checkpoint: Path) -> Path:
@@ -62,7 +102,7 @@ def last_state(directory: Path) -> dict[str, Any]:
     """Read a run's newest checkpoint onto the CPU.
 
     Raises:
-        ConfigError: the run has no checkpoint.
+        ConfigError: the run has no checkpoint, or all are damaged.
     """
     saved = newest_checkpoint(directory)
     if saved is None:

@@ -21,7 +21,8 @@ from types import TracebackType
 from eagleray.config import Run, changed, read_run
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Diverged, Failed, Kind
-from eagleray.runs.record import Record, write_whole
+from eagleray.runs.files import write
+from eagleray.runs.record import Record
 
 ALIKE = 3  # trials that fail in the same way, the first ones of a sweep, before it ends
 LONGEST = 300  # characters of a reason
@@ -80,7 +81,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def keep(record: Record, failure: Failure, log: str) -> None:
     """Write a failure to the run's directory, with the log of what happened."""
-    write_whole(record.artifacts / "error.txt", log)
+    write(record.artifacts / "error.txt", log)
     last = record.metrics()[-1:]
     summary = {name: value for row in last for name, value in row.items() if name not in ("step", "epoch", "time")}
     record.finish("failed", failure.reason, summary=summary, failure=asdict(failure))

@@ -13,8 +13,9 @@ The directory is the only source for what the run was, what it measured and how 
     trials/<id>/    the runs of a sweep, each a directory like this one
 
 Training writes only here. Everything else (leaderboards, MLflow) only reads, so nothing else can slow or stop it.
-Every file except those two is replaced as a whole; in them, readers skip a line that a killed process left half
-written. One process at a time writes to a directory; any number may read.
+Every file except those two is replaced as a whole; in them, readers skip a last line that a killed process left half
+written. All of them carry digests (runs/files.py), so that damage is found before anything is read from them. One
+process at a time writes to a directory; any number may read.
 """
 
 import json
@@ -22,20 +23,23 @@ import math
 import operator
 import os
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import yaml
 
 from eagleray.contracts.address import without_password
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Damaged, Skipped
 from eagleray.runs.environment import Value, environment
+from eagleray.runs.files import JSON, LINE, YAML, appending, make_folder, write
 
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+LONGEST = 2**20  # bytes of a row, at most
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
 
@@ -84,7 +88,7 @@ class Record:
                 directories get shared.
         """
         directory = Path(directory)
-        (directory / "artifacts").mkdir(parents=True, exist_ok=True)
+        make_folder(directory / "artifacts")
         before = cls.open(directory) if (directory / "record.json").exists() else None
         record = cls(
             directory=directory,
@@ -99,7 +103,8 @@ class Record:
             uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
-        write_whole(directory / "run.yaml", yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
+        write(directory / "run.yaml", YAML.put(text))
         record.reopen()
         record._save()
         return record
@@ -109,13 +114,12 @@ class Record:
         """Read the record in a directory.
 
         Raises:
-            ConfigError: the directory is not that of a run, or its record is damaged.
+            ConfigError: the directory is not that of a run.
+            Damaged: its record is damaged.
         """
         directory = Path(directory)
         try:
-            facts = json.loads((directory / "record.json").read_text())
-            known = {each.name for each in fields(cls)} - {"directory"}
-            return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
+            facts = _facts(directory / "record.json", "Move it away")
         except OSError as error:
             is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
             why = "it has no record.json" if is_absent else f"record.json: {error.strerror}"
@@ -123,8 +127,8 @@ class Record:
                 f"{directory} is not the directory of a run ({why}); `eagleray runs ls` lists them, as "
                 "runs/EXPERIMENT/RUN"
             ) from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{directory / 'record.json'} is damaged: {error}. Move it away.") from None
+        known = {each.name for each in fields(cls)} - {"directory"}
+        return cls(directory=directory, **{name: value for name, value in facts.items() if name in known})
 
     @property
     def kind(self) -> str:
@@ -153,14 +157,15 @@ class Record:
     def append(
         self, step: int, metrics: Mapping[str, float], epoch: float | None = None, *, file: str = METRICS
     ) -> None:
-        """Add a row to METRICS or SYSTEM, written when this returns.
+        """Add a row to METRICS or SYSTEM.
 
-        `step` counts samples or optimizer steps.
+        `step` counts samples or optimizer steps. When this returns, the row outlasts a power cut.
 
         NaN and infinities are stored as strings: JSON has no numbers for them.
 
         Raises:
             ConfigError: a metric has the name of a column.
+            Failed: there is no room on the disk, or it cannot be written.
         """
         if taken := [name for name in metrics if name in PLACES]:
             raise ConfigError(f"A metric cannot be named {taken[0]!r}: every row has that column already.")
@@ -170,10 +175,13 @@ class Record:
             "time": _now(),
             "metrics": {name: _jsonable(value) for name, value in metrics.items()},
         }
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        with open(self.directory / file, "ab+") as rows:
-            # A process killed while writing leaves a line without its end: end it, or this row is lost too.
-            rows.write(b"\n" + line if _torn(rows) else line)
+        line = LINE.put(json.dumps(row, allow_nan=False)) + b"\n"
+        path = self.directory / file
+        with appending(path), open(path, "ab+") as rows:
+            _cut_torn_line(rows)
+            rows.write(line)
+            rows.flush()
+            os.fsync(rows.fileno())
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
         """Add tags.
@@ -186,7 +194,7 @@ class Record:
 
     def keep_data(self, facts: Mapping[str, Any]) -> None:
         """Write which images the run used."""
-        write_whole(self.directory / "data.json", json.dumps(dict(facts), indent=1))
+        write(self.directory / "data.json", JSON.put(json.dumps(dict(facts), indent=1)))
 
     def finish(
         self,
@@ -202,9 +210,10 @@ class Record:
         if state not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {state!r}")
         numbers = {name: _jsonable(value) for name, value in (summary or {}).items()}
+        sizes = {file: path.stat().st_size for file in (METRICS, SYSTEM) if (path := self.directory / file).exists()}
         ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
         ending |= {"failure": dict(failure)} if failure else {}
-        write_whole(self.directory / "status.json", json.dumps(ending, indent=1))
+        write(self.directory / "status.json", JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
 
     def reopen(self) -> None:
         """Forget how the run ended, so that it continues."""
@@ -212,7 +221,7 @@ class Record:
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
-        write_whole(self.directory / "record.json", json.dumps(facts, indent=1))
+        write(self.directory / "record.json", JSON.put(json.dumps(facts, indent=1)))
 
     # Reading: by anyone
 
@@ -226,17 +235,23 @@ class Record:
         """
         path = self.directory / "run.yaml"
         try:
-            file = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+            file = yaml.safe_load(YAML.open(path.read_bytes()))
+        except FileNotFoundError:
+            raise ConfigError(f"{path} is missing: the settings of this run are lost.") from None
+        except (Damaged, ValueError, yaml.YAMLError) as error:
+            raise Damaged(f"{path} is damaged or was edited: {_line(error)}. Edit copies of it.") from None
         if not isinstance(file, dict):
-            raise ConfigError(f"{path} is damaged: it holds no settings.")
+            raise Damaged(f"{path} is damaged: it holds no settings.")
         return file
 
     def data(self) -> dict[str, Any] | None:
-        """Read which images the run used, if it is known."""
+        """Read which images the run used, if it is known.
+
+        Raises:
+            Damaged: data.json is damaged.
+        """
         try:
-            return json.loads((self.directory / "data.json").read_text())
+            return _facts(self.directory / "data.json", "Delete it")
         except FileNotFoundError:
             return None
 
@@ -246,6 +261,9 @@ class Record:
         Rows are in order: {"step", "epoch", "time" in ms, and the metrics}. Several reports of one step (a loss, later
         an evaluation) are merged into one row. Workers that restart from a checkpoint report some steps again; the last
         value written counts.
+
+        Raises:
+            Damaged: a line is damaged, or lines are missing.
         """
         rows: dict[int, dict[str, Any]] = {}
         for row in self.read()[0]:
@@ -259,16 +277,25 @@ class Record:
     def read(self, start: int = 0, *, file: str = METRICS) -> tuple[list[dict[str, Any]], int]:
         """Read the rows of METRICS or SYSTEM from byte `start` on, as written.
 
-        Also return the byte where the next read starts.
+        Also return the byte where the next read starts. The part of a line that `start` may lie in is left out.
+
+        Raises:
+            Damaged: a line is damaged, or lines are missing at the end.
         """
+        path, size = self.directory / file, self.status.get("sizes", {}).get(file, 0)  # before the rows: they may grow
+        before = min(start, 1)  # byte: it shows whether a line starts at `start`
         try:
-            with open(self.directory / file, "rb") as rows:
-                rows.seek(start)
-                data = rows.read()
+            with open(path, "rb") as opened:
+                opened.seek(start - before)
+                data = opened.read()
         except FileNotFoundError:
-            return [], start
-        whole = data[: data.rfind(b"\n") + 1]
-        return [row for line in whole.split(b"\n") if (row := _parsed(line))], start + len(whole)
+            data = b""
+        first, end = data.find(b"\n") + 1 if before else 0, data.rfind(b"\n") + 1
+        rows = [_row(path, line) for line in data[first:end].split(b"\n")[:-1]]
+        following = start - before + max(end, before)
+        if size > following:
+            raise Damaged(f"{path} is damaged: its end is missing. Move {self.directory} away.")
+        return rows, following
 
     @property
     def status(self) -> dict[str, Any]:
@@ -277,15 +304,13 @@ class Record:
         The state is "running" until the run ends.
 
         Raises:
-            ConfigError: status.json is damaged.
+            Damaged: status.json is damaged.
         """
         try:
-            status = json.loads((self.directory / "status.json").read_text())
-            return {**status, "summary": {name: float(value) for name, value in status["summary"].items()}}
+            status = _facts(self.directory / "status.json", "Move it away, and the run counts as interrupted")
         except FileNotFoundError:
             return {"state": "running", "message": "", "time": None, "summary": {}}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{self.directory / 'status.json'} is damaged: {error}. Move it away.") from None
+        return {**status, "summary": {name: float(value) for name, value in status["summary"].items()}}
 
     @property
     def state(self) -> str:
@@ -308,7 +333,7 @@ class Record:
         return Record.open(Path(os.path.normpath(self.directory / self.above))) if self.above else None
 
     def children(self) -> list["Record"]:
-        records = (Record.open(path.parent) for path in self.directory.glob("trials/*/record.json"))
+        records = sound(path.parent for path in self.directory.glob("trials/*/record.json"))
         return sorted(records, key=lambda record: (record.created, record.name))
 
 
@@ -320,11 +345,26 @@ def find_records(root: Path | str, experiment: str | None = None) -> list[Record
         experiment: only the runs of this one.
     """
     records: dict[Path, Record] = {}
-    for directory in run_directories(Path(root)):
-        record = Record.open(directory)
+    for record in sound(run_directories(Path(root))):
         for each in (record, *record.children()):
             records.setdefault(each.directory, each)
     return [record for record in records.values() if experiment in (None, record.experiment)]
+
+
+def sound(directories: Iterable[Path]) -> list[Record]:
+    """Open the records of runs that are not damaged.
+
+    The damaged ones are named in warnings: one of them must not hide the others.
+    """
+    records: list[Record] = []
+    for directory in directories:
+        try:
+            record = Record.open(directory)
+            _ = record.status  # damaged as often as the record
+            records.append(record)
+        except Damaged as error:
+            warnings.warn(f"{error} It is left out", Skipped, stacklevel=2)
+    return records
 
 
 def run_directories(root: Path) -> Iterator[Path]:
@@ -349,27 +389,43 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _facts(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file of facts.
+
+    Raises:
+        Damaged: it is damaged.
+    """
     try:
-        row = json.loads(line)
-        row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
-        return row
-    except (ValueError, TypeError, KeyError):  # a line that was not finished
-        return None
+        return json.loads(JSON.open(path.read_bytes()))
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {_line(error)}. {remedy}.") from None
 
 
-def _torn(file: Any) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
+def _row(path: Path, line: bytes) -> dict[str, Any]:
+    """Read a row of METRICS or SYSTEM.
+
+    Raises:
+        Damaged: it is damaged.
+    """
+    try:
+        row = json.loads(LINE.open(line))
+    except ValueError as error:
+        number = path.read_bytes().split(b"\n").index(line) + 1
+        raise Damaged(f"{path} is damaged in line {number}: {_line(error)}. Move {path.parent} away.") from None
+    row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
+    return row
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that readers find all of it or the one before."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
-    os.replace(unfinished, path)
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _cut_torn_line(rows: BinaryIO) -> None:
+    """Cut off what a killed process, or a power cut, left of a last line."""
+    size = rows.seek(0, os.SEEK_END)
+    rows.seek(max(0, size - 1))
+    if rows.read() in (b"", b"\n"):
+        return
+    rows.seek(max(0, size - LONGEST))
+    tail = rows.read()
+    rows.truncate(size - len(tail) + tail.rfind(b"\n") + 1)

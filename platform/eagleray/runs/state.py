@@ -21,7 +21,7 @@ from eagleray.contracts.method import Method
 from eagleray.contracts.report import Diverged
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import blueprint
-from eagleray.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
 CHECK_EVERY = 16  # steps between checks of the loss: each check waits for the device
 NAMED = 8  # images of a batch that a sentence names; a log names all
@@ -100,9 +100,10 @@ class TrainingState:
             parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
             facts = {"step": self.counters.step, "counters": asdict(self.counters), "run": self.run.file()}
             built = {"blueprint": blueprint(self.run, self.method)}
-            save_checkpoint(self.directory, {**facts, **built, **parts}, self.run.checkpoints.keep)
+            self.saved = save_checkpoint(self.directory, {**facts, **built, **parts}, self.run.checkpoints.keep)
         distributed.barrier()
-        self.saved = newest_checkpoint(self.directory)
+        if distributed.rank() != 0:
+            self.saved = checkpoints(self.directory)[-1]
 
     def restore(self, path: Path, device: torch.device) -> None:
         """Read everything from a checkpoint."""

@@ -8,11 +8,11 @@ It saves questions to the store, and shows what is unsent without a store. If th
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from eagleray.contracts.address import without_password
+from eagleray.runs.files import JSON, write
 from eagleray.runs.record import METRICS, SYSTEM, Record
 
 Note = dict[str, Any]
@@ -35,14 +35,13 @@ def read_note(record: Record, store: str) -> Note | None:
 
 
 def write_note(record: Record, store: str, note: Note) -> None:
-    unfinished = record.directory / f".sent.json.{os.getpid()}"
-    unfinished.write_text(json.dumps({**_notes(record), store: note}, indent=1))
-    os.replace(unfinished, record.directory / "sent.json")
+    notes = {**_notes(record), store: note}
+    write(record.directory / "sent.json", JSON.put(json.dumps(notes, indent=1)))
 
 
 def _notes(record: Record) -> dict[str, Note]:
     try:
-        return json.loads((record.directory / "sent.json").read_text())
+        return json.loads(JSON.open((record.directory / "sent.json").read_bytes()))
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -1,13 +1,15 @@
 """The trained encoder of a run, from its checkpoint or from the file that was exported."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from eagleray.augment import evaluation_view
@@ -15,14 +17,16 @@ from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.method import Method
 from eagleray.contracts.ragged import Ragged
 from eagleray.data.decode import decode_all
 from eagleray.data.images import batched
+from eagleray.runs.files import DIGITS, digest
 from eagleray.runs.restore import newest_method
 
 WEIGHTS = "encoder.safetensors"
+NO_DIGEST = "0" * DIGITS  # in its place while the digest is computed
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,14 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
 
     Raises:
         ConfigError: there is no such encoder, or it cannot be built.
+        Damaged: the file is not as it was written.
     """
     place = Path(place)
     files = [place / WEIGHTS, place / "artifacts" / WEIGHTS, place]
     file = next((each for each in files if each.is_file()), None)
     if file is None:
         raise ConfigError(f"{place} has no {WEIGHTS}; name the directory of a finished run, or its artifacts")
+    check_weights(file)
     try:
         with safe_open(file, "pt") as opened:
             facts = opened.metadata()
@@ -112,6 +118,29 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
         encoder = encoder_class(build.name, config, image_size=build.image_size, channels=build.channels)
     encoder.load_state_dict(weights)
     return ExportedEncoder(encoder, build).eval()
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write a safetensors file that holds a digest of itself."""
+    data = save(dict(weights), {**facts, "digest": NO_DIGEST})  # save_file would make it private to its owner
+    path.write_bytes(data.replace(_entry(NO_DIGEST), _entry(digest(data)), 1))
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file is as `write_weights` wrote it.
+
+    Raises:
+        Damaged: it is not.
+    """
+    data = path.read_bytes()
+    found = re.search(_entry(f"([0-9a-f]{{{DIGITS}}})"), data)
+    if found is None or digest(data.replace(found[0], _entry(NO_DIGEST), 1)) != found[1].decode():
+        raise Damaged(f"{path} is not an encoder that Eagleray exported, or it is damaged: export it again")
+
+
+def _entry(value: str) -> bytes:
+    """Return the text of a digest in the header of a safetensors file."""
+    return f'"digest":"{value}"'.encode()
 
 
 def trained_encoder(directory: Path) -> tuple[ExportedEncoder, DataInfo] | None:

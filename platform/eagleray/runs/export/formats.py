@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import generator
-from eagleray.runs.export.encoder import WEIGHTS, ExportedEncoder
+from eagleray.runs.export.encoder import WEIGHTS, ExportedEncoder, write_weights
 from eagleray.runs.export.graph import NetworkCode, network_code, traced
 from eagleray.runs.export.loaders import loader
 
@@ -97,8 +97,8 @@ def _safetensors(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str
     extra = {name: value.contiguous() for name, value in code.constants.items() if name not in weights}
     buffers = [*extra, *(name for name, _ in network.named_buffers() if name in weights)]
     metadata = {**facts, "build": key, "buffers": json.dumps(buffers), "constants": json.dumps(list(extra))}
-    (folder / WEIGHTS).write_bytes(save({**weights, **extra}, metadata))  # save_file would make it private to its owner
-    return loader("safetensors", build, facts["eagleray"], code.text)
+    write_weights(folder / WEIGHTS, {**weights, **extra}, metadata)
+    return loader("safetensors", build, folder, facts["eagleray"], code.text)
 
 
 def _torchscript(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> str:
@@ -106,7 +106,7 @@ def _torchscript(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str
         warnings.simplefilter("ignore")  # torch would rather see torch.export; the result is checked below
         script = torch.jit.trace(encoder.encoder, _example(encoder, 2), check_trace=False)
         torch.jit.save(script, str(folder / "encoder.torchscript.pt"))
-    return loader("torchscript", encoder.build, facts["eagleray"])
+    return loader("torchscript", encoder.build, folder, facts["eagleray"])
 
 
 def _onnx(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> str:
@@ -125,7 +125,7 @@ def _onnx(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> s
             external_data=False,
             verbose=False,
         )
-    return loader("onnx", encoder.build, facts["eagleray"])
+    return loader("onnx", encoder.build, folder, facts["eagleray"])
 
 
 def _timm(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> str:
@@ -153,7 +153,7 @@ def _timm(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> s
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    return loader("timm", build, facts["eagleray"], constants={"ARCHITECTURE": architecture})
+    return loader("timm", build, folder, facts["eagleray"], constants={"ARCHITECTURE": architecture})
 
 
 FORMATS: dict[str, Callable[[ExportedEncoder, Path, Mapping[str, str]], str]] = {

@@ -6,6 +6,8 @@ It imports nothing of Eagleray. How image files are read is the text of `data/re
 import ast
 import inspect
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
 
 from eagleray.data import reading
 from eagleray.runs.export.encoder import Build
@@ -21,6 +23,7 @@ HEAD = '''\
 It needs {needs}; Pillow too, to read image files. Written by Eagleray {version}.
 """
 
+import hashlib
 import {imports}
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +37,7 @@ IMAGE_SIZE = {image_size}  # side of the images that the network sees
 STORED_SIZE = {stored_size}  # shorter side that larger images are reduced to first
 MEAN = {mean}  # of each channel, images scaled to 0..1
 STD = {std}
+DIGESTS = {digests}  # SHA-256
 BATCH = 64  # images that are encoded at a time
 FOLDER = Path(__file__).resolve().parent
 '''
@@ -81,6 +85,14 @@ def read(paths):
     return prepare(images)
 '''
 
+CHECKED = '''
+def checked(path):
+    """Return the path of a file that is as it was written."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != DIGESTS[path.name]:
+        raise ValueError(f"{path} is damaged: copy it again, or export it again")
+    return path
+'''
+
 MAIN = """
 if __name__ == "__main__":
     loaded, images = load(), sys.argv[1:]
@@ -109,7 +121,7 @@ class Encoder(torch.nn.Module):
 
 def load(folder=FOLDER):
     """Return the encoder: a torch module on the CPU, in eval mode."""
-    weights, facts = read_safetensors(Path(folder, "encoder.safetensors"))
+    weights, facts = read_safetensors(checked(Path(folder, "encoder.safetensors")))
     return Encoder(weights, json.loads(facts["buffers"])).eval()
 
 
@@ -141,7 +153,7 @@ def load(folder=FOLDER):
     """Return the encoder: a TorchScript module on the CPU, in eval mode."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch prefers torch.export to TorchScript
-        return torch.jit.load(str(Path(folder, "encoder.torchscript.pt")), map_location="cpu").eval()
+        return torch.jit.load(str(checked(Path(folder, "encoder.torchscript.pt"))), map_location="cpu").eval()
 '''
 
 ONNX = '''
@@ -157,14 +169,15 @@ class Encoder:
 
 def load(folder=FOLDER):
     """Return the encoder."""
-    return Encoder(Path(folder, "encoder.onnx"))
+    return Encoder(checked(Path(folder, "encoder.onnx")))
 '''
 
 TIMM = '''
 def load(folder=FOLDER):
     """Return the encoder: timm's own module on the CPU, in eval mode."""
-    options = json.loads(Path(folder, "config.json").read_text())["model_args"]
-    return timm.create_model(ARCHITECTURE, checkpoint_path=str(Path(folder, "model.safetensors")), **options).eval()
+    options = json.loads(checked(Path(folder, "config.json")).read_text())["model_args"]
+    weights = str(checked(Path(folder, "model.safetensors")))
+    return timm.create_model(ARCHITECTURE, checkpoint_path=weights, **options).eval()
 '''
 
 # What each format needs, what its loader imports from the standard library and from elsewhere, and its own text.
@@ -176,23 +189,27 @@ PARTS = {
 }
 
 
-def loader(form: str, build: Build, version: str, code: str = "", constants: Mapping[str, str] | None = None) -> str:
+def loader(
+    form: str, build: Build, folder: Path, version: str, code: str = "", constants: Mapping[str, str] | None = None
+) -> str:
     """Write the script that loads an encoder.
 
     Args:
         form: one of the formats.
         build: the encoder's description.
+        folder: with the files of the format alone; the script tells whether they are damaged.
         version: of Eagleray.
         code: that computes the network, if its file holds the weights alone.
         constants: further ones of the script.
     """
     needs, imports, libraries, own = PARTS[form]
     facts = {"image_size": build.image_size, "stored_size": build.stored_size, "mean": build.mean, "std": build.std}
-    head = HEAD.format(needs=needs, imports=imports, libraries=libraries, version=version, **facts)
+    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    head = HEAD.format(needs=needs, imports=imports, libraries=libraries, version=version, digests=digests, **facts)
     head += "".join(f"{name} = {value!r}\n" for name, value in (constants or {}).items())
     if "operator." in code:
         head = head.replace("\nimport sys", "\nimport operator\nimport sys", 1)
-    return "\n\n".join(part.strip("\n") + "\n" for part in (head, _reading(), READ, own, code, MAIN) if part)
+    return "\n\n".join(part.strip("\n") + "\n" for part in (head, CHECKED, _reading(), READ, own, code, MAIN) if part)
 
 
 def _reading() -> str:
