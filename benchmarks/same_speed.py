@@ -1,7 +1,7 @@
 """Compare the speed of two checkouts: the benchmarks of each run in turns, every time and rate side by side.
 
     git worktree add OLD COMMIT
-    python benchmarks/same_speed.py OLD . [--benchmarks augment methods] [--images FOLDER] [--rounds 3] [--out speed.csv]
+    python benchmarks/same_speed.py OLD . [--benchmarks augment methods] [--images FOLDER] [--rounds 3] [--out FILE.csv]
 
 In every round each benchmark runs in one checkout and then in the other, the newer one first in every second round. A
 line names a number of the benchmark, the medians of both, and the ratio second/first: the median of the rounds, and the
@@ -65,7 +65,8 @@ def main() -> None:
             print(f"{benchmark:13}{name:44}{medians}   {spread}", flush=True)
     if given.out:
         with given.out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([["benchmark", "number", "round", "first", "second"], *rows])
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([["benchmark", "number", "round", "first", "second"], *rows])
 
 
 def measure(checkout: Path, benchmark: str, more: list[str]) -> dict[str, float]:

@@ -10,11 +10,10 @@ Differs from the paper: the classifier has no weight decay, where the paper's co
 recipe uses AdamW.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.metric import Metric
+from eagleray.contracts.paths import AbsolutePath
 from eagleray.contracts.ranges import LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 from eagleray.runs.restore import check_images, trained
@@ -36,7 +36,7 @@ class Distillation(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         teacher: Annotated[
             # A dictionary describes how to build the network; saved files contain it instead of a path.
-            Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
+            AbsolutePath | dict[str, Any],
             Field(description="directory of a finished run whose method has a classifier"),
         ]
         temperature: Annotated[

@@ -13,7 +13,7 @@ import pytest
 
 import eagleray
 from eagleray.app import launch
-from eagleray.app.notify import forget, notify
+from eagleray.app.notify import forget, notified, notify
 from eagleray.config import Run, Sweep, validated
 from eagleray.config.schema import sweep_schema
 from eagleray.config.settings import settings
@@ -128,6 +128,23 @@ def test_a_sweep_has_one_target_for_all_its_runs(where: dict[str, Any]):
     assert SECRET not in str(caught.value)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "s", **where}, sweep_schema())
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [("finished", "finished, and was stopped before"), ("stopped", "was stopped; --resume continues it")],
+)
+def test_ctrl_c_tells_whether_there_is_something_to_continue(sink: Sink, tmp_path: Path, state: str, told: str):
+    record = Record.create(tmp_path / "r", name="r", experiment="e", params={}, run={"epochs": 1})
+
+    def stopped() -> None:
+        with notified(a_sweep(sink.address), record.directory):
+            record.finish(state)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert [(each["event"], told in each["text"]) for each in sink.got] == [(state, True)]
 
 
 @pytest.mark.slow

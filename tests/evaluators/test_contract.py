@@ -1,6 +1,7 @@
 """An evaluator is one file: what it declares appears everywhere, and no list of metrics is kept beside it."""
 
 import ast
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_an_evaluator_of_ones_own_is_named_in_also(own: str, tmp_path: Path):
         load_run(None, [f"evaluate.also=[{own}]", "evaluate.participation.powr=2"])
     with pytest.raises(ConfigError, match="reports no such number; did you mean participation"):
         a_sweep(metric="participaton", run={"evaluate": {"also": [own]}})
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path):
+    file = tmp_path / "participation.py"
+    file.write_text(TOY)
+    assert load_run(None, [f"evaluate.also=[{file}]", "evaluate.participation.power=2"])
+    file.write_text(TOY.replace("power", "exponent"))
+    os.utime(file, ns=(1, 1))  # whatever the clock of the file system can tell apart
+    assert load_run(None, [f"evaluate.also=[{file}]", "evaluate.participation.exponent=2"])
 
 
 @pytest.mark.parametrize(

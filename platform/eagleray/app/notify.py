@@ -15,6 +15,7 @@ from eagleray.config import Run, Sweep
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
 from eagleray.runs.files import write
+from eagleray.runs.record import Record
 
 Event = Literal["finished", "failed", "stopped", "collapsed", "budget"]
 TOLD = "notified.json"  # in its directory: the events that were told, so that resuming does not repeat them
@@ -49,7 +50,10 @@ def notified(one: Run | Sweep, directory: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if (directory / "record.json").exists():
-            notify(one, directory, "stopped", "was stopped; --resume continues it")
+            if Record.open(directory).state == "finished":
+                notify(one, directory, "finished", "finished, and was stopped before its encoder was kept")
+            else:
+                notify(one, directory, "stopped", "was stopped; --resume continues it")
         raise
     except ConfigError:
         raise

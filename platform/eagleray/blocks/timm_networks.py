@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import AbsolutePath
 
 Weights = Path | Literal["timm"]
 PublicWeights = Annotated[  # the type of the setting `encoder.weights`
-    Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | Literal["timm"] | None,
+    AbsolutePath | Literal["timm"] | None,
     Field(
         description="public weights to start from: a .safetensors or .pth file, or timm for those in the local cache "
         "of the Hugging Face hub (nothing is downloaded); null: new ones"

@@ -3,7 +3,8 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -68,12 +69,18 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
         known: all dotted keys, with their fields.
         above: the section the errors are in.
     """
+    several: dict[str, Any] = {}  # the errors that tell why a value is of none of several types
     for error in errors:
         path = [*filter(None, [above]), *(part for part in error["loc"] if isinstance(part, str))]
         context = error.get("ctx", {})
+        if (key := ".".join(path[:-1])) in known and _is_of_several(known[key]):
+            if key not in several or error["type"] == "value_error":  # what a validator says is the most exact
+                several[key] = error
+            continue
         if error["type"] != "nested":
             yield _sentence(error, ".".join(path), known)
             continue
+        others = list[Any]()
         for inner in context["errors"]:
             unknown = str(inner["loc"][-1]) if inner["type"] == "extra_forbidden" else ""
             if owners := context["owners"].get(unknown):
@@ -82,7 +89,9 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
                 remedy = f"for example {section}={owners[0]} {key}={_shown(inner['input'])}"
                 yield f"unknown key {key}: {context['name']} has no such setting, {have}; {remedy}"
             else:
-                yield from sentences([inner], known, ".".join(path))
+                others.append(inner)
+        yield from sentences(others, known, ".".join(path))
+    yield from (_sentence(error, key, known) for key, error in several.items())
 
 
 def booleans(leaves: Iterable[tuple[str, Any]], known: Mapping[str, FieldInfo]) -> Iterator[str]:
@@ -158,6 +167,12 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(float(value))
     except (TypeError, ValueError):  # null, or one of several kinds of values
         return True
+
+
+def _is_of_several(field: FieldInfo) -> bool:
+    """Return whether a value may be of one of several types."""
+    types = [each for each in get_args(field.annotation) if each is not type(None)]
+    return get_origin(field.annotation) in (Union, UnionType) and len(types) > 1
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:

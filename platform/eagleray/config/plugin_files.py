@@ -13,6 +13,7 @@ from types import ModuleType
 
 from eagleray.config.source import Source
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import expanded
 
 _PATTERN = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w+))?")
 
@@ -28,7 +29,7 @@ class PluginFile:
     def of(cls, name: str) -> "PluginFile | None":
         """Return the file that a name means; None: the name is no path."""
         match = _PATTERN.fullmatch(name)
-        return match and cls(Path(os.path.abspath(Path(match["path"]).expanduser())), match["name"])
+        return match and cls(Path(os.path.abspath(expanded(match["path"]))), match["name"])
 
     def __str__(self) -> str:
         return str(self.path) if self.class_name is None else f"{self.path}:{self.class_name}"
@@ -46,7 +47,7 @@ class PluginFile:
             ConfigError: the file is gone.
             SyntaxError: it is not Python.
         """
-        return _source(self.path, self._changed())
+        return _source(self.path, self.changed)
 
     @property
     def module(self) -> ModuleType:
@@ -55,9 +56,15 @@ class PluginFile:
         Raises:
             ConfigError: the file is gone, or importing it fails.
         """
-        return _module(self.path, self._changed())
+        return _module(self.path, self.changed)
 
-    def _changed(self) -> int:
+    @property
+    def changed(self) -> int:
+        """When the file was changed, in nanoseconds since 1970.
+
+        Raises:
+            ConfigError: the file is gone.
+        """
         try:
             return self.path.stat().st_mtime_ns
         except OSError:

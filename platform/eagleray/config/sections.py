@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
@@ -33,6 +32,7 @@ from eagleray.contracts import view
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
+from eagleray.contracts.paths import AbsolutePath, expanded
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -122,8 +122,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         ),
     ] = 2
     cache: Annotated[
-        Path | None,
-        AfterValidator(lambda path: path and path.expanduser().absolute()),
+        AbsolutePath | None,
         Field(description="folder of decoded images, shared by all runs; null: eagleray in the user's cache folder"),
     ] = None
 
@@ -233,10 +232,7 @@ class Evaluate(Strict, frozen=True):
         Field(description="evaluators of your own: ./participation.py, or modules such as my_lab.participation"),
     ] = ()
 
-    @property
-    def evaluators(self) -> dict[str, Declaration]:
-        """All evaluators, by name."""
-        return _evaluators(self.also)
+    evaluators: ClassVar[Mapping[str, Declaration]] = {}  # all of them, by name; see `evaluate_with`
 
     def when(self, evaluator: str) -> When:
         """Return when an evaluator measures."""
@@ -262,16 +258,19 @@ def evaluate_with(also: Any) -> type[Evaluate]:
     `also` is unchecked input of any type.
     """
     known = isinstance(also, list | tuple) and all(map(_is_text, also))
-    return _evaluate_with(tuple(map(_absolute, also)) if known else ())
+    names = tuple(map(_absolute, also)) if known else ()
+    return _evaluate_with(names, tuple(file.changed for name in names if (file := PluginFile.of(name))))
 
 
 @cache
-def _evaluate_with(also: tuple[str, ...]) -> type[Evaluate]:
-    sections: dict[str, Any] = {}
-    for name, one in _evaluators(also).items():
+def _evaluate_with(also: tuple[str, ...], _: tuple[int, ...]) -> type[Evaluate]:
+    evaluators, sections = _evaluators(also), dict[str, Any]()
+    for name, one in evaluators.items():
         model = evaluator_settings(one)
         sections[name] = (Annotated[model, Field(description=one.summary)], Field(default_factory=model))
-    return create_model("Evaluate", __base__=Evaluate, __doc__=Evaluate.__doc__, **sections)
+    section = create_model("Evaluate", __base__=Evaluate, __doc__=Evaluate.__doc__, **sections)
+    section.evaluators = evaluators
+    return section
 
 
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
@@ -281,7 +280,6 @@ def evaluator_settings(one: Declaration) -> type[BaseModel]:
     return create_model(one.name, __base__=one.Config, __doc__=one.doc, when=(when, default))
 
 
-@cache
 def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:
     evaluators = dict(declared("evaluator"))
     for module in also:
@@ -331,7 +329,11 @@ class Tracking(Strict, frozen=True):
     experiment: Annotated[
         str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
     ] = "eagleray"
-    runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
+    runs: Annotated[
+        str,
+        AfterValidator(lambda runs: str(expanded(runs))),
+        Field(min_length=1, description="folder of the runs' own directories"),
+    ] = "runs"
 
     @field_serializer("uri")
     def _shared(self, uri: str | None) -> str | None:

@@ -38,10 +38,13 @@ def sweep_tree(file: Path) -> dict[str, Any]:
     """Read the settings of a sweep file, without defaults.
 
     Raises:
-        ConfigError: the file is none, or that of a run.
+        ConfigError: the file is none, empty, or that of a run.
     """
     tree = read_tree(file)
-    if tree and not is_sweep(tree):
+    if not tree:
+        example = "{method.temperature: [0.1, 0.2]}"
+        raise ConfigError(f"{file} is empty; a sweep needs a `name` and what to `vary`, for example {example}")
+    if not is_sweep(tree):
         raise ConfigError(f"{file} is a run file, as it has no `vary`: use `eagleray train {file}`")
     return tree
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import AbsolutePath
 
 
 class Layout(NamedTuple):
@@ -50,9 +51,7 @@ class Cifar(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            Path,
-            AfterValidator(Path.expanduser),
-            AfterValidator(Path.absolute),
+            AbsolutePath,
             Field(
                 description="cifar-10-batches-py or cifar-100-python, or the folder that contains it",
                 validate_default=True,

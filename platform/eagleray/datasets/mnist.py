@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import AbsolutePath
 
 CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(CLOTHES.split(","))}
@@ -35,9 +36,7 @@ class Mnist(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            Path,
-            AfterValidator(Path.expanduser),
-            AfterValidator(Path.absolute),
+            AbsolutePath,
             Field(
                 description="folder of the idx files (.gz or not), e.g. train-images-idx3-ubyte.gz",
                 validate_default=True,

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import AbsolutePath
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 LABELLED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
@@ -27,9 +28,7 @@ class Stl10(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            Path,
-            AfterValidator(Path.expanduser),
-            AfterValidator(Path.absolute),
+            AbsolutePath,
             Field(description="stl10_binary, or the folder that contains it", validate_default=True),
         ] = Path("data")
         download: Annotated[bool, Field(description="let torchvision download missing files into root")] = False

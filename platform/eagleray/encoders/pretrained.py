@@ -1,13 +1,13 @@
 """The trained network of another run."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.paths import AbsolutePath
 from eagleray.runs.restore import check_images, trained
 
 
@@ -22,7 +22,7 @@ class Pretrained(Encoder):
 
         run: Annotated[
             # A dictionary describes how to build the network; saved files contain it instead of a path.
-            Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | dict[str, Any],
+            AbsolutePath | dict[str, Any],
             Field(description="directory of a finished run"),
         ]
 

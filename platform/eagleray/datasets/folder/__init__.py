@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Decoding, Part, PartName
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import AbsolutePath, expanded
 from eagleray.datasets.folder.label_file import ENDINGS, read_labels
 from eagleray.datasets.folder.layout import SPLITS, Layout, Listed, read_layout
 
@@ -29,7 +30,7 @@ def _labels_from(value: str) -> str:
         near = difflib.get_close_matches(value, WORDS, 1, 0.6)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{value!r} is not one of {', '.join(WORDS)} or a file ({', '.join(ENDINGS)}){hint}")
-    return str(Path(value).expanduser().absolute())
+    return str(expanded(value).absolute())
 
 
 class Folder(Dataset):
@@ -46,9 +47,7 @@ class Folder(Dataset):
         """Where the images are, and how they are read."""
 
         root: Annotated[
-            Path,
-            AfterValidator(Path.expanduser),
-            AfterValidator(Path.absolute),
+            AbsolutePath,
             Field(description="the folder; it may contain train and test (or val) folders"),
         ]
         labels: Annotated[
