@@ -1,12 +1,12 @@
-"""Compare the speed of two checkouts: the benchmarks of each run in turns, every time and rate side by side.
+"""Compare the speed of two checkouts: their benchmarks at the same time on the same core, every time and rate.
 
     git worktree add OLD COMMIT
     python benchmarks/same_speed.py OLD . [--benchmarks augment methods] [--images FOLDER] [--rounds 3] [--out FILE.csv]
 
-In every round each benchmark runs in one checkout and then in the other, the newer one first in every second round. A
-line names a number of the benchmark, the medians of both, and the ratio second/first: the median of the rounds, and the
-least and the largest. What lightly, SGD and plain Ray Tune take is listed too: it tells how far the machine's own noise
-goes.
+Both sides of a benchmark start together and share one core, so that whatever else the machine does slows both alike. A
+line names a number of the benchmark, the medians of both, and the ratio second/first: the median of the rounds, the
+least and the largest. Times are about twice as long as alone; only the ratios mean something. What lightly and SGD
+take is listed too: it tells how far the noise goes. Linux only.
 """
 
 import argparse
@@ -30,9 +30,9 @@ BENCHMARKS = {
     "linear_probe": ["--rounds", "2"],
     "losses": ["--rounds", "1"],
     "methods": ["--rounds", "5", "--methods", *ALONE],
-    "simclr": ["--rounds", "1", "--seconds", "6"],
-    "tune": ["--rounds", "2", "--seconds", "4"],
+    "simclr": ["--rounds", "1", "--seconds", "4"],
 }
+CORE = str(max(os.sched_getaffinity(0)))
 LEFT_OUT = ("settings", "ratio", "accuracy", "more", "overhead", "rates", "lightly_best")  # made of others, or no speed
 NAMES = ("blur", "loss", "images", "width", "batch", "trained", "others", "points")  # of a row: what it measured
 
@@ -51,11 +51,10 @@ def main() -> None:
         images = ["--images", str(given.images.resolve())] if given.images and benchmark == "simclr" else []
         measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for turn in range(given.rounds):
-            order = (first, second) if turn % 2 == 0 else (second, first)
-            numbers = {checkout: measure(checkout, benchmark, images) for checkout in order}
-            for name in numbers[first].keys() & numbers[second].keys():
-                measured[name].append((numbers[first][name], numbers[second][name]))
-                rows.append([benchmark, name, turn, *measured[name][-1]])
+            before, after = together((first, second), [f"benchmarks/{benchmark}.py", *BENCHMARKS[benchmark], *images])
+            for name in before.keys() & after.keys():
+                measured[name].append((before[name], after[name]))
+                rows.append([benchmark, name, turn, before[name], after[name]])
         for name, pairs in sorted(measured.items()):
             ratios = [after / before for before, after in pairs if before]
             if not ratios:
@@ -69,15 +68,20 @@ def main() -> None:
             writer.writerows([["benchmark", "number", "round", "first", "second"], *rows])
 
 
-def measure(checkout: Path, benchmark: str, more: list[str]) -> dict[str, float]:
-    """Return the times and rates that a benchmark of a checkout writes."""
-    paths = os.pathsep.join(str(checkout / part) for part in ("platform", "methods"))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+def together(checkouts: tuple[Path, Path], command: list[str]) -> list[dict[str, float]]:
+    """Return the times and rates that a benchmark writes in each checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "out.json"
-        command = [sys.executable, checkout / f"benchmarks/{benchmark}.py", *BENCHMARKS[benchmark], *more]
-        subprocess.run([*command, "--out", file], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        return dict(flat(json.loads(file.read_text())))
+        started = []
+        for number, checkout in enumerate(checkouts):
+            paths = os.pathsep.join(str(checkout / part) for part in ("platform", "methods"))
+            environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+            file, here = Path(folder, f"{number}.json"), Path(folder, str(number))
+            here.mkdir()
+            words = ["taskset", "--cpu-list", CORE, sys.executable, checkout / command[0], *command[1:], "--out", file]
+            started.append((subprocess.Popen(words, cwd=here, env=environment, stdout=subprocess.DEVNULL), file))
+        if failed := [process.args for process, _ in started if process.wait()]:
+            raise SystemExit(f"failed: {failed[0]}")
+        return [dict(flat(json.loads(file.read_text()))) for _, file in started]
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -14,12 +14,14 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from eagleray.config import Sweep, validated
+from eagleray.contracts.errors import Noted
 from eagleray.contracts.report import Diverged, Failed
 from eagleray.ray_backend import sweep as sweeps
 from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.sweep import sweep
 from eagleray.ray_backend.workers import group
+from eagleray.runs import hangs
 from eagleray.runs.failures import failure_in, may_resume
 from eagleray.runs.record import Record
 
@@ -50,6 +52,8 @@ class Failing(SimCLR):
                 raise MemoryError("no room")
             if self.config.how == "kill" and not starts:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.config.how == "hang" and not starts:
+                os.kill(os.getpid(), signal.SIGSTOP)
             if self.config.how == "bug" and not Path(self.config.notes, "repaired").exists():
                 return [][self.data.seed]
         if self.config.how == "often" and progress.step % (progress.steps // progress.epochs) == 1:
@@ -99,6 +103,22 @@ def test_a_lost_worker_is_replaced_and_memory_is_never_tried_again_unchanged(ses
 
     sweep(question, tmp_path / "sweep", resume=True)
     assert len((tmp_path / "memory-0").read_text()) == 1
+
+
+def test_a_trial_that_hangs_is_named_and_starts_again(session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, seconds in {"EVERY": 1, "LEAST": 12, "START": 12}.items():
+        monkeypatch.setattr(hangs, name, seconds)
+    with pytest.warns(
+        Noted, match="has reported nothing for .*, and it does not compute; it is ended and starts again"
+    ):
+        trials = sweep(a_sweep(tmp_path, {"method.how": ["hang", ""]}), tmp_path / "sweep")
+    assert [trial.state for trial in trials] == ["finished"] * 2
+    assert len((tmp_path / "hang-0").read_text()) == 2
+    (hung,) = (trial for trial in trials if trial.params["method.how"] == "hang")
+    (stacks,) = tmp_path.rglob("stacks.txt")
+    assert stacks == hung.artifacts / "stacks.txt"
+    assert stacks.read_text().endswith("it does not answer: it is stopped\n")
+    assert not list(tmp_path.rglob(".pulse*"))
 
 
 def test_a_trial_may_lose_its_worker_as_often_as_it_makes_progress(

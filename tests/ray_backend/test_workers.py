@@ -13,12 +13,13 @@ import torch
 from ray.util.placement_group import placement_group
 
 from eagleray.config import Run, load_run
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Noted
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend import workers as ray_train
 from eagleray.ray_backend.cluster import connected
 from eagleray.ray_backend.workers import free, group, train_on_workers
+from eagleray.runs import hangs
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from eagleray.runs.record import Record
 from eagleray.runs.writer import recorded
@@ -132,6 +133,30 @@ def test_killed_workers_are_survived_while_there_is_progress_and_no_step_counted
             os.kill(min(workers_of_this_process()), signal.SIGKILL)
     assert epochs == [1, 1, 2, 2, 3, 3, 4], "a new group repeats the epoch that it continues from, and continues"
     assert [row["loss"] for row in rows(directory)] == pytest.approx([r.metrics["loss"] for r in alone], rel=1e-3)
+    assert Record.open(directory).state == "finished"
+
+
+def test_a_group_one_of_whose_workers_hangs_starts_again(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, seconds in {"EVERY": 1, "LEAST": 12, "START": 12}.items():
+        monkeypatch.setattr(hangs, name, seconds)
+    run = run_of(2, "epochs=3")
+    directory, epochs = started(run, tmp_path / "hanging"), []
+
+    def train_and_stop_a_worker() -> None:
+        for report in train_on_workers(run, directory):
+            if report.epoch_ended:
+                epochs.append(report.progress.epoch)
+            if epochs == [1]:
+                os.kill(max(workers_of_this_process()), signal.SIGSTOP)
+
+    with pytest.warns(Noted, match="hanging has reported nothing for .*; it is ended and starts again"):
+        train_and_stop_a_worker()
+    assert epochs == [1, 1, 2, 3]
+    text = (directory / "artifacts/stacks.txt").read_text()
+    assert text.count("it does not answer: it is stopped") == 1
+    assert "in work" in text  # where the other worker waits for it
     assert Record.open(directory).state == "finished"
 
 

@@ -17,7 +17,7 @@ import typer
 
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep
-from eagleray.contracts.errors import ConfigError, Skipped
+from eagleray.contracts.errors import ConfigError, Noted
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
@@ -47,8 +47,8 @@ def options(
 def _note(
     others: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
 ) -> None:
-    """Show what is left out in one sentence, and other warnings as ever."""
-    if issubclass(category, Skipped):
+    """Show a note in one sentence, and other warnings as ever."""
+    if issubclass(category, Noted):
         print(f"note: {message}", file=sys.stderr)
     else:
         others(message, category, *place, **more)

@@ -7,7 +7,7 @@ import fcntl
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
 from eagleray.runs.files import write
+from eagleray.runs.hangs import HangWatch, pulsing, signalled
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
@@ -242,17 +243,19 @@ def _train(
     if run.workers > 1 or address is not None:
         from eagleray.ray_backend.workers import train_on_workers
 
-        reports = train_on_workers(run, record.directory, address=address)
+        reports, watch = train_on_workers(run, record.directory, address=address), nullcontext()
     else:
-        reports = recorded(local(), record)
+        reports = recorded(pulsing(local(), record.directory), record)
+        watch = HangWatch(record.directory, signalled, may_end=False)  # it is this process that would be ended
     metrics: dict[str, float] = {}
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
     try:
-        for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
-            metrics = report.metrics if report.epoch_ended else metrics
-            if may_collapse and report.epoch_ended and collapsed(record.metrics()):
-                may_collapse = False
-                notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {report.progress.epoch}")
+        with watch:
+            for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
+                metrics = report.metrics if report.epoch_ended else metrics
+                if may_collapse and report.epoch_ended and collapsed(record.metrics()):
+                    may_collapse, epoch = False, report.progress.epoch
+                    notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
     except KeyboardInterrupt:
         record.finish("stopped", "by a person", summary=metrics)
         raise

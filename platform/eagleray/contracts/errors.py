@@ -13,5 +13,9 @@ class Damaged(ConfigError):
     """A file that is not as it was written."""
 
 
-class Skipped(UserWarning):
+class Noted(UserWarning):
+    """What a person should know while the work goes on, in one sentence."""
+
+
+class Skipped(Noted):
     """What was left out because it is damaged."""

@@ -26,10 +26,12 @@ from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
+from eagleray.ray_backend.signals import send
 from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
 from eagleray.runs.assemble import images_of
 from eagleray.runs.begun import begun
 from eagleray.runs.failures import told, try_failed_again
+from eagleray.runs.hangs import HangWatch
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
@@ -89,7 +91,8 @@ def sweep(
             follower.notify(config, *_recorded(Path(config["directory"])))
         measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
         finish_floors = measurements.floors(runs)
-        _tuner(sweep, directory, known, runs, follower, end).fit()
+        with HangWatch(directory, send):
+            _tuner(sweep, directory, known, runs, follower, end).fit()
         shutil.rmtree(directory / "ray", ignore_errors=True)
         if follower.broken:
             failed = len(follower.first)

@@ -18,10 +18,12 @@ from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Report
 from eagleray.loop import train
+from eagleray.ray_backend.signals import here
 from eagleray.ray_backend.workers import group
 from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import checkpoints, run_directory
 from eagleray.runs.evaluation import collapsed
+from eagleray.runs.hangs import pulsing
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import keep_data, recorded
 
@@ -144,7 +146,7 @@ def _is_over(trial: dict[str, Any]) -> bool:
 def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
     if run.workers > 1:
         return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
-    return recorded(_trained(run, record, resume_from), record)
+    return recorded(pulsing(_trained(run, record, resume_from), record.directory, node=here()), record)
 
 
 def _trained(run: Run, record: Record, resume_from: Path | None) -> Iterator[Report]:

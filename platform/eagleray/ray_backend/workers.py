@@ -29,9 +29,11 @@ from eagleray.contracts.report import Diverged, Failed, Kind, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, failure_of
+from eagleray.ray_backend.signals import here, send
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
+from eagleray.runs.hangs import HangWatch, pulsing
 from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data, recorded
@@ -64,7 +66,8 @@ def train_on_workers(
         cpus, gpus = _share(run, local=address is None)
         if address is not None:
             wait_for_room(run.workers, cpus, gpus)
-        yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
+        with HangWatch(directory, send):
+            yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
 
 
 def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int | None = None) -> Generator[Report]:
@@ -198,7 +201,7 @@ def work(config: dict[str, Any]) -> None:
         return
     loop = partial(Profile(run, steps).reports, train) if steps else partial(train, run)
     data = images_of(run)
-    reports = loop(directory, device=get_device(), data=data)
+    reports = pulsing(loop(directory, device=get_device(), data=data), directory, distributed.rank(), here())
     if is_first:
         keep_data(run, record, data)
         pg = get_current_placement_group()
