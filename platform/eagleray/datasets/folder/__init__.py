@@ -109,6 +109,10 @@ class Folder(Dataset):
         notes: list[str] = []
         if strays:
             notes.append(f"{_counted(len(strays), 'file')} left out, hidden or not named like images ({_few(strays)})")
+        if again := [path for listed in self._layout.parts.values() for path in listed.again]:
+            notes.append(
+                f"{_counted(len(again), 'link')} not followed, to folders that are read already ({_few(again)})"
+            )
         if beside := self._layout.beside:
             notes.append(f"not read, because beside {self._train.folder.name}: {_few(beside)}")
         if self._classes is None and self.config.labels == "auto" and len(self._folders) > 1:
