@@ -65,7 +65,7 @@ LINES = [
     ("check run.yaml epochs=0", "epochs=0 is out of range"),
     ("check twice.yaml", "twice.yaml:3:1: epochs is written twice, first at twice.yaml:1:1; remove one of them"),
     ("check nested.yaml", "nested.yaml:4:3: vary.augment.flip is written twice, first at nested.yaml:3:13"),
-    ("check itself.yaml", "run.data contains itself"),
+    ("check itself.yaml", "itself.yaml:2:9: *all contains itself; write its keys out"),
     ("check date.yaml", "date.yaml is not YAML"),
     ("check trials.yaml", "trials.yaml:2:1: trials=500 is more than there are combinations (2)"),
     ("check dots.yaml", "dots.yaml:1:1: name=.. cannot name a folder"),

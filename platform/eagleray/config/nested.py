@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from eagleray.config.places import key_places
+from eagleray.config.strict_yaml import DEEPEST, read_yaml
 from eagleray.contracts.errors import ConfigError
 
 TAB = r"character '\t'"  # in PyYAML's words
@@ -30,9 +30,7 @@ def read_tree(file: Path) -> dict[str, Any]:
             f"{file} is a folder; name a file in it" if os.path.isdir(file) else f"there is no file {file}"
         )
     try:
-        text = file.read_text(encoding="utf-8")
-        key_places(file, text)
-        tree = yaml.safe_load(text)
+        tree, _ = read_yaml(file.read_text(encoding="utf-8"), str(file))
     except ConfigError:
         raise
     except UnicodeDecodeError:
@@ -53,13 +51,15 @@ def parse_override(text: str) -> dict[str, Any]:
         ConfigError: the text is not `key=value`, or has no value.
     """
     key, sign, value = text.partition("=")
+    key = key.strip()
     if not sign or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
+    if key.count(".") >= DEEPEST:
+        raise ConfigError(f"{key[:40]}…: more than {DEEPEST} sections are inside each other; `eagleray schema` has all")
     if not value.strip():
         raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:
-        key_places(Path(key.strip()), value)
-        return branch(key.strip(), yaml.safe_load(value))
+        return branch(key, read_yaml(value, key, key)[0])
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError) as error:

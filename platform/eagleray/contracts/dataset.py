@@ -140,25 +140,27 @@ class PublishedFiles:
         return next((path for path in candidates if path.is_file()), None)
 
 
-def content(path: Path, most: int) -> bytes:
+def content(path: Path, most: int, called: str | None = None) -> bytes:
     """Return the bytes of a file.
 
     Args:
         path: of the file.
         most: bytes that it may have.
+        called: what messages call it; None: its path.
 
     Raises:
         ConfigError: it cannot be read, is larger, or is no file: reading a device or a pipe might never end.
     """
+    called = called or str(path)
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise ConfigError(f"{path} is not a regular file; name one")
+            raise ConfigError(f"{called} is not a regular file; name one")
         if state.st_size > most:
-            raise ConfigError(f"{path} has {state.st_size:,} bytes, more than such a file can have ({most:,})")
+            raise ConfigError(f"{called} has {state.st_size:,} bytes, more than such a file can have ({most:,})")
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{called} cannot be read: {error.strerror}") from error
 
 
 def download(dataset: str, root: Path, **options: Any) -> None:

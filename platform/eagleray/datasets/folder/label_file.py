@@ -151,7 +151,7 @@ def _split(file: Path, text: str, delimiter: str) -> dict[int, list[str]]:
 
 
 def _text(file: Path) -> str:
-    raw = content(file, LARGEST)
+    raw = content(file, LARGEST, f"data.labels={file}")
     is_wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return raw.decode("utf-16" if is_wide else "utf-8-sig")
