@@ -5,18 +5,18 @@ import are imported inside the commands that need them: `--help`, `check`, `sche
 at once.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from eagleray.app.line import app, fail
-from eagleray.config import Run, Sweep
+from eagleray.config import Run, Sweep, source
 from eagleray.contracts.errors import ConfigError, Skipped
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
@@ -54,12 +54,19 @@ def _note(
         others(message, category, *place, **more)
 
 
+def _announce_plugins() -> None:
+    """Say in one line whenever code of a user's own file is run."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    source.LOG.handlers = [handler]
+    source.LOG.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Run a command; print a config error as one sentence."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is searched here too, after our own
     as_interrupts()
     warnings.showwarning = partial(_note, warnings.showwarning)
+    _announce_plugins()
     try:
         raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:

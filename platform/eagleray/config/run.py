@@ -57,7 +57,7 @@ class Run(Strict, frozen=True):
         int | None, Field(ge=4, description="side of the views in pixels; null: that of the images")
     ] = None
     labels: Labels | None = None
-    workers: Annotated[int, Field(ge=1, description="processes that train together")] = 1
+    workers: Annotated[int, Field(ge=1, le=10_000, description="processes that train together")] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware supports it")

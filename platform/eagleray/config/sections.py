@@ -118,6 +118,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         int,
         Field(
             ge=0,
+            le=1000,
             description="processes that decode a folder above memory_limit; 0: the training process decodes it",
         ),
     ] = 2
@@ -314,6 +315,15 @@ class Checkpoints(Strict, frozen=True):
 LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
 
 
+def _on_disk(runs: str) -> str:
+    """Return the folder of runs, unless it is an address of another kind of store."""
+    if re.match(r"[A-Za-z][\w+.-]*:/", runs):
+        raise wrong(
+            f"tracking.runs={runs} is no folder of this machine; mount it, and name the folder it is mounted at"
+        )
+    return runs
+
+
 def _with_letters(name: str) -> str:
     """Return a name that still names something where a folder has it."""
     if not re.search(r"\w", name):
@@ -331,7 +341,9 @@ class Tracking(Strict, frozen=True):
     experiment: Annotated[
         str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
     ] = "eagleray"
-    runs: Annotated[str, Field(min_length=1, description="folder of the runs' own directories")] = "runs"
+    runs: Annotated[
+        str, AfterValidator(_on_disk), Field(min_length=1, description="folder of the runs' own directories")
+    ] = "runs"
 
     @field_serializer("uri")
     def _shared(self, uri: str | None) -> str | None:

@@ -155,7 +155,7 @@ def content(path: Path, most: int, called: str | None = None) -> bytes:
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise ConfigError(f"{called} is not a regular file; name one")
+            raise ConfigError(f"{called} cannot be read: it is no regular file")
         if state.st_size > most:
             raise ConfigError(f"{called} has {state.st_size:,} bytes, more than such a file can have ({most:,})")
         return path.read_bytes()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LONGEST = 3  # largest ratio of the sides: of a panorama only the middle is stored, or it would pad its whole batch
 ORIENTATION = 0x0112  # EXIF
 TURNED = (5, 6, 7, 8)  # orientations that swap height and width
-MOST_PIXELS = 50_000_000  # of an image that is decoded, each of which takes up to 16 bytes
+MOST_PIXELS = 50_000_000  # of an image that is decoded, for each of which up to 16 bytes are needed
 
 
 def stored_image(image: "Image.Image", size: int, channels: int) -> "Image.Image":
