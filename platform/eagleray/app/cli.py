@@ -18,6 +18,7 @@ import typer
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep, source
 from eagleray.contracts.errors import ConfigError, Skipped
+from eagleray.contracts.visible import visible
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
@@ -49,7 +50,7 @@ def _note(
 ) -> None:
     """Show what is left out in one sentence, and other warnings as ever."""
     if issubclass(category, Skipped):
-        print(f"note: {message}", file=sys.stderr)
+        print(f"note: {visible(str(message))}", file=sys.stderr)
     else:
         others(message, category, *place, **more)
 

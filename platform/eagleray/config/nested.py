@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from eagleray.config.strict_yaml import DEEPEST, read_yaml
+from eagleray.config.strict_yaml import DEEPEST, LONGEST, read_yaml
+from eagleray.config.told import is_command
 from eagleray.contracts.errors import ConfigError
 
 TAB = r"character '\t'"  # in PyYAML's words
@@ -23,13 +24,15 @@ def read_tree(file: Path) -> dict[str, Any]:
     An empty file is an empty tree.
 
     Raises:
-        ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
+        ConfigError: the file does not exist, is not YAML, is not a mapping, has a key twice or a command to run.
     """
     if not os.path.isfile(file):
         raise ConfigError(
             f"{file} is a folder; name a file in it" if os.path.isdir(file) else f"there is no file {file}"
         )
     try:
+        if file.stat().st_size > 4 * LONGEST:
+            raise ConfigError(f"{file} is larger than a file of settings can be ({LONGEST:,} characters)")
         tree, _ = read_yaml(file.read_text(encoding="utf-8"), str(file))
     except ConfigError:
         raise
@@ -39,6 +42,11 @@ def read_tree(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
         raise ConfigError(f"{file} has no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
+    if is_command((tree or {}).get("notify")):
+        raise ConfigError(
+            "notify is a command, which a file from elsewhere must not run: type it, notify='COMMAND'; a file may have "
+            "an http(s) address"
+        )
     return merged(tree or {})
 
 

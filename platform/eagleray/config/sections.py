@@ -33,6 +33,7 @@ from eagleray.contracts import view
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
+from eagleray.contracts.visible import visible
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -328,6 +329,8 @@ def _with_letters(name: str) -> str:
     """Return a name that still names something where a folder has it."""
     if not re.search(r"\w", name):
         raise wrong(f"tracking.experiment={name} names nothing: it needs a letter, a digit or _")
+    if name != visible(name):
+        raise wrong(f"tracking.experiment={name} has a character that a terminal would obey; remove it")
     return name
 
 

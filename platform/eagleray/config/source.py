@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from eagleray.contracts.visible import visible
+
 LOG = logging.getLogger(__name__)
 # Imported normally: they are fast to import, and declarations must be instances of their classes.
 _IMPORTED = (
@@ -213,7 +215,8 @@ class Source:
     def announce(self) -> None:
         """Log once that code of a user's file is about to run."""
         if not self._announced and not _is_in(self.module, _READ):
-            LOG.info("running code of %s, to read what it declares (plugins are trusted: SECURITY.md)", self.path)
+            path = visible(str(self.path))
+            LOG.info("running code of %s, to read what it declares (plugins are trusted: SECURITY.md)", path)
         self._announced = True
 
     def imported(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:

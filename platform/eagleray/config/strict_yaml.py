@@ -14,7 +14,7 @@ from eagleray.contracts.errors import ConfigError
 LONGEST = 200_000  # characters of a file
 MOST = 10_000  # values, those that aliases repeat included
 DEEPEST = 50  # sections in sections
-DIGITS = 30  # of a number
+DIGITS = 40  # of a number
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, whose keys may be overridden
 CLOCKS = ("until",)  # keys whose value may be 18:00
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
