@@ -216,7 +216,7 @@ class Source:
         """Log once that code of a user's file is about to run."""
         if not self._announced and not _is_in(self.module, _READ):
             path = visible(str(self.path))
-            LOG.info("running code of %s, to read what it declares (plugins are trusted: SECURITY.md)", path)
+            LOG.info("running code of %s, to read what it declares (see `eagleray docs security`)", path)
         self._announced = True
 
     def imported(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:

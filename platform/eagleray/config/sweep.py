@@ -175,7 +175,7 @@ class Sweep(Strict, frozen=True):
         count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
         if (runs := (self.trials or count) * self.seeds) > MOST_RUNS and runs < math.inf:
             key = "seeds" if self.seeds > MOST_RUNS else "trials" if self.trials else "vary"
-            yield f"{key}: a sweep of {runs:,} runs; at most {MOST_RUNS:,} are possible: vary less, or lower trials or seeds"
+            yield f"{key}: {runs:,} runs are too many (at most {MOST_RUNS:,}); vary less, or lower trials or seeds"
             return
         if not self.tries_all and self.trials is None:
             yield f"trials is missing: search={self.search} needs the number of points to try, for example trials=16"

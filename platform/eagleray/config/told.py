@@ -26,8 +26,8 @@ Target = Annotated[
     BeforeValidator(_as_target),
     Field(
         description="an http(s) address for a POST, or a command (typed, never in a file), told once each that it "
-        "finished, failed, was stopped, collapsed (a run) or used up its budget (a sweep); it is kept nowhere, as it may "
-        "hold a secret",
+        "finished, failed, was stopped, collapsed (a run) or used up its budget (a sweep); it is kept nowhere, as it "
+        "may hold a secret",
         exclude=True,
         repr=False,
     ),
