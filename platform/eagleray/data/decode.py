@@ -5,6 +5,7 @@ Nothing here imports torch, so the processes that decode a streamed folder start
 
 import math
 import os
+import stat
 import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from eagleray.contracts.machine import cores
 from eagleray.data.reading import refuse_huge, stored_image, stored_shape
 
 CHUNK = 64  # files that a thread reads at a time
+MOST_BYTES = 2**29  # of a file
 LARGEST_SIZE = 64  # of views, unless a setting says otherwise
 STORED = 2  # shorter side of a stored image / side of a view: with it, four of five SimCLR crops are not enlarged
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
@@ -117,8 +119,11 @@ def opened(path: str) -> Image.Image:
         OSError, ValueError: it is no image, is a pipe, for which one could wait forever, or is EPS, a program that
             Ghostscript would run.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
         raise ValueError("not a regular file")
+    if state.st_size > MOST_BYTES:  # some formats are read whole
+        raise ValueError(f"it has {state.st_size:,} bytes, more than an image can have ({MOST_BYTES:,})")
     image = Image.open(path)
     if image.format == "EPS":
         image.close()

@@ -71,7 +71,12 @@ class Mnist(Dataset):
 
     def _part(self, name: str) -> Part:
         images, labels = (read_idx(self.published[file]) for file in FILES[name])
-        if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
+        if (
+            images.ndim != 3
+            or images.shape[1] != images.shape[2]
+            or not images.size
+            or labels.shape != images.shape[:1]
+        ):
             raise ConfigError(
                 f"the {name} files of {self.name} do not match: images of shape {_shape(images)}, labels of shape "
                 f"{_shape(labels)}, and N square images with N labels are needed; download them again"
