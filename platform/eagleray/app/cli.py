@@ -5,6 +5,7 @@ import are imported inside the commands that need them: `--help`, `check`, `sche
 at once.
 """
 
+import errno
 import logging
 import sys
 import warnings
@@ -25,6 +26,12 @@ from eagleray.runs.signals import as_interrupts
 COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
 # Phrases in typer's errors that do not continue a sentence.
 PHRASES = {"Input should be": "it must be", "Value error, ": "", ". Did you mean ": "; did you mean "}
+REMEDIES = {  # errors of a path that somebody has typed
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ELOOP: "it is a link that leads to itself; name another",
+}
 UsageError = cast(type[Exception], typer.BadParameter.__base__)  # of the click inside typer, which does not export it
 for name in COMMANDS:  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
@@ -74,10 +81,10 @@ def main() -> None:
         fail(str(error), 2)
     except UsageError as error:
         fail(_misused(error), 2)
-    except PermissionError as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is None or error.errno not in REMEDIES:
             raise
-        fail(f"you may not use {error.filename} ({error.strerror}): change its permissions, or name another", 2)
+        fail(f"{error.filename} cannot be used ({error.strerror}): {REMEDIES[error.errno]}", 2)
 
 
 def _misused(error: Any) -> str:

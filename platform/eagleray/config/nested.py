@@ -63,7 +63,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if not sign or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
     if key.count(".") >= DEEPEST:
-        raise ConfigError(f"{key[:40]}…: more than {DEEPEST} sections are inside each other; `eagleray schema` has all")
+        raise ConfigError(f"{key}: more than {DEEPEST} sections are inside each other; `eagleray schema` lists all")
     if not value.strip():
         raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:

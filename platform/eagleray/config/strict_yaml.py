@@ -15,6 +15,7 @@ LONGEST = 200_000  # characters of a file
 MOST = 10_000  # values, those that aliases repeat included
 DEEPEST = 50  # sections in sections
 DIGITS = 40  # of a number
+LETTERS = 4096  # of a text; a path cannot have more
 MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, whose keys may be overridden
 CLOCKS = ("until",)  # keys whose value may be 18:00
 OCTAL = re.compile(r"[-+]?0[0-7_]+")
@@ -93,6 +94,10 @@ def _places(node: yaml.Node, above: str, where: str) -> Iterator[tuple[str, str]
 def _misleading(node: yaml.ScalarNode, key: str) -> str | None:
     """Return why a value is not what it looks like, and how it is written."""
     text = node.value
+    if len(text) > LETTERS:
+        return f"has {len(text):,} characters, and {LETTERS:,} are enough for any setting; write it shorter"
+    if "\0" in text:
+        return "has a zero byte, which no name and no path can have; remove it"
     if any("\ud800" <= character <= "\udfff" for character in text):
         return "has half a character, which no text may have; correct it"
     if not node.tag.endswith((":int", ":float")):

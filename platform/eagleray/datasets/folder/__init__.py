@@ -65,6 +65,7 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
+                le=8192,
                 description="side of the views if image_size is not set; null: the median shorter side of the "
                 "images, at most 64",
             ),
@@ -73,6 +74,7 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
+                le=8192,
                 description="shorter side to which larger images are reduced in the cache; random crops are taken from "
                 "the whole stored image; null: twice size",
             ),
