@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from eagleray.runs.environment import environment
+
 # Imported by what we import, if it is there; none is a dependency of ours, or another is found first.
 PLANTED = (
     *(
@@ -69,7 +71,11 @@ def here(tmp_path: Path) -> Path:
 
 
 def run(here: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    own = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path[1:]))}
+    own = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path[1:])),
+    }
     command = [sys.executable, "-m", "eagleray", *words]
     return subprocess.run(command, cwd=here, env=own, capture_output=True, text=True, timeout=200, check=False)
 
@@ -95,3 +101,24 @@ def test_a_named_plugin_is_found_here_by_workers_too_and_nothing_else_is(here: P
     told = ", to read what it declares (see `eagleray docs security`)"
     assert notes == [f"note: running code of {here / 'my_lab/fancy.py'}{told}"]
     assert marks(here) == []
+
+
+@pytest.mark.parametrize("setting", ["core.fsmonitor", "filter.x.clean", "filter.x.process"])
+def test_programs_that_a_repository_names_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str):
+    """The settings of a repository that somebody else has made come with its files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "x")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "x@y")
+    (tmp_path / "file").write_text("1")
+    (tmp_path / ".gitattributes").write_text("* filter=x\n")
+    for words in ("init -q", "add .", "commit -qm first"):
+        subprocess.run(["git", *words.split()], check=True)
+    (tmp_path / "file").write_text("2")
+    subprocess.run(["git", "config", setting, f"touch {tmp_path / 'RUN-it'}; false"], check=True)
+    facts = environment()
+    assert facts["commit"]
+    assert facts["uncommitted_changes"] is (True if setting == "core.fsmonitor" else None)
+    assert marks(tmp_path) == []
+    subprocess.run(["git", "status"], check=False, capture_output=True)
+    assert marks(tmp_path) == ["RUN-it"]
