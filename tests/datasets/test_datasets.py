@@ -282,10 +282,10 @@ def test_stl10_is_read_as_torchvision_reads_it(tmp_path, monkeypatch):
 
 def test_damaged_stl10_is_refused(tmp_path):
     write_stl10(tmp_path)
-    (tmp_path / "test_y.bin").write_bytes(b"\x01\x02\x03\x63")
+    (tmp_path / "test_y.bin").write_bytes(b"\x01\x02\x00\x03")
     with pytest.raises(ConfigError, match="do not match"):
         source("stl10", root=tmp_path).parts()
     write_stl10(tmp_path)
     (tmp_path / "unlabeled_X.bin").write_bytes(b"12345")
-    with pytest.raises(ConfigError, match=r"unlabeled_X\.bin is truncated"):
+    with pytest.raises(ConfigError, match=r"unlabeled_X\.bin is damaged"):
         source("stl10", root=tmp_path).parts()

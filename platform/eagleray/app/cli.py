@@ -5,25 +5,33 @@ import are imported inside the commands that need them: `--help`, `check`, `sche
 at once.
 """
 
+import errno
+import logging
 import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from eagleray.app.line import app, fail
-from eagleray.config import Run, Sweep
+from eagleray.config import Run, Sweep, source
 from eagleray.contracts.errors import ConfigError, Noted
+from eagleray.contracts.visible import visible
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
 COMMANDS = ("trying", "training", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
 # Phrases in typer's errors that do not continue a sentence.
 PHRASES = {"Input should be": "it must be", "Value error, ": "", ". Did you mean ": "; did you mean "}
+REMEDIES = {  # errors of a path that somebody has typed
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ELOOP: "it is a link that leads to itself; name another",
+}
 UsageError = cast(type[Exception], typer.BadParameter.__base__)  # of the click inside typer, which does not export it
 for name in COMMANDS:  # in the order of --help
     import_module(f"eagleray.app.commands.{name}")
@@ -49,27 +57,34 @@ def _note(
 ) -> None:
     """Show a note in one sentence, and other warnings as ever."""
     if issubclass(category, Noted):
-        print(f"note: {message}", file=sys.stderr)
+        print(f"note: {visible(str(message))}", file=sys.stderr)
     else:
         others(message, category, *place, **more)
 
 
+def _announce_plugins() -> None:
+    """Say in one line whenever code of a user's own file is run."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    source.LOG.handlers = [handler]
+    source.LOG.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Run a command; print a config error as one sentence."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # `method=my_lab.fancy` is searched here too, after our own
     as_interrupts()
     warnings.showwarning = partial(_note, warnings.showwarning)
+    _announce_plugins()
     try:
         raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:
         fail(str(error), 2)
     except UsageError as error:
         fail(_misused(error), 2)
-    except PermissionError as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is None or error.errno not in REMEDIES:
             raise
-        fail(f"you may not use {error.filename} ({error.strerror}): change its permissions, or name another", 2)
+        fail(f"{error.filename} cannot be used ({error.strerror}): {REMEDIES[error.errno]}", 2)
 
 
 def _misused(error: Any) -> str:

@@ -3,18 +3,20 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from eagleray.config import load_run
 from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
+from eagleray.contracts.visible import visible
 from eagleray.runs.record import Record
 
 app = typer.Typer(
@@ -24,7 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-terminal, logs = Console(), Console(force_terminal=False, width=160)  # a file or a pipe has no width of its own
+
+
+class Printed(Console):
+    """A console that shows text from elsewhere without obeying it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+terminal, logs = Printed(), Printed(force_terminal=False, width=160)  # a file or a pipe has no width of its own
 console = terminal if terminal.is_terminal and not terminal.is_dumb_terminal else logs
 
 Settings = Annotated[
@@ -129,7 +141,7 @@ def interrupted(
     told = str(stopped) or "nothing was recorded yet"
     if isinstance(stopped, Stopped) or (resumed and not str(stopped)):
         told = f"nothing is lost. To continue: {to_continue(command, arguments)}"
-    print(f"eagleray: stopped; {told}", file=sys.stderr)
+    print(f"eagleray: stopped; {visible(told)}", file=sys.stderr)
     raise typer.Exit(130)
 
 
@@ -148,5 +160,7 @@ def say(text: str) -> None:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    print(f"eagleray: {sentence}", file=sys.stderr)
+    """Print why a command ends, without the middle of endless lines."""
+    short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in sentence.splitlines())
+    print(f"eagleray: {visible(short)}", file=sys.stderr)
     raise SystemExit(code)

@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.request import Request, urlopen
 
 from eagleray.config import Run, Sweep
+from eagleray.config.told import is_command
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
 from eagleray.runs.files import write
@@ -36,7 +37,7 @@ def notify(one: Run | Sweep, directory: Path, event: Event, text: str) -> None:
     text = f"{name} {text}"
     facts = {"event": event, "name": name, "text": text, "directory": str(directory)}
     try:
-        (_post if one.notify.startswith(("http://", "https://")) else _run)(one.notify, facts)
+        (_run if is_command(one.notify) else _post)(one.notify, facts)
     except (OSError, HTTPException, subprocess.SubprocessError, ValueError) as error:
         logging.getLogger(__name__).warning("nobody could be notified that %s: %s", text, _reason(error))
     else:

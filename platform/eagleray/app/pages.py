@@ -12,6 +12,7 @@ from pathlib import Path
 from eagleray.contracts.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
+BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")  # in a checkout, beside `docs/`
 
 
 @cache
@@ -58,7 +59,7 @@ def title(file: Path) -> str:
 
 def _of_checkout(root: Path) -> Iterator[Path]:
     yield from (root / "docs").glob("*.md")
-    yield from (root / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") if (root / name).is_file())
+    yield from (root / name for name in BESIDE if (root / name).is_file())
 
 
 def _sections() -> Iterator[tuple[Path, str, str]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from eagleray.config.places import key_places
+from eagleray.config.strict_yaml import DEEPEST, LONGEST, read_yaml
+from eagleray.config.told import is_command
 from eagleray.contracts.errors import ConfigError
 
 TAB = r"character '\t'"  # in PyYAML's words
@@ -23,16 +24,16 @@ def read_tree(file: Path) -> dict[str, Any]:
     An empty file is an empty tree.
 
     Raises:
-        ConfigError: the file does not exist, is not YAML, is not a mapping, or has a key twice.
+        ConfigError: the file does not exist, is not YAML, is not a mapping, has a key twice or a command to run.
     """
     if not os.path.isfile(file):
         raise ConfigError(
             f"{file} is a folder; name a file in it" if os.path.isdir(file) else f"there is no file {file}"
         )
     try:
-        text = file.read_text(encoding="utf-8")
-        key_places(file, text)
-        tree = yaml.safe_load(text)
+        if file.stat().st_size > 4 * LONGEST:
+            raise ConfigError(f"{file} is larger than a file of settings can be ({LONGEST:,} characters)")
+        tree, _ = read_yaml(file.read_text(encoding="utf-8"), str(file))
     except ConfigError:
         raise
     except UnicodeDecodeError:
@@ -41,6 +42,11 @@ def read_tree(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or {}):
         raise ConfigError(f"{file} has no settings: a run or sweep file maps keys to values, such as `epochs: 10`")
+    if is_command((tree or {}).get("notify")):
+        raise ConfigError(
+            "notify is a command, which a file from elsewhere must not run: type it, notify='COMMAND'; a file may have "
+            "an http(s) address"
+        )
     return merged(tree or {})
 
 
@@ -53,13 +59,15 @@ def parse_override(text: str) -> dict[str, Any]:
         ConfigError: the text is not `key=value`, or has no value.
     """
     key, sign, value = text.partition("=")
+    key = key.strip()
     if not sign or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"{text!r} is not a setting; write key=value, for example method.temperature=0.1")
+    if key.count(".") >= DEEPEST:
+        raise ConfigError(f"{key}: more than {DEEPEST} sections are inside each other; `eagleray schema` lists all")
     if not value.strip():
         raise ConfigError(f"{text} has no value; write one, without spaces around the =, or leave the setting out")
     try:
-        key_places(Path(key.strip()), value)
-        return branch(key.strip(), yaml.safe_load(value))
+        return branch(key, read_yaml(value, key, key)[0])
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError) as error:

@@ -7,24 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from eagleray.config.strict_yaml import read_yaml
 from eagleray.contracts.errors import ConfigError
-
-MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, whose keys may be overridden
-
-
-def key_places(file: Path, text: str) -> dict[str, str]:
-    """Return the place of each dotted key: `run.yaml:3:1`.
-
-    Raises:
-        yaml.YAMLError: the text is not YAML.
-        ConfigError: a key is written twice, a section contains itself, or a text is not Unicode.
-    """
-    found: dict[str, str] = {}
-    for key, place in _places(yaml.compose(text, Loader=yaml.SafeLoader), "", file, ()):
-        if key in found:
-            raise ConfigError(f"{place}: {key} is written twice, first at {found[key]}; remove one of them")
-        found[key] = place
-    return found
 
 
 @contextmanager
@@ -43,36 +27,10 @@ def placed(file: Path | None, overrides: Iterable[str] = ()) -> Iterator[None]:
         raise ConfigError("\n".join(lines)) from None
 
 
-def _places(node: yaml.Node, above: str, file: Path, inside: tuple[yaml.Node, ...]) -> Iterator[tuple[str, str]]:
-    if node in inside:
-        raise ConfigError(f"{file}: {above} contains itself; write its keys out")
-    if isinstance(node, yaml.ScalarNode) and not _is_unicode(node.value):
-        raise ConfigError(f"{_place(node, file)}: {above} has half a character, which no text may have; correct it")
-    if isinstance(node, yaml.SequenceNode):
-        for number, item in enumerate(node.value):
-            yield from _places(item, f"{above}[{number}]", file, (*inside, node))
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        if key.tag != MERGE:
-            name = f"{above}.{key.value}" if above else str(key.value)
-            yield name, _place(key, file)
-            yield from _places(value, name, file, (*inside, node))
-
-
-def _place(node: yaml.Node, file: Path) -> str:
-    return f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text has no half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _readable(file: Path) -> dict[str, str]:
     try:
-        return key_places(file, file.read_text(encoding="utf-8"))
-    except (ConfigError, yaml.YAMLError, UnicodeDecodeError, OSError):
+        return read_yaml(file.read_text(encoding="utf-8"), str(file))[1]
+    except (ConfigError, yaml.YAMLError, ValueError, OSError):
         return {}  # the mistake is that the file cannot be read, and says so
 
 

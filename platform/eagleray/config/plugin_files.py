@@ -5,6 +5,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -15,6 +17,7 @@ from eagleray.config.source import Source
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import expanded
 
+HERE = "EAGLERAY_HERE"  # environment variable: the working directory of the driver, for workers on other machines
 _PATTERN = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w+))?")
 
 
@@ -70,6 +73,23 @@ class PluginFile:
         except OSError:
             message = f"there is no file {self.path}; put it back where it was, or name another"
             raise ConfigError(message) from None
+
+
+@contextmanager
+def here_importable() -> Iterator[None]:
+    """Let modules be imported from the working directory, after all others, inside the block.
+
+    Not longer, because many packages try to import what may not be installed: in a folder of downloaded images, a file
+    of that name would be run. On a cluster, the working directory of the driver counts too (see HERE).
+    """
+    places = [os.getcwd(), os.environ.get(HERE, "")]
+    added = [place for place in dict.fromkeys(places) if place and place not in sys.path]
+    sys.path += added
+    try:
+        yield
+    finally:
+        for place in added:
+            sys.path.remove(place)
 
 
 def import_file(name: str, path: Path) -> ModuleType:

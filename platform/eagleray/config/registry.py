@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eagleray.config.mistakes import nearest, sentences
-from eagleray.config.plugin_files import PluginFile
+from eagleray.config.plugin_files import PluginFile, here_importable
 from eagleray.config.recorded import settings_of
 from eagleray.config.source import Outline, Source, Unreadable, find_source
 from eagleray.config.timm_names import timm_family, timm_names
@@ -89,8 +89,11 @@ class Declaration:
 
     def load(self) -> type:
         """Import the file, with torch, and return the class."""
-        file = PluginFile.of(self.module)
-        return getattr(file.module if file else importlib.import_module(self.module), self.class_name)
+        if file := PluginFile.of(self.module):
+            return getattr(file.module, self.class_name)
+        importlib.import_module(_CONTRACTS[self.kind][0])  # before: torch looks for packages that are not installed
+        with here_importable():
+            return getattr(importlib.import_module(self.module), self.class_name)
 
     def real(self, config: BaseModel) -> BaseModel:
         """Convert validated settings to the real class's Config."""
@@ -108,7 +111,8 @@ def find(kind: Kind, name: str) -> Declaration:
     if file := PluginFile.of(name):
         return _read(kind, _source(kind, file), str(file), class_name=file.class_name)
     if "." in name and all(name.split(".")):
-        return _read(kind, _source(kind, name), name)
+        with here_importable():
+            return _read(kind, _source(kind, name), name)
     known = declared(kind)
     if kind == "encoder" and name not in known and (family := timm_family(name)):
         return replace(known[family], name=name)

@@ -54,15 +54,15 @@ class Run(Strict, frozen=True):
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
     seed: Annotated[int, Field(ge=0, le=10**9, description="of the weights, the order, the views and the splits")] = 0
     image_size: Annotated[
-        int | None, Field(ge=4, description="side of the views in pixels; null: that of the images")
+        int | None, Field(ge=4, le=8192, description="side of the views in pixels; null: that of the images")
     ] = None
     labels: Labels | None = None
-    workers: Annotated[int, Field(ge=1, description="processes that train together")] = 1
+    workers: Annotated[int, Field(ge=1, le=10_000, description="processes that train together")] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware supports it")
     ] = "auto"
-    threads: Annotated[int | None, Field(ge=1, description="of torch on the CPU; null: all cores")] = None
+    threads: Annotated[int | None, Field(ge=1, le=4096, description="of torch on the CPU; null: all cores")] = None
     evaluate: Annotated[SerializeAsAny[Evaluate], Field(default_factory=lambda: Evaluate.model_validate({}))]
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()

@@ -33,6 +33,7 @@ from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
 from eagleray.contracts.paths import AbsolutePath, expanded
+from eagleray.contracts.visible import visible
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -118,6 +119,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         int,
         Field(
             ge=0,
+            le=1000,
             description="processes that decode a folder above memory_limit; 0: the training process decodes it",
         ),
     ] = 2
@@ -312,10 +314,21 @@ class Checkpoints(Strict, frozen=True):
 LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
 
 
+def _on_disk(runs: str) -> str:
+    """Return the folder of runs, without `~`, unless it is an address of another kind of store."""
+    if re.match(r"[A-Za-z][\w+.-]*:/", runs):
+        raise wrong(
+            f"tracking.runs={runs} is no folder of this machine; mount it, and name the folder it is mounted at"
+        )
+    return str(expanded(runs))
+
+
 def _with_letters(name: str) -> str:
     """Return a name that still names something where a folder has it."""
     if not re.search(r"\w", name):
         raise wrong(f"tracking.experiment={name} names nothing: it needs a letter, a digit or _")
+    if name != visible(name):
+        raise wrong(f"tracking.experiment={name} has a character that a terminal would obey; remove it")
     return name
 
 
@@ -330,9 +343,7 @@ class Tracking(Strict, frozen=True):
         str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
     ] = "eagleray"
     runs: Annotated[
-        str,
-        AfterValidator(lambda runs: str(expanded(runs))),
-        Field(min_length=1, description="folder of the runs' own directories"),
+        str, AfterValidator(_on_disk), Field(min_length=1, description="folder of the runs' own directories")
     ] = "runs"
 
     @field_serializer("uri")

@@ -8,6 +8,7 @@ import ast
 import builtins
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from eagleray.contracts.visible import visible
+
+LOG = logging.getLogger(__name__)
 # Imported normally: they are fast to import, and declarations must be instances of their classes.
 _IMPORTED = (
     "pydantic",
@@ -90,6 +94,7 @@ class Names:
     def evaluated(self, expression: ast.expr) -> Any:
         """Return the value of an expression in these names."""
         self._provide(expression)
+        self.source.announce()
         return eval(compile(ast.Expression(expression), str(self.source.path), "eval"), self.source.names.bound)
 
     def _elsewhere(self, name: str) -> Any:
@@ -127,6 +132,7 @@ class Names:
 
     def _run(self, statement: ast.stmt) -> None:
         self._provide(statement)
+        self.source.announce()
         code = compile(ast.Module(body=[statement], type_ignores=[]), str(self.source.path), "exec")
         exec(code, self.source.names.bound, self.bound)
 
@@ -204,6 +210,14 @@ class Source:
         shadow = sys.modules[self.shadow] = ModuleType(self.shadow)  # pydantic looks names up in a class's module
         shadow.__package__ = self.package
         self.names = Names(self, self.tree.body, shadow.__dict__)
+        self._announced = False
+
+    def announce(self) -> None:
+        """Log once that code of a user's file is about to run."""
+        if not self._announced and not _is_in(self.module, _READ):
+            path = visible(str(self.path))
+            LOG.info("running code of %s, to read what it declares (see `eagleray docs security`)", path)
+        self._announced = True
 
     def imported(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:
         """Return the value that an import binds."""

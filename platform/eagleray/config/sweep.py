@@ -38,6 +38,7 @@ def _one_of(kind: Kind) -> Callable[[dict[str, Any]], None]:
     return names
 
 
+MOST_RUNS = 10_000  # of a sweep: all are validated before the first starts
 NAME = r"^\w[\w.-]*$"
 
 
@@ -172,6 +173,10 @@ class Sweep(Strict, frozen=True):
         """Yield a sentence for each setting that another one forbids."""
         ranges = self.ranges()
         count = math.prod(len(span.values) if isinstance(span, Choice) else math.inf for span in ranges.values())
+        if (runs := (self.trials or count) * self.seeds) > MOST_RUNS and runs < math.inf:
+            key = "seeds" if self.seeds > MOST_RUNS else "trials" if self.trials else "vary"
+            yield f"{key}: {runs:,} runs are too many (at most {MOST_RUNS:,}); vary less, or lower trials or seeds"
+            return
         if not self.tries_all and self.trials is None:
             yield f"trials is missing: search={self.search} needs the number of points to try, for example trials=16"
         if not (self.learns or self.changes_trials) and (self.trials or 0) > count:

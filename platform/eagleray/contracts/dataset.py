@@ -5,6 +5,7 @@ says where its images are, which are for training and which for testing; the eng
 and batches them. Neither this file nor any source imports torch.
 """
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,29 @@ class PublishedFiles:
     def _find(self, name: str) -> Path | None:
         candidates = (self.root / place / f"{name}{end}" for end in self.endings for place in self.places)
         return next((path for path in candidates if path.is_file()), None)
+
+
+def content(path: Path, most: int, called: str | None = None) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        called: what messages call it; None: its path.
+
+    Raises:
+        ConfigError: it cannot be read, is larger, or is no file: reading a device or a pipe might never end.
+    """
+    called = called or str(path)
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise ConfigError(f"{called} cannot be read: it is no regular file")
+        if state.st_size > most:
+            raise ConfigError(f"{called} has {state.st_size:,} bytes, more than such a file can have ({most:,})")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{called} cannot be read: {error.strerror}") from error
 
 
 def download(dataset: str, root: Path, **options: Any) -> None:

@@ -121,7 +121,7 @@ def _read(at: Path, dataset: Dataset, settings: DataSettings) -> Archive | None:
 
 
 def _write(at: Path, dataset: Dataset, settings: DataSettings) -> Archive:
-    parts = dataset.parts()
+    parts = parts_of(dataset)
     kept, images = _opened(dataset, parts)
     sizes = np.zeros((sum(map(len, parts.values())), 2), np.int32)
     images = _readable(images, sizes, dataset)
@@ -212,6 +212,28 @@ def _listed(bad: Sequence[Bad], total: int) -> str:
         f"{len(bad)} of {total} files cannot be read as images: {named}{more}; "
         "repair or remove them, or leave them out with data.bad_images=skip"
     )
+
+
+def parts_of(dataset: Dataset) -> dict[PartName, Part]:
+    """Return the parts of a source, whose labels are numbers of its classes.
+
+    Raises:
+        ConfigError: files are missing or damaged, or a label is that of no class.
+    """
+    parts, names = dataset.parts(), dataset.class_names()
+    for name, part in parts.items():
+        labels = np.asarray(part.labels if part.labels is not None else [], np.int64)
+        if part.labels is not None and (names is None or labels.shape != (len(part),)):
+            raise ConfigError(
+                f"{dataset.name} has {len(part)} images of {name} with {len(labels)} labels, and "
+                f"{'no' if names is None else len(names)} class names: each image needs one label, each class a name"
+            )
+        if len(outside := labels[(labels < -1) | (labels >= len(names or ()))]):
+            raise ConfigError(
+                f"{dataset.name} has {len(names or ())} classes, and an image of {name} has the label {outside[0]}: "
+                "labels count the classes from 0, and -1 is unknown; correct the files, or download them again"
+            )
+    return parts
 
 
 def arranged(parts: dict[PartName, Part], readable: np.ndarray, dataset: Dataset) -> tuple[Rows, Labels]:

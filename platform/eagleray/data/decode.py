@@ -4,7 +4,10 @@ Nothing here imports torch, so the processes that decode a streamed folder start
 """
 
 import math
+import os
+import stat
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +19,16 @@ from PIL import Image, UnidentifiedImageError
 from eagleray.contracts.dataset import Decoding
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.machine import cores
-from eagleray.data.reading import read_image, stored_shape
+from eagleray.data.reading import refuse_huge, stored_image, stored_shape
 
 CHUNK = 64  # files that a thread reads at a time
+MOST_BYTES = 2**29  # of a file
 LARGEST_SIZE = 64  # of views, unless a setting says otherwise
 STORED = 2  # shorter side of a stored image / side of a view: with it, four of five SimCLR crops are not enlarged
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+
+# Pillow warns of images that `refuse_huge` refuses, and of JPEGs that are decoded at a fraction of their size.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def settled(decoding: Decoding, paths: Sequence[str]) -> Kept:
 def look_at(path: str) -> Look | Bad:
     """Read an image's size and kind from its head."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return Look(image.height, image.width, image.mode in GREY_MODES or _grey_palette(image))
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
@@ -82,10 +89,11 @@ def look_at(path: str) -> Look | Bad:
 def decode(path: str, size: int, channels: int) -> np.ndarray | Bad:
     """Decode an image file to uint8 [channels, H, W].
 
-    It is as `read_image` returns it.
+    It is as training stores it.
     """
     try:
-        image = read_image(path, size, channels)
+        with opened(path) as file:
+            image = stored_image(file, size, channels)
     except Exception as error:  # a damaged file can make Pillow raise anything
         return Bad(path, _reason(error))
     return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
@@ -104,6 +112,25 @@ def decode_all(paths: Sequence[str], size: int, channels: int) -> list[np.ndarra
     return [image for image in images if not isinstance(image, Bad)]
 
 
+def opened(path: str) -> Image.Image:
+    """Open an image file, none of whose pixels is decoded yet.
+
+    Raises:
+        OSError, ValueError: it is no image, is a pipe, for which one could wait forever, or is EPS, a program that
+            Ghostscript would run.
+    """
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    if state.st_size > MOST_BYTES:  # some formats are read whole
+        raise ValueError(f"it has {state.st_size:,} bytes, more than an image can have ({MOST_BYTES:,})")
+    image = Image.open(path)
+    if image.format == "EPS":
+        image.close()
+        raise ValueError("EPS, which is a program; save it as PNG")
+    return image
+
+
 def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: Any) -> Iterator[Any]:
     """Apply a function to files, in order, on all cores.
 
@@ -119,7 +146,10 @@ def in_threads(function: Callable[..., Any], paths: Sequence[str], *arguments: A
 
 
 def _grey_palette(image: Image.Image) -> bool:
-    palette = image.getpalette("RGB") if image.mode == "P" else None
+    if image.mode != "P":
+        return False
+    refuse_huge(image)  # its palette is read together with its pixels
+    palette = image.getpalette("RGB")
     return palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
 
 

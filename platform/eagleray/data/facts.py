@@ -8,7 +8,7 @@ from eagleray.config.run import Run
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset
 from eagleray.contracts.errors import ConfigError
-from eagleray.data.archive import Labels, Rows, arranged, open_archive
+from eagleray.data.archive import Labels, Rows, arranged, open_archive, parts_of
 from eagleray.data.splits import split
 
 
@@ -52,7 +52,7 @@ def facts_of(run: Run) -> Facts | None:
 
 
 def _listed(dataset: Dataset) -> tuple[Rows, Labels, int | None]:
-    parts = dataset.parts()
+    parts = parts_of(dataset)
     rows, labels = arranged(parts, np.ones(sum(map(len, parts.values())), bool), dataset)
     images = parts["train"].images
     return rows, labels, images.shape[1] if isinstance(images, np.ndarray) else None

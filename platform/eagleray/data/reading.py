@@ -12,14 +12,7 @@ if TYPE_CHECKING:
 LONGEST = 3  # largest ratio of the sides: of a panorama only the middle is stored, or it would pad its whole batch
 ORIENTATION = 0x0112  # EXIF
 TURNED = (5, 6, 7, 8)  # orientations that swap height and width
-
-
-def read_image(path: str, size: int, channels: int) -> "Image.Image":
-    """Read an image file as training stores it."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return stored_image(image, size, channels)
+MOST_PIXELS = 50_000_000  # of an image that is decoded, for each of which up to 16 bytes are needed
 
 
 def stored_image(image: "Image.Image", size: int, channels: int) -> "Image.Image":
@@ -27,15 +20,26 @@ def stored_image(image: "Image.Image", size: int, channels: int) -> "Image.Image
 
     It is upright, its shorter side reduced to at most `size`. Of 16 bits per channel the upper eight are kept;
     transparent areas become white.
+
+    Raises:
+        ValueError, OSError: it cannot be decoded, or not in a gigabyte of memory.
     """
     from PIL import Image, ImageOps
 
     shape = stored_shape(image.height, image.width, size)
     image.draft(None, (2 * size, 2 * size))  # decodes a far too large JPEG at 1/2, 1/4 or 1/8
+    refuse_huge(image)
     upright = ImageOps.exif_transpose(image)
     height, width = shape[::-1] if image.getexif().get(ORIENTATION) in TURNED else shape
     opaque = _opaque(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
     return opaque.resize((width, height), Image.Resampling.BILINEAR, box=_middle(opaque.size))
+
+
+def refuse_huge(image: "Image.Image") -> None:
+    """Refuse an image that takes too much memory: a PNG of 20 KB can have 100 million pixels."""
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are decoded; make it smaller")
 
 
 def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """MNIST and Fashion-MNIST, from their published idx files."""
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -11,13 +12,15 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, content, download
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import AbsolutePath
 
 CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(CLOTHES.split(","))}
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+LARGEST = 256 * 2**20  # bytes of a file, packed or not; the published ones have up to 47 million
+RANKS = (1, 3)  # labels, images
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -67,10 +70,15 @@ class Mnist(Dataset):
 
     def _part(self, name: str) -> Part:
         images, labels = (read_idx(self.published[file]) for file in FILES[name])
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        if (
+            images.ndim != 3
+            or images.shape[1] != images.shape[2]
+            or not images.size
+            or labels.shape != images.shape[:1]
+        ):
             raise ConfigError(
-                f"the {name} files of {self.name} do not match: "
-                f"images of shape {images.shape}, labels of shape {labels.shape}"
+                f"the {name} files of {self.name} do not match: images of shape {_shape(images)}, labels of shape "
+                f"{_shape(labels)}, and N square images with N labels are needed; download them again"
             )
         return Part(images[:, None], labels.astype(np.int64))
 
@@ -81,14 +89,22 @@ def read_idx(path: Path) -> np.ndarray:
     It may be gzipped (format: http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        ConfigError: the file is damaged, or is not an idx file.
+        ConfigError: the file is damaged, too large, or is not an idx file.
     """
+    raw = content(path, LARGEST)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, rank = struct.unpack_from(">HBB", raw)
-        shape = struct.unpack_from(f">{rank}I", raw, 4)
+        with gzip.open(io.BytesIO(raw)) if path.suffix == ".gz" else io.BytesIO(raw) as file:
+            zeros, kind, rank = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            size = math.prod(shape)
+            # A few kilobytes can unpack to gigabytes, so no more is read than the head promises.
+            values = file.read(size + 1) if size <= LARGEST else b""
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ConfigError(f"{path} cannot be read as an idx file: {error}; download it again") from error
-    if zeros != 0 or kind != 8 or len(raw) != 4 + 4 * rank + math.prod(shape):
+    if zeros != 0 or kind != 8 or rank not in RANKS or len(values) != size:
         raise ConfigError(f"{path} is not a complete idx file of bytes; download it again")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _shape(array: np.ndarray) -> str:
+    return "x".join(map(str, array.shape))

@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
+from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, content, download
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import AbsolutePath
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 LABELLED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 UNLABELLED = "unlabeled_X.bin"
+MOST = 100_000  # images of a file
 
 
 class Stl10(Dataset):
@@ -60,8 +61,9 @@ class Stl10(Dataset):
 
     def _labelled(self, part: str) -> Part:
         images = read_images(self.published[f"{part}_X.bin"])
-        labels = np.fromfile(self.published[f"{part}_y.bin"], np.uint8).astype(np.int64) - 1  # counted from 1
-        if len(labels) != len(images) or not np.isin(labels, range(len(CLASSES))).all():
+        numbers = content(self.published[f"{part}_y.bin"], MOST)
+        labels = np.frombuffer(numbers, np.uint8).astype(np.int64) - 1  # counted from 1
+        if len(labels) != len(images) or labels.min() < 0:
             raise ConfigError(f"{part}_X.bin and {part}_y.bin of stl10 do not match; download them again")
         return Part(images, labels)
 
@@ -72,13 +74,14 @@ def read_images(path: Path) -> np.ndarray:
     The unlabelled images are 2.8 GB.
 
     Raises:
-        ConfigError: the file is truncated.
+        ConfigError: the file is truncated, or too large.
     """
     image = 3 * 96 * 96
     count, rest = divmod(path.stat().st_size, image)
-    if rest or not count:
+    if rest or not 0 < count <= MOST:
         raise ConfigError(
-            f"{path} is truncated: its size is not a multiple of an image's {image} bytes; download it again"
+            f"{path} is damaged: it has no whole number of images of {image} bytes, or more than {MOST:,}; "
+            "download it again"
         )
     columns_first = np.memmap(path, np.uint8, "r", shape=(count, 3, 96, 96))
     return columns_first.transpose(0, 1, 3, 2)

@@ -14,7 +14,9 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.job_config import JobConfig
 
+from eagleray.config.plugin_files import HERE
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.preflight import cluster_at
 
@@ -54,11 +56,18 @@ def connected(address: str | None) -> Iterator[None]:
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
         address = cluster_at(address)
-        own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
+        here = {HERE: os.getcwd()}
+        own = {"runtime_env": {"env_vars": {**here, **{name: os.environ[name] for name in SETTINGS}}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         # Errors of a trial are in its record, and printed tracebacks would break a live table.
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            job_config=_Job(),
+            **own,
+        )
     except ConnectionError as error:
         raise ConfigError(f"no Ray answers at address={address}: {error}") from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
@@ -67,6 +76,15 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class _Job(JobConfig):
+    """A job whose workers import nothing from the working directory, where Ray would have them look first."""
+
+    def _serialize(self) -> str:
+        here = os.getcwd()
+        self._py_driver_sys_path = [place for place in self._py_driver_sys_path if place != here]
+        return super()._serialize()
 
 
 def wait_for_room(workers: int, cpus: float, gpus: float) -> None:

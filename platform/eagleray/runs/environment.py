@@ -13,6 +13,10 @@ from eagleray.contracts.machine import cores
 Value = str | int | float | bool | None
 
 
+# A repository's own settings name programs: this one, those of its submodules, and filters (see `_may_compare`).
+STATUS = ("-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+
+
 def environment() -> dict[str, Value]:
     """Return versions, git commit and hardware.
 
@@ -22,7 +26,7 @@ def environment() -> dict[str, Value]:
     """
     packages = ("eagleray", "torch", "torchvision", "timm", "ray", "mlflow")
     here = Path.cwd()
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(here, *STATUS) if _may_compare(here) else None
     return {
         "python": platform.python_version(),
         **{package: version_of(package) for package in packages},
@@ -43,6 +47,15 @@ def version_of(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _may_compare(directory: Path) -> bool:
+    """Return whether git compares files without filters that the repository, which others may have made, names."""
+    keys = _git(directory, "config", "--list", "--show-scope", "--name-only")
+    scoped = [line.split("\t", 1) for line in (keys or "").splitlines()]
+    return keys is not None and not any(
+        key.startswith("filter.") and scope not in ("system", "global", "command") for scope, key in scoped
+    )
 
 
 @cache

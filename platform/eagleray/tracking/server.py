@@ -129,8 +129,8 @@ def _note(uri: str) -> Path:
 
 
 def _command(uri: str, host: str, port: int) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
-    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
+    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning --app-dir /"]
     artifacts = artifacts_beside(uri)
     return [*command, "--artifacts-destination", artifacts] if artifacts else command
 
@@ -138,6 +138,7 @@ def _command(uri: str, host: str, port: int) -> list[str]:
 def _serve(command: list[str]) -> None:
     # Without the second setting the server leaves job processes behind.
     environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    environment["PYTHONSAFEPATH"] = "1"  # with `-P` and `--app-dir`: import nothing from the working directory
     as_interrupts()
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
     guard = _guard(server.pid)

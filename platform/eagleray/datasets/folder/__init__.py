@@ -64,6 +64,7 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
+                le=8192,
                 description="side of the views if image_size is not set; null: the median shorter side of the "
                 "images, at most 64",
             ),
@@ -72,6 +73,7 @@ class Folder(Dataset):
             int | None,
             Field(
                 ge=4,
+                le=8192,
                 description="shorter side to which larger images are reduced in the cache; random crops are taken from "
                 "the whole stored image; null: twice size",
             ),
@@ -108,6 +110,10 @@ class Folder(Dataset):
         notes: list[str] = []
         if strays:
             notes.append(f"{_counted(len(strays), 'file')} left out, hidden or not named like images ({_few(strays)})")
+        if again := [path for listed in self._layout.parts.values() for path in listed.again]:
+            notes.append(
+                f"{_counted(len(again), 'link')} not followed, to folders that are read already ({_few(again)})"
+            )
         if beside := self._layout.beside:
             notes.append(f"not read, because beside {self._train.folder.name}: {_few(beside)}")
         if self._classes is None and self.config.labels == "auto" and len(self._folders) > 1:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from eagleray.contracts.dataset import content
 from eagleray.contracts.errors import ConfigError
 
 ENDINGS = (".csv", ".tsv", ".txt")
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "name")
 LABELS = ("label", "class", "class_name", "category", "target", "labels")
 DELIMITERS = (",", ";", "\t")
+LARGEST = 256 * 2**20  # bytes of a file: some million images
 SHOWN = 3  # mistakes of one kind that a message names
 
 real_folder = lru_cache(maxsize=None)(os.path.realpath)
@@ -149,13 +151,10 @@ def _split(file: Path, text: str, delimiter: str) -> dict[int, list[str]]:
 
 
 def _text(file: Path) -> str:
+    raw = content(file, LARGEST, f"data.labels={file}")
+    is_wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"data.labels={file} cannot be read: {error.strerror}") from error
-    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if is_wide else "utf-8-sig")
+        return raw.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not text in UTF-8: save it as `CSV UTF-8`") from error
 

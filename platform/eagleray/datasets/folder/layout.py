@@ -21,7 +21,7 @@ SPLITS: dict[str, PartName] = {
     "test": "test",
     "testing": "test",
 }
-NO_PICTURES = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow recognises and cannot decode
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow recognises and does not decode
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Listed:
     folder: Path
     images: list[str]
     strays: list[str]  # not named like images, although others are
+    again: list[str]  # links to folders that are read already, which are not followed
 
     @property
     def paths(self) -> list[str]:
@@ -108,21 +109,45 @@ def listed(folder: Path, without: set[str] | None = None) -> Listed:
         ConfigError: there are no images, or a folder cannot be read.
     """
 
-    def unreadable(error: OSError) -> None:
-        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}")
-
-    paths: list[str] = []
-    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        left_out = (without or set()) if where == str(folder) else set()
-        folders[:] = [name for name in folders if not _is_hidden(name) and name not in left_out]
-        folders[:] = [name for name in folders if not _leads_back(os.path.join(where, name))]
-        paths += [os.path.relpath(os.path.join(where, name), folder) for name in files]
+    paths, again = _walked(folder, without or set())
     visible = sorted(path for path in paths if not _is_hidden(os.path.basename(path)))
     images = list(filter(_is_image, visible)) or [path for path in visible if not os.path.splitext(path)[1]]
     if not images:
         other = f": {visible[0]} is not named like one" if visible else ""
         raise ConfigError(f"{folder} contains no images{other}; name the folder that has them")
-    return Listed(folder, images, sorted(set(paths) - set(images)))
+    return Listed(folder, images, sorted(set(paths) - set(images)), again)
+
+
+def _walked(folder: Path, without: set[str]) -> tuple[list[str], list[str]]:
+    """Return all files below a folder, and links to folders that are read already.
+
+    Links are followed after all real folders were read, so that no folder is read twice and no circle has no end.
+    """
+    read = {_identity(folder / name) for name in without}
+    waiting, links, files, again = [""], list[str](), list[str](), list[str]()
+    while waiting or links:
+        where = waiting.pop() if waiting else links.pop(0)
+        try:
+            if (identity := _identity(folder / where)) in read:
+                again.append(where)
+                continue
+            read.add(identity)
+            entries = list(os.scandir(folder / where))
+        except OSError as error:
+            raise ConfigError(f"{folder / where} cannot be read: {error.strerror}") from error
+        for entry in entries:
+            path, is_folder = os.path.join(where, entry.name), entry.is_dir(follow_symlinks=False)
+            if not is_folder and not (entry.is_symlink() and os.path.isdir(entry.path)):
+                files.append(path)
+            elif not _is_hidden(entry.name) and path not in without:
+                (waiting if is_folder else links).append(path)
+        links.sort()
+    return files, sorted(again)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _is_image(path: str) -> bool:
@@ -152,11 +177,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".")
-
-
-def _leads_back(folder: str) -> bool:
-    """Return whether a folder is a link to one that contains it."""
-    if not os.path.islink(folder):
-        return False
-    above = os.path.realpath(os.path.dirname(folder))
-    return os.path.commonpath([above, target := os.path.realpath(folder)]) == target

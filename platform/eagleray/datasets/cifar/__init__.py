@@ -1,9 +1,8 @@
 """CIFAR-10 and CIFAR-100, from their published Python batches."""
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,6 +10,7 @@ from pydantic import BaseModel, Field
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import AbsolutePath
+from eagleray.datasets.cifar.batches import read_batch
 
 
 class Layout(NamedTuple):
@@ -78,7 +78,11 @@ class Cifar(Dataset):
         return {"train": self._part(self.layout.train), "test": self._part((self.layout.test,))}
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(read_pickle(self.published[self.layout.meta])[self.layout.classes])
+        path = self.published[self.layout.meta]
+        (names,) = read_batch(path, self.layout.classes)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{path} does not name the classes of {self.name}; download it again")
+        return tuple(names)
 
     def _part(self, files: Sequence[str]) -> Part:
         batches = [self._batch(self.published[file]) for file in files]
@@ -86,53 +90,12 @@ class Cifar(Dataset):
         return Part(images, np.concatenate([labels for _, labels in batches]))
 
     def _batch(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        batch = read_pickle(path)
+        images, labels = read_batch(path, "data", self.layout.labels)
         try:
-            labels = np.asarray(batch[self.layout.labels], np.int64)
-            return np.asarray(batch["data"], np.uint8).reshape(len(labels), 3, 32, 32), labels
-        except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is not a batch of {self.name}: {error!r}; download it again") from error
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and nothing else.
-
-    Reading a pickle could run any code.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Written by Python 2, whose numpy kept _reconstruct in numpy.core.
-        if (module.removeprefix("numpy._core.").removeprefix("numpy.core."), name) == (
-            "multiarray",
-            "_reconstruct",
-        ):
-            return _reconstruct
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a batch of images does not need")
-
-
-def _reconstruct(kind: type[np.ndarray], shape: tuple[int, ...], code: Any) -> np.ndarray:
-    """Return an empty array for the pickle to fill.
-
-    As numpy's function of this name does.
-    """
-    return np.ndarray.__new__(np.ndarray, shape, "b")
-
-
-def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dictionary of values and arrays.
-
-    The values are simple, the arrays numpy's; Python 2 strings are read as latin-1.
-
-    Raises:
-        ConfigError: the file is damaged, or contains anything else.
-    """
-    try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise anything
-        raise ConfigError(f"{path} cannot be read: {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} contains no batch; download it again")
-    return content
+            labels = np.asarray(labels, np.int64)
+            are_bytes = isinstance(images, np.ndarray) and images.dtype == np.uint8
+            if not are_bytes or labels.ndim != 1 or labels.min() < 0:
+                raise ValueError("its data are no bytes, or its labels no numbers from 0 on")
+            return images.reshape(len(labels), 3, 32, 32), labels
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ConfigError(f"{path} is not a batch of {self.name}: {error}; download it again") from error
