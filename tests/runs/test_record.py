@@ -16,9 +16,9 @@ import yaml
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import LINE, write
 from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
-from eagleray.runs.files import LINE, write
 from eagleray.runs.record import Record, find_records
 
 

@@ -18,6 +18,7 @@ import typer
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep
 from eagleray.contracts.errors import ConfigError, Skipped
+from eagleray.contracts.report import Failed
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
@@ -64,6 +65,8 @@ def main() -> None:
         raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:
         fail(str(error), 2)
+    except Failed as error:
+        fail(str(error), 1)
     except UsageError as error:
         fail(_misused(error), 2)
     except PermissionError as error:

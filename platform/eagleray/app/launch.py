@@ -21,6 +21,7 @@ from eagleray.config.budget import OVER
 from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Failed, Report, Stopped
 from eagleray.data.description import described
 from eagleray.loop import train
@@ -36,7 +37,6 @@ from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_error, told
-from eagleray.runs.files import write
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run

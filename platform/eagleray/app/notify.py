@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 
 from eagleray.config import Run, Sweep
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Failed
-from eagleray.runs.files import write
 
 Event = Literal["finished", "failed", "stopped", "collapsed", "budget"]
 TOLD = "notified.json"  # in its directory: the events that were told, so that resuming does not repeat them

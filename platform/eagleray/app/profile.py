@@ -10,6 +10,7 @@ import torch
 from eagleray.app.directories import folder_of, new_directory
 from eagleray.config import Run
 from eagleray.config.settings import settings
+from eagleray.contracts.files import make_folder, place
 from eagleray.loop import train
 from eagleray.runs.assemble import assemble
 from eagleray.runs.profile import Profile
@@ -51,7 +52,7 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         for _ in reports:
             pass
         directory = new_directory(home, "profile", run.method.title)
-        (directory / "artifacts").mkdir()
+        make_folder(directory / "artifacts")
         for name in ("run.yaml", "artifacts/profile.json"):
-            (record.directory / name).rename(directory / name)
+            place(record.directory / name, directory / name)
     return json.loads((directory / "artifacts" / "profile.json").read_text()), directory

@@ -25,6 +25,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Diverged, Failed, Kind, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
@@ -203,7 +204,7 @@ def work(config: dict[str, Any]) -> None:
         keep_data(run, record, data)
         pg = get_current_placement_group()
         assert pg is not None
-        (directory / ".workers").write_text(pg.id.hex())
+        write(directory / ".workers", pg.id.hex())
         reports = recorded(reports, record)
     try:
         for report in reports:

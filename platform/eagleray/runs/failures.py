@@ -20,8 +20,8 @@ from types import TracebackType
 
 from eagleray.config import Run, changed, read_run
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Diverged, Failed, Kind
-from eagleray.runs.files import write
 from eagleray.runs.record import Record
 
 ALIKE = 3  # trials that fail in the same way, the first ones of a sweep, before it ends

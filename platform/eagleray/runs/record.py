@@ -14,7 +14,7 @@ The directory is the only source for what the run was, what it measured and how 
 
 Training writes only here. Everything else (leaderboards, MLflow) only reads, so nothing else can slow or stop it.
 Every file except those two is replaced as a whole; in them, readers skip a last line that a killed process left half
-written. All of them carry digests (runs/files.py), so that damage is found before anything is read from them. One
+written. All of them carry digests (contracts/files.py), so that damage is found before anything is read from them. One
 process at a time writes to a directory; any number may read.
 """
 
@@ -34,8 +34,8 @@ import yaml
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
+from eagleray.contracts.files import JSON, LINE, YAML, make_folder, writable, write
 from eagleray.runs.environment import Value, environment
-from eagleray.runs.files import JSON, LINE, YAML, appending, make_folder, write
 
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
@@ -177,7 +177,7 @@ class Record:
         }
         line = LINE.put(json.dumps(row, allow_nan=False)) + b"\n"
         path = self.directory / file
-        with appending(path), open(path, "ab+") as rows:
+        with writable(path), open(path, "ab+") as rows:
             _cut_torn_line(rows)
             rows.write(line)
             rows.flush()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url
@@ -114,7 +115,7 @@ def _noted(uri: str, base: str) -> Iterator[None]:
         yield
         return
     path = _note(uri)
-    path.write_text(json.dumps({"base": base, "pid": os.getpid(), "node": platform.node()}))
+    write(path, json.dumps({"base": base, "pid": os.getpid(), "node": platform.node()}))
     try:
         yield
     finally:

@@ -5,17 +5,21 @@ after a power cut the old file is there or the new one, never a part. Text carri
 changed bit, a block of zeros or a missing end shows. It stays plain JSON or YAML.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from typing import IO
 
-from eagleray.contracts.errors import Damaged
+from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.report import Failed
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 DIGITS = 16  # of SHA-256, in hexadecimal: damage passes unseen once in 2^64 times
 
 
@@ -61,57 +65,69 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file as a whole; text in UTF-8.
+def write(path: Path, content: str | bytes, refusal: str = "") -> None:
+    """Write a file as a whole (see `whole`); text in UTF-8."""
+    with whole(path, refusal) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
-    When this returns it outlasts a power cut.
+
+@contextmanager
+def whole(path: Path, refusal: str = "") -> Iterator[IO[bytes]]:
+    """Open a file that has its name only when the block has ended.
+
+    Then it outlasts a power cut. What a killed process left of it before is removed.
+
+    Args:
+        path: of the file; its folder exists.
+        refusal: a sentence with `{}` for the reason, if a person has chosen the path.
 
     Raises:
         Failed: there is no room on the disk, or it cannot be written.
+        ConfigError: the same, told as the refusal.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(unfinished):
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        place(unfinished, path)
+    with writable(path, refusal):
+        for left in path.parent.glob(f".{escape(path.name)}.[0-9]*"):
+            left.unlink(missing_ok=True)
+        with unfinished(path.with_name(f".{path.name}.{os.getpid()}")) as beside:
+            with beside.open("wb") as file:
+                yield file
+            place(beside, path)
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[None]:
-    """Tell why the block cannot add to a file.
-
-    Raises:
-        Failed: the disk has no room, or cannot be written.
-    """
+def unfinished(path: Path) -> Iterator[Path]:
+    """Remove a file after the block, unless it has another name by then."""
     try:
-        yield
-    except OSError as error:
-        raise Failed(_unwritable(path.parent, error), "infrastructure") from error
+        yield path
+    finally:
+        with suppress(OSError):  # the disk is gone or read-only: that is what the block itself has raised
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(unfinished: Path) -> Iterator[None]:
-    """Remove an unfinished file if the block cannot write it.
+def writable(path: Path, refusal: str = "") -> Iterator[None]:
+    """Tell why the block cannot write a file.
 
-    Raises:
-        Failed: the disk has no room, or cannot be written.
+    Args and errors as `whole`.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # only that one is torch's for a disk that is full
-        unfinished.unlink(missing_ok=True)
-        raise Failed(_unwritable(unfinished.parent, error), "infrastructure") from error
+        why = _unwritable(path, error)
+        raise (ConfigError(refusal.format(why)) if refusal else Failed(why, "infrastructure")) from error
 
 
-def place(unfinished: Path, path: Path) -> None:
-    """Give a complete file its name.
+def place(beside: Path, path: Path) -> Path:
+    """Give a complete file its name, and return it.
 
     When this returns it outlasts a power cut.
     """
-    force(unfinished)
-    os.replace(unfinished, path)
+    force(beside)
+    os.replace(beside, path)
     force(path.parent)
+    return path
 
 
 def make_folder(path: Path) -> None:
@@ -134,10 +150,12 @@ def force(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unwritable(folder: Path, error: Exception) -> str:
-    """Return why nothing can be written in a folder."""
-    if not folder.exists():
-        return f"{folder} is gone: somebody removed or moved it"
-    reason = error.strerror if isinstance(error, OSError) else "No space left on device"
-    free = shutil.disk_usage(folder).free / 2**20
-    return f"{folder} cannot be written: {reason} ({free:,.0f} MiB are free there)"
+def _unwritable(path: Path, error: Exception) -> str:
+    """Return why a file cannot be written, with the free space of a full disk."""
+    folder, number = path.parent, error.errno if isinstance(error, OSError) else errno.ENOSPC
+    reason = os.strerror(number) if number else str(error)
+    if number == errno.ENOENT and not folder.exists():
+        reason += f", as {folder} is not there"
+    if number in FULL:
+        reason += f" ({shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free there)"
+    return f"{path} cannot be written: {reason}"
