@@ -11,6 +11,7 @@ from eagleray.config import Run, Sweep, read_run, validated
 from eagleray.config.run import leaves
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import force, make_folder
 from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record, sound
 
@@ -27,7 +28,7 @@ def new_directory(folder: Path, *words: str) -> Path:
 
     Of several that start within a second, each gets its own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     names = chain([name], (f"{name}-{again}" for again in count(2)))
     return next(folder / each for each in names if _is_created(folder / each))
@@ -39,6 +40,7 @@ def _is_created(directory: Path) -> bool:
         directory.mkdir()
     except FileExistsError:
         return False
+    force(directory.parent)
     return True
 
 
@@ -112,7 +114,7 @@ def check_extends(sweep: Sweep, directory: Path) -> None:
             f"--extend takes the same sweep with added values, seeds or trials, but {directory} {differences}; "
             "set the old values, or leave --extend out"
         )
-    ended = [each for each in parent.children() if each.kind == "trial" and each.state != "running"]
+    ended = [each for each in parent.children() if each.kind == "trial" and each.has_ended]
     if len(ended) >= trial_count(sweep):
         raise ConfigError(f"{directory} has all {len(ended)} runs already; add a value, seeds or trials to extend it")
 

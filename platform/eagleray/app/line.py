@@ -139,6 +139,13 @@ def to_continue(command: str, arguments: list[str] | None) -> str:
     return shlex.join(["eagleray", command, *shown, "--resume"])
 
 
+def failed(error: Exception) -> NoReturn:
+    """End with what a person is told of a failure (runs/failures.py); the traceback is in the log."""
+    if isinstance(error, ConfigError) or not hasattr(error, "__notes__"):
+        raise error
+    fail(error.__notes__[-1], 1)
+
+
 def say(text: str) -> None:
     """Print plain text without wrapping.
 

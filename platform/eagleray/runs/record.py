@@ -9,6 +9,7 @@ The directory is the only source for what the run was, what it measured and how 
     metrics.jsonl   one line for each report, appended while the run trains
     system.jsonl    the same for what it used of its machine, kept apart because no report compares it
     status.json     how it ended and its last numbers; absent while it runs
+    .room           bytes that make room for status.json on a full disk; absent when it has ended
     artifacts/      pictures, the encoder and other files to keep
     trials/<id>/    the runs of a sweep, each a directory like this one
 
@@ -32,13 +33,16 @@ from uuid import uuid4
 
 import yaml
 
+from eagleray.config.budget import OVER
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
 from eagleray.contracts.files import JSON, LINE, YAML, make_folder, writable, write
 from eagleray.runs.environment import Value, environment
 
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
+INTERRUPTED = "with its sweep"  # why a trial or floor was stopped; a resumed sweep continues it
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+ROOM, BYTES = ".room", 2**14
 LONGEST = 2**20  # bytes of a row, at most
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
@@ -105,6 +109,7 @@ class Record:
         )
         text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
         write(directory / "run.yaml", YAML.put(text))
+        write(directory / ROOM, os.urandom(BYTES))  # no zeros: a file system may store those without room
         record.reopen()
         record._save()
         return record
@@ -213,6 +218,7 @@ class Record:
         sizes = {file: path.stat().st_size for file in (METRICS, SYSTEM) if (path := self.directory / file).exists()}
         ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
         ending |= {"failure": dict(failure)} if failure else {}
+        (self.directory / ROOM).unlink(missing_ok=True)
         write(self.directory / "status.json", JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
 
     def reopen(self) -> None:
@@ -317,8 +323,19 @@ class Record:
         return self.status["state"]
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do: it neither runs nor was it stopped for a resumed sweep to continue."""
+        status = self.status
+        return status["state"] != "running" and status["message"] not in (OVER, INTERRUPTED)
+
+    @property
     def summary(self) -> dict[str, float]:
         return self.status["summary"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The numbers of its last row; none if it has no row."""
+        return {name: value for row in self.metrics()[-1:] for name, value in row.items() if name not in PLACES}
 
     @property
     def artifacts(self) -> Path:
