@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
+from traceback import clear_frames
 from typing import IO
 
 from eagleray.contracts.errors import ConfigError, Damaged
@@ -115,6 +116,7 @@ def writable(path: Path, refusal: str = "") -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # only that one is torch's for a disk that is full
+        clear_frames(error.__traceback__)  # torch's still hold the file: with them it is closed, and its room is free
         why = _unwritable(path, error)
         raise (ConfigError(refusal.format(why)) if refusal else Failed(why, "infrastructure")) from error
 

@@ -36,7 +36,7 @@ import yaml
 from eagleray.config.budget import OVER
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
-from eagleray.contracts.files import JSON, LINE, YAML, make_folder, writable, write
+from eagleray.contracts.files import JSON, LINE, YAML, force, make_folder, writable, write
 from eagleray.runs.environment import Value, environment
 
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
@@ -183,10 +183,13 @@ class Record:
         line = LINE.put(json.dumps(row, allow_nan=False)) + b"\n"
         path = self.directory / file
         with writable(path), open(path, "ab+") as rows:
+            is_new = rows.tell() == 0
             _cut_torn_line(rows)
             rows.write(line)
             rows.flush()
             os.fsync(rows.fileno())
+            if is_new:
+                force(self.directory)  # which has its name
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
         """Add tags.
