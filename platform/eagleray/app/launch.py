@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eagleray.app.directories import new_directory
+from eagleray.app.directories import REFUSAL, new_directory
 from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
@@ -21,7 +21,7 @@ from eagleray.config.budget import OVER
 from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.files import make_folder, write
+from eagleray.contracts.files import make_folder, writable, write
 from eagleray.contracts.report import Report, Stopped
 from eagleray.data.description import described
 from eagleray.loop import train
@@ -292,12 +292,10 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
     """
     wanted = place or folder
     missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
-    try:
-        make_folder(wanted)
-        directory = place or new_directory(folder, *words)
+    make_folder(wanted, REFUSAL)
+    directory = place or new_directory(folder, *words)
+    with writable(directory / "lock", REFUSAL):
         lock = open(directory / "lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"{wanted} cannot be written ({error.strerror}): set tracking.runs") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ from rich.console import Console
 from eagleray.config import load_run
 from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
 from eagleray.runs.record import Record
@@ -134,8 +135,8 @@ def interrupted(
 
 
 def to_continue(command: str, arguments: list[str] | None) -> str:
-    """Return the command that resumes; an address to notify may hold a secret, so it is not repeated."""
-    shown = ["notify=..." if text.startswith("notify=") else text for text in arguments or []]
+    """Return the command that resumes, without secrets: an address to notify may be one, others may hold a password."""
+    shown = ["notify=..." if text.startswith("notify=") else without_password(text) for text in arguments or []]
     return shlex.join(["eagleray", command, *shown, "--resume"])
 
 

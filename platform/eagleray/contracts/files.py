@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from traceback import clear_frames
 from typing import IO
 
 from eagleray.contracts.errors import ConfigError, Damaged
@@ -101,8 +100,9 @@ def unfinished(path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        with suppress(OSError):  # the disk is gone or read-only: that is what the block itself has raised
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name; or the disk is gone, which is what the block itself has raised
+            os.truncate(path, 0)  # frees its room even while torch, whose error is being handled, holds it open
+            path.unlink()
 
 
 @contextmanager
@@ -116,7 +116,6 @@ def writable(path: Path, refusal: str = "") -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # only that one is torch's for a disk that is full
-        clear_frames(error.__traceback__)  # torch's still hold the file: with them it is closed, and its room is free
         why = _unwritable(path, error)
         raise (ConfigError(refusal.format(why)) if refusal else Failed(why, "infrastructure")) from error
 
@@ -132,15 +131,16 @@ def place(beside: Path, path: Path) -> Path:
     return path
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, refusal: str = "") -> None:
     """Make a folder and those above it that are missing.
 
-    When this returns they outlast a power cut.
+    When this returns they outlast a power cut. Args and errors as `whole`.
     """
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        force(each.parent)
+    with writable(path, refusal):
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            force(each.parent)
 
 
 def force(path: Path) -> None:

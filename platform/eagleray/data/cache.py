@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eagleray.contracts.files import whole, writable
+from eagleray.contracts.files import make_folder, whole, writable
 from eagleray.contracts.machine import user_cache
 
 REFUSAL = "the cache of decoded images: {}; set data.cache to another folder"
@@ -28,8 +28,7 @@ def cache_folder(chosen: Path | None) -> Path:
         ConfigError: it cannot be created.
     """
     folder = chosen or user_cache()
-    with writable(folder, REFUSAL):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, REFUSAL)
     return folder
 
 

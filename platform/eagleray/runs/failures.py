@@ -14,11 +14,12 @@ import errno
 import hashlib
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from eagleray.config import Run, changed, read_run
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.files import write
 from eagleray.contracts.report import Diverged, Failed, Kind
@@ -81,8 +82,9 @@ def kind_of(error: BaseException) -> Kind:
 
 def keep(record: Record, failure: Failure, log: str) -> None:
     """Write a failure to the run's directory, with the log of what happened."""
+    failure = replace(failure, reason=without_password(failure.reason))
     record.finish("failed", failure.reason, summary=_last(record), failure=asdict(failure))
-    write(record.artifacts / "error.txt", log)
+    write(record.artifacts / "error.txt", without_password(log))
 
 
 def keep_error(record: Record, error: BaseException) -> Failure:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eagleray.config import Run, Sweep
 from eagleray.config.search_points import as_param
-from eagleray.contracts.files import make_folder, whole, writable
+from eagleray.contracts.files import make_folder, whole
 from eagleray.contracts.ranges import probes
 from eagleray.contracts.view import View
 from eagleray.data.images import Data
@@ -167,8 +167,7 @@ def _write(parts: Sequence[Block], path: Path, refusal: str) -> None:
     for each, height in pictures:  # rows of different blocks lie side by side, whatever is written above them
         picture.paste(each, (left, head - height))
         left += each.width + GAP
-    with writable(path, refusal):
-        make_folder(path.parent)
+    make_folder(path.parent, refusal)
     with whole(path, refusal) as file:
         picture.save(file, format="PNG")
 

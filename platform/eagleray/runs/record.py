@@ -221,12 +221,16 @@ class Record:
         sizes = {file: path.stat().st_size for file in (METRICS, SYSTEM) if (path := self.directory / file).exists()}
         ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
         ending |= {"failure": dict(failure)} if failure else {}
-        (self.directory / ROOM).unlink(missing_ok=True)
-        write(self.directory / "status.json", JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
+        path = self.directory / "status.json"
+        with writable(path):
+            (self.directory / ROOM).unlink(missing_ok=True)
+        write(path, JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
 
     def reopen(self) -> None:
         """Forget how the run ended, so that it continues."""
-        (self.directory / "status.json").unlink(missing_ok=True)
+        path = self.directory / "status.json"
+        with writable(path):
+            path.unlink(missing_ok=True)
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}

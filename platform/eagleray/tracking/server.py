@@ -69,9 +69,11 @@ def charts_url(experiment_id: str, sweep: str | None, uri: str | None = None) ->
 
 
 def ui_command(uri: str | None = None) -> str:
-    """Return the command that shows a store's pages."""
+    """Return the command that shows a store's pages; a password is to be added."""
     uri = store_uri(uri)
-    return "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={uri}')}"
+    return (
+        "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={without_password(uri)}')}"
+    )
 
 
 def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
@@ -97,7 +99,7 @@ def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
     _list(uri, base)
     print("The server answers in a few seconds; Ctrl-C stops it.", flush=True)
     with _noted(uri, base):
-        _serve(_command(uri, host, port))
+        _serve(_command(uri, host, port), uri)
 
 
 def _list(uri: str, base: str) -> None:
@@ -130,15 +132,21 @@ def _note(uri: str) -> Path:
 
 
 def _command(uri: str, host: str, port: int) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     artifacts = artifacts_beside(uri)
     return [*command, "--artifacts-destination", artifacts] if artifacts else command
 
 
-def _serve(command: list[str]) -> None:
-    # Without the second setting the server leaves job processes behind.
-    environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+def _serve(command: list[str], uri: str) -> None:
+    # Without the second setting the server leaves job processes behind. Everybody may read a command line, so the URI,
+    # which may hold a password, is not in it.
+    environment = {
+        **PATIENCE,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+    }
     as_interrupts()
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
     guard = _guard(server.pid)
