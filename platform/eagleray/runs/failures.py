@@ -108,7 +108,7 @@ def keep_end(record: Record, error: BaseException) -> str:
         elif record.state == "running":
             record.finish("stopped", "by a person", summary=_last(record))
         return told(record)
-    except (Failed, ConfigError) as lost:  # the directory is full, gone or damaged
+    except (Failed, ConfigError, OSError) as lost:  # the directory is full, gone or damaged
         failure = Failure.of(error)
         return f"{record.name} failed ({failure.kind}): {failure.reason}. That could not be kept: {lost}"
 
