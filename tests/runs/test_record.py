@@ -213,6 +213,8 @@ def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
         ("http://host?mail=a@b", "http://host?mail=a@b"),
         ("sqlite:////data/me@work/m.db", "sqlite:////data/me@work/m.db"),
         ("sqlite:///me@work.db", "sqlite:///me@work.db"),
+        ("/here/http:/me:secret@host/x is no folder", "/here/http://host/x is no folder"),
+        ("/data:/me@work", "/data:/me@work"),
         ("postgresql://me:se/cr#et?@db:5432/mlflow", "postgresql://db:5432/mlflow"),
         ("http://host:5000/x@y", "http://host:5000/x@y"),
         ("mysql://db/m?user=me&password=secret&x=1", "mysql://db/m?user=me&password=&x=1"),

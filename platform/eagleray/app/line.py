@@ -156,5 +156,6 @@ def say(text: str) -> None:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    print(f"eagleray: {sentence}", file=sys.stderr)
+    """End with a sentence; what it quotes may hold a password."""
+    print(f"eagleray: {without_password(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -5,6 +5,7 @@ import re
 SECRETS = (
     r"(?<=:)()//[^/?#\s]*@",
     r"(?<=:)(?<!http:)(?<!https:)()//[^/?#\s:@]*:[^@\s]*@",  # a database's password may have / ? and #
+    r"(?<=:)()/[^/?#\s:@]+:[^/?#\s]*@",  # an address that was taken for a path
     r"(?i)([?&][^=&#\s]*(?:pass|pwd|secret|token|api_?key)[^=&#\s]*=)[^&#\s]*",
 )
 
