@@ -332,7 +332,10 @@ MORE = [
     ("new metod x.py", "there is no template of a metod; there are: method, encoder, dataset, evaluator"),
     ("new method My.py", "the file's name becomes the name of the method; write lower case, as in my_method.py"),
     ("new method run.yaml", "run.yaml exists already; name another file"),
-    ("new method nowhere/x.py", "nowhere/x.py cannot be written (No such file or directory); name another file"),
+    (
+        "new method nowhere/x.py",
+        "nowhere/x.py cannot be written: No such file or directory, as nowhere is not there; name another file",
+    ),
     ("new method", "missing argument 'FILE.py'"),
     ("check nowhere.py", "nowhere.py; put it back where it was, or name another"),
     ("check broken.py", "broken.py, line 1: invalid syntax"),

@@ -283,7 +283,10 @@ def test_one_class_of_several_is_named(here: Path):
         (["new", "methd", "x.py"], "there is no template of a methd; there are: method, encoder, dataset, evaluator"),
         (["new", "method", "taken.py"], "taken.py exists already; name another file"),
         (["new", "method", "My-One.py"], "write lower case, as in my_method.py"),
-        (["new", "method", "nowhere/fancy.py"], "fancy.py cannot be written (No such file or directory); name another"),
+        (
+            ["new", "method", "nowhere/fancy.py"],
+            "fancy.py cannot be written: No such file or directory, as nowhere is not there; name another",
+        ),
         (["check", "absent.py"], "absent.py; put it back where it was, or name another"),
         (
             ["check", "taken.py"],

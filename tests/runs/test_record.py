@@ -16,9 +16,9 @@ import yaml
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import LINE, write
 from eagleray.runs import environment as environment_module
 from eagleray.runs.environment import environment
-from eagleray.runs.files import LINE, write
 from eagleray.runs.record import Record, find_records
 
 
@@ -212,6 +212,13 @@ def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
         ("a http://me:secret@one b https://you@two/@", "a http://one b https://two/@"),
         ("http://host?mail=a@b", "http://host?mail=a@b"),
         ("sqlite:////data/me@work/m.db", "sqlite:////data/me@work/m.db"),
+        ("sqlite:///me@work.db", "sqlite:///me@work.db"),
+        ("/here/http:/me:secret@host/x is no folder", "/here/http://host/x is no folder"),
+        ("/data:/me@work", "/data:/me@work"),
+        ("postgresql://me:se/cr#et?@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        ("http://host:5000/x@y", "http://host:5000/x@y"),
+        ("mysql://db/m?user=me&password=secret&x=1", "mysql://db/m?user=me&password=&x=1"),
+        ("https://hook?Access_Token=secret#here", "https://hook?Access_Token=#here"),
     ],
 )
 def test_passwords_are_written_nowhere(text: str, shown: str):

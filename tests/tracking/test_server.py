@@ -30,7 +30,7 @@ def test_a_killed_process_leaves_no_server(tmp_path: Path):
     """The server is a shell with a child, as MLflow's is a command with a server below it."""
     note = tmp_path / "pids"
     server = f"sleep 600 & echo $$ $! > {note}.part; mv {note}.part {note}; wait"
-    program = f"from eagleray.tracking.server import _serve; _serve(['sh', '-c', {server!r}])"
+    program = f"from eagleray.tracking.server import _serve; _serve(['sh', '-c', {server!r}], '')"
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         until(note.exists)
         pids = [int(pid) for pid in note.read_text().split()]

@@ -19,6 +19,7 @@ import typer
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep, source
 from eagleray.contracts.errors import ConfigError, Noted
+from eagleray.contracts.report import Failed
 from eagleray.contracts.visible import visible
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
@@ -79,6 +80,8 @@ def main() -> None:
         raise SystemExit(app(prog_name="eagleray", standalone_mode=False))
     except ConfigError as error:
         fail(str(error), 2)
+    except Failed as error:
+        fail(str(error), 1)
     except UsageError as error:
         fail(_misused(error), 2)
     except OSError as error:

@@ -11,10 +11,13 @@ from eagleray.config import Run, Sweep, read_run, validated
 from eagleray.config.run import leaves
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import force, make_folder, writable
 from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record, sound
 
 MAY_CHANGE = ("concurrent", "question", "budget")  # sections of a sweep that may change when it is resumed
+
+REFUSAL = "{}: set tracking.runs to another folder"
 
 
 def folder_of(runs: str, experiment: str) -> Path:
@@ -26,8 +29,11 @@ def new_directory(folder: Path, *words: str) -> Path:
     """Create the directory of a new run or sweep.
 
     Of several that start within a second, each gets its own.
+
+    Raises:
+        ConfigError: it cannot be created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, REFUSAL)
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     names = chain([name], (f"{name}-{again}" for again in count(2)))
     return next(folder / each for each in names if _is_created(folder / each))
@@ -35,11 +41,13 @@ def new_directory(folder: Path, *words: str) -> Path:
 
 def _is_created(directory: Path) -> bool:
     """Create a directory, unless it exists; in one step, so that only one of several processes can."""
-    try:
-        directory.mkdir()
-    except FileExistsError:
-        return False
-    return True
+    with writable(directory, REFUSAL):
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            return False
+        force(directory.parent)
+        return True
 
 
 def newest_unfinished(folder: Path) -> Path:
@@ -112,7 +120,7 @@ def check_extends(sweep: Sweep, directory: Path) -> None:
             f"--extend takes the same sweep with added values, seeds or trials, but {directory} {differences}; "
             "set the old values, or leave --extend out"
         )
-    ended = [each for each in parent.children() if each.kind == "trial" and each.state != "running"]
+    ended = [each for each in parent.children() if each.kind == "trial" and each.has_ended]
     if len(ended) >= trial_count(sweep):
         raise ConfigError(f"{directory} has all {len(ended)} runs already; add a value, seeds or trials to extend it")
 

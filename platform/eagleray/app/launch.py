@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eagleray.app.directories import new_directory
+from eagleray.app.directories import REFUSAL, new_directory
 from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
@@ -21,7 +21,8 @@ from eagleray.config.budget import OVER
 from eagleray.config.metrics import headlines, meanings, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Failed, Report, Stopped
+from eagleray.contracts.files import make_folder, writable, write
+from eagleray.contracts.report import Report, Stopped
 from eagleray.data.description import described
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis, analyse
@@ -35,8 +36,7 @@ from eagleray.runs.assemble import assemble, opened_once
 from eagleray.runs.begun import left
 from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
-from eagleray.runs.failures import keep_error, told
-from eagleray.runs.files import write
+from eagleray.runs.failures import close_unfinished, keep_end
 from eagleray.runs.hangs import HangWatch, pulsing, signalled
 from eagleray.runs.preview import preview
 from eagleray.runs.record import Record
@@ -89,13 +89,12 @@ def launch_run(
             meanings=meanings(run),
             uri=run.tracking.uri,
         )
-        preview(run, record.artifacts / "views.png", data)
-        keep_data(run, record, data)
-        with Sender(run.tracking.uri) as sender:
+        with Sender(run.tracking.uri) as sender, notified(run, directory), _end_kept(directory):
+            preview(run, record.artifacts / "views.png", data)
+            keep_data(run, record, data)
             sender.add(record)
-            with notified(run, directory):
-                _train(run, record, lambda: train(run, directory, data=data), display, address)
-                _keep(run, record)
+            _train(run, record, lambda: train(run, directory, data=data), display, address)
+            _keep(run, record)
     notify(run, directory, "finished", f"finished: {_headlines(record.summary)}")
     return directory, sender.message
 
@@ -118,17 +117,14 @@ def launch_sweep(
 
     uri = sweep.run.get("tracking", {}).get("uri")
     store_uri(uri)
-    with _directory(place, folder) as directory, Sender(uri) as sender, notified(sweep, directory):
-        try:
-            on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
-            analysis = _concluded(sweep, directory, sender)
-        except KeyboardInterrupt:
-            if (directory / "record.json").exists() and (parent := Record.open(directory)).state == "running":
-                parent.finish("stopped", "by a person")
-            raise
-        except Failed as error:
-            keep_error(Record.open(directory), error)
-            raise
+    with (
+        _directory(place, folder) as directory,
+        Sender(uri) as sender,
+        notified(sweep, directory),
+        _end_kept(directory),
+    ):
+        on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
+        analysis = _concluded(sweep, directory, sender)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return directory, analysis, sender.message
 
@@ -215,6 +211,8 @@ def conclude(sweep: Sweep, parent: Record) -> Analysis:
     tables = {"leaderboard.csv": csv_text(analysis), "runs.csv": runs_csv(analysis, trials)}
     for file, content in {"report.md": text, "report.html": html, **tables}.items():
         write(parent.artifacts / file, content)
+    if runs_left:
+        close_unfinished(parent, OVER)
     parent = parent.tag({"finding": finding(analysis)})
     best = analysis.winner
     numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
@@ -247,24 +245,12 @@ def _train(
     else:
         reports = recorded(pulsing(local(), record.directory), record)
         watch = HangWatch(record.directory, signalled, may_end=False)  # it is this process that would be ended
-    metrics: dict[str, float] = {}
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
-    try:
-        with watch:
-            for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
-                metrics = report.metrics if report.epoch_ended else metrics
-                if may_collapse and report.epoch_ended and collapsed(record.metrics()):
-                    may_collapse, epoch = False, report.progress.epoch
-                    notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
-    except KeyboardInterrupt:
-        record.finish("stopped", "by a person", summary=metrics)
-        raise
-    except ConfigError:
-        raise
-    except Exception as error:
-        keep_error(record, error)
-        error.add_note(told(record))
-        raise
+    with watch:
+        for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
+            if may_collapse and report.epoch_ended and collapsed(record.metrics()):
+                may_collapse, epoch = False, report.progress.epoch
+                notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
 
 
 def _headlines(metrics: Mapping[str, float]) -> str:
@@ -287,6 +273,17 @@ def _keep(run: Run, record: Record) -> None:
 
 
 @contextmanager
+def _end_kept(directory: Path) -> Iterator[None]:
+    """Keep how the run or sweep in a directory ends, if something ends it early; a note says it to a person."""
+    try:
+        yield
+    except BaseException as error:
+        if (directory / "record.json").exists():
+            error.add_note(keep_end(Record.open(directory), error))
+        raise
+
+
+@contextmanager
 def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
     """Lock a directory for this process; without a place, a new one in a folder.
 
@@ -298,12 +295,10 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
     """
     wanted = place or folder
     missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        directory = place or new_directory(folder, *words)
+    make_folder(wanted, REFUSAL)
+    directory = place or new_directory(folder, *words)
+    with writable(directory / "lock", REFUSAL):
         lock = open(directory / "lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"{wanted} cannot be written ({error.strerror}): set tracking.runs") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -315,7 +310,7 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
             is_begun = (directory / "record.json").exists()
             is_refused = isinstance(error, ConfigError) and not any(directory.rglob("metrics.jsonl"))
             if (place is None or place in missing) and (is_refused or not is_begun):
-                shutil.rmtree(directory)
+                shutil.rmtree(directory, ignore_errors=True)  # somebody else may have removed it
                 _remove_empty(path for path in missing if path != place)
             if isinstance(error, KeyboardInterrupt):
                 raise _stopped(directory, is_begun=is_begun) from None

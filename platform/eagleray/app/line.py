@@ -14,6 +14,7 @@ from rich.segment import Segment
 from eagleray.config import load_run
 from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
+from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
 from eagleray.contracts.visible import visible
@@ -146,9 +147,16 @@ def interrupted(
 
 
 def to_continue(command: str, arguments: list[str] | None) -> str:
-    """Return the command that resumes; an address to notify may hold a secret, so it is not repeated."""
-    shown = ["notify=..." if text.startswith("notify=") else text for text in arguments or []]
+    """Return the command that resumes, without secrets: an address to notify may be one, others may hold a password."""
+    shown = ["notify=..." if text.startswith("notify=") else without_password(text) for text in arguments or []]
     return shlex.join(["eagleray", command, *shown, "--resume"])
+
+
+def failed(error: Exception) -> NoReturn:
+    """End with what a person is told of a failure (runs/failures.py); the traceback is in the log."""
+    if isinstance(error, ConfigError) or not hasattr(error, "__notes__"):
+        raise error
+    fail(error.__notes__[-1], 1)
 
 
 def say(text: str) -> None:
@@ -160,7 +168,8 @@ def say(text: str) -> None:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    """Print why a command ends, without the middle of endless lines."""
-    short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in sentence.splitlines())
+    """Print why a command ends, without the middle of endless lines; what it quotes may hold a password."""
+    lines = without_password(sentence).splitlines()
+    short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in lines)
     print(f"eagleray: {visible(short)}", file=sys.stderr)
     raise SystemExit(code)

@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 from eagleray.config import Run, Sweep
 from eagleray.config.told import is_command
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Failed
-from eagleray.runs.files import write
 from eagleray.runs.record import Record
 
 Event = Literal["finished", "failed", "stopped", "collapsed", "budget"]

@@ -13,6 +13,7 @@ from eagleray.config import Run, load_run
 from eagleray.config.plugin_files import PluginFile, place_in
 from eagleray.config.registry import WORDS, Declaration, Kind, find, kinds_in
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write as write_file
 from eagleray.contracts.report import Diverged
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,10 +47,7 @@ def write(kind: str, path: Path) -> Declaration:
     words = path.stem.split("_")
     text = (TEMPLATES / f"{kind}.py").read_text(encoding="utf-8")
     text = text.replace("NewPlugin", "".join(map(str.capitalize, words))).replace("new_plugin", path.stem)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file") from None
+    write_file(path, text, "{}; name another file")
     return find(KINDS[kind], str(path.absolute()))
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from eagleray.app.directories import folder_of, new_directory
+from eagleray.app.directories import REFUSAL, folder_of, new_directory
 from eagleray.config import Run
 from eagleray.config.settings import settings
+from eagleray.contracts.files import make_folder, place
 from eagleray.loop import train
 from eagleray.runs.assemble import assemble
 from eagleray.runs.profile import Profile
@@ -39,7 +40,7 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         torch.set_num_threads(run.threads)
     experiment = run.tracking.experiment
     home = folder_of(run.tracking.runs, experiment)
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home, REFUSAL)
     with tempfile.TemporaryDirectory(prefix=".profile-", dir=home) as folder:
         record = Record.create(folder, name="profile", experiment=experiment, params=settings(run), run=run.file())
         if run.workers > 1:
@@ -51,7 +52,7 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         for _ in reports:
             pass
         directory = new_directory(home, "profile", run.method.title)
-        (directory / "artifacts").mkdir()
+        make_folder(directory / "artifacts")
         for name in ("run.yaml", "artifacts/profile.json"):
-            (record.directory / name).rename(directory / name)
+            place(record.directory / name, directory / name)
     return json.loads((directory / "artifacts" / "profile.json").read_text()), directory

@@ -21,8 +21,9 @@ from eagleray.config.plugin_files import PluginFile
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import whole
 from eagleray.contracts.seeds import Stream
-from eagleray.data.cache import cache_folder, digest, locked, read_pixels, write_pixels, written_whole
+from eagleray.data.cache import REFUSAL, cache_folder, digest, locked, read_pixels, write_pixels
 from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
@@ -307,5 +308,5 @@ def _write_index(path: Path, about: About, sizes: np.ndarray, rows: Rows, labels
     arrays = {"sizes": sizes} | {f"{name} rows": value for name, value in rows.items()}
     arrays |= {f"{name} labels": value for name, value in labels.items() if value is not None}
     arrays["about"] = np.array(about.model_dump_json())
-    with written_whole(path) as file:
+    with whole(path, REFUSAL) as file:
         np.savez(file, allow_pickle=False, **arrays)

@@ -5,18 +5,18 @@ One process writes a file atomically; all that read it check it.
 
 import fcntl
 import hashlib
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import make_folder, whole, writable
 from eagleray.contracts.machine import user_cache
+
+REFUSAL = "the cache of decoded images: {}; set data.cache to another folder"
 
 
 def cache_folder(chosen: Path | None) -> Path:
@@ -28,8 +28,7 @@ def cache_folder(chosen: Path | None) -> Path:
         ConfigError: it cannot be created.
     """
     folder = chosen or user_cache()
-    with _errors_named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, REFUSAL)
     return folder
 
 
@@ -47,41 +46,23 @@ def locked(path: Path) -> Iterator[None]:
 
     It is released if the process dies.
     """
-    with _errors_named(path.parent):
+    with writable(path, REFUSAL):
         file = path.open("ab")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that is written whole or not at all.
-
-    It appears under its name only if the block ends without an error.
-
-    Raises:
-        ConfigError: the disk is full, or the folder cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with _errors_named(path.parent):
-            with unfinished.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())  # otherwise a power cut may leave a file of the right size full of zeros
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_pixels(path: Path | None, images: Iterable[np.ndarray]) -> int:
     """Write uint8 images one after the other; without a path, only read them.
 
     Return their CRC-32.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written.
     """
     checksum = 0
-    with written_whole(path) if path else nullcontext() as file:
+    with whole(path, REFUSAL) if path else nullcontext() as file:
         for image in images:
             block = image.tobytes()
             checksum = zlib.crc32(block, checksum)
@@ -109,13 +90,3 @@ def _checksum(path: Path, size: int, changed: int) -> int:
     It is computed once per process: a process may train hundreds of runs.
     """
     return zlib.crc32(np.memmap(path, np.uint8, "r").data)
-
-
-@contextmanager
-def _errors_named(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"the cache of decoded images in {folder} cannot be written ({error}): set data.cache"
-        ) from error

@@ -1,8 +1,12 @@
 """Failures that come through Ray."""
 
+from typing import Any
+
+import ray
 import ray.exceptions
 from ray.train import TrainingFailedError
 
+from eagleray.contracts.report import Diverged, Failed
 from eagleray.runs.failures import Failure
 
 KILLED = "the kernel has killed it for its memory"
@@ -28,6 +32,24 @@ def failure_of(error: BaseException, *, killed: bool = False) -> Failure:
     if isinstance(error, ray.exceptions.RayError):
         return Failure("out of memory", KILLED) if killed else Failure("infrastructure", _last_line(error))
     return Failure.of(error)
+
+
+def as_failed(failure: Failure) -> Failed:
+    """Return the error that a failure in another process is here."""
+    kind = Diverged if failure.kind == "diverged" else Failed
+    return kind(failure.reason, failure.kind)
+
+
+def answer_of(task: "ray.ObjectRef[Any]") -> Any:
+    """Wait for the result of a task.
+
+    Raises:
+        Failed: it has failed, or its machine is gone.
+    """
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        raise as_failed(failure_of(error)) from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -15,6 +15,8 @@ from eagleray.config import Run, Sweep, read_run
 from eagleray.config.floors import FloorKind
 from eagleray.config.search_points import as_trial
 from eagleray.ray_backend.callbacks import Watch
+from eagleray.ray_backend.failures import answer_of
+from eagleray.runs.failures import keep_error
 from eagleray.runs.floors import Floor, floors, measure
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated_on_test, recorded_run
@@ -83,7 +85,7 @@ class Measurements:
             return lambda: measure(*arguments)
         share = {"num_cpus": self.sweep.cpus_per_trial, "num_gpus": self.sweep.gpus_per_trial}
         result = ray.remote(measure).options(**share).remote(*arguments)
-        return lambda: ray.get(result)
+        return lambda: answer_of(result)
 
 
 def winner(sweep: Sweep, parent: Record) -> list[Record]:
@@ -126,7 +128,11 @@ def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None
     """Measure a floor and record it."""
     run, record = read_run(file), Record.open(directory)
     torch.set_num_threads(run.threads or 1)
-    metrics = measure(kind, run)
+    try:
+        metrics = measure(kind, run)
+    except Exception as error:
+        keep_error(record, error)
+        raise
     record.append(0, metrics, 0)
     record.finish("finished", summary=metrics)
 

@@ -30,7 +30,7 @@ from eagleray.ray_backend.signals import send
 from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
 from eagleray.runs.assemble import images_of
 from eagleray.runs.begun import begun
-from eagleray.runs.failures import told, try_failed_again
+from eagleray.runs.failures import reopen_unfinished, told
 from eagleray.runs.hangs import HangWatch
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
@@ -84,7 +84,7 @@ def sweep(
         ensure_room = check_resources if address is None else wait_for_room
         ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
         parent = _record(sweep, directory, read)
-        try_failed_again(parent)
+        reopen_unfinished(parent)
         follower = TrialFollower(watch, trial_count(sweep))
         for point in known:
             config = trial_config(sweep, directory, point, end)

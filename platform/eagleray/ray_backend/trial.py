@@ -92,7 +92,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
             yield result({}, 0, done=True)
         return
     if _is_over(trial):
-        if recorded_epochs.rows:
+        if Path(trial["directory"], "record.json").exists():
             Record.open(trial["directory"]).finish("stopped", OVER)
         yield result({}, recorded_epochs.epoch, done=True)
         return
@@ -171,8 +171,7 @@ class RecordedEpochs:
         if not (directory / "record.json").exists():
             return cls([], ended=False)
         record = Record.open(directory)
-        ended = record.state != "running" and record.status["message"] != OVER
-        return cls(record.metrics(), ended=ended)
+        return cls(record.metrics(), ended=record.has_ended)
 
     @property
     def epoch(self) -> int:

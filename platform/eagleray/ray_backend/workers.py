@@ -25,10 +25,11 @@ from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.report import Diverged, Failed, Kind, Report
+from eagleray.contracts.files import write
+from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
-from eagleray.ray_backend.failures import KILLED, failure_of
+from eagleray.ray_backend.failures import KILLED, as_failed, failure_of
 from eagleray.ray_backend.signals import here, send
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
@@ -91,7 +92,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
             if waiting is not None:
                 exchange.answer.remote(waiting, True)
     except ray.exceptions.RayError as error:  # the messenger of the group was lost
-        raise Failed(*_reason(failure_of(error))) from error
+        raise as_failed(failure_of(error)) from error
     except GeneratorExit:
         if waiting is not None:
             exchange.answer.remote(waiting, False)
@@ -105,12 +106,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
     if failure is None and thread.failure is not None:
         failure = failure_of(thread.failure)
     if failure is not None:
-        kind = Diverged if failure.kind == "diverged" else Failed
-        raise kind(*_reason(failure)) from thread.failure
-
-
-def _reason(failure: Failure) -> tuple[str, Kind]:
-    return failure.reason, failure.kind
+        raise as_failed(failure) from thread.failure
 
 
 def free(directory: Path) -> None:
@@ -206,7 +202,7 @@ def work(config: dict[str, Any]) -> None:
         keep_data(run, record, data)
         pg = get_current_placement_group()
         assert pg is not None
-        (directory / ".workers").write_text(pg.id.hex())
+        write(directory / ".workers", pg.id.hex())
         reports = recorded(reports, record)
     try:
         for report in reports:

@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from eagleray.config.settings import as_names
+from eagleray.contracts.files import whole
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
 from eagleray.report.numbers import number, param_text
@@ -61,7 +62,8 @@ def _draw(analysis: Analysis, path: Path, title: str) -> None:
         _dots(figure, analysis)
     figure.suptitle(fill(title, 60), x=0.01, ha="left", fontsize=11)
     figure.text(0.99, -0.02, _floors(analysis), ha="right", va="top", fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 
 def paired(rows: Sequence[Row], key: str) -> Cells:

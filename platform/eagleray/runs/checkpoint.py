@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
-from eagleray.runs.files import digest_of, make_folder, place, writing
+from eagleray.contracts.files import digest_of, force, place, unfinished, writable
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint and delete old ones.
 
     Of the files `checkpoints/step-<step>-<digest>.pt`, only the newest `keep` stay. A reader finds a whole file or
-    none, also after a power cut.
+    none, also after a power cut: the old ones are deleted when the name of the new one is on the disk.
 
     Args:
-        directory: of the run.
+        directory: of the run; it exists.
         state: plain values and tensors; `step` names the file.
         keep: how many checkpoints stay.
 
@@ -29,14 +29,15 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
         Failed: there is no room on the disk, or it cannot be written.
     """
     folder, name = directory / "checkpoints", f"step-{state['step']:09d}"
-    make_folder(folder)
-    for left in folder.glob("*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    unfinished = folder / f"{name}.{os.getpid()}.tmp"
-    with writing(unfinished):
-        torch.save(state, unfinished)
-        path = folder / f"{name}-{digest_of(unfinished)}.pt"
-        place(unfinished, path)
+    with writable(folder / f"{name}.pt"), unfinished(folder / f"{name}.{os.getpid()}.tmp") as beside:
+        if not folder.exists():
+            folder.mkdir()
+            force(directory)
+        for left in folder.glob("*.tmp"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        torch.save(state, beside)
+        path = folder / f"{name}-{digest_of(beside)}.pt"
+        place(beside, path)
     for repeated in folder.glob(f"{name}-*.pt"):  # by an earlier start
         if repeated != path:
             repeated.unlink(missing_ok=True)

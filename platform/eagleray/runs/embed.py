@@ -1,11 +1,9 @@
 """Encode a folder of images into a file of features."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 from eagleray.augment import evaluation_view
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import whole
 from eagleray.contracts.method import Method
 from eagleray.data.decode import Bad, decode, in_threads
 from eagleray.data.images import batched
@@ -73,7 +72,7 @@ def embed(
     facts = {**facts, "image_size": info.image_size, "stored_size": info.stored_size}
     facts |= {"channels": info.channels, "mean": list(info.mean), "std": list(info.std)}
     bad: list[str] = []
-    with _whole(out) as file:
+    with whole(out, "--out {}; name another file") as file:
         writer: Writer | None = None
         for done, batch, images in _decoded(folder, names, batch_size, info.stored_size, info.channels):
             wrong = {name: image.reason for name, image in zip(batch, images, strict=True) if isinstance(image, Bad)}
@@ -119,20 +118,6 @@ def _unreadable(folder: Path, wrong: Mapping[str, str]) -> str:
     some = ", ".join(f"{folder / name} ({reason})" for name, reason in islice(wrong.items(), NAMED))
     more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     return f"cannot be read as images: {some}{more}; repair or remove them, or leave them out with --skip-bad"
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is complete."""
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(out)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 class Writer(Protocol):

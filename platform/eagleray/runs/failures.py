@@ -14,15 +14,16 @@ import errno
 import hashlib
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from eagleray.config import Run, changed, read_run
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.address import without_password
+from eagleray.contracts.errors import ConfigError, Damaged
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Diverged, Failed, Kind
-from eagleray.runs.files import write
-from eagleray.runs.record import Record
+from eagleray.runs.record import INTERRUPTED, Record
 
 ALIKE = 3  # trials that fail in the same way, the first ones of a sweep, before it ends
 LONGEST = 300  # characters of a reason
@@ -81,10 +82,9 @@ def kind_of(error: BaseException) -> Kind:
 
 def keep(record: Record, failure: Failure, log: str) -> None:
     """Write a failure to the run's directory, with the log of what happened."""
-    write(record.artifacts / "error.txt", log)
-    last = record.metrics()[-1:]
-    summary = {name: value for row in last for name, value in row.items() if name not in ("step", "epoch", "time")}
-    record.finish("failed", failure.reason, summary=summary, failure=asdict(failure))
+    failure = replace(failure, reason=without_password(failure.reason))
+    record.finish("failed", failure.reason, summary=_last(record), failure=asdict(failure))
+    write(record.artifacts / "error.txt", without_password(log))
 
 
 def keep_error(record: Record, error: BaseException) -> Failure:
@@ -94,6 +94,23 @@ def keep_error(record: Record, error: BaseException) -> Failure:
     failure = Failure.of(error)
     keep(record, failure, "".join(traceback.format_exception(error)))
     return failure
+
+
+def keep_end(record: Record, error: BaseException) -> str:
+    """Keep what has ended a run or sweep early, and close the unfinished runs of a sweep.
+
+    Return what a person is told.
+    """
+    try:
+        close_unfinished(record, INTERRUPTED)
+        if isinstance(error, Exception):
+            keep_error(record, error)
+        elif record.state == "running":
+            record.finish("stopped", "by a person", summary=_last(record))
+        return told(record)
+    except (Failed, ConfigError, OSError) as lost:  # the directory is full, gone or damaged
+        failure = Failure.of(error)
+        return f"{record.name} failed ({failure.kind}): {failure.reason}. That could not be kept: {lost}"
 
 
 def failure_in(record: Record) -> Failure | None:
@@ -131,14 +148,22 @@ def may_resume(record: Record) -> bool:
     return record.state in ("running", "stopped") or again
 
 
-def try_failed_again(sweep: Record) -> None:
-    """Forget failures that a resumed sweep tries again.
+def close_unfinished(sweep: Record, why: str) -> None:
+    """Write that the runs of a sweep have stopped with it, if they have not ended."""
+    for child in sweep.children():
+        if child.state == "running":
+            child.finish("stopped", why, summary=_last(child))
 
-    Those that would recur with the same settings stay.
+
+def reopen_unfinished(sweep: Record) -> None:
+    """Forget the ends of runs that a resumed sweep continues or tries again.
+
+    Failures that would recur with the same settings stay.
     """
     for child in sweep.children():
         failure = failure_in(child)
-        if child.state == "failed" and (failure is None or failure.kind in AGAIN):
+        is_tried = child.state == "failed" and (failure is None or failure.kind in AGAIN)
+        if is_tried or not child.has_ended:
             child.reopen()
 
 
@@ -165,6 +190,14 @@ def kills_for_memory() -> int | None:
     except (OSError, StopIteration):
         return None
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), None)
+
+
+def _last(record: Record) -> dict[str, float]:
+    """Return the last numbers of a run; none if they are damaged, which is what has failed then."""
+    try:
+        return record.last
+    except Damaged:
+        return {}
 
 
 def _next(record: Record, failure: Failure) -> str:

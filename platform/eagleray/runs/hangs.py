@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 
 from eagleray.contracts.errors import ConfigError, Noted
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Report
-from eagleray.runs.files import write
 from eagleray.runs.record import Record
 
 EVERY = 5.0  # seconds between two beats of a pulse, and between two looks at it

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eagleray.config import Run, Sweep
 from eagleray.config.search_points import as_param
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import make_folder, whole
 from eagleray.contracts.ranges import probes
 from eagleray.contracts.view import View
 from eagleray.data.images import Data
@@ -61,21 +61,23 @@ class Block:
         return [f"view {', '.join(which)}: {words}" for words, which in numbers.items()]
 
 
-def preview(run: Run, path: Path, data: Data | None = None) -> None:
+def preview(run: Run, path: Path, data: Data | None = None, refusal: str = "") -> None:
     """Write a PNG of images and the views of them that training sees.
 
     Args:
         run: names the method, the images and the changes to the views.
         path: of the PNG.
         data: the images, if they are loaded already.
+        refusal: what is said if the file cannot be written (see `contracts.files.whole`).
 
     Raises:
-        ConfigError: the run does not fit its data, or the file cannot be written.
+        ConfigError: the run does not fit its data.
+        Failed: there is no room on the disk, or the file cannot be written.
     """
-    _write(list(blocks(run, data)), path)
+    _write(list(blocks(run, data)), path, refusal)
 
 
-def preview_sweep(sweep: Sweep, path: Path) -> int:
+def preview_sweep(sweep: Sweep, path: Path, refusal: str = "") -> int:
     """Write a PNG with a block for each value that changes the views.
 
     Return how many values there was no room for. One value changes at a time, the others are the first of theirs.
@@ -89,7 +91,7 @@ def preview_sweep(sweep: Sweep, path: Path) -> int:
         run = sweep.variant(values)
         for block in blocks(run, title=title):
             found.setdefault((block.views, str(run.data), run.image_size), block)
-    _write(list(found.values())[:BLOCKS], path)
+    _write(list(found.values())[:BLOCKS], path, refusal)
     return max(0, len(found) - BLOCKS)
 
 
@@ -154,24 +156,20 @@ def _names(data: Data, classes: np.ndarray) -> list[str]:
 # --- the picture -----------------------------------------------------------------------------------------------
 
 
-def _write(parts: Sequence[Block], path: Path) -> None:
+def _write(parts: Sequence[Block], path: Path, refusal: str) -> None:
     pictures = [_picture(block) for block in parts]
     head = max(height for _, height in pictures)
     size = (
         sum(p.width for p, _ in pictures) + GAP * (len(pictures) - 1),
         max(head - h + p.height for p, h in pictures),
     )
-    whole, left = Image.new("RGB", size, "white"), 0
-    for picture, height in pictures:  # rows of different blocks lie side by side, whatever is written above them
-        whole.paste(picture, (left, head - height))
-        left += picture.width + GAP
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}")
-        whole.save(unfinished, format="PNG")
-        unfinished.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file") from None
+    picture, left = Image.new("RGB", size, "white"), 0
+    for each, height in pictures:  # rows of different blocks lie side by side, whatever is written above them
+        picture.paste(each, (left, head - height))
+        left += each.width + GAP
+    make_folder(path.parent, refusal)
+    with whole(path, refusal) as file:
+        picture.save(file, format="PNG")
 
 
 def _picture(block: Block) -> tuple[Image.Image, int]:

@@ -26,6 +26,7 @@ from torch.profiler import profile as operators_of
 from eagleray.blocks import distributed
 from eagleray.config import Run, changed
 from eagleray.contracts.batch import Batch
+from eagleray.contracts.files import write
 from eagleray.contracts.report import Report
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import Assembly, assemble
@@ -214,8 +215,7 @@ class Profile:
             "device": str(self.clock.device),
             "workers": self.run.workers,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts, indent=1))
+        write(path, json.dumps(facts, indent=1))
 
 
 def sentence(stage: Stage) -> str:

@@ -9,12 +9,13 @@ The directory is the only source for what the run was, what it measured and how 
     metrics.jsonl   one line for each report, appended while the run trains
     system.jsonl    the same for what it used of its machine, kept apart because no report compares it
     status.json     how it ended and its last numbers; absent while it runs
+    .room           bytes that make room for status.json on a full disk; absent when it has ended
     artifacts/      pictures, the encoder and other files to keep
     trials/<id>/    the runs of a sweep, each a directory like this one
 
 Training writes only here. Everything else (leaderboards, MLflow) only reads, so nothing else can slow or stop it.
 Every file except those two is replaced as a whole; in them, readers skip a last line that a killed process left half
-written. All of them carry digests (runs/files.py), so that damage is found before anything is read from them. One
+written. All of them carry digests (contracts/files.py), so that damage is found before anything is read from them. One
 process at a time writes to a directory; any number may read.
 """
 
@@ -32,13 +33,16 @@ from uuid import uuid4
 
 import yaml
 
+from eagleray.config.budget import OVER
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
+from eagleray.contracts.files import JSON, LINE, YAML, force, make_folder, writable, write
 from eagleray.runs.environment import Value, environment
-from eagleray.runs.files import JSON, LINE, YAML, appending, make_folder, write
 
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
+INTERRUPTED = "with its sweep"  # why a trial or floor was stopped; a resumed sweep continues it
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+ROOM, BYTES = ".room", 2**14
 LONGEST = 2**20  # bytes of a row, at most
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
@@ -105,6 +109,7 @@ class Record:
         )
         text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
         write(directory / "run.yaml", YAML.put(text))
+        write(directory / ROOM, os.urandom(BYTES))  # no zeros: a file system may store those without room
         record.reopen()
         record._save()
         return record
@@ -177,11 +182,14 @@ class Record:
         }
         line = LINE.put(json.dumps(row, allow_nan=False)) + b"\n"
         path = self.directory / file
-        with appending(path), open(path, "ab+") as rows:
+        with writable(path), open(path, "ab+") as rows:
+            is_new = rows.tell() == 0
             _cut_torn_line(rows)
             rows.write(line)
             rows.flush()
             os.fsync(rows.fileno())
+            if is_new:
+                force(self.directory)  # which has its name
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
         """Add tags.
@@ -213,11 +221,16 @@ class Record:
         sizes = {file: path.stat().st_size for file in (METRICS, SYSTEM) if (path := self.directory / file).exists()}
         ending: dict[str, Any] = {"state": state, "message": message, "time": _now(), "summary": numbers}
         ending |= {"failure": dict(failure)} if failure else {}
-        write(self.directory / "status.json", JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
+        path = self.directory / "status.json"
+        with writable(path):
+            (self.directory / ROOM).unlink(missing_ok=True)
+        write(path, JSON.put(json.dumps({**ending, "sizes": sizes}, indent=1)))
 
     def reopen(self) -> None:
         """Forget how the run ended, so that it continues."""
-        (self.directory / "status.json").unlink(missing_ok=True)
+        path = self.directory / "status.json"
+        with writable(path):
+            path.unlink(missing_ok=True)
 
     def _save(self) -> None:
         facts = {name: value for name, value in asdict(self).items() if name != "directory"}
@@ -317,8 +330,19 @@ class Record:
         return self.status["state"]
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do: it neither runs nor was it stopped for a resumed sweep to continue."""
+        status = self.status
+        return status["state"] != "running" and status["message"] not in (OVER, INTERRUPTED)
+
+    @property
     def summary(self) -> dict[str, float]:
         return self.status["summary"]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The numbers of its last row; none if it has no row."""
+        return {name: value for row in self.metrics()[-1:] for name, value in row.items() if name not in PLACES}
 
     @property
     def artifacts(self) -> Path:

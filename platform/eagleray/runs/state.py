@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Progress, StepResult
+from eagleray.contracts.files import make_folder
 from eagleray.contracts.method import Method
 from eagleray.contracts.report import Diverged
 from eagleray.data.loader import BatchLoader
@@ -46,13 +47,14 @@ class TrainingState:
 
     Args:
         run: the run in training.
-        directory: of the run; only the first worker writes.
+        directory: of the run, created if missing; only the first worker writes to it.
         method: with its weights.
         optimizer: with its moments.
         loader: knows which images a step has.
     """
 
     def __init__(self, run: Run, directory: Path, method: Method, optimizer: Optimizer, loader: BatchLoader):
+        make_folder(directory)
         self.run, self.directory, self.method, self.optimizer = run, directory, method, optimizer
         self.loader, self.steps_per_epoch = loader, loader.steps_per_epoch
         self.counters = Counters()

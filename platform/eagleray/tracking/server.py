@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 from eagleray.runs.signals import as_interrupts
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url
@@ -68,9 +69,11 @@ def charts_url(experiment_id: str, sweep: str | None, uri: str | None = None) ->
 
 
 def ui_command(uri: str | None = None) -> str:
-    """Return the command that shows a store's pages."""
+    """Return the command that shows a store's pages; a password is to be added."""
     uri = store_uri(uri)
-    return "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={uri}')}"
+    return (
+        "eagleray ui" if uri == store_uri() else f"eagleray ui {shlex.quote(f'tracking.uri={without_password(uri)}')}"
+    )
 
 
 def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
@@ -96,7 +99,7 @@ def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
     _list(uri, base)
     print("The server answers in a few seconds; Ctrl-C stops it.", flush=True)
     with _noted(uri, base):
-        _serve(_command(uri, host, port))
+        _serve(_command(uri, host, port), uri)
 
 
 def _list(uri: str, base: str) -> None:
@@ -114,7 +117,7 @@ def _noted(uri: str, base: str) -> Iterator[None]:
         yield
         return
     path = _note(uri)
-    path.write_text(json.dumps({"base": base, "pid": os.getpid(), "node": platform.node()}))
+    write(path, json.dumps({"base": base, "pid": os.getpid(), "node": platform.node()}))
     try:
         yield
     finally:
@@ -129,16 +132,20 @@ def _note(uri: str) -> Path:
 
 
 def _command(uri: str, host: str, port: int) -> list[str]:
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning --app-dir /"]
     artifacts = artifacts_beside(uri)
     return [*command, "--artifacts-destination", artifacts] if artifacts else command
 
 
-def _serve(command: list[str]) -> None:
-    # Without the second setting the server leaves job processes behind.
-    environment = {**PATIENCE, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
-    environment["PYTHONSAFEPATH"] = "1"  # with `-P` and `--app-dir`: import nothing from the working directory
+def _serve(command: list[str], uri: str) -> None:
+    environment = {
+        **PATIENCE,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the server leaves job processes behind
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, which everybody may read: it may hold a password
+        "PYTHONSAFEPATH": "1",  # with `-P` and `--app-dir`: import nothing from the working directory
+    }
     as_interrupts()
     server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
     guard = _guard(server.pid)

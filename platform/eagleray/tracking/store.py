@@ -40,8 +40,9 @@ def store_uri(chosen: str | None = None) -> str:
     """
     uri = chosen or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if not STORES.match(uri):
+        shown = without_password(uri.rpartition("@")[2])
         raise ConfigError(
-            f"{uri!r} (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow store; "
+            f"{shown!r} (tracking.uri or MLFLOW_TRACKING_URI) is not an MLflow store; "
             "use sqlite:///FILE.db, or a server's http://HOST:PORT."
         )
     path = sqlite_path(uri)

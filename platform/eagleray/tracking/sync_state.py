@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eagleray.contracts.address import without_password
-from eagleray.runs.files import JSON, write
+from eagleray.contracts.files import JSON, write
 from eagleray.runs.record import METRICS, SYSTEM, Record
 
 Note = dict[str, Any]

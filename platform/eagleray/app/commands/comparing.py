@@ -7,6 +7,7 @@ import typer
 
 from eagleray.app.line import app, console, say, split_names, tracking_of
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import write
 
 
 @app.command()
@@ -44,11 +45,8 @@ def compare(
     comparison = compared([named(name, tracking) for name in names])
     if not comparison.trials:
         raise ConfigError(f"{' and '.join(names)}: there are no runs to compare")
-    try:
-        if csv is not None:
-            csv.write_text(everything_csv(comparison), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--csv {csv} cannot be written: {error.strerror}; name another file") from None
+    if csv is not None:
+        write(csv, everything_csv(comparison), "--csv {}; name another file")
     analysis = analysed(comparison, metric, mode)
     for note in comparison.notes:
         say(f"note: {note}")

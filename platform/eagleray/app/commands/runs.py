@@ -149,7 +149,7 @@ def _epochs(record: Record) -> str:
         return ""
     if record.kind == "sweep":
         trials = [child for child in browse(record.directory, trials=True).records if child.kind == "trial"]
-        return f"{sum(child.state != 'running' for child in trials)}/{len(trials)} trials"
+        return f"{sum(child.has_ended for child in trials)}/{len(trials)} trials"
     return f"{epochs_done(record) or 0}/{record.params.get('epochs', '?')}"
 
 

@@ -15,6 +15,7 @@ from eagleray.app.line import (
     app,
     console,
     fail,
+    failed,
     farewell,
     interrupted,
     only_settings,
@@ -64,9 +65,7 @@ def train(
     except KeyboardInterrupt as stopped:
         interrupted("train", settings, stopped, resumed=resume)
     except Exception as error:
-        if not hasattr(error, "__notes__") or isinstance(error, ConfigError):
-            raise
-        fail(error.__notes__[-1], 1)  # what a person is told (runs/failures.py); the traceback is in the log
+        failed(error)
     from eagleray.app.terminal import metrics_table
 
     out.print(metrics_table(result.metrics, result.run))
@@ -125,6 +124,8 @@ def run_sweep(
         interrupted("sweep", [str(file), *overrides], stopped, resumed=resume or extend)
     except Failed as error:
         fail(str(error), 1)
+    except Exception as error:
+        failed(error)
     from eagleray.app.terminal import leaderboard
     from eagleray.report.text import on_test_set
     from eagleray.runs.failures import told_of_trials
@@ -175,13 +176,14 @@ def preview(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     check_writable(out, "--out to another file")
+    refusal = "--out {}; name another file"
     from eagleray.runs.preview import preview as draw
     from eagleray.runs.preview import preview_sweep
 
     with placed(file, overrides):
         if isinstance(question, Run):
-            draw(question, out, _read(question))
-        elif hidden := preview_sweep(question, out):
+            draw(question, out, _read(question), refusal)
+        elif hidden := preview_sweep(question, out, refusal):
             say(f"{hidden} more values had no room")
     say(str(out))
 

@@ -18,11 +18,11 @@ from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError, Damaged
+from eagleray.contracts.files import DIGITS, digest
 from eagleray.contracts.method import Method
 from eagleray.contracts.ragged import Ragged
 from eagleray.data.decode import decode_all
 from eagleray.data.images import batched
-from eagleray.runs.files import DIGITS, digest
 from eagleray.runs.restore import newest_method
 
 WEIGHTS = "encoder.safetensors"

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.files import make_folder, place, writable
 from eagleray.contracts.seeds import generator
 from eagleray.runs.export.encoder import WEIGHTS, ExportedEncoder, write_weights
 from eagleray.runs.export.graph import NetworkCode, network_code, traced
@@ -44,29 +45,29 @@ def write(form: str, encoder: ExportedEncoder, folder: Path, facts: Mapping[str,
 
     Raises:
         ConfigError: the encoder cannot be written so, or a package is missing.
+        Failed: there is no room on the disk, or the folder cannot be written.
     """
-    with _unfinished(folder) as unfinished:
+    with writable(folder / LOADER), _unfinished(folder) as unfinished:
         script = FORMATS[form](encoder, unfinished, facts)
         (unfinished / LOADER).write_text(script, encoding="utf-8")
         _check(encoder, unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         files = [path for path in sorted(unfinished.iterdir()) if path.is_file()]
-        folder.mkdir(parents=True, exist_ok=True)
-        return [path.replace(folder / path.name) for path in files]
+        make_folder(folder)
+        return [place(path, folder / path.name) for path in files]
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
-    """Make a hidden folder on the same disk, removed at the end."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    try:
-        unfinished = Path(tempfile.mkdtemp(prefix=".export-", dir=there))
-    except OSError as error:
-        raise ConfigError(f"--out {folder} cannot be written: {error.strerror}") from error
-    try:
-        yield unfinished
-    finally:
-        shutil.rmtree(unfinished)
+    """Make a hidden folder on the same disk, removed at the end.
+
+    Those that killed processes have left are removed, too.
+    """
+    for left in folder.glob(".export-*"):
+        shutil.rmtree(left)
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=there, ignore_cleanup_errors=True) as unfinished:
+        yield Path(unfinished)
 
 
 def _check(encoder: ExportedEncoder, folder: Path) -> None:
