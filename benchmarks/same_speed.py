@@ -65,7 +65,9 @@ def main() -> None:
             print(f"{benchmark:13}{name:44}{medians}   {spread}", flush=True)
     if given.out:
         with given.out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([["benchmark", "number", "round", "first", "second"], *rows])
+            csv.writer(file, lineterminator="\n").writerows(
+                [["benchmark", "number", "round", "first", "second"], *rows]
+            )
 
 
 def measure(checkout: Path, benchmark: str, more: list[str]) -> dict[str, float]:

@@ -83,11 +83,8 @@ def sync(
     if not directory.is_dir():
         raise ConfigError(f"there is no directory {directory}; name the one that contains the runs")
     uri = tracking_of(settings).uri
-    from eagleray.runs.record import find_records
     from eagleray.tracking import sync_all
 
-    if not any(True for _ in find_records(directory)):
-        raise ConfigError(f"{directory} holds no runs; name the directory that contains them")
     done = sync_all(directory, uri)
     say(f"{done.sent} runs sent, {done.already} were complete already, {len(done.unsent)} could not be sent")
     for lack in done.lacks:
