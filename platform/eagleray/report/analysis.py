@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 from eagleray.config.metrics import Table, shipped
 from eagleray.report.effects import Effects, combined, levels
 from eagleray.report.leaderboard import Mode, Row, TrialResult, leaderboard
 from eagleray.report.means import Difference, difference
+from eagleray.report.numbers import distinct_texts, param_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,15 @@ class Analysis:
         """The effects of the varied keys."""
         return Effects(self.tried, self.varied, self.binned)
 
-    def levels(self, key: str) -> dict[str, str]:
+    def text(self, key: str, value: Any) -> str:
+        """Return the text of a key's value; values of a list are told apart."""
+        return param_text(value) if key in self.binned else self._texts[key][value]
+
+    @cached_property
+    def _texts(self) -> dict[str, dict[Any, str]]:
+        return {key: distinct_texts(row.params[key] for row in self.rows if key in row.params) for key in self.varied}
+
+    def levels(self, key: str) -> dict[Any, str]:
         """Map each value of a key to its level (`effects.levels`)."""
         return levels(self.tried, key, is_drawn=key in self.binned)
 

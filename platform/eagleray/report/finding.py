@@ -42,8 +42,11 @@ def _what_matters(effects: Sequence[Effect], analysis: Analysis) -> str:
     together = analysis.effects.interaction
     also = f"; the keys act together ({p_text(together)}, F test of lack of fit)" if together is not None else ""
     if _equal(best.mean, worst.mean):
+        is_known = len({seed for row in analysis.tried for seed in row.seeds}) > 1
         none = "no key makes a difference" if rest else f"{first.key} makes no difference"
-        return f"{none}: {analysis.metric} is {number(best.mean)} at every value{also}"
+        same = f"{analysis.metric} is {number(best.mean)} at every value"
+        unknown = f"{same}{'' if rest else f' of {first.key}'}, but with one seed that may be chance (set seeds=3)"
+        return f"{none}: {same}{also}" if is_known else unknown
     ends = (
         f"{analysis.metric} is {with_margin(best.mean, best.margin)} {best.place} "
         f"and {with_margin(worst.mean, worst.margin)} {worst.place}"

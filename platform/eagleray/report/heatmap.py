@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eagleray.config.settings import as_names
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
-from eagleray.report.numbers import number, param_text
+from eagleray.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def crossed(analysis: Analysis, key: str, other: str) -> Cells:
     down, along = analysis.levels(key), analysis.levels(other)
     cells: Cells = {}
     for row in analysis.tried:
-        place = down[param_text(row.params[key])], along[param_text(row.params[other])]
+        place = down[row.params[key]], along[row.params[other]]
         cells.setdefault(place, []).append(fmean(row.values))
     return cells
 
@@ -125,7 +125,7 @@ def _dots(figure: "Figure", analysis: Analysis) -> None:
     labels = analysis.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}
     for row in analysis.tried:
-        levels[labels[param_text(row.params[key])]].extend(row.values)
+        levels[labels[row.params[key]]].extend(row.values)
     figure.set_size_inches(7, 1.3 + 0.45 * len(levels))
     for y, values in enumerate(levels.values()):
         axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)

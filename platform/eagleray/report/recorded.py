@@ -50,7 +50,7 @@ def from_directory(record: Record) -> Recorded:
         record.title if record.kind == "sweep" else record.name,
         key=str(record.directory),
         kind=record.kind,
-        parent=str(record.parent.directory) if record.above and record.parent else None,
+        parent=str(record.parent_directory) if record.above else None,
         created=record.created,
         state=status["state"],
         message=status["message"],

@@ -14,7 +14,7 @@ from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
 from eagleray.report.leaderboard import Row, TrialResult
 from eagleray.report.means import margin
-from eagleray.report.numbers import p_text, param_text, spread, with_margin
+from eagleray.report.numbers import p_text, spread, with_margin
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the rows
 
@@ -141,7 +141,7 @@ def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["trial", *analysis.varied, "seed", "state", *metrics])
     for name, trial in ranked:
-        params = [param_text(trial.params[key]) if key in trial.params else "" for key in analysis.varied]
+        params = [analysis.text(key, trial.params[key]) if key in trial.params else "" for key in analysis.varied]
         state = "floor" if trial.floor else trial.state
         table.writerow([name, *params, trial.seed, state, *(trial.metrics.get(metric, "") for metric in metrics)])
     return written.getvalue()
@@ -171,7 +171,7 @@ def _count(row: Row) -> str:
 
 
 def _varied(row: Row, analysis: Analysis) -> list[str]:
-    return [param_text(row.params[key]) if key in row.params else "" for key in analysis.varied]
+    return [analysis.text(key, row.params[key]) if key in row.params else "" for key in analysis.varied]
 
 
 def effects_table(analysis: Analysis) -> Table:

@@ -125,13 +125,15 @@ def run_sweep(
         interrupted("sweep", [str(file), *overrides], stopped, resumed=resume or extend)
     except Failed as error:
         fail(str(error), 1)
-    from eagleray.app.terminal import leaderboard
+    from eagleray.app.terminal import hidden, leaderboard
     from eagleray.report.text import on_test_set
     from eagleray.runs.failures import told_of_trials
     from eagleray.runs.record import Record
 
-    out.print(leaderboard(result.analysis, out.width))
     artifacts = result.directory / "artifacts"
+    out.print(leaderboard(result.analysis, out.width))
+    if more := hidden(result.analysis):
+        say(f"{more} more points are not shown: {artifacts / 'leaderboard.csv'} has all")
     files = {"report": "report.html", "as text": "report.md", "heat map": "heatmap.png"}
     places = {what: artifacts / file for what, file in files.items()}
     if result.best_run:
