@@ -440,7 +440,7 @@ def test_ctrl_c_after_the_end_says_so(eagleray: Any, monkeypatch: pytest.MonkeyP
     def pressed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eagleray.app.launch.export_encoder", pressed)
+    monkeypatch.setattr("eagleray.app.conclude.export_encoder", pressed)
     outcome = eagleray("train", *TINY)
     (directory,) = Path("runs/eagleray").iterdir()
     assert outcome.err.splitlines()[-1] == (

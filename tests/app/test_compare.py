@@ -15,7 +15,7 @@ from rich.console import Console
 from command_line import Outcome, command_line
 from eagleray.app import line
 from eagleray.app.commands import comparing, runs
-from eagleray.app.launch import conclude
+from eagleray.app.conclude import conclude
 from eagleray.config import load_run
 from eagleray.runs.files import JSON
 from eagleray.runs.record import Record

@@ -14,7 +14,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record, sound
 
-MAY_CHANGE = ("concurrent", "question", "budget")  # sections of a sweep that may change when it is resumed
+MAY_CHANGE = ("concurrent", "question", "budget", "keep")  # sections of a sweep that may change when it is resumed
 
 
 def folder_of(runs: str, experiment: str) -> Path:

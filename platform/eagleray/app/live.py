@@ -19,6 +19,7 @@ ENDED = ("finished", "stopped", "collapsed", "failed")
 BEST = 5  # ended trials that are shown where there is no room for all
 LABEL = 24  # characters of a trial's name in a live table
 KEY = 8  # characters that a column of a varied key needs at least, with the gap
+PATIENCE = 10  # seconds between lines about the work after the trials
 SILENCE = 60  # seconds between lines about the epochs of one trial
 cut = partial(Text, no_wrap=True, overflow="ellipsis")  # a cell of one line
 
@@ -56,6 +57,8 @@ class SweepDisplay:
         self.lines: dict[str, Line] = {}
         self.floors: dict[str, str] = {}  # name -> its metric, as text
         self.began, self.pace = time.monotonic(), Pace()
+        self.working = ""  # the work after the trials, as text
+        self._worked = self.began  # when its last line was printed
         self._printed: dict[str, float] = {}  # label -> when its last line was printed
         self._size = console.size
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=FRAMES, transient=True)
@@ -89,6 +92,14 @@ class SweepDisplay:
         self.floors[name] = spread([each[self.metric] for each in metrics if self.metric in each])
         if not self.console.is_terminal:
             self._print(f"floor {name}: {self.metric} {self.floors[name]}")
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show how much of some work is done (see `ray_backend.callbacks.Watch`)."""
+        self.working = f"{what}: {done} of {total}" if done < total else ""
+        is_due = time.monotonic() - self._worked >= PATIENCE
+        if not self.console.is_terminal and (done == total > 1 or is_due):
+            self._worked = time.monotonic()
+            self._print(f"{what}: {done} of {total}")
 
     def _is_event(self, label: str, before: Line | None) -> bool:
         now = self.lines[label]
@@ -162,7 +173,8 @@ class SweepDisplay:
         floors = [f"{name} {reached}" for name, reached in self.floors.items()]
         more = [f"{hidden} more trials not shown"] if hidden else []
         more += [f"{unseen} more settings not shown"] if unseen else []
-        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left()])
+        work = [self.working] if self.working else []
+        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left(), *work])
 
     def _left(self) -> list[str]:
         """Estimate the time left from the epochs done since the first trial began to run.
