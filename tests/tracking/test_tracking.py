@@ -278,6 +278,17 @@ def test_the_page_of_an_experiment_is_that_of_its_newest_sweep_and_keeps_what_a_
         "params.`seed`",
     ]
 
+    assert "metrics.`participation`" not in views[1]["selectedColumns"]
+    new = new.tag({"headlines": "knn participation"})  # of an evaluator of the user's own
+    destination.send(new)
+    columns = json.loads(page().tags[f"mlflow.sharedViewState.{new.key[:8]}"])["selectedColumns"]
+    assert columns.index("metrics.`linear`") < columns.index("metrics.`participation`")
+    assert columns.count("metrics.`knn`") == 1
+    run = make(tmp_path / "alone", experiment="which", tags={"headlines": "knn participation"})
+    destination.send(run)
+    columns = json.loads(page().tags["mlflow.sharedViewState.runs"])["selectedColumns"]
+    assert columns.index("metrics.`participation`") < columns.index("metrics.`loss`")
+
     new = new.tag({"finding": "t matters."})
     destination.send(new)
     assert "**t matters.**" in page().tags["mlflow.note.content"]

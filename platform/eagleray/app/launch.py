@@ -16,7 +16,7 @@ from eagleray.app.conclude import concluded, keep_encoder
 from eagleray.app.directories import new_directory
 from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
-from eagleray.config.metrics import headlines, meanings, shipped
+from eagleray.config.metrics import headlines, meanings, metrics_of, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed, Report, Stopped
@@ -74,7 +74,10 @@ def launch_run(
             experiment=run.tracking.experiment,
             params=settings(run),
             run=run.file(),
-            tags={"data": described(data, built.loader.info.image_size)},
+            tags={
+                "data": described(data, built.loader.info.image_size),
+                "headlines": " ".join(headlines(metrics_of(run))),
+            },
             meanings=meanings(run),
             uri=run.tracking.uri,
         )

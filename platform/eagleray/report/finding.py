@@ -23,14 +23,24 @@ def finding(analysis: Analysis) -> str:
         measured = f"; they measured {', '.join(others)}" if others else ""
         return f"no trial measured {analysis.metric}{measured}."
     effects = analysis.effects.each
-    parts = [_what_matters(effects, analysis) if effects else _no_choice(analysis), _against_floors(analysis)]
+    parts = [_at_epoch(analysis) + _what_matters(effects, analysis) if effects else _no_choice(analysis)]
+    parts += [_against_floors(analysis)]
     metric = analysis.table.get(analysis.metric)
     caution = f" Mind that {analysis.metric} is no accuracy: {metric.caution}." if metric and metric.caution else ""
     return f"{'; '.join(filter(None, parts))}.{caution}"
 
 
+def _at_epoch(analysis: Analysis) -> str:
+    epoch = analysis.equal.epoch
+    return "" if epoch is None else f"at epoch {epoch}, the last that all runs reached, "
+
+
 def _no_choice(analysis: Analysis) -> str:
     best, *others = analysis.tried
+    if analysis.equal.note:
+        return (
+            f"no key is said to matter, because {analysis.equal.note}; the best has {analysis.metric} {best.measured}"
+        )
     if not others:
         return f"only one point was measured, with {analysis.metric} {best.measured}"
     return f"all {1 + len(others)} points have the same settings; the best has {analysis.metric} {best.measured}"

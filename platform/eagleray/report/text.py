@@ -64,6 +64,7 @@ def what_intervals_are(analysis: Analysis) -> str:
     if early := sum(max(0, len(row.values) - row.states.get("finished", 0)) for row in analysis.tried):
         runs = "1 run did not finish and counts" if early == 1 else f"{early} runs did not finish and count"
         parts.append(f"{runs} with the last that was measured")
+    parts += [analysis.equal.note] if analysis.equal.note else []
     return f"{'; '.join(parts)}."
 
 
@@ -82,6 +83,8 @@ def how_effects_are(analysis: Analysis) -> list[str]:
     effects = analysis.effects
     means = "Means are fitted: seeds and other keys give no value an advantage. ±: 95 % t interval."
     parts = [f"{means} p: {effects.test}."]
+    later = "; with a larger grace they are told later" if analysis.equal.epoch else ""
+    parts += [f"{analysis.equal.note.capitalize()}{later}."] if analysis.equal.note else []
     if effects.interaction is not None:
         parts.append(
             f"The keys act together ({p_text(effects.interaction)}, F test of lack of fit): look at the picture."
