@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ ENDED = ("finished", "stopped", "collapsed", "failed")
 BEST = 5  # ended trials that are shown where there is no room for all
 LABEL = 24  # characters of a trial's name in a live table
 KEY = 8  # characters that a column of a varied key needs at least, with the gap
+BAR = 20  # characters of a progress bar
 PATIENCE = 10  # seconds between lines about the work after the trials
 SILENCE = 60  # seconds between lines about the epochs of one trial
 cut = partial(Text, no_wrap=True, overflow="ellipsis")  # a cell of one line
@@ -57,7 +59,7 @@ class SweepDisplay:
         self.lines: dict[str, Line] = {}
         self.floors: dict[str, str] = {}  # name -> its metric, as text
         self.began, self.pace = time.monotonic(), Pace()
-        self.working = ""  # the work after the trials, as text
+        self.working: tuple[str, int, int] | None = None  # what is done after the trials, and how much of it
         self._worked = self.began  # when its last line was printed
         self._printed: dict[str, float] = {}  # label -> when its last line was printed
         self._size = console.size
@@ -95,11 +97,11 @@ class SweepDisplay:
 
     def work(self, what: str, done: int, total: int) -> None:
         """Show how much of some work is done (see `ray_backend.callbacks.Watch`)."""
-        self.working = f"{what}: {done} of {total}" if done < total else ""
+        self.working = (what, done, total) if done < total else None
         is_due = time.monotonic() - self._worked >= PATIENCE
         if not self.console.is_terminal and (done == total > 1 or is_due):
             self._worked = time.monotonic()
-            self._print(f"{what}: {done} of {total}")
+            self._print(f"{done} of {total} {what}")
 
     def _is_event(self, label: str, before: Line | None) -> bool:
         now = self.lines[label]
@@ -127,9 +129,17 @@ class SweepDisplay:
             self._size = self.console.size
             self.console.clear()  # the terminal has moved the lines of the last frame, so they cannot be found again
         lines = dict(self.lines)
-        shown = self._chosen(lines, max(BEST + 1, self.console.height - 7))
+        shown = self._chosen(lines, max(BEST + 1, self.console.height - 7 - bool(self.working)))
         trials, unseen = self._rows({label: lines[label] for label in shown})
-        return Group(trials, Text(self._summary(len(lines) - len(shown), unseen), style="dim"))
+        work = [self._work()] if self.working else []
+        return Group(trials, Text(self._summary(len(lines) - len(shown), unseen), style="dim"), *work)
+
+    def _work(self) -> RenderableType:
+        """Return a progress bar of the work after the trials."""
+        what, done, total = self.working or ("", 0, 1)
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total, done, width=BAR), cut(f"{done} of {total} {what}"))
+        return bar
 
     def _chosen(self, lines: Mapping[str, Line], room: int) -> list[str]:
         """Choose the trials to show.
@@ -173,8 +183,7 @@ class SweepDisplay:
         floors = [f"{name} {reached}" for name, reached in self.floors.items()]
         more = [f"{hidden} more trials not shown"] if hidden else []
         more += [f"{unseen} more settings not shown"] if unseen else []
-        work = [self.working] if self.working else []
-        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left(), *work])
+        return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left()])
 
     def _left(self) -> list[str]:
         """Estimate the time left from the epochs done since the first trial began to run.

@@ -69,7 +69,7 @@ class Analysis:
         return Effects(self.comparable, self.varied, self.binned)
 
     def text(self, key: str, value: Any) -> str:
-        """Return the text of a key's value; values of a list are told apart."""
+        """Return the text of a key's value; different values of a list look different."""
         return param_text(value) if key in self.binned else self._texts[key][value]
 
     @cached_property
