@@ -767,12 +767,12 @@ def test_the_work_after_the_trials_has_a_bar_and_in_a_log_a_line_now_and_then(mo
         for done in range(1, 301):
             clock.now += 0.125
             for each in (live, display):
-                each.work("runs put in order", done, 300)
+                each.work("parts of the conclusion", done, 300)
             if done == 150:
                 assert drawn(live)[-1].strip().startswith("━━━━━━━━━━")
-                assert drawn(live)[-1].endswith(" 150 of 300 runs put in order")
-    assert "runs put in order" not in "".join(drawn(live)), "it is done"
-    lines = [f"{done} of 300 runs put in order" for done in (80, 160, 240, 300)]
+                assert drawn(live)[-1].endswith(" 150 of 300 parts of the conclusion")
+    assert "parts of the conclusion" not in "".join(drawn(live)), "it is done"
+    lines = [f"{done} of 300 parts of the conclusion" for done in (80, 160, 240, 300)]
     assert shown_on(log).splitlines()[1:] == lines
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 BEST = 3  # points of a sweep of which everything is kept
+WORK = "parts of the conclusion"  # runs put in order, the report written
 MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
@@ -42,6 +43,7 @@ def concluded(sweep: Sweep, directory: Path, watch: "Watch") -> Analysis:
     names = best_runs(found[1])
     is_over = not left(sweep, directory)
     images_of, children = opened_once(), parent.children()
+    parts = len(children) + 1  # the report
     for done, child in enumerate(children, 1):
         _keep_facts(child, images_of)
         is_trial = child.kind == "trial"
@@ -49,8 +51,10 @@ def concluded(sweep: Sweep, directory: Path, watch: "Watch") -> Analysis:
             keep_encoder(child)
         elif is_trial and is_over and child.state != "failed":  # that one may be tried again
             _reduce(child)
-        watch.work("runs put in order", done, len(children))
-    return conclude(sweep, parent, found)
+        watch.work(WORK, done, parts)
+    conclude(sweep, parent, found)
+    watch.work(WORK, parts, parts)
+    return found[1]
 
 
 def best_runs(analysis: Analysis) -> set[str]:

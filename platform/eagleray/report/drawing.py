@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
-from eagleray.report.numbers import distinct_texts, number, with_margin
+from eagleray.report.numbers import distinct_texts, number
 
 Kind = Literal["listed", "drawn", "metric"]  # the values of an axis: of a list, of a range, or measured
 WIDTH, HEIGHT, TOP, SIDE = 880, 300, 44, 70  # of the parallel coordinates, in pixels
@@ -18,15 +18,18 @@ MOST_TICKS = 12  # values that an axis names
 COLOURS = ("#7a5195", "#3f6fb5", "#1f9e89", "#7fb800", "#e0a100")
 
 
-def interval_bar(row: Row, analysis: Analysis) -> str:
-    """Draw a row's mean and interval on the scale of all rows."""
-    if row.mean is None:
-        return ""
-    ends = [end for each in analysis.rows if each.mean is not None for end in _ends(each)]
-    low, high = min(ends), max(ends)
-    first, middle, last = (_place(at, low, high) * (BAR - 12) + 6 for at in (_ends(row)[0], row.mean, _ends(row)[1]))
+def interval_bars(analysis: Analysis) -> list[str]:
+    """Draw the mean and interval of each row on one scale; a row without a mean has an empty one."""
+    ends = [end for row in analysis.rows if row.values for end in _ends(row)]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    return [_bar(row, analysis.metric, low, high) if row.values else "" for row in analysis.rows]
+
+
+def _bar(row: Row, metric: str, low: float, high: float) -> str:
+    left, right = _ends(row)
+    first, middle, last = (_place(at, low, high) * (BAR - 12) + 6 for at in (left, fmean(row.values), right))
     y = BAR_HEIGHT / 2
-    label = escape(f"{analysis.metric} {with_margin(row.mean, row.margin)}")
+    label = escape(f"{metric} {row.measured}")
     return (
         f'<svg class="bar{" floor" if row.floor else ""}" width="{BAR}" height="{BAR_HEIGHT}" role="img" '
         f'aria-label="{label}"><title>{label}</title>'
