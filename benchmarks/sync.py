@@ -4,12 +4,14 @@
 
 A sweep of `--runs` trials is recorded as training leaves it: settings, metrics of `--epochs` epochs, a picture of the
 views, the digest of the images. Each command runs in a process of its own, so its imports count. The first `sync` makes
-the store, a SQLite file; those after it have nothing to do. `compare` reads the directory.
+the store, a SQLite file; those after it have nothing to do. `compare` reads the directory, or MLflow. At last the share
+of a core is measured that the sender of a running sweep takes, which looks every two seconds for what has changed.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,8 +25,10 @@ from eagleray.config import Sweep, validated
 from eagleray.config.metrics import meanings
 from eagleray.config.search_points import points, sweep_params, varied_keys
 from eagleray.runs.record import SYSTEM, Record
+from eagleray.tracking import Sender
 
 VARY = {"method.temperature": {"log_uniform": [0.05, 1]}, "augment.flip": {"uniform": [0, 1]}}
+QUIET = 20  # seconds
 LOOP = ("loss", "z_std", "z_rank", "knn", "rank", "rankme", "std", "dead", "alignment", "uniformity")  # of an epoch
 
 
@@ -40,12 +44,18 @@ def main() -> None:
         record_sweep(Path("runs/many/1"), arguments.runs, arguments.epochs)
         seconds = {"first sync": [timed("sync")]}
         seconds["sync with nothing to do"] = [timed("sync") for _ in range(arguments.rounds)]
-        seconds["compare"] = [timed("compare", "runs/many") for _ in range(arguments.rounds)]
+        seconds["compare the directory"] = [timed("compare", "runs/many") for _ in range(arguments.rounds)]
+        seconds["compare in MLflow"] = [timed("compare", "many") for _ in range(arguments.rounds)]
+        share = sender_share(Path("runs/many/1"))
     for name, values in seconds.items():
-        print(f"{name:<24} {statistics.median(values):7.1f} s (median of {len(values)})")
+        wall, cpu = (statistics.median(each) for each in zip(*values, strict=True))
+        print(f"{name:<24} {wall:7.1f} s, {cpu:.1f} s of them on a core (median of {len(values)})")
+    print(f"{'sender with nothing new':<24} {share:7.1%} of a core")
     if arguments.out:
         settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        arguments.out.write_text(json.dumps({"settings": settings, "seconds": seconds}, indent=2) + "\n")
+        arguments.out.write_text(
+            json.dumps({"settings": settings, "seconds": seconds, "share": share}, indent=2) + "\n"
+        )
 
 
 def record_sweep(directory: Path, count: int, epochs: int) -> None:
@@ -73,13 +83,29 @@ def record_sweep(directory: Path, count: int, epochs: int) -> None:
     parent.finish("finished")
 
 
-def timed(*words: str) -> float:
-    """Return the seconds of a command."""
-    began = time.perf_counter()
+def sender_share(directory: Path) -> float:
+    """Return the share of a core that a sender takes while no run changes."""
+    with Sender() as sender:
+        sender.add(Record.open(directory))
+        while (quiet := sender.changed()) and not time.sleep(1):
+            print(f"{len(quiet)} runs to look at once", file=sys.stderr)
+        began = time.process_time()
+        time.sleep(QUIET)
+        return (time.process_time() - began) / QUIET
+
+
+def timed(*words: str) -> tuple[float, float]:
+    """Return the seconds of a command, and those in which it used a core: others may keep the machine busy."""
+    began, before = time.perf_counter(), cpu_seconds()
     done = subprocess.run([sys.executable, "-m", "eagleray", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stderr[-2000:]}")
-    return time.perf_counter() - began
+    return time.perf_counter() - began, cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Sender:
         self._destination.deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout)
-        unsent = [record for record, _ in self._changed() if not is_sent(record, self.uri)]
+        unsent = [record for record, _ in self.changed() if not is_sent(record, self.uri)]
         sentences = [*([self._farewell(unsent)] if unsent else []), *self._destination.lacks]
         self.message = " ".join(sentences) or None
         return self.message
@@ -79,7 +79,7 @@ class Sender:
             "Nothing is lost; `eagleray sync` sends the rest."
         )
 
-    def _changed(self) -> list[tuple[Record, Traces]]:
+    def changed(self) -> list[tuple[Record, Traces]]:
         """Open the runs, and their children, that have changed since all of them was sent.
 
         Each parent comes before its children. Opening a thousand others every time would take a core.
@@ -116,7 +116,7 @@ class Sender:
         Return whether nothing is left.
         """
         # Runs that failed come last, so that one which the store always refuses does not delay the others.
-        for record, now in sorted(self._changed(), key=lambda each: each[0].key in self.troubles):
+        for record, now in sorted(self.changed(), key=lambda each: each[0].key in self.troubles):
             if time.monotonic() > self._destination.deadline:
                 return False
             result = self._destination.send(record)
