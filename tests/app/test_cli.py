@@ -440,7 +440,7 @@ def test_ctrl_c_after_the_end_says_so(eagleray: Any, monkeypatch: pytest.MonkeyP
     def pressed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eagleray.app.launch.export_encoder", pressed)
+    monkeypatch.setattr("eagleray.app.conclude.export_encoder", pressed)
     outcome = eagleray("train", *TINY)
     (directory,) = Path("runs/eagleray").iterdir()
     assert outcome.err.splitlines()[-1] == (
@@ -756,6 +756,24 @@ def test_without_a_terminal_each_event_of_a_trial_is_a_line():
         "[0/2] 000 x=1+2: started",
         "[1/2] 000 x=1+2: finished after epoch 3, knn 0.500",
     ]
+
+
+def test_the_work_after_the_trials_has_a_bar_and_in_a_log_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    """300 trials ended in a minute of silence."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("eagleray.app.terminal.time.monotonic", lambda: clock.now)
+    live, log = SweepDisplay("s", "knn", 1, terminal()), Console(file=StringIO(), width=200)
+    with SweepDisplay("s", "knn", 1, log) as display:
+        for done in range(1, 301):
+            clock.now += 0.125
+            for each in (live, display):
+                each.work("parts of the conclusion", done, 300)
+            if done == 150:
+                assert drawn(live)[-1].strip().startswith("━━━━━━━━━━")
+                assert drawn(live)[-1].endswith(" 150 of 300 parts of the conclusion")
+    assert "parts of the conclusion" not in "".join(drawn(live)), "it is done"
+    lines = [f"{done} of 300 parts of the conclusion" for done in (80, 160, 240, 300)]
+    assert shown_on(log).splitlines()[1:] == lines
 
 
 def test_in_a_log_a_long_trial_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch):

@@ -15,8 +15,9 @@ from rich.console import Console
 from command_line import Outcome, command_line
 from eagleray.app import line
 from eagleray.app.commands import comparing, runs
-from eagleray.app.launch import conclude
+from eagleray.app.conclude import conclude
 from eagleray.config import load_run
+from eagleray.contracts.files import JSON
 from eagleray.runs.record import Record
 from recorded_runs import recorded_run, recorded_sweep
 
@@ -40,7 +41,8 @@ def eagleray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def at(place: str, created: int) -> Path:
     """Give a recorded run its time of start, in seconds since 1970."""
     path = Path(place) / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "created": created * 1000}))
+    facts = {**json.loads(JSON.open(path.read_bytes())), "created": created * 1000}
+    path.write_bytes(JSON.put(json.dumps(facts, indent=1)))
     return path.parent
 
 
@@ -95,6 +97,25 @@ def test_runs_outside_sweeps_show_what_differs_and_claim_nothing_across_data(eag
     assert "note: method.name decides also method.temperature" in outcome.out
     assert "No finding over all: these runs differ in data.name" in outcome.out
     assert not re.search(r"^1 ", outcome.out, re.MULTILINE), "nothing is ranked"
+
+
+def test_the_best_points_are_shown_and_the_rest_is_counted(eagleray: Any):
+    temperatures = [round(0.05 + number / 100, 2) for number in range(30)]
+    recorded_sweep(Path("runs/s/1"), knn=lambda point: 0.9 - point.number / 100, seeds=1,
+                   vary={"method.temperature": temperatures})  # fmt: skip
+
+    def shown(*more: str) -> list[str]:
+        found = eagleray("compare", "runs/s", "--csv", "all.csv", *more)
+        assert found.code == 0, found.err
+        assert "raw pixels" in found.out, "a floor is shown always"
+        assert len(Path("all.csv").read_text().splitlines()) == 1 + 30 + 1
+        return re.findall(r"^ *\d+ +(\d{3}) ", found.out, re.MULTILINE)
+
+    assert shown() == [f"{number:03d}" for number in range(20)]
+    assert "10 more points are not shown: --top 0 shows all" in eagleray("compare", "runs/s").out
+    assert shown("--top", "3") == ["000", "001", "002"]
+    assert len(shown("--top", "0")) == 30
+    assert "not shown" not in eagleray("compare", "runs/s", "--top", "30").out
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from eagleray.app.launch import conclude
+from eagleray.app.conclude import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
 from eagleray.config.metrics import has, headlines, known, mode_of, ordered, shipped

@@ -1,6 +1,7 @@
 """The evaluators against scikit-learn, against their formulas in numpy, and against cases with a known answer."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ def test_fit_is_scikit_learns_logistic_regression(monkeypatch, penalty, block):
     ).fit(x, labels)
     ours = (test.features.double() @ weights.T + bias).softmax(1)
     assert np.allclose(ours, reference.predict_proba(test.features.double()), atol=1e-5)
+
+
+def test_it_is_said_if_no_held_out_image_can_choose_the_penalty():
+    draw = torch.Generator().manual_seed(0)
+    train, test = (Features(torch.randn(20, 3, generator=draw), torch.arange(20) % 2) for _ in range(2))
+    unknown = Features(test.features, torch.full((20,), 7))
+    with pytest.warns(
+        UserWarning, match=r"of a class that the training images have: its strongest penalty is taken, 10$"
+    ):
+        linear(train, test, validation=unknown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        linear(train, test, validation=test)
 
 
 def test_probe_comes_close_to_the_best_penalty(digits):

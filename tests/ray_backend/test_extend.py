@@ -17,6 +17,7 @@ from eagleray.ray_backend.callbacks import TrialFollower
 from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.sweep import _check_images
 from eagleray.runs.assemble import images_of
+from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data
 from eagleray.tracking import rows
@@ -47,6 +48,18 @@ def trials(directory: Path) -> dict[str, Record]:
     return {record.name: record for record in Record.open(directory).children()}
 
 
+def has_all(record: Record) -> bool:
+    """Return whether the whole checkpoints of a trial and its encoder are there."""
+    states = [load_checkpoint(path) for path in checkpoints(record.directory)]
+    return all("optimizer" in state for state in states) and (record.artifacts / "encoder.safetensors").exists()
+
+
+def size(record: Record) -> int:
+    """Return the bytes of a trial's weights."""
+    files = [*record.directory.glob("checkpoints/*"), *record.artifacts.glob("encoder*")]
+    return sum(path.stat().st_size for path in files)
+
+
 def test_trials_on_other_images_are_not_added(tmp_path: Path):
     runs = [point.run(sweep) for sweep in [a_sweep(CROPS)] for point in points(sweep)]
     record = Record.create(tmp_path / "trials/000", name="000", experiment="s", params={}, run=runs[0].file())
@@ -64,9 +77,18 @@ def test_a_grid_extended_by_a_value_runs_exactly_the_new_cells(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    directory = eagleray.sweep(a_sweep(CROPS)).directory
+    first = eagleray.sweep(a_sweep(CROPS))
+    directory = first.directory
     before = {name: (record.key, record.status["time"]) for name, record in trials(directory).items()}
     assert len(before) == 12
+    whole = {name for name, record in trials(directory).items() if has_all(record)}
+    best = [row.runs[0] for row in first.leaderboard[:3]]
+    assert whole == set(best), "keep=best: of the others there are the weights"
+    assert first.best is not None
+    assert first.best.runs[0] in whole
+    sizes = {name: size(record) for name, record in trials(directory).items()}
+    assert max(sizes[name] for name in set(sizes) - whole) < 0.5 * min(sizes[name] for name in whole)
+    assert all((record.artifacts / "views.png").exists() for record in trials(directory).values())
 
     with pytest.raises(ConfigError, match="has all 12 runs already"):
         eagleray.sweep(a_sweep(CROPS), extend=True)
@@ -96,6 +118,9 @@ def test_a_grid_extended_by_a_value_runs_exactly_the_new_cells(
     names = set(trials(directory)) - set(after)
     assert names == {f"{number:03d}-seed1" for number in range(16)}
     assert {row.seeds for row in seeded.leaderboard} == {(0, 1)}
+    assert seeded.best is not None
+    winners = [trials(directory)[name] for name in seeded.best.runs]
+    assert all("test_knn" in record.summary for record in winners), "the weights suffice to test a new winner"
 
 
 def test_a_trial_that_has_ended_is_not_shown_as_started_while_its_epochs_are_replayed(tmp_path: Path):

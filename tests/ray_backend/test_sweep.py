@@ -18,7 +18,7 @@ import ray
 import yaml
 from PIL import Image
 
-from eagleray.app.launch import conclude
+from eagleray.app.conclude import conclude
 from eagleray.config import Sweep, validated
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend import sweep as ray_tune
@@ -61,6 +61,7 @@ class Seen:
     def __init__(self):
         self.states: list[tuple[str, str, int]] = []
         self.floors: dict[str, list[Mapping[str, float]]] = {}
+        self.done: dict[str, tuple[int, int]] = {}  # work after the trials
         self.most = 0  # trials that ran at once
 
     def trial(self, label: str, params: Mapping, state: str, epoch: int, epochs: int, metrics: Mapping) -> None:
@@ -72,6 +73,9 @@ class Seen:
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         self.floors[name] = list(metrics)
+
+    def work(self, what: str, done: int, total: int) -> None:
+        self.done = {**self.done, what: (done, total)}
 
     def now(self) -> dict[str, str]:
         return {label: state for label, state, _ in self.states}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eagleray.app.launch import conclude
+from eagleray.app.conclude import conclude
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.drawing import parallel_coordinates
 from eagleray.report.finding import finding

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.stats import f_oneway, t, ttest_rel
 
 from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.drawing import parallel_coordinates
 from eagleray.report.effects import spans
 from eagleray.report.finding import finding
 from eagleray.report.heatmap import crossed, paired, plot_heatmap
@@ -97,11 +98,9 @@ def test_nothing_is_left_out_and_every_ending_is_marked():
 def test_runs_that_ended_early_are_counted_in_words():
     """A scheduler stops the worse ones, whose last numbers are those of fewer epochs."""
     trials = [trial("a", 0.9, x=1), trial("b", 0.4, "stopped", x=2), trial("c", None, "failed", x=3)]
-    assert what_intervals_are(found(trials)).endswith(
-        "; 1 run did not finish and counts with the last that was measured."
-    )
+    assert "; 1 run did not finish and counts with the last that was measured; " in what_intervals_are(found(trials))
     trials.append(trial("b", 0.3, "collapsed", seed=1, x=2))
-    assert "; 2 runs did not finish and count with the last that was measured." in what_intervals_are(found(trials))
+    assert "; 2 runs did not finish and count with the last that was measured; " in what_intervals_are(found(trials))
     assert "finish" not in what_intervals_are(found(grid()))
 
 
@@ -198,6 +197,30 @@ def test_single_runs_claim_nothing():
 def test_equal_values_are_no_choice():
     tie = [trial(str(x), 0.864, seed=s, x=x) for x in (1, 2) for s in range(2)]
     assert finding(found(tie)) == "x makes no difference: knn is 0.864 at every value."
+
+
+def test_equal_values_of_one_seed_prove_nothing():
+    tie = [trial(str(x), 0.864, x=x) for x in (1, 2)]
+    assert (
+        finding(found(tie)) == "knn is 0.864 at every value of x, but with one seed that may be chance (set seeds=3)."
+    )
+    cells = [trial(f"{x}{y}", 0.864, x=x, y=y) for x in (1, 2) for y in (1, 2)]
+    assert finding(found(cells)) == "knn is 0.864 at every value, but with one seed that may be chance (set seeds=3)."
+
+
+def test_listed_values_that_look_alike_are_levels_of_their_own(tmp_path: Path):
+    values = (0.10001, 0.10002, 0.2)
+    trials = [trial(str(x), 0.5 + n / 10 + s / 100, seed=s, x=x) for n, x in enumerate(values) for s in range(2)]
+    analysis = found(trials)
+    (effect,) = analysis.effects.each
+    assert [(level.label, level.runs) for level in effect.levels] == [("0.10001", 2), ("0.10002", 2), ("0.2", 2)]
+    assert [line[2] for line in leaderboard_table(analysis)[1]] == ["0.2", "0.10002", "0.10001"]
+    assert {line["x"] for line in csv.DictReader(io.StringIO(csv_text(analysis)))} == {"0.10001", "0.10002", "0.2"}
+    assert plot_heatmap(analysis, tmp_path / "map.png", "Which?")
+    lines = re.findall(r'<polyline[^>]* points="\d+\.\d,(\d+\.\d) ', parallel_coordinates(analysis))
+    assert len(set(lines)) == 3, "each has its own place on the axis"
+    drawn = found(trials, binned=("x",))
+    assert [line[2] for line in leaderboard_table(drawn)[1]] == ["0.2", "0.1", "0.1"], "drawn values stay short"
 
 
 def test_one_key_is_paired_by_seed():

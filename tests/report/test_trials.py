@@ -17,7 +17,7 @@ from eagleray.report.recorded import Recorded, from_directory, from_mlflow
 from eagleray.report.sides import best_against_best, conclusions
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
 from eagleray.runs.record import Record
-from eagleray.tracking.send import _text
+from eagleray.tracking.contents import text_of
 from recorded_runs import recorded_sweep
 
 SHARED = {"method.name": "simclr", "data.name": "digits", "epochs": 4, "batch_size": 64, "threads": 1}
@@ -348,8 +348,8 @@ def test_a_value_read_from_mlflow_equals_the_one_in_the_directory(tmp_path: Path
     row = {
         "name": "a", "run_id": "1", "parent": None, "state": "running", "metrics": {}, "experiment_id": "7",
         "images": None,
-        "created": record.created, "params": {key: _text(each) for key, each in record.params.items()},
-        "tags": {f"environment.{key}": _text(each) for key, each in record.environment.items() if each is not None},
+        "created": record.created, "params": {key: text_of(each) for key, each in record.params.items()},
+        "tags": {f"environment.{key}": text_of(each) for key, each in record.environment.items() if each is not None},
     }  # fmt: skip
     here, there = from_directory(record), from_mlflow(row)
     assert (here.params, here.seed, here.code) == (there.params, there.seed, there.code)

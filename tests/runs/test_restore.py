@@ -9,15 +9,17 @@ import torch
 
 from eagleray.config import load_run
 from eagleray.config.registry import find
-from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.errors import ConfigError, Skipped
 from eagleray.contracts.method import Method
 from eagleray.encoders.pretrained import Pretrained
+from eagleray.loop import train
 from eagleray.runs.assemble import build_method
-from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from eagleray.runs.checkpoint import checkpoints, keep_weights, load_checkpoint, save_checkpoint
 from eagleray.runs.record import Record
-from eagleray.runs.restore import trained
+from eagleray.runs.restore import evaluated, trained
 from method_cases import INFO, METHODS, finished_run, own
 
+TINY = ["data.limit=64", "batch_size=16", "encoder.width=4", "method.hidden=8", "threads=1", "device=cpu"]
 SIMCLR = ["method=simclr", "method.hidden=8", "encoder.width=4"]
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +58,36 @@ def test_the_newest_checkpoint_counts(tmp_path: Path):
     held["method"] = {key: torch.zeros_like(value) for key, value in held["method"].items()}
     save_checkpoint(place, {**held, "step": 2}, keep=9)
     assert all(not value.any() for value in trained(place)[0].state_dict().values())
+
+
+def test_the_weights_alone_are_enough_but_for_training_on(tmp_path: Path):
+    run = load_run(None, [*TINY, "epochs=1"])
+    for _ in train(run, tmp_path / "run"):
+        pass
+    record = Record.create(tmp_path / "run", name="run", experiment="e", params={}, run=run.file())
+    record.finish("finished")
+    before, whole = checkpoints(tmp_path / "run"), evaluated(run, tmp_path / "run")
+    size = sum(path.stat().st_size for path in before)
+    kept = keep_weights(tmp_path / "run")
+    assert kept == keep_weights(tmp_path / "run"), "twice is once"
+    assert kept is not None
+    assert checkpoints(tmp_path / "run") == [kept]
+    assert kept.stat().st_size < 0.6 * size, "the two moments of Adam are gone"
+    assert evaluated(run, tmp_path / "run") == whole
+    with pytest.raises(ConfigError, match=r"has the weights alone, .* or the sweep with keep=all$"):
+        next(train(run, tmp_path / "run"))
+
+
+def test_weights_are_kept_from_the_newest_checkpoint_that_is_sound(tmp_path: Path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step, "method": {}, "optimizer": {}}, keep=2)
+    checkpoints(tmp_path)[-1].write_bytes(b"damaged")
+    with pytest.warns(Skipped):
+        kept = keep_weights(tmp_path)
+    assert kept is not None
+    assert checkpoints(tmp_path) == [kept]
+    assert load_checkpoint(kept) == {"step": 1, "method": {}}
+    assert keep_weights(tmp_path / "nothing") is None
 
 
 def test_loading_leaves_the_random_numbers_alone(tmp_path: Path):

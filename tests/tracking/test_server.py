@@ -38,3 +38,26 @@ def test_a_killed_process_leaves_no_server(tmp_path: Path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_between_the_server_and_its_guard_leaves_no_server(tmp_path: Path, sent: str):
+    note = tmp_path / "pids"
+    server = f"echo $$ > {note}.part; mv {note}.part {note}; sleep 600"
+    program = f"""
+import os, pathlib, signal, time
+from eagleray.tracking import server
+guard = server._guard
+def pressed(group):
+    while not pathlib.Path({str(note)!r}).exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.{sent})
+    time.sleep(0.1)
+    return guard(group)
+server._guard = pressed
+server._serve(['sh', '-c', {server!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "MLflow's server is stopped." in done.stdout
+    until(lambda: not is_alive(int(note.read_text())))

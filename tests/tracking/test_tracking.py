@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import platform
+import shutil
 import signal
 import socket
 import sqlite3
@@ -31,8 +33,9 @@ from eagleray.report.text import csv_text
 from eagleray.report.trials import compared, group_of, of_sweep
 from eagleray.runs.record import SYSTEM, Record
 from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
+from eagleray.tracking import sender as sender_module
 from eagleray.tracking.send import Destination
-from eagleray.tracking.store import connect
+from eagleray.tracking.store import connect, patient
 from recorded_runs import recorded_sweep
 
 pytestmark = pytest.mark.slow
@@ -275,6 +278,17 @@ def test_the_page_of_an_experiment_is_that_of_its_newest_sweep_and_keeps_what_a_
         "params.`seed`",
     ]
 
+    assert "metrics.`participation`" not in views[1]["selectedColumns"]
+    new = new.tag({"headlines": "knn participation"})  # of an evaluator of the user's own
+    destination.send(new)
+    columns = json.loads(page().tags[f"mlflow.sharedViewState.{new.key[:8]}"])["selectedColumns"]
+    assert columns.index("metrics.`linear`") < columns.index("metrics.`participation`")
+    assert columns.count("metrics.`knn`") == 1
+    run = make(tmp_path / "alone", experiment="which", tags={"headlines": "knn participation"})
+    destination.send(run)
+    columns = json.loads(page().tags["mlflow.sharedViewState.runs"])["selectedColumns"]
+    assert columns.index("metrics.`participation`") < columns.index("metrics.`loss`")
+
     new = new.tag({"finding": "t matters."})
     destination.send(new)
     assert "**t matters.**" in page().tags["mlflow.note.content"]
@@ -422,6 +436,106 @@ def test_a_crash_before_the_note_leaves_nothing_twice(tmp_path, database, monkey
     assert database.points(record) == expected(range(1, 7))
 
 
+def make_many(directory: Path, count: int) -> list[Record]:
+    records = [make(directory / f"runs/e/{n}", experiment=directory.name, params={"seed": n}) for n in range(count)]
+    for record in records:
+        report(record, range(1, 4))
+        record.finish("finished", summary={"linear": 0.5})
+    return records
+
+
+def complete() -> list[tuple]:
+    return sorted([*expected(range(1, 4)), ("linear", 3, 0.5)])
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_nothing_to_do_takes_as_few_questions_for_many_runs_as_for_two(tmp_path, database, monkeypatch, count):
+    make_many(tmp_path, count)
+    assert sync_all(tmp_path / "runs", database.uri).sent == count
+    asked = calls(monkeypatch)
+    assert sync_all(tmp_path / "runs", database.uri).already == count
+    assert asked == ["get_experiment_by_name", "search_runs"]
+
+
+def calls(monkeypatch) -> list[str]:
+    """Return the list that the names of all calls of MLflow's client are added to."""
+    from mlflow import MlflowClient
+
+    made: list[str] = []
+
+    def noted(name: str, method: Callable) -> Callable:
+        def call(self, *arguments, **names):
+            made.append(name)
+            return method(self, *arguments, **names)
+
+        return call
+
+    for name, method in vars(MlflowClient).items():
+        if callable(method) and not name.startswith("_"):
+            monkeypatch.setattr(MlflowClient, name, noted(name, method))
+    return made
+
+
+def test_a_short_run_is_sent_in_one_call_beside_its_files(tmp_path, database, monkeypatch):
+    (record,) = make_many(tmp_path, 1)
+    asked = calls(monkeypatch)
+    assert isinstance(sync(record, database.uri), Sent)
+    assert asked.count("log_batch") == 1
+    assert not [name for name in asked if "history" in name]
+    assert database.points(record) == complete()
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copy a store over another; MLflow keeps files open, so it is not enough to replace them."""
+    with contextlib.closing(sqlite3.connect(source)) as here, contextlib.closing(sqlite3.connect(target)) as there:
+        here.backup(there)
+
+
+def test_a_store_that_was_replaced_gets_everything(tmp_path):
+    here, empty = Database(tmp_path / "mlflow.db"), tmp_path / "empty.db"
+    connect(here.uri)
+    copied(here.path, empty)
+    records = make_many(tmp_path, 3)
+    sync_all(tmp_path / "runs", here.uri)
+    copied(empty, here.path)
+    shutil.rmtree(tmp_path / "mlartifacts")
+    assert all(is_sent(record, here.uri) for record in records), "the notes say that all was sent"
+    assert sync_all(tmp_path / "runs", here.uri).sent == 3
+    assert [here.points(record) for record in records] == [complete()] * 3
+    assert len([*(tmp_path / "mlartifacts").rglob("run.yaml")]) == 3
+
+
+def test_a_store_restored_from_an_older_copy_gets_what_it_has_lost_once(tmp_path):
+    here, copy = Database(tmp_path / "mlflow.db"), tmp_path / "copy.db"
+    untouched, longer = (make(tmp_path / f"runs/e/{name}", experiment=tmp_path.name) for name in "ab")
+    for record in (untouched, longer):
+        report(record, range(1, 4))
+    untouched.finish("finished")
+    sync_all(tmp_path / "runs", here.uri)
+    copied(here.path, copy)
+
+    report(longer, range(4, 700))
+    (longer.artifacts / "a.txt").write_text("text")
+    longer.finish("finished")
+    late = make(tmp_path / "runs/e/c", experiment=tmp_path.name)
+    report(late, range(1, 3))
+    sync_all(tmp_path / "runs", here.uri)
+    records = (untouched, longer, late)
+    assert [len(here.points(record)) for record in records] == [6, 2 * 699, 4]
+    for artifact in (tmp_path / "mlartifacts").rglob("a.txt"):
+        artifact.unlink()
+    copied(copy, here.path)
+    assert all(is_sent(record, here.uri) for record in records)
+
+    done = sync_all(tmp_path / "runs", here.uri)
+    assert (done.sent, done.already, done.unsent) == (2, 1, {})
+    assert here.points(longer) == expected(range(1, 700))
+    assert here.points(late) == expected(range(1, 3))
+    assert here.status(longer) == "FINISHED"
+    assert len([*(tmp_path / "mlartifacts").rglob("a.txt")]) == 1
+    assert sync_all(tmp_path / "runs", here.uri).already == 3
+
+
 def test_a_resumed_run_continues_its_own_run(tmp_path, database):
     record = make(tmp_path, params={"epochs": 10, "seed": 1})
     report(record, range(1, 3))
@@ -518,6 +632,33 @@ def test_the_sender_sends_while_runs_train_and_says_nothing_at_the_end(tmp_path,
     assert sender.message is None
     assert database.status(trial) == "KILLED"
     assert not [thread for thread in threading.enumerate() if thread.name == "eagleray-sender"]
+
+
+def test_the_sender_opens_what_has_changed_alone(tmp_path, database, monkeypatch):
+    """Opening a thousand records every two seconds took a third of a core."""
+    sweep = make(tmp_path, name="sweep")
+    trials = [make(tmp_path / f"trials/{n}", experiment=sweep.experiment, parent=sweep) for n in range(5)]
+    for trial in trials[1:]:
+        trial.finish("finished")
+    opened, original = [], sender_module.sound
+
+    def noted(directories):
+        opened.extend(directory.name for directory in directories)
+        return original(directories)
+
+    monkeypatch.setattr(sender_module, "sound", noted)
+    with Sender(database.uri, every=0.02) as sender:
+        sender.add(sweep)
+        eventually(lambda: all(is_sent(record, database.uri) for record in (sweep, *trials)))
+        eventually(lambda: not opened.clear() and (time.sleep(0.2), not opened)[1])
+        report(trials[0], range(1, 3))
+        eventually(lambda: is_sent(trials[0], database.uri))
+        assert set(opened) == {"0"}
+        trials[2].tag({"winner": "yes"})
+        eventually(lambda: "winner" in database.pairs("tags", trials[2]))
+        sweep.finish("finished")  # from now on trials are compared with the floors
+        eventually(lambda: set(opened) == {"0", "1", "2", "3", "4"})
+    assert database.points(trials[0]) == expected(range(1, 3))
 
 
 def test_a_run_that_the_store_refuses_does_not_delay_the_others(tmp_path, database):
@@ -891,6 +1032,40 @@ def test_our_timeouts_apply_only_inside_and_the_users_stay(tmp_path, database, m
     assert sync(make(tmp_path), database.uri) == Unsent("enough", answered=True)
     assert (seen["MLFLOW_HTTP_REQUEST_TIMEOUT"], seen["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == ("77", "0")
     assert dict(os.environ) == before
+
+
+def test_patience_lasts_until_the_last_thread_is_done(monkeypatch):
+    """Each thread took back what it had set: a slow one was left without, or left something behind."""
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    before, inside, done = dict(os.environ), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with patient():
+            inside.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=other)
+    with patient():
+        thread.start()
+        assert inside.wait(20)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "the other one still needs it"
+    done.set()
+    thread.join()
+    assert dict(os.environ) == before
+
+
+def test_a_run_is_found_among_more_experiments_than_a_page_has(tmp_path, database, monkeypatch):
+    from mlflow import MlflowClient
+
+    for name in ("a", "b", "c"):
+        sync(
+            make(tmp_path / name, experiment=f"{tmp_path.name} {name}", name=f"only {tmp_path.name}{name}"),
+            database.uri,
+        )
+    search = MlflowClient.search_experiments
+    monkeypatch.setattr(MlflowClient, "search_experiments", functools.partialmethod(search, max_results=1))
+    for name in ("a", "b", "c"):
+        assert len(rows(f"only {tmp_path.name}{name}", database.uri)) == 1
 
 
 def test_a_run_that_another_process_sends_is_left_to_it(tmp_path, database):

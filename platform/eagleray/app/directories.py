@@ -15,7 +15,7 @@ from eagleray.contracts.files import force, make_folder, writable
 from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record, sound
 
-MAY_CHANGE = ("concurrent", "question", "budget")  # sections of a sweep that may change when it is resumed
+MAY_CHANGE = ("concurrent", "question", "budget", "keep")  # sections of a sweep that may change when it is resumed
 
 REFUSAL = "{}: set tracking.runs to another folder"
 

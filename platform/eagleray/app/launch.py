@@ -5,7 +5,6 @@ Their results are kept and sent to MLflow.
 
 import fcntl
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,34 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eagleray.app.conclude import concluded, keep_encoder
 from eagleray.app.directories import REFUSAL, new_directory
-from eagleray.app.exporting import export_encoder
 from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
-from eagleray.config.budget import OVER
-from eagleray.config.metrics import headlines, meanings, shipped
+from eagleray.config.metrics import headlines, meanings, metrics_of, shipped
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.files import make_folder, writable, write
+from eagleray.contracts.files import make_folder, writable
 from eagleray.contracts.report import Report, Stopped
 from eagleray.data.description import described
 from eagleray.loop import train
-from eagleray.report.analysis import Analysis, analyse
+from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
-from eagleray.report.heatmap import plot_heatmap
 from eagleray.report.numbers import number
-from eagleray.report.page import page
-from eagleray.report.text import csv_text, markdown, runs_csv
-from eagleray.report.trials import compared, of_sweep
-from eagleray.runs.assemble import assemble, opened_once
+from eagleray.runs.assemble import assemble
 from eagleray.runs.begun import left
-from eagleray.runs.checkpoint import newest_checkpoint
 from eagleray.runs.evaluation import collapsed
-from eagleray.runs.failures import close_unfinished, keep_end
+from eagleray.runs.failures import keep_end
 from eagleray.runs.hangs import HangWatch, pulsing, signalled
-from eagleray.runs.preview import preview
+from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import Record
-from eagleray.runs.restore import recorded_run
 from eagleray.runs.writer import check_images, keep_data, recorded
 from eagleray.tracking import Sender, store_uri
 
@@ -48,7 +40,6 @@ if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
 
 Display = Callable[[Iterator[Report], str, str], Iterator[Report]]  # reports, run, what was read -> the same reports
-MOST_VIEWS = 6  # points whose views a sweep's page shows
 
 
 def launch_run(
@@ -85,16 +76,19 @@ def launch_run(
             experiment=run.tracking.experiment,
             params=settings(run),
             run=run.file(),
-            tags={"data": described(data, built.loader.info.image_size)},
+            tags={
+                "data": described(data, built.loader.info.image_size),
+                "headlines": " ".join(headlines(metrics_of(run))),
+            },
             meanings=meanings(run),
             uri=run.tracking.uri,
         )
         with Sender(run.tracking.uri) as sender, notified(run, directory), _end_kept(directory):
-            preview(run, record.artifacts / "views.png", data)
+            preview(run, record.artifacts / VIEWS, data)
             keep_data(run, record, data)
             sender.add(record)
             _train(run, record, lambda: train(run, directory, data=data), display, address)
-            _keep(run, record)
+            keep_encoder(record)
     notify(run, directory, "finished", f"finished: {_headlines(record.summary)}")
     return directory, sender.message
 
@@ -123,24 +117,12 @@ def launch_sweep(
         notified(sweep, directory),
         _end_kept(directory),
     ):
-        on_ray(sweep, directory, resume=resume, address=address, watch=SenderWatch(watch, directory, sender))
-        analysis = _concluded(sweep, directory, sender)
+        watched = SenderWatch(watch, directory, sender)
+        on_ray(sweep, directory, resume=resume, address=address, watch=watched)
+        sender.add(Record.open(directory))
+        analysis = concluded(sweep, directory, watched)
     notify(sweep, directory, *_outcome(sweep, directory, analysis))
     return directory, analysis, sender.message
-
-
-def _concluded(sweep: Sweep, directory: Path, sender: Sender) -> Analysis:
-    """Keep what the runs of a sweep leave, and write its report."""
-    parent = Record.open(directory)
-    sender.add(parent)
-    images_of = opened_once()
-    for child in parent.children():
-        run = recorded_run(child)
-        if child.data() is None:
-            keep_data(run, child, images_of(run))
-        if child.kind == "trial":
-            _keep(run, child)
-    return conclude(sweep, parent)
 
 
 def _outcome(sweep: Sweep, directory: Path, analysis: Analysis) -> tuple[Event, str]:
@@ -179,60 +161,10 @@ class SenderWatch:
         if self.watch:
             self.watch.floor(name, metrics)
 
-
-def conclude(sweep: Sweep, parent: Record) -> Analysis:
-    """Write a sweep's report, and end its record.
-
-    The report goes into the artifacts of the sweep.
-    """
-    comparison = compared([of_sweep(parent, sweep.vary)])
-    trials = comparison.trials
-    analysis = analyse(trials, sweep.vary, sweep.metric, sweep.mode, comparison.binned, sweep.metrics)
-    has_picture = plot_heatmap(analysis, parent.artifacts / "heatmap.png", sweep.question)
-    unfinished = [each for each in trials if each.state != "finished"]
-    notes = [f"{each.name} {each.state}{f': {each.message}' if each.message else ''}" for each in unfinished]
-    runs_left = left(sweep, parent.directory)
-    notes += [*comparison.notes, *runs_left]
-    text = markdown(
-        analysis,
-        name=sweep.name,
-        question=sweep.question,
-        picture="heatmap.png" if has_picture else None,
-        notes=notes,
-    )
-    html = page(
-        analysis,
-        name=sweep.name,
-        question=sweep.question,
-        notes=notes,
-        pictures=_pictures(analysis, parent, has_map=has_picture),
-        settings=parent.params,
-    )
-    tables = {"leaderboard.csv": csv_text(analysis), "runs.csv": runs_csv(analysis, trials)}
-    for file, content in {"report.md": text, "report.html": html, **tables}.items():
-        write(parent.artifacts / file, content)
-    if runs_left:
-        close_unfinished(parent, OVER)
-    parent = parent.tag({"finding": finding(analysis)})
-    best = analysis.winner
-    numbers = {} if best is None or best.mean is None else {sweep.metric: best.mean, **best.metrics}
-    parent.finish(*("stopped", OVER) if runs_left else ("finished", ""), summary=numbers)
-    return analysis
-
-
-def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str, Path]:
-    """Return the pictures of a sweep's page by their captions.
-
-    The views are those of the winner; of the best points where views are varied.
-    """
-    pictures = {f"{analysis.metric} by what was varied": parent.artifacts / "heatmap.png"} if has_map else {}
-    varies_views = any(key == "run" or key.startswith("augment.") for key in analysis.varied)
-    shown = analysis.tried[:MOST_VIEWS] if varies_views else [analysis.winner] if analysis.winner else []
-    for row in shown:
-        views = parent.directory / "trials" / row.runs[0] / "artifacts/views.png"
-        if views.exists():
-            pictures[f"the views of {row.name}"] = views
-    return pictures
+    def work(self, what: str, done: int, total: int) -> None:
+        """Pass on how much of some work is done (see `ray_backend.callbacks.Watch`)."""
+        if self.watch:
+            self.watch.work(what, done, total)
 
 
 def _train(
@@ -256,20 +188,6 @@ def _train(
 def _headlines(metrics: Mapping[str, float]) -> str:
     names = ("loss", *headlines(shipped()))
     return ", ".join(f"{name} {number(metrics[name])}" for name in names if name in metrics)
-
-
-def _keep(run: Run, record: Record) -> None:
-    """Keep the views' picture, the encoder and the checkpoint's path."""
-    if not (record.artifacts / "views.png").exists():
-        preview(run, record.artifacts / "views.png")
-    saved = newest_checkpoint(record.directory)
-    if saved:
-        record.tag({"checkpoint": str(saved.absolute())})
-    if saved and record.state == "finished":
-        try:
-            export_encoder(record, "safetensors", record.artifacts)
-        except ConfigError as error:  # a network that nobody else can load is still a result
-            warnings.warn(f"{record.directory}: {error}", stacklevel=2)
 
 
 @contextmanager

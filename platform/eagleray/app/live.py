@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,8 @@ ENDED = ("finished", "stopped", "collapsed", "failed")
 BEST = 5  # ended trials that are shown where there is no room for all
 LABEL = 24  # characters of a trial's name in a live table
 KEY = 8  # characters that a column of a varied key needs at least, with the gap
+BAR = 20  # characters of a progress bar
+PATIENCE = 10  # seconds between lines about the work after the trials
 SILENCE = 60  # seconds between lines about the epochs of one trial
 cut = partial(Text, no_wrap=True, overflow="ellipsis")  # a cell of one line
 
@@ -56,6 +59,8 @@ class SweepDisplay:
         self.lines: dict[str, Line] = {}
         self.floors: dict[str, str] = {}  # name -> its metric, as text
         self.began, self.pace = time.monotonic(), Pace()
+        self.working: tuple[str, int, int] | None = None  # what is done after the trials, and how much of it
+        self._worked = self.began  # when its last line was printed
         self._printed: dict[str, float] = {}  # label -> when its last line was printed
         self._size = console.size
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=FRAMES, transient=True)
@@ -90,6 +95,14 @@ class SweepDisplay:
         if not self.console.is_terminal:
             self._print(f"floor {name}: {self.metric} {self.floors[name]}")
 
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show how much of some work is done (see `ray_backend.callbacks.Watch`)."""
+        self.working = (what, done, total) if done < total else None
+        is_due = time.monotonic() - self._worked >= PATIENCE
+        if not self.console.is_terminal and (done == total > 1 or is_due):
+            self._worked = time.monotonic()
+            self._print(f"{done} of {total} {what}")
+
     def _is_event(self, label: str, before: Line | None) -> bool:
         now = self.lines[label]
         if before is None or now.state != before.state:
@@ -116,9 +129,17 @@ class SweepDisplay:
             self._size = self.console.size
             self.console.clear()  # the terminal has moved the lines of the last frame, so they cannot be found again
         lines = dict(self.lines)
-        shown = self._chosen(lines, max(BEST + 1, self.console.height - 7))
+        shown = self._chosen(lines, max(BEST + 1, self.console.height - 7 - bool(self.working)))
         trials, unseen = self._rows({label: lines[label] for label in shown})
-        return Group(trials, Text(self._summary(len(lines) - len(shown), unseen), style="dim"))
+        work = [self._work()] if self.working else []
+        return Group(trials, Text(self._summary(len(lines) - len(shown), unseen), style="dim"), *work)
+
+    def _work(self) -> RenderableType:
+        """Return a progress bar of the work after the trials."""
+        what, done, total = self.working or ("", 0, 1)
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total, done, width=BAR), cut(f"{done} of {total} {what}"))
+        return bar
 
     def _chosen(self, lines: Mapping[str, Line], room: int) -> list[str]:
         """Choose the trials to show.

@@ -26,6 +26,7 @@ UNLIMITED = Console(width=10_000)  # to measure tables
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
 # Columns that are never broken.
 WHOLE = ("", "trial", "epoch", "run", "kind", "age", "state", "method", "encoder", "dataset", "setting")
+TOP = 20  # points of a leaderboard that are shown unless more are asked for
 FRAMES = 1  # a second: drawing costs the machine of the trials less than a hundredth of a core
 
 
@@ -41,7 +42,9 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[RenderableType]]) -> Ta
     return result
 
 
-def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = True) -> Table | Text:
+def leaderboard(
+    analysis: Analysis, width: int | None = None, *, ranked: bool = True, top: int | None = TOP
+) -> Table | Text:
     """Return a sweep's leaderboard as a table.
 
     Floors are in italics, states in colour.
@@ -50,16 +53,30 @@ def leaderboard(analysis: Analysis, width: int | None = None, *, ranked: bool = 
         analysis: of the sweep.
         width: of the terminal (see `fitted`); None: no limit.
         ranked: whether the metric ranks the rows.
+        top: the points to show, the best first; None: all. Floors are always shown.
     """
     heads, lines = leaderboard_table(analysis)
+    places = _shown(analysis, top)
+    lines = [lines[place] for place in places]
     if not ranked:
         heads, lines = heads[1:], [line[1:] for line in lines]
     result = fitted(heads, lines, width, optional={name for row in analysis.rows for name in row.metrics})
     if isinstance(result, Table):
-        for line, row in zip(result.rows, analysis.rows, strict=True):
+        for line, row in zip(result.rows, (analysis.rows[place] for place in places), strict=True):
             line.style = "italic dim" if row.floor else None
         result.caption, result.caption_justify = what_intervals_are(analysis), "left"
     return result
+
+
+def hidden(analysis: Analysis, top: int | None = TOP) -> int:
+    """Return how many points a leaderboard does not show."""
+    return len(analysis.rows) - len(_shown(analysis, top))
+
+
+def _shown(analysis: Analysis, top: int | None) -> list[int]:
+    points = [place for place, row in enumerate(analysis.rows) if not row.floor]
+    unseen = set() if top is None else set(points[top:])
+    return [place for place in range(len(analysis.rows)) if place not in unseen]
 
 
 def fitted(

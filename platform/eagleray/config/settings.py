@@ -1,6 +1,7 @@
 """The settings of a run as a flat table: what records keep, tables show and MLflow filters."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from eagleray.config.run import Run, leaves, validated
@@ -43,6 +44,7 @@ def _needed(part: Chosen) -> dict[str, Any]:
     return {"name": part.name, **{key: values[key] for key, field in fields.items() if field.is_required()}}
 
 
+@cache
 def is_neutral(key: str) -> bool:
     """Return whether a setting cannot change a run's numbers."""
     return any(key == each or key.startswith(f"{each}.") for each in NEUTRAL)

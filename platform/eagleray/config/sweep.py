@@ -119,6 +119,13 @@ class Sweep(Strict, frozen=True):
         Field(ge=0, description="GPUs of one worker of a trial; a fraction packs several trials on one"),
     ] = 0
 
+    keep: Annotated[
+        Literal["best", "all"],
+        Field(
+            description="what stays when the sweep has ended; best: checkpoints and encoders of the three best points, "
+            "and the weights of the others; all: everything"
+        ),
+    ] = "best"
     budget: Annotated[
         Budget, Field(description="when running trials stop at their next report; --resume continues them")
     ] = Budget()

@@ -11,6 +11,7 @@ themselves would favour the directions of least variance (27 points of accuracy 
 features). The features are never copied: standardising and whitening are folded into the weights.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -141,6 +142,12 @@ def train_probe(train: Features, validation: Features | None = None, *, seed: in
     if validation is None:
         is_held = torch.arange(len(sample), device=sample.device) % 5 == 1
         validation, sample = train.at(sample[is_held]), sample[~is_held]
+    elif not torch.isin(validation.targets(), classes).any():
+        warnings.warn(
+            "no validation image of the linear probe is of a class that the training images have: its strongest "
+            f"penalty is taken, {PENALTIES[0]:g}",
+            stacklevel=2,
+        )
     penalty, solution = _choose_penalty(train.features[sample], targets[sample], standard, classes, validation)
     penalty *= len(sample) / len(train)
     solution = fit(train.features, targets, standard, penalty, solution, iterations)

@@ -36,6 +36,9 @@ class Watch(Protocol):
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
         """Show a measured floor: its metrics with each seed."""
 
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show how much of some work after the trials is done."""
+
 
 class FailFast(tune.Stopper):
     """Ends a sweep whose first trials fail at the same place of the code."""

@@ -50,8 +50,7 @@ class Measurements:
         ]
 
         def finish() -> None:
-            for result in results:
-                result()
+            self._finish("floors measured", results)
             measured: dict[str, list[dict[str, float]]] = {}
             for floor, record in records:
                 measured.setdefault(floor.point, []).append(record.summary)
@@ -69,12 +68,17 @@ class Measurements:
         """
         best = winner(self.sweep, self.parent)
         wanted = self.sweep.run.get("evaluate", {}).get("test", True)
-        for result in [self._test(record) for record in best if wanted]:
-            result()
+        self._finish("runs of the winner measured on the test set", [self._test(record) for record in best if wanted])
         winners = {record.key for record in best}
         for record in self.parent.children():  # a sweep that was extended may have had another winner
             if record.key in winners or "winner" in record.tags:
                 record.tag({"winner": "yes" if record.key in winners else "no"})
+
+    def _finish(self, what: str, results: list[Deferred]) -> None:
+        for done, result in enumerate(results, 1):
+            result()
+            if self.watch:
+                self.watch.work(what, done, len(results))
 
     def _test(self, record: Record) -> Deferred:
         file = as_trial(self.sweep, recorded_run(record)).file()

@@ -18,6 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from eagleray.config import Run, Sweep
 from eagleray.config.budget import Budget
+from eagleray.config.metrics import headlines
 from eagleray.config.registry import find
 from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
@@ -221,7 +222,12 @@ def _record(sweep: Sweep, directory: Path, read: list[str]) -> Record:
         experiment=sweep.name,
         params=sweep_params(sweep),
         run=file,
-        tags={"kind": "sweep", "varied": varied_keys(sweep.vary), "data": "\n".join(read)},
+        tags={
+            "kind": "sweep",
+            "varied": varied_keys(sweep.vary),
+            "data": "\n".join(read),
+            "headlines": " ".join(headlines(sweep.metrics)),
+        },
         meanings={name: metric.meaning for name, metric in sweep.metrics.items()},
         uri=uri,
     )

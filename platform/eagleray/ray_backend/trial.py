@@ -24,6 +24,7 @@ from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import checkpoints, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.hangs import pulsing
+from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import keep_data, recorded
 
@@ -152,6 +153,8 @@ def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path 
 def _trained(run: Run, record: Record, resume_from: Path | None) -> Iterator[Report]:
     data = images_of(run)
     keep_data(run, record, data)
+    if not (record.artifacts / VIEWS).exists():
+        preview(run, record.artifacts / VIEWS, data)
     yield from train(run, record.directory, data=data, resume_from=resume_from)
 
 

@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 from eagleray.config.metrics import Table, shipped
 from eagleray.report.effects import Effects, combined, levels
+from eagleray.report.equal_epochs import EqualEpochs, at_equal_epochs
 from eagleray.report.leaderboard import Mode, Row, TrialResult, leaderboard
 from eagleray.report.means import Difference, difference
+from eagleray.report.numbers import distinct_texts, param_text
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Analysis:
     varied: tuple[str, ...]
     binned: frozenset[str]  # the varied keys whose values were drawn from a range, not from a list
     rows: list[Row]  # of the leaderboard, the best first
+    equal: EqualEpochs  # the runs that effects are computed from
     table: Table = field(default_factory=shipped)  # what its metrics mean
 
     @property
@@ -55,17 +59,30 @@ class Analysis:
         return next(whole, None) or next(partly, None) or next(iter(self.tried), None)
 
     @cached_property
+    def comparable(self) -> list[Row]:
+        """The points as effects are computed from them: at equal epochs."""
+        return [row for row in leaderboard(self.equal.results, self.metric, self.mode) if row.values]
+
+    @cached_property
     def effects(self) -> Effects:
         """The effects of the varied keys."""
-        return Effects(self.tried, self.varied, self.binned)
+        return Effects(self.comparable, self.varied, self.binned)
 
-    def levels(self, key: str) -> dict[str, str]:
+    def text(self, key: str, value: Any) -> str:
+        """Return the text of a key's value; different values of a list look different."""
+        return param_text(value) if key in self.binned else self._texts[key][value]
+
+    @cached_property
+    def _texts(self) -> dict[str, dict[Any, str]]:
+        return {key: distinct_texts(row.params[key] for row in self.rows if key in row.params) for key in self.varied}
+
+    def levels(self, key: str) -> dict[Any, str]:
         """Map each value of a key to its level (`effects.levels`)."""
-        return levels(self.tried, key, is_drawn=key in self.binned)
+        return levels(self.comparable, key, is_drawn=key in self.binned)
 
     def parts(self, key: str) -> list[str]:
         """List the operations that a key combines, if it does."""
-        return combined(self.tried, key)
+        return combined(self.comparable, key)
 
     @cached_property
     def differences(self) -> list[Compared]:
@@ -89,7 +106,8 @@ class Analysis:
         seeds = [seed for seed, _ in best.measured_runs if seed in its and seed is not None]
         if not seeds:
             return Compared(floor, fmean(best.values) - fmean(floor.values), None)
-        known = [dict(row.measured_runs) for row in (best, *(row for row in self.tried if row is not best))]
+        others = (row for row in self.tried if row is not best and set(row.states) == {"finished"})
+        known = [dict(row.measured_runs) for row in (best, *others)]
         gains = [[each[seed] - its[seed] for seed in seeds] for each in known if set(seeds) <= set(each)]
         return Compared(floor, fmean(gains[0]), difference(gains, self.comparisons))
 
@@ -112,5 +130,6 @@ def analyse(
         binned: the keys whose values were drawn from a range: nearly all differ, so ranges of values are compared.
         table: the declarations of the metrics; by default those that ship with the project.
     """
-    rows = leaderboard(results, metric, mode)
-    return Analysis(metric, mode, tuple(varied), frozenset(binned), rows, shipped() if table is None else table)
+    results = list(results)
+    rows, equal = leaderboard(results, metric, mode), at_equal_epochs(results, metric)
+    return Analysis(metric, mode, tuple(varied), frozenset(binned), rows, equal, shipped() if table is None else table)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
-from eagleray.report.numbers import number, param_text, with_margin
+from eagleray.report.numbers import distinct_texts, number
 
 Kind = Literal["listed", "drawn", "metric"]  # the values of an axis: of a list, of a range, or measured
 WIDTH, HEIGHT, TOP, SIDE = 880, 300, 44, 70  # of the parallel coordinates, in pixels
@@ -18,15 +18,18 @@ MOST_TICKS = 12  # values that an axis names
 COLOURS = ("#7a5195", "#3f6fb5", "#1f9e89", "#7fb800", "#e0a100")
 
 
-def interval_bar(row: Row, analysis: Analysis) -> str:
-    """Draw a row's mean and interval on the scale of all rows."""
-    if row.mean is None:
-        return ""
-    ends = [end for each in analysis.rows if each.mean is not None for end in _ends(each)]
-    low, high = min(ends), max(ends)
-    first, middle, last = (_place(at, low, high) * (BAR - 12) + 6 for at in (_ends(row)[0], row.mean, _ends(row)[1]))
+def interval_bars(analysis: Analysis) -> list[str]:
+    """Draw the mean and interval of each row on one scale; a row without a mean has an empty one."""
+    ends = [end for row in analysis.rows if row.values for end in _ends(row)]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    return [_bar(row, analysis.metric, low, high) if row.values else "" for row in analysis.rows]
+
+
+def _bar(row: Row, metric: str, low: float, high: float) -> str:
+    left, right = _ends(row)
+    first, middle, last = (_place(at, low, high) * (BAR - 12) + 6 for at in (left, fmean(row.values), right))
     y = BAR_HEIGHT / 2
-    label = escape(f"{analysis.metric} {with_margin(row.mean, row.margin)}")
+    label = escape(f"{metric} {row.measured}")
     return (
         f'<svg class="bar{" floor" if row.floor else ""}" width="{BAR}" height="{BAR_HEIGHT}" role="img" '
         f'aria-label="{label}"><title>{label}</title>'
@@ -61,7 +64,8 @@ class _Axis:
 
     def __init__(self, name: str, values: Sequence[Any], kind: Kind, is_reversed: bool = False):
         is_numeric = all(isinstance(value, int | float) for value in values)
-        known = {param_text(value): value for value in values}
+        self.texts = distinct_texts(values)
+        known = {text: value for value, text in self.texts.items()}
         self.name, self.is_reversed, self.is_scale = name, is_reversed, is_numeric and kind != "listed"
         self.order = sorted(known, key=lambda text: known[text]) if is_numeric else list(known)
         self.ends = (min(values), max(values)) if self.is_scale else (0, len(known) - 1)
@@ -69,7 +73,7 @@ class _Axis:
 
     def fraction(self, value: Any) -> float:
         """Return the height of a value, from 0 to 1."""
-        place = value if self.is_scale else self.order.index(param_text(value))
+        place = value if self.is_scale else self.order.index(self.texts[value])
         place = _place(*map(math.log, (place, *self.ends))) if self.is_log else _place(place, *self.ends)
         return 1 - place if self.is_reversed else place
 
@@ -87,16 +91,17 @@ class _Axis:
             f'<text class="name" x="{x:.1f}" y="{TOP - 20}" text-anchor="middle">{escape(self.name)}</text>{texts}'
         )
 
-    def _named(self) -> list[tuple[str, str]]:
+    def _named(self) -> list[tuple[str, Any]]:
         step = math.ceil(len(self.order) / MOST_TICKS)
-        return [(text, text) for text in self.order[::step]]
+        places = {text: value for value, text in self.texts.items()}
+        return [(text, places[text]) for text in self.order[::step]]
 
 
 def _line(row: Row, places: Sequence[float], axes: Sequence[_Axis], metric: _Axis, analysis: Analysis) -> str:
     heights = [axis.y(row.params[axis.name]) for axis in axes] + [metric.y(row.mean)]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True))
     colour = COLOURS[round(metric.fraction(row.mean) * (len(COLOURS) - 1))]
-    values = ", ".join(f"{key}={param_text(row.params[key])}" for key in analysis.varied)
+    values = ", ".join(f"{key}={analysis.text(key, row.params[key])}" for key in analysis.varied)
     title = escape(f"{row.name}: {analysis.metric} {row.measured}; {values}")
     best = ' class="best"' if row is analysis.winner else ""
     return f'<polyline{best} points="{points}" stroke="{colour}"><title>{title}</title></polyline>'

@@ -10,7 +10,7 @@ from typing import Any
 from eagleray.config.settings import as_names
 from eagleray.report.leaderboard import Row
 from eagleray.report.least_squares import indicators, polynomial
-from eagleray.report.numbers import param_text
+from eagleray.report.numbers import distinct_texts, param_text
 from eagleray.report.variance import ACT_TOGETHER, SIGNIFICANT, Variance
 
 CUBIC = 3  # highest degree of the effect of a key whose values were drawn from a range
@@ -167,7 +167,7 @@ class Effects:
                 yield _Column(part, key, labels, {"with": f"with {part}", "without": f"without {part}"})
             return
         names = levels(self.rows, key, is_drawn=key in self.binned)
-        labels = [names[param_text(row.params[key])] for row in self.rows]
+        labels = [names[row.params[key]] for row in self.rows]
         values = [row.params[key] for row in self.rows] if key in self.binned else []
         yield _Column(key, key, labels, {label: f"at {label}" for label in names.values()}, values)
 
@@ -187,16 +187,15 @@ class _Column:
         return bool(self.values)
 
 
-def levels(rows: "Sequence[Row]", key: str, *, is_drawn: bool) -> dict[str, str]:
+def levels(rows: "Sequence[Row]", key: str, *, is_drawn: bool) -> dict[Any, str]:
     """Map each value of a key to its level.
 
-    The value is as `param_text` writes it, the level is its label. The mapping is in the order of the levels.
+    The level is its label. The mapping is in the order of the levels.
     """
     values: list[Any] = [row.params[key] for row in rows]
     if all(isinstance(value, int | float) for value in values):
         values = sorted(values)
-    labels = spans(values) if is_drawn else map(param_text, values)
-    return dict(zip(map(param_text, values), labels, strict=True))
+    return dict(zip(values, spans(values), strict=True)) if is_drawn else distinct_texts(values)
 
 
 def combined(rows: "Sequence[Row]", key: str) -> list[str]:

@@ -23,14 +23,24 @@ def finding(analysis: Analysis) -> str:
         measured = f"; they measured {', '.join(others)}" if others else ""
         return f"no trial measured {analysis.metric}{measured}."
     effects = analysis.effects.each
-    parts = [_what_matters(effects, analysis) if effects else _no_choice(analysis), _against_floors(analysis)]
+    parts = [_at_epoch(analysis) + _what_matters(effects, analysis) if effects else _no_choice(analysis)]
+    parts += [_against_floors(analysis)]
     metric = analysis.table.get(analysis.metric)
     caution = f" Mind that {analysis.metric} is no accuracy: {metric.caution}." if metric and metric.caution else ""
     return f"{'; '.join(filter(None, parts))}.{caution}"
 
 
+def _at_epoch(analysis: Analysis) -> str:
+    epoch = analysis.equal.epoch
+    return "" if epoch is None else f"at epoch {epoch}, the last that all runs reached, "
+
+
 def _no_choice(analysis: Analysis) -> str:
     best, *others = analysis.tried
+    if analysis.equal.note:
+        return (
+            f"no key is said to matter, because {analysis.equal.note}; the best has {analysis.metric} {best.measured}"
+        )
     if not others:
         return f"only one point was measured, with {analysis.metric} {best.measured}"
     return f"all {1 + len(others)} points have the same settings; the best has {analysis.metric} {best.measured}"
@@ -42,8 +52,11 @@ def _what_matters(effects: Sequence[Effect], analysis: Analysis) -> str:
     together = analysis.effects.interaction
     also = f"; the keys act together ({p_text(together)}, F test of lack of fit)" if together is not None else ""
     if _equal(best.mean, worst.mean):
+        is_known = len({seed for row in analysis.tried for seed in row.seeds}) > 1
         none = "no key makes a difference" if rest else f"{first.key} makes no difference"
-        return f"{none}: {analysis.metric} is {number(best.mean)} at every value{also}"
+        same = f"{analysis.metric} is {number(best.mean)} at every value"
+        unknown = f"{same}{'' if rest else f' of {first.key}'}, but with one seed that may be chance (set seeds=3)"
+        return f"{none}: {same}{also}" if is_known else unknown
     ends = (
         f"{analysis.metric} is {with_margin(best.mean, best.margin)} {best.place} "
         f"and {with_margin(worst.mean, worst.margin)} {worst.place}"

@@ -14,7 +14,7 @@ from eagleray.config.settings import as_names
 from eagleray.contracts.files import whole
 from eagleray.report.analysis import Analysis
 from eagleray.report.leaderboard import Row
-from eagleray.report.numbers import number, param_text
+from eagleray.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +52,9 @@ def _draw(analysis: Analysis, path: Path, title: str) -> None:
 
     figure = Figure(layout="constrained")
     key, *others = dict.fromkeys(effect.of for effect in analysis.effects.each)
-    if analysis.parts(key) and max(len(as_names(row.params[key]) or ()) for row in analysis.tried) == 2:
+    if analysis.parts(key) and max(len(as_names(row.params[key]) or ()) for row in analysis.comparable) == 2:
         names = analysis.parts(key)
-        _map(figure, paired(analysis.tried, key), names, names, (key, key), analysis)
+        _map(figure, paired(analysis.comparable, key), names, names, (key, key), analysis)
     elif others:
         down, along = (list(dict.fromkeys(analysis.levels(name).values())) for name in (key, others[0]))
         _map(figure, crossed(analysis, key, others[0]), down, along, (key, others[0]), analysis)
@@ -84,8 +84,8 @@ def paired(rows: Sequence[Row], key: str) -> Cells:
 def crossed(analysis: Analysis, key: str, other: str) -> Cells:
     down, along = analysis.levels(key), analysis.levels(other)
     cells: Cells = {}
-    for row in analysis.tried:
-        place = down[param_text(row.params[key])], along[param_text(row.params[other])]
+    for row in analysis.comparable:
+        place = down[row.params[key]], along[row.params[other]]
         cells.setdefault(place, []).append(fmean(row.values))
     return cells
 
@@ -106,7 +106,7 @@ def _map(
     for y, a in enumerate(down):
         for x, b in enumerate(along):
             _label(axes, x, y, cells.get((a, b), []), image)
-    figure.colorbar(image, ax=axes, label=analysis.metric, fraction=0.06)
+    figure.colorbar(image, ax=axes, label=_metric(analysis), fraction=0.06)
 
 
 def _label(axes: "Axes", x: int, y: int, values: list[float], image: Any) -> None:
@@ -126,8 +126,8 @@ def _dots(figure: "Figure", analysis: Analysis) -> None:
     axes, key = figure.add_subplot(), analysis.effects.each[0].of
     labels = analysis.levels(key)
     levels: dict[str, list[float]] = {label: [] for label in labels.values()}
-    for row in analysis.tried:
-        levels[labels[param_text(row.params[key])]].extend(row.values)
+    for row in analysis.comparable:
+        levels[labels[row.params[key]]].extend(row.values)
     figure.set_size_inches(7, 1.3 + 0.45 * len(levels))
     for y, values in enumerate(levels.values()):
         axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
@@ -136,9 +136,14 @@ def _dots(figure: "Figure", analysis: Analysis) -> None:
         axes.axvline(fmean(row.values), linestyle="--", linewidth=1, color="0.5")
     axes.set_yticks(range(len(levels)), list(levels))
     axes.invert_yaxis()
-    axes.set_xlabel(analysis.metric)
+    axes.set_xlabel(_metric(analysis))
     axes.set_ylabel(key)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _metric(analysis: Analysis) -> str:
+    epoch = analysis.equal.epoch
+    return analysis.metric if epoch is None else f"{analysis.metric} at epoch {epoch}"
 
 
 def _floors(analysis: Analysis) -> str:

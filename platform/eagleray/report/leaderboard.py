@@ -32,6 +32,7 @@ class TrialResult:
     state: str = "finished"
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last of each
     message: str = ""
+    epochs: Mapping[int, Mapping[str, float]] = field(default_factory=dict)  # the metrics after each
 
 
 @dataclass(frozen=True)

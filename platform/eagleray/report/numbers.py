@@ -1,6 +1,6 @@
 """Numbers and params as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -33,11 +33,21 @@ def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.1 else 2}f}"
 
 
-def param_text(value: Any) -> str:
+def param_text(value: Any, digits: int = 4) -> str:
     """Return a param as text for tables.
 
     Params are as `config.search_points.as_param` gives them: floats are shortened, None is `default`.
     """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "default"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
+    """Write each of some values as `param_text` does, with more digits where two would look alike."""
+    known, texts = list(values), dict[Any, str]()
+    for digits in (4, 6, 8, 17):
+        texts = {value: param_text(value, digits) for value in known}
+        if len({*texts.values()}) == len(texts):
+            break
+    return texts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eagleray.report.analysis import Analysis
-from eagleray.report.drawing import interval_bar, parallel_coordinates
+from eagleray.report.drawing import interval_bars, parallel_coordinates
 from eagleray.report.finding import finding
 from eagleray.report.numbers import param_text
 from eagleray.report.text import (
@@ -106,8 +106,8 @@ def _leaderboard(analysis: Analysis) -> str:
     heads, lines = leaderboard_table(analysis)
     place = heads.index(analysis.metric) + 1
     cells = [[escape(cell) for cell in line] for line in lines]
-    for line, row in zip(cells, analysis.rows, strict=True):
-        line.insert(place, interval_bar(row, analysis))
+    for line, bar in zip(cells, interval_bars(analysis), strict=True):
+        line.insert(place, bar)
     heads = [escape(head or "rank") for head in heads]
     return _table(
         [*heads[:place], "95 % interval", *heads[place:]],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eagleray.runs.record import PLACES, Record
@@ -27,6 +27,7 @@ class Recorded:
     metrics: Mapping[str, float]  # the last of each; finite ones
     code: str  # version of the code that made it
     images: str | None = None  # the digest of the images that it used, wherever they lie; None: not recorded
+    epochs: Mapping[int, Mapping[str, float]] = field(default_factory=dict)  # the metrics after each; MLflow has none
     experiment: str = ""  # the ID of its experiment in MLflow; empty: read from a directory
 
     @property
@@ -45,12 +46,13 @@ def from_directory(record: Record) -> Recorded:
     An unfinished one has the metrics of its last epoch.
     """
     status = record.status
-    measured = {name: value for row in record.metrics() for name, value in row.items() if name not in PLACES}
+    rows = [(row["epoch"], {name: row[name] for name in row if name not in PLACES}) for row in record.metrics()]
+    measured = {name: value for _, metrics in rows for name, value in metrics.items()}
     return Recorded(
         record.title if record.kind == "sweep" else record.name,
         key=str(record.directory),
         kind=record.kind,
-        parent=str(record.parent.directory) if record.above and record.parent else None,
+        parent=str(record.parent_directory) if record.above else None,
         created=record.created,
         state=status["state"],
         message=status["message"],
@@ -59,6 +61,7 @@ def from_directory(record: Record) -> Recorded:
         metrics=_finite({**measured, **status["summary"]}),
         code=_code(record.environment),
         images=(record.data() or {}).get("digest"),
+        epochs={int(epoch): _finite(metrics) for epoch, metrics in rows if epoch is not None},
     )
 
 

@@ -14,7 +14,7 @@ from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
 from eagleray.report.leaderboard import Row, TrialResult
 from eagleray.report.means import margin
-from eagleray.report.numbers import p_text, param_text, spread, with_margin
+from eagleray.report.numbers import p_text, spread, with_margin
 
 Table = tuple[list[str], list[list[str]]]  # the heads of the columns, and the rows
 
@@ -64,6 +64,7 @@ def what_intervals_are(analysis: Analysis) -> str:
     if early := sum(max(0, len(row.values) - row.states.get("finished", 0)) for row in analysis.tried):
         runs = "1 run did not finish and counts" if early == 1 else f"{early} runs did not finish and count"
         parts.append(f"{runs} with the last that was measured")
+    parts += [analysis.equal.note] if analysis.equal.note else []
     return f"{'; '.join(parts)}."
 
 
@@ -82,6 +83,8 @@ def how_effects_are(analysis: Analysis) -> list[str]:
     effects = analysis.effects
     means = "Means are fitted: seeds and other keys give no value an advantage. ±: 95 % t interval."
     parts = [f"{means} p: {effects.test}."]
+    later = "; with a larger grace they are told later" if analysis.equal.epoch else ""
+    parts += [f"{analysis.equal.note.capitalize()}{later}."] if analysis.equal.note else []
     if effects.interaction is not None:
         parts.append(
             f"The keys act together ({p_text(effects.interaction)}, F test of lack of fit): look at the picture."
@@ -141,7 +144,7 @@ def runs_csv(analysis: Analysis, trials: Iterable[TrialResult]) -> str:
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["trial", *analysis.varied, "seed", "state", *metrics])
     for name, trial in ranked:
-        params = [param_text(trial.params[key]) if key in trial.params else "" for key in analysis.varied]
+        params = [analysis.text(key, trial.params[key]) if key in trial.params else "" for key in analysis.varied]
         state = "floor" if trial.floor else trial.state
         table.writerow([name, *params, trial.seed, state, *(trial.metrics.get(metric, "") for metric in metrics)])
     return written.getvalue()
@@ -171,7 +174,7 @@ def _count(row: Row) -> str:
 
 
 def _varied(row: Row, analysis: Analysis) -> list[str]:
-    return [param_text(row.params[key]) if key in row.params else "" for key in analysis.varied]
+    return [analysis.text(key, row.params[key]) if key in row.params else "" for key in analysis.varied]
 
 
 def effects_table(analysis: Analysis) -> Table:

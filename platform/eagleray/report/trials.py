@@ -310,6 +310,7 @@ def _results(
             state=run.state,
             metrics=run.metrics,
             message=run.message,
+            epochs=run.epochs,
         )
 
 

@@ -46,6 +46,29 @@ def save_checkpoint(directory: Path, state: dict[str, Any], keep: int) -> Path:
     return path
 
 
+def keep_weights(directory: Path) -> Path | None:
+    """Reduce what a run has saved to the weights: one checkpoint, without the optimizer's state.
+
+    It can be evaluated, exported and built upon, but not trained on.
+
+    Returns:
+        The checkpoint; None: the run has none.
+
+    Raises:
+        Damaged: all are damaged.
+    """
+    saved = newest_checkpoint(directory)
+    if saved is None:
+        return None
+    state = load_checkpoint(saved)
+    if state.pop("optimizer", None) is not None:
+        saved = save_checkpoint(directory, state, keep=1 + len(checkpoints(directory)))
+    for other in checkpoints(directory):
+        if other != saved:
+            other.unlink(missing_ok=True)
+    return saved
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read the state in a checkpoint.
 

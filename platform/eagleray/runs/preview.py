@@ -26,6 +26,7 @@ from eagleray.data.images import Data
 from eagleray.data.loader import BatchLoader, Sample
 from eagleray.runs.assemble import build_method, fitted, images_of
 
+VIEWS = "views.png"  # among the artifacts of a run
 ROWS = 8
 BLOCKS = 8  # of a sweep, at most
 CELL = 96  # pixels of a cell's side, at least

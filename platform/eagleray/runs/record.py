@@ -353,8 +353,12 @@ class Record:
         return self.directory / "artifacts"
 
     @property
+    def parent_directory(self) -> Path | None:
+        return Path(os.path.normpath(self.directory / self.above)) if self.above else None
+
+    @property
     def parent(self) -> "Record | None":
-        return Record.open(Path(os.path.normpath(self.directory / self.above))) if self.above else None
+        return Record.open(self.parent_directory) if self.parent_directory else None
 
     def children(self) -> list["Record"]:
         records = sound(path.parent for path in self.directory.glob("trials/*/record.json"))

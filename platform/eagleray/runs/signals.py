@@ -4,6 +4,8 @@ A batch system, a container or a closed terminal sends them.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -15,6 +17,26 @@ def as_interrupts() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold interrupts back until the end of the block, so that what it starts can be ended.
+
+    Raises:
+        KeyboardInterrupt: one came.
+    """
+    came, numbers = list[int](), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: each for number in numbers if (each := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

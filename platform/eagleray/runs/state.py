@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Progress, StepResult
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import make_folder
 from eagleray.contracts.method import Method
 from eagleray.contracts.report import Diverged
@@ -108,8 +109,17 @@ class TrainingState:
             self.saved = checkpoints(self.directory)[-1]
 
     def restore(self, path: Path, device: torch.device) -> None:
-        """Read everything from a checkpoint."""
+        """Read everything from a checkpoint.
+
+        Raises:
+            ConfigError: it has the weights alone (`keep_weights`).
+        """
         state: dict[str, Any] = load_checkpoint(path, device)
+        if "optimizer" not in state:
+            raise ConfigError(
+                f"{path} has the weights alone, so its training cannot go on: start a run from them "
+                "(encoder=pretrained encoder.run=DIRECTORY), or the sweep with keep=all"
+            )
         self.method.load_state_dict(state["method"])
         # Moments come from the checkpoint, settings from the run: a population changes them during training.
         groups = self.optimizer.state_dict()["param_groups"]

@@ -4,7 +4,7 @@ from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.tracking.links import experiments_url, view_url
 from eagleray.tracking.page import began, newest_view
-from eagleray.tracking.store import connect, patient, reason
+from eagleray.tracking.store import connect, paged, patient, reason
 
 SHOWN = 5  # experiments
 
@@ -23,7 +23,7 @@ def newest_pages(uri: str, base: str) -> dict[str, str]:
     """
     try:
         with patient():
-            experiments = list(connect(uri).search_experiments(max_results=1000))
+            experiments = [*paged(connect(uri).search_experiments, max_results=1000)]
     except Exception as error:
         raise ConfigError(f"MLflow at {without_password(uri)} cannot be read: {reason(error)}.") from error
     ours = sorted(filter(lambda each: began(each.tags), experiments), key=lambda each: -began(each.tags))

@@ -1,15 +1,18 @@
 """Find experiments and runs in a store."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record
-from eagleray.tracking.store import artifacts_beside, connect
+from eagleray.tracking.store import artifacts_beside, connect, paged
 from eagleray.tracking.sync_state import Note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+RECEIPT = "mlflow.eagleray.sent"  # a tag: the fingerprint of the directory when all of it had been sent
 
 
 class Lookup:
@@ -19,6 +22,7 @@ class Lookup:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
+        self._receipts: dict[str, dict[str, str]] = {}
 
     @property
     def client(self) -> "MlflowClient":
@@ -44,10 +48,17 @@ class Lookup:
                 self.client.delete_run(twin.info.run_id)
         return runs[0] if runs else None
 
-    def last_point(self, run_id: str, metric: str) -> "Metric":
-        """Return the last point of a metric, with its time."""
-        points = self.client.get_metric_history(run_id, metric)
-        return max(points, key=lambda point: (point.step, point.timestamp))
+    def receipts(self, experiment: str) -> dict[str, str]:
+        """Return the receipts of an experiment's runs, by their IDs, as they were when this was first asked.
+
+        Twins have none, so that somebody looks at them.
+        """
+        if experiment not in self._receipts:
+            found = [*paged(self.client.search_runs, [self.experiment(experiment)], max_results=1000)]
+            keys = Counter(run.data.tags.get("eagleray.key") for run in found)
+            alone = (run for run in found if keys[run.data.tags.get("eagleray.key")] == 1)
+            self._receipts[experiment] = {run.info.run_id: run.data.tags.get(RECEIPT, "") for run in alone}
+        return self._receipts[experiment]
 
     def experiment(self, name: str) -> str:
         """Return the ID of an experiment, which is created if it is missing."""
@@ -74,3 +85,10 @@ class Lookup:
 
 def in_trash(run: Any) -> bool:
     return run.info.lifecycle_stage == "deleted"
+
+
+def last_points(run: Any) -> "list[Metric]":
+    """Return the last point of each metric of a run, with its step and time."""
+    from mlflow.entities import Metric
+
+    return [Metric.from_proto(point) for point in run.data.to_proto().metrics]

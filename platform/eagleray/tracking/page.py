@@ -24,7 +24,7 @@ def page_tags(record: Record, experiment_id: str, run_id: str) -> dict[str, str]
         return {}
     newest = {NEWEST: f"{record.created} {view_of(record)}"}
     if record.kind != "sweep":
-        return {**runs_view(), **newest}
+        return {**runs_view(record), **newest}
     return {**sweep_view(record, run_id), **newest, NOTE: experiment_description(record, experiment_id, run_id)}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.tracking.store import connect, patient, reason, sqlite_path, store_uri
+from eagleray.tracking.store import connect, paged, patient, reason, sqlite_path, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ def _unknown(name: str, names: list[str]) -> ConfigError:
 
 def _family(client: "MlflowClient", name: str) -> list[Any]:
     """Find one run by its name or ID, and its children."""
-    experiments = {each.experiment_id: each.name for each in client.search_experiments()}
+    experiments = {each.experiment_id: each.name for each in paged(client.search_experiments)}
     by = "run_id" if re.fullmatch("[0-9a-f]{32}", name) else "run_name"
     found = (
         [] if "'" in name or not experiments else list(_runs(client, list(experiments), f"attributes.{by} = '{name}'"))
@@ -64,13 +64,7 @@ def _family(client: "MlflowClient", name: str) -> list[Any]:
 
 
 def _runs(client: "MlflowClient", experiments: list[str], query: str = "") -> Iterator[Any]:
-    token = None
-    while token != "":
-        page = client.search_runs(
-            experiments, query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-        )
-        yield from page
-        token = page.token or ""
+    return paged(client.search_runs, experiments, query, max_results=1000, order_by=["attributes.start_time ASC"])
 
 
 def _row(run: Any) -> dict[str, Any]:

@@ -5,34 +5,32 @@ step in the store are sent, in the order of steps; so the rest follows whatever 
 step reported twice (workers restarted from a checkpoint) keeps the value that was sent first: MLflow can neither
 replace nor delete a point. If the server completes a request long after we gave up on it, its points equal ours in
 every column, and MLflow keeps one.
+
+Nothing is asked twice either. The last thing that is sent of a run is a receipt: a tag with the fingerprint of its
+directory. One search for each experiment brings all receipts. Where receipt, note (sent.json) and directory agree,
+there is nothing to do; in a store that was replaced, or restored from an older copy, they do not.
 """
 
 import math
-import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from eagleray.contracts.address import without_password
-from eagleray.runs.record import METRICS, SYSTEM, Record
-from eagleray.tracking.descriptions import description, display_name, tags_for
+from eagleray.runs.record import Record
+from eagleray.tracking.contents import Point, Rows, batches, changed_params, name_of, params_of, tags_of
+from eagleray.tracking.descriptions import display_name
 from eagleray.tracking.gains import gains
-from eagleray.tracking.inputs import HAS_IMAGES, VIEWS, dataset_inputs, grid_images
+from eagleray.tracking.inputs import VIEWS, dataset_inputs, grid_images
 from eagleray.tracking.links import view_path
-from eagleray.tracking.lookup import Lookup, in_trash
+from eagleray.tracking.lookup import RECEIPT, Lookup, in_trash, last_points
 from eagleray.tracking.models import is_best, keep_model, register
 from eagleray.tracking.page import new_tags, page_tags, view_of
-from eagleray.tracking.store import (
-    answered,
-    locked,
-    patient,
-    reason,
-    store_uri,
-)
+from eagleray.tracking.store import answered, locked, patient, reason, store_uri
 from eagleray.tracking.sync_state import Note, files, fingerprint, read_note, write_note
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ STATUS = {
     "stopped": "KILLED",
     "collapsed": "KILLED",
 }
-Point = tuple[int, str, float, int]  # step, metric, value, time in ms
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,7 @@ class Kept:
     last: dict[str, tuple[int, float]] = field(default_factory=dict)  # metric -> last step and value in the store
     files: dict[str, list[int]] = field(default_factory=dict)  # path -> size and time when it was sent
     note: Note | None = None  # content of sent.json at that time
-    offsets: dict[str, int] = field(default_factory=dict)  # bytes of metrics.jsonl and system.jsonl
-    step: int = 0  # the highest in them
-    nonfinite: int = 0  # NaN and infinities in metrics.jsonl
+    rows: Rows = field(default_factory=Rows)
     inputs: list[Any] | None = None  # the images it used, as sent
     page: dict[str, str] | None = None  # tags of its experiment, as sent
     model: str | None = None  # the ID of its encoder as a model
@@ -96,6 +91,7 @@ class Destination:
     def __init__(self, uri: str | None = None) -> None:
         self.uri = store_uri(uri)
         self.name = without_password(self.uri)
+        self.is_server = self.uri.startswith("http")
         self.deadline = math.inf  # of time.monotonic(): sending stops then, even with a backlog
         self.lacks: dict[str, None] = {}  # sentences about what this store cannot do
         self.lookup = Lookup(self.uri)
@@ -115,18 +111,19 @@ class Destination:
 
     def _send(self, record: Record) -> Sent:
         state = fingerprint(record)  # computed first: whatever is written later changes it
-        kept = self._known(record)
-        if kept.note is not None and kept.note["fingerprint"] == state:
+        note = read_note(record, self.name)
+        if note is not None and note["fingerprint"] == state and self._has_all(record, note):
             return Sent()
+        kept = self._known(record, note)
         points = paths = 0
         if not kept.in_trash:
-            self._send_params_and_tags(record, kept)
-            points = self._send_rows(record, kept) + self._send_summary(record, kept)
+            points = self._send_numbers(record, kept)
             paths = self._send_files(record, kept)
             self._send_inputs(record, kept)
             self._send_page(record, kept)
             self._send_model(record, kept)
             self._send_status(record, kept)
+            self.client.set_tag(kept.run_id, RECEIPT, state)
         page = view_path(self.lookup.experiment(record.experiment), view_of(record))
         kept.note = {"run_id": kept.run_id, "fingerprint": state, "files": dict(kept.files), "page": page}
         write_note(record, self.name, kept.note)
@@ -138,8 +135,16 @@ class Destination:
     def client(self) -> "MlflowClient":
         return self.lookup.client
 
-    def _known(self, record: Record) -> Kept:
-        note = read_note(record, self.name)
+    def _has_all(self, record: Record, note: Note) -> bool:
+        """Return whether the store has what a note says.
+
+        This process has sent it, or the store has the receipt.
+        """
+        if kept := self._kept.get(record.key):
+            return kept.note == note
+        return self.lookup.receipts(record.experiment).get(note["run_id"]) == note["fingerprint"]
+
+    def _known(self, record: Record, note: Note | None) -> Kept:
         kept = self._kept.get(record.key)
         if kept is None or kept.note != note:  # first contact, or another process has sent meanwhile
             kept = self._kept[record.key] = self._ask(record, note)
@@ -148,118 +153,68 @@ class Destination:
     def _ask(self, record: Record, note: Note | None) -> Kept:
         run = self.lookup.run(record, note)
         if run is None:
-            return Kept(self._create(record), tags=self._tags(record))
+            return self._created(record)
         run_id = run.info.run_id
         note = note if note and note["run_id"] == run_id else None
         if in_trash(run):
             return Kept(run_id, in_trash=True, note=note)
-        points = {name: self.lookup.last_point(run_id, name) for name in run.data.metrics}
+        has_files = note is not None and run.data.tags.get(RECEIPT) == note["fingerprint"]
         return Kept(
             run_id,
             status=run.info.status,
             params=run.data.params,
             tags=run.data.tags,
-            last={name: (last.step, last.value) for name, last in points.items()},
-            files=dict(note["files"]) if note else {},
+            last={point.key: (point.step, point.value) for point in last_points(run)},
+            files=dict(note["files"]) if note and has_files else {},
             note=note,
         )
 
-    def _create(self, record: Record) -> str:
+    def _created(self, record: Record) -> Kept:
+        tags = tags_of(record, {}, self._parent_id(record))
         experiment = self.lookup.experiment(record.experiment)
-        run = self.client.create_run(experiment, record.created, self._tags(record), display_name(record))
-        return run.info.run_id
-
-    # What the directory has
-
-    def _tags(self, record: Record, before: Mapping[str, str] | None = None) -> dict[str, str]:
-        status = record.status
-        tags = {
-            **{f"environment.{name}": value for name, value in record.environment.items()},
-            **tags_for(description(record), before or {}),
-            "kind": record.kind,
-            **record.tags,
-            "eagleray.key": record.key,
-            "eagleray.state": status["state"],
-            "eagleray.message": status["message"],
-            "mlflow.runName": display_name(record),
-            "mlflow.source.name": "eagleray",
-            "mlflow.source.git.commit": record.environment.get("commit"),
-            "mlflow.user": record.environment.get("user"),
-            "mlflow.parentRunId": self._parent_id(record),
-        }
-        return {_name(name): _text(value, 8000) for name, value in tags.items() if value is not None}
+        run = self.client.create_run(experiment, record.created, tags, display_name(record))
+        return Kept(run.info.run_id, tags=tags)
 
     def _parent_id(self, record: Record) -> str | None:
         parent = record.parent
         if parent is None:
             return None
+        if kept := self._kept.get(parent.key):
+            return kept.run_id
         with locked(parent.directory / "sync.lock", wait=False):
-            return self._known(parent).run_id
+            return self._known(parent, read_note(parent, self.name)).run_id
 
-    def _send_params_and_tags(self, record: Record, kept: Kept) -> None:
-        """Send params and tags.
+    # What the directory has
 
-        Params that a resumed run has changed become tags, as MLflow never changes a param.
-        """
-        from mlflow.entities import Param
-
-        params = {_name(name): _text(value, 6000) for name, value in record.params.items()}
-        new = {name: value for name, value in params.items() if name not in kept.params}
-        tags = self._tags(record, kept.tags)
-        for name, value in params.items():
-            if kept.params.get(name, value) != value or f"resumed.{name}" in kept.tags:
-                tags[f"resumed.{name}"] = value
-        changed = {name: value for name, value in tags.items() if kept.tags.get(name) != value}
-        for batch in self._batches(new.items(), 100):
-            self._log(kept, params=[Param(*each) for each in batch])
-        self._set_tags(kept, changed)
-        kept.params |= new
-
-    def _set_tags(self, kept: Kept, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        for batch in self._batches(tags.items(), 100):
-            self._log(kept, tags=[RunTag(*each) for each in batch])
+    def _send_numbers(self, record: Record, kept: Kept) -> int:
+        """Send params, tags and points."""
+        params, resumed = changed_params(params_of(record), kept.params, kept.tags)
+        tags = {**tags_of(record, kept.tags, self._parent_id(record)), **resumed}
+        tags = {name: value for name, value in tags.items() if kept.tags.get(name) != value}
+        points = self._new(kept, kept.rows.read(record))
+        points += self._new(kept, self._summary(record, kept))
+        for batch in batches(params, tags, points):
+            self._in_time()
+            self.client.log_batch(kept.run_id, synchronous=True, **batch)
+        kept.params |= params
         kept.tags |= tags
+        return len(points)
 
-    def _send_rows(self, record: Record, kept: Kept) -> int:
-        rows: list[dict[str, Any]] = []
-        for file in (METRICS, SYSTEM):
-            new, kept.offsets[file] = record.read(kept.offsets.get(file, 0), file=file)
-            rows += new
-        points: dict[tuple[int, str], Point] = {}  # of rows with the same step the last one counts
-        for row in rows:
-            step, at = row["step"], row["time"]
-            kept.step = max(kept.step, step)
-            for name, value in row["metrics"].items():
-                if math.isfinite(value):
-                    points[step, _name(name)] = step, _name(name), value, at
-                else:  # it would break the charts of MLflow's pages
-                    kept.nonfinite += 1
-                    points[step, "nonfinite"] = step, "nonfinite", kept.nonfinite, at
-        return self._send_points(kept, sorted(points.values()))
+    def _new(self, kept: Kept, points: list[Point]) -> list[Point]:
+        """Return the points after the last of their metrics, which they then are."""
+        new = [point for point in points if point[0] > kept.last.get(point[1], (-1, 0.0))[0]]
+        kept.last |= {name: (step, value) for step, name, value, _ in new}
+        return new
 
-    def _send_summary(self, record: Record, kept: Kept) -> int:
-        """Send final numbers as last points of their metrics.
-
-        They are not sent if they already are the last points.
-        """
+    def _summary(self, record: Record, kept: Kept) -> list[Point]:
+        """Return the final numbers, without those that are the last points of their metrics."""
         status = record.status
         points = []
         for name, value in {**status["summary"], **gains(record)}.items():
-            step, last = kept.last.get(_name(name), (-1, None))
+            step, last = kept.last.get(name_of(name), (-1, None))
             if math.isfinite(value) and value != last:
-                points.append((max(kept.step, step + 1), _name(name), value, status["time"]))
-        return self._send_points(kept, points)
-
-    def _send_points(self, kept: Kept, points: list[Point]) -> int:
-        from mlflow.entities import Metric
-
-        new = [point for point in points if point[0] > kept.last.get(point[1], (-1, 0.0))[0]]
-        for batch in self._batches(new, 1000):
-            self._log(kept, metrics=[Metric(name, value, at, step) for step, name, value, at in batch])
-        kept.last |= {name: (step, value) for step, name, value, _ in new}
-        return len(new)
+                points.append((max(kept.rows.step, step + 1), name_of(name), value, status["time"]))
+        return points
 
     def _send_files(self, record: Record, kept: Kept) -> int:
         """Send changed files.
@@ -267,7 +222,8 @@ class Destination:
         run.yaml goes to the top of the run's files, artifacts/a/b.png to a/b.png.
         """
         changed = {path: facts for path, facts in files(record).items() if kept.files.get(path) != facts}
-        for (path, facts), *_ in self._batches(changed.items(), 1):
+        for path, facts in changed.items():
+            self._in_time()
             folder = "/".join(PurePosixPath(path).parts[1:-1])
             self.client.log_artifact(kept.run_id, str(record.directory / path), folder or None)
             if path == VIEWS:
@@ -280,7 +236,6 @@ class Destination:
         with tempfile.TemporaryDirectory() as folder:
             for path in grid_images(record, Path(folder)):
                 self.client.log_artifact(kept.run_id, str(path), "images")
-        self._set_tags(kept, HAS_IMAGES)
 
     def _send_inputs(self, record: Record, kept: Kept) -> None:
         """Send which images the run used; MLflow keeps equal inputs once."""
@@ -293,7 +248,7 @@ class Destination:
         """Send the best encoder of a sweep, as a logged model and a version in the registry."""
         if kept.model or not is_best(record):
             return
-        last = [self.lookup.last_point(kept.run_id, name) for name in kept.last]
+        last = last_points(self.client.get_run(kept.run_id))
         experiment_id = self.lookup.experiment(record.experiment)
         with self._optional("does not keep the best encoder as a model"):
             kept.model = keep_model(self.client, record, kept.run_id, experiment_id, last)
@@ -310,7 +265,7 @@ class Destination:
         try:
             yield
         except Exception as error:
-            if self.uri.startswith("http") and not answered(error):
+            if self.is_server and not answered(error):
                 raise
             self.lacks[f"MLflow at {self.name} {lack}: {reason(error)}."] = None
 
@@ -320,7 +275,7 @@ class Destination:
         The newest sweep has the word; `eagleray sync` may send older ones later.
         """
         tags = page_tags(record, self.lookup.experiment(record.experiment), kept.run_id)
-        if tags == kept.page:
+        if not tags or tags == kept.page:
             return
         experiment = self.client.get_experiment(self.lookup.experiment(record.experiment))
         for name, value in new_tags(tags, experiment.tags).items():
@@ -335,41 +290,11 @@ class Destination:
         if wanted == "RUNNING":
             self.client.update_run(kept.run_id, wanted)
         else:
-            self.lookup.run(record, {"run_id": kept.run_id})  # twins exist by now, so remove them
+            if self.is_server:
+                self.lookup.run(record, {"run_id": kept.run_id})  # twins exist by now, so remove them
             self.client.set_terminated(kept.run_id, wanted, status["time"])
         kept.status = wanted
-
-    def _log(self, kept: Kept, **what: Any) -> None:
-        self.client.log_batch(kept.run_id, synchronous=True, **what)
-
-    def _batches(self, items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-        items = list(items)
-        for start in range(0, len(items), size):
-            self._in_time()
-            yield items[start : start + size]
 
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise TimeoutError("the time was up")
-
-
-def _name(name: str) -> str:
-    """Replace characters that MLflow does not accept.
-
-    It would refuse a whole batch for one of them.
-    """
-    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
-
-
-def _text(value: Any, length: int = 6000) -> str:
-    """Return a value as text.
-
-    Equal numbers give the same text, whether from a file or a sampler.
-    """
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return format(value, ".8g")
-    if isinstance(value, list | tuple):
-        value = f"[{', '.join(_text(each) for each in value)}]"
-    return str(value)[:length]

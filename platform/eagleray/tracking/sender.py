@@ -10,10 +10,12 @@ from pathlib import Path
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.record import Record, find_records
+from eagleray.runs.record import Record, find_records, sound
 from eagleray.tracking.send import Destination, Unsent
 from eagleray.tracking.store import store_uri
-from eagleray.tracking.sync_state import is_sent
+from eagleray.tracking.sync_state import is_sent, traces
+
+Traces = dict[str, list[int]]
 
 
 class Sender:
@@ -35,6 +37,7 @@ class Sender:
         self.message: str | None = None  # after closing: what `close` returned
         self.troubles: dict[str, str] = {}  # key of a run -> why the last attempt failed
         self._records: dict[Path, Record] = {}
+        self._sent: dict[Path, Traces] = {}  # of the runs that were sent, before they were
         self._every = every
         self._destination = Destination(self.uri)
         self._closing = threading.Event()
@@ -62,7 +65,7 @@ class Sender:
         self._destination.deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout)
-        unsent = [record for record in self._family() if not is_sent(record, self.uri)]
+        unsent = [record for record, _ in self.changed() if not is_sent(record, self.uri)]
         sentences = [*([self._farewell(unsent)] if unsent else []), *self._destination.lacks]
         self.message = " ".join(sentences) or None
         return self.message
@@ -76,20 +79,29 @@ class Sender:
             "Nothing is lost; `eagleray sync` sends the rest."
         )
 
-    def _family(self) -> list[Record]:
-        """Read all runs and their children.
+    def changed(self) -> list[tuple[Record, Traces]]:
+        """Open the runs, and their children, that have changed since all of them was sent.
 
-        They are read from their directories, each parent before its children.
+        Each parent comes before its children. Opening a thousand others every time would take a core.
         """
-        family: list[Record] = []
-        for directory in list(self._records):
-            try:
-                record = Record.open(directory)
-                family += [record, *record.children()]
-                self.troubles.pop(str(directory), None)
-            except (ConfigError, OSError) as error:  # deleted or damaged meanwhile; the other runs continue
-                self.troubles[str(directory)] = str(error)
-        return family
+        found: list[tuple[Record, Traces]] = []
+        for root in list(self._records):
+            trials = sorted(path.parent for path in root.glob("trials/*/record.json"))
+            for directory in (root, *trials):
+                now = traces(directory, None if directory == root else root)
+                if self._sent.get(directory) != now:
+                    found += [(record, now) for record in self._opened(directory)]
+        return found
+
+    def _opened(self, directory: Path) -> list[Record]:
+        """Open a record; none if it was deleted or damaged meanwhile, and the other runs continue."""
+        try:
+            opened = [Record.open(directory)] if directory in self._records else sound([directory])
+        except (ConfigError, OSError) as error:
+            self.troubles[str(directory)] = str(error)
+            return []
+        self.troubles.pop(str(directory), None)
+        return opened
 
     def _work(self) -> None:
         failures = 0
@@ -99,12 +111,12 @@ class Sender:
         self._pass()
 
     def _pass(self) -> bool:
-        """Try to send every run once.
+        """Try to send every run that has changed, once.
 
         Return whether nothing is left.
         """
         # Runs that failed come last, so that one which the store always refuses does not delay the others.
-        for record in sorted(self._family(), key=lambda record: record.key in self.troubles):
+        for record, now in sorted(self.changed(), key=lambda each: each[0].key in self.troubles):
             if time.monotonic() > self._destination.deadline:
                 return False
             result = self._destination.send(record)
@@ -113,6 +125,8 @@ class Sender:
                 self.troubles[record.key] = result.reason
                 if not result.answered:
                     return False
+            else:
+                self._sent[record.directory] = now
         return not self.troubles
 
 
@@ -128,12 +142,18 @@ def sync_all(root: Path | str, uri: str | None = None) -> Synced:
     """Send what is unsent of every run in `root`.
 
     It is sent to `uri`, or else to the store of each run.
+
+    Raises:
+        ConfigError: there are no runs.
     """
     destinations: dict[str, Destination] = {}
     unreachable: dict[str, Unsent] = {}
     sent = already = 0
     unsent: dict[Path, str] = {}
-    for record in find_records(root):
+    records = find_records(root)
+    if not records:
+        raise ConfigError(f"{root} holds no runs; name the directory that contains them")
+    for record in records:
         to = _store_of(record, uri)
         result = unreachable.get(to) or destinations.setdefault(to, Destination(to)).send(record)
         if isinstance(result, Unsent):

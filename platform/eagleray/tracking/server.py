@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import write
-from eagleray.runs.signals import as_interrupts
+from eagleray.runs.signals import as_interrupts, held_back
 from eagleray.tracking.front import newest_pages
 from eagleray.tracking.links import RUNS, view_key, view_url
 from eagleray.tracking.store import PATIENCE, artifacts_beside, sqlite_path, store_uri
@@ -147,17 +147,21 @@ def _serve(command: list[str], uri: str) -> None:
         "PYTHONSAFEPATH": "1",  # with `-P` and `--app-dir`: import nothing from the working directory
     }
     as_interrupts()
-    server = subprocess.Popen(command, env=environment, start_new_session=True)  # a process group, to be ended together
-    guard = _guard(server.pid)
-    try:
-        if code := server.wait():
-            raise ConfigError(f"MLflow's server ended with exit code {code}; see its output for the reason.")
-    except KeyboardInterrupt:
-        print("\nMLflow's server is stopped.")
-    finally:
-        _end_group(server)
-        guard.kill()
-        guard.communicate()
+    with ExitStack() as ends:
+        try:
+            with held_back():  # between the server's start and its guard's, a Ctrl-C would leave it behind
+                server = subprocess.Popen(command, env=environment, start_new_session=True)  # in a group, to be ended
+                ends.callback(_end, server, _guard(server.pid))
+            if code := server.wait():
+                raise ConfigError(f"MLflow's server ended with exit code {code}; see its output for the reason.")
+        except KeyboardInterrupt:
+            print("\nMLflow's server is stopped.")
+
+
+def _end(server: "subprocess.Popen[bytes]", guard: "subprocess.Popen[bytes]") -> None:
+    _end_group(server)
+    guard.kill()  # last: until then it ends the group, should somebody press Ctrl-C again
+    guard.communicate()
 
 
 def _guard(group: int) -> "subprocess.Popen[bytes]":

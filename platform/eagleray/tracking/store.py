@@ -7,10 +7,11 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
@@ -79,16 +80,47 @@ def connect(uri: str) -> "MlflowClient":
         return MlflowClient(uri)
 
 
+def paged(search: Callable[..., Any], *arguments: Any, **settings: Any) -> Iterator[Any]:
+    """Yield all that one of MLflow's searches finds, which answers page by page."""
+    token = None
+    while token != "":
+        page = search(*arguments, page_token=token, **settings)
+        yield from page
+        token = page.token or ""
+
+
+class _Patience:
+    """Counts the threads that are inside `patient`: the first one sets PATIENCE, the last one takes it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.added = threading.Lock(), 0, list[str]()
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.added = [name for name in PATIENCE if name not in os.environ]
+                os.environ.update({name: PATIENCE[name] for name in self.added})
+            self.inside += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                for name in self.added:
+                    os.environ.pop(name, None)
+
+
+_patience = _Patience()
+
+
 @contextmanager
 def patient() -> Iterator[None]:
-    """Set PATIENCE for the calls inside the block."""
-    added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
-    os.environ.update(added)
+    """Set PATIENCE for the calls inside the block, in any thread."""
+    _patience.enter()
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        _patience.leave()
 
 
 @contextmanager

@@ -3,11 +3,13 @@
     {store: {"run_id": …, "fingerprint": the directory's when all was sent, "files": {path: [size, time]},
              "page": where MLflow's pages show it}}
 
-It saves questions to the store, and shows what is unsent without a store. If the file is lost, nothing else is.
+It shows what is unsent without a store, and saves questions to a store that has the same receipt (`send.py`). If the
+file is lost, nothing else is.
 """
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,24 @@ def _notes(record: Record) -> dict[str, Note]:
         return {}
 
 
+def traces(directory: Path, above: Path | None) -> dict[str, list[int]]:
+    """Return where the changes of a run show, without opening it: sizes and times of its own files.
+
+    Args:
+        directory: of the run.
+        above: of its sweep: a trial is compared with the floors when that has ended.
+    """
+    names = ["record.json", METRICS, SYSTEM, "status.json", "data.json", "artifacts"]
+    paths = {name: f"{directory}/{name}" for name in names}
+    if above:
+        paths["above"] = f"{above}/status.json"
+    return {name: _size_and_time(path) for name, path in paths.items()}
+
+
 def fingerprint(record: Record) -> str:
     """Return a hash that changes with the run's files."""
-    names = ["record.json", METRICS, SYSTEM, "status.json", "data.json"]
-    if record.above:  # a trial is compared with the floors when its sweep has ended
-        names.append(f"{record.above}/status.json")
-    parts = {name: _size_and_time(record.directory / name) for name in names} | files(record)
+    above = record.directory / record.above if record.above else None
+    parts = {**traces(record.directory, above), "artifacts": [], **files(record)}
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -66,9 +80,9 @@ def files(record: Record) -> dict[str, list[int]]:
     return {name.as_posix(): _size_and_time(path) for name, path in complete.items()}
 
 
-def _size_and_time(path: Path) -> list[int]:
+def _size_and_time(path: Path | str) -> list[int]:
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except FileNotFoundError:
         return []
     return [facts.st_size, facts.st_mtime_ns]

@@ -33,7 +33,7 @@ def sweep_view(sweep: Record, run_id: str) -> dict[str, str]:
     """
     file = sweep.file()
     metric, varied = file["metric"], list(file["vary"])
-    others = [name for name in headlines(shipped()) if name != metric]
+    others = [name for name in _headlines(sweep) if name != metric]
     columns = [
         *_named("metrics", [metric, *(gain_name(metric, kind) for kind in file["floor"])]),
         *_named("params", [*varied, "seed"]),
@@ -54,9 +54,9 @@ def sweep_view(sweep: Record, run_id: str) -> dict[str, str]:
     return {TAG + view_key(sweep.key): json.dumps(state, separators=(",", ":"))}
 
 
-def runs_view() -> dict[str, str]:
-    """Return the view of runs outside sweeps."""
-    first, *others = headlines(shipped())
+def runs_view(record: Record) -> dict[str, str]:
+    """Return the view of runs outside sweeps, of which this is the newest."""
+    first, *others = _headlines(record)
     columns = [
         *_named("metrics", [first, *others, "loss"]),
         *_named("params", SETTINGS),
@@ -64,6 +64,11 @@ def runs_view() -> dict[str, str]:
     ]
     state = _table(first, "max", "tags.kind = 'run'", columns)
     return {TAG + RUNS: json.dumps(state, separators=(",", ":"))}
+
+
+def _headlines(record: Record) -> list[str]:
+    """Return the headline metrics: those of Eagleray, and those of a run's own evaluators, as its record says."""
+    return list(dict.fromkeys([*headlines(shipped()), *record.tags.get("headlines", "").split()]))
 
 
 def _table(metric: str, mode: str, search: str, columns: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def compare(
     mode: Annotated[
         str | None, typer.Option(help="whether more is better (max) or less (min); by default as the metric declares")
     ] = None,
+    top: Annotated[int, typer.Option(min=0, help="show the best points only; 0: all")] = 20,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write every run with all settings and metrics as CSV")
     ] = None,
@@ -38,7 +39,7 @@ def compare(
     names, settings = split_names(names)
     tracking = tracking_of(settings)
     from eagleray.app.comparison import analysed, links, named
-    from eagleray.app.terminal import leaderboard
+    from eagleray.app.terminal import hidden, leaderboard
     from eagleray.report.sides import conclusions
     from eagleray.report.trials import compared, everything_csv
 
@@ -50,7 +51,9 @@ def compare(
     analysis = analysed(comparison, metric, mode)
     for note in comparison.notes:
         say(f"note: {note}")
-    console.print(leaderboard(analysis, console.width, ranked=not comparison.obstacle))
+    console.print(leaderboard(analysis, console.width, ranked=not comparison.obstacle, top=top or None))
+    if more := hidden(analysis, top or None):
+        say(f"{more} more points are not shown: --top 0 shows all")
     for sentence in ("", *conclusions(comparison, analysis)):
         say(sentence)
     say(f"\nall of it: {csv}" if csv else "\n(--csv FILE writes every run with all settings and metrics)")
@@ -81,11 +84,8 @@ def sync(
     if not directory.is_dir():
         raise ConfigError(f"there is no directory {directory}; name the one that contains the runs")
     uri = tracking_of(settings).uri
-    from eagleray.runs.record import find_records
     from eagleray.tracking import sync_all
 
-    if not any(True for _ in find_records(directory)):
-        raise ConfigError(f"{directory} holds no runs; name the directory that contains them")
     done = sync_all(directory, uri)
     say(f"{done.sent} runs sent, {done.already} were complete already, {len(done.unsent)} could not be sent")
     for lack in done.lacks:

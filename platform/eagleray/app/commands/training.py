@@ -126,13 +126,15 @@ def run_sweep(
         fail(str(error), 1)
     except Exception as error:
         failed(error)
-    from eagleray.app.terminal import leaderboard
+    from eagleray.app.terminal import hidden, leaderboard
     from eagleray.report.text import on_test_set
     from eagleray.runs.failures import told_of_trials
     from eagleray.runs.record import Record
 
-    out.print(leaderboard(result.analysis, out.width))
     artifacts = result.directory / "artifacts"
+    out.print(leaderboard(result.analysis, out.width))
+    if more := hidden(result.analysis):
+        say(f"{more} more points are not shown: {artifacts / 'leaderboard.csv'} has all")
     files = {"report": "report.html", "as text": "report.md", "heat map": "heatmap.png"}
     places = {what: artifacts / file for what, file in files.items()}
     if result.best_run:

@@ -102,7 +102,10 @@ def load_encoder(place: Path | str) -> ExportedEncoder:
     files = [place / WEIGHTS, place / "artifacts" / WEIGHTS, place]
     file = next((each for each in files if each.is_file()), None)
     if file is None:
-        raise ConfigError(f"{place} has no {WEIGHTS}; name the directory of a finished run, or its artifacts")
+        raise ConfigError(
+            f"{place} has no {WEIGHTS}: name a finished run or its artifacts; of a sweep with keep=best only the best "
+            "have one, and `eagleray export RUN` writes it"
+        )
     check_weights(file)
     try:
         with safe_open(file, "pt") as opened:
