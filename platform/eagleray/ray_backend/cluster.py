@@ -9,13 +9,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 from ray.autoscaler.sdk import request_resources
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.ray_backend import tokens
 from eagleray.runs.preflight import cluster_at
 
 # Environment variables that Ray reads; those that the user has set stay.
@@ -37,13 +40,14 @@ OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a co
 def connected(address: str | None) -> Iterator[None]:
     """Connect to Ray inside the block.
 
-    Afterwards, what was started here is ended. An open connection is used and stays.
+    Afterwards, what was started here is ended. An open connection is used and stays. What is started here listens on
+    127.0.0.1 alone.
 
     Args:
         address: of a cluster (`auto`, `host:port`); None starts Ray on this machine.
 
     Raises:
-        ConfigError: no Ray answers at the address.
+        ConfigError: no Ray answers at the address, or it asks for another token.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -51,14 +55,16 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     if address is None:
+        tokens.keep_private()
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
-        address = cluster_at(address)
+        address = _reached(address)
         own = {"runtime_env": {"env_vars": {name: os.environ[name] for name in SETTINGS}}}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         # Errors of a trial are in its record, and printed tracebacks would break a live table.
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        with nullcontext() if address else _on_loopback():
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except ConnectionError as error:
         raise ConfigError(f"no Ray answers at address={address}: {error}") from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
@@ -67,6 +73,30 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the Ray that starts inside the block listen on 127.0.0.1 alone.
+
+    Ray has this for macOS and Windows; elsewhere it reads the setting only once, when it is imported.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _reached(address: str) -> str:
+    """Return the address of a cluster that accepts this user's token.
+
+    Ray itself would try for 20 seconds, and not say why.
+    """
+    place = cluster_at(address)
+    if not place.startswith("ray://"):
+        tokens.authenticated(lambda: GcsClient(address=place), address)
+    return place
 
 
 def wait_for_room(workers: int, cpus: float, gpus: float) -> None:
