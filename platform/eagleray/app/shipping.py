@@ -18,7 +18,7 @@ LARGEST = 10 * MIB  # bytes of a file
 MOST = 100 * MIB  # bytes of all together
 NAMED = 12  # files of a folder that are listed one by one
 CACHES = ("__pycache__", "node_modules", "*.pyc", "*.egg-info")
-MLFLOW = ("mlflow.db*", "mlruns", "mlartifacts")
+MLFLOW = ("mlflow.db*", "basic_auth.db*", "mlruns", "mlartifacts")
 SECRETS = ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks",
            "*.kdbx", "*.gpg", "*.env", "*credential*", "*secret*", "*auth_token*", "kubeconfig*")  # fmt: skip
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")

@@ -6,6 +6,7 @@ It is started and ended on this machine, or a running cluster is used.
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address is None:
         tokens.keep_private()
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for the workers' messages to each other
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
         address = _reached(address)

@@ -29,6 +29,7 @@ from eagleray.contracts.report import Diverged, Failed, Kind, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, failure_of
+from eagleray.ray_backend.probe import check_nodes
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
@@ -55,7 +56,7 @@ def train_on_workers(
         profile: train this many steps and write what takes their time (`runs.profile`).
 
     Raises:
-        ConfigError: the run does not fit the data or the machines; nothing was started.
+        ConfigError: the run does not fit the data or the machines, or a node lacks what it needs; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
     data = images_of(run)  # fills the workers' cache
@@ -64,6 +65,7 @@ def train_on_workers(
         cpus, gpus = _share(run, local=address is None)
         if address is not None:
             wait_for_room(run.workers, cpus, gpus)
+            check_nodes([run], directory.absolute())
         yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
 
 
