@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from command_line import Outcome, command_line
 from PIL import Image
 
+from command_line import Outcome, command_line
 from eagleray.app import shipping
 from eagleray.app.shipping import gather
 from eagleray.app.submission import prepared
@@ -42,10 +42,11 @@ def planted(folder: Path) -> dict[str, str]:
         ".env": "secret", "prod.env": "secret", "id_rsa": "secret", "id_ed25519.pub": "secret", "a.pem": "secret",
         "server.key": "secret", "aws_credentials": "secret", "client_secret.json": "secret", "auth_token": "secret",
         "deep/er/credentials.json": "secret", "notes.txt": "private key", ".git/config": "hidden",
-        ".aws/credentials": "hidden", "runs/flips/20260101-000000/record.json": "runs",
-        "elsewhere/flips/20260101-000000/trials/000/x.pt": "runs", "elsewhere/flips/20260101-000000/record.json": "runs",
+        ".aws/credentials": "hidden", "runs/flips/2026/record.json": "runs",
+        "elsewhere/flips/2026/trials/000/x.pt": "runs", "elsewhere/flips/2026/record.json": "runs",
         "mlflow.db": "MLflow", "mlflow.db-wal": "MLflow", "mlartifacts/1/x": "MLflow", "basic_auth.db": "MLflow",
-        "lab/__pycache__/x.pyc": "cache", "env/pyvenv.cfg": "virtual environment", "env/lib/x.py": "virtual environment",
+        "lab/__pycache__/x.pyc": "cache",
+        "env/pyvenv.cfg": "virtual environment", "env/lib/x.py": "virtual environment",
     }  # fmt: skip
     for place in secret:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)

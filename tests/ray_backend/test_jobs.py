@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_heads import TOKEN, Head, head
 
 from eagleray.runs.record import Record
+from ray_heads import TOKEN, Head, head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -121,7 +121,8 @@ def test_a_job_outlives_its_terminal_and_is_stopped_so_that_it_can_be_resumed(cl
     assert terminal.stdout is not None
     seen = ""
     while "epoch 2/4000" not in seen:
-        assert (line := terminal.stdout.readline()), seen
+        line = terminal.stdout.readline()
+        assert line, seen
         seen += line
     job = re.search(r"sent as (\S+)", seen)[1]  # type: ignore[index]
     terminal.send_signal(signal.SIGHUP)  # the window was closed

@@ -43,7 +43,8 @@ class Jobs:
             raise ConfigError(f"--address {address}: jobs go to a cluster's dashboard; write http://HEAD:8265")
         cluster_at(address)
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # else this variable or RAY_ADDRESS would override it
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for noisy in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{noisy}").setLevel(logging.ERROR)
         with self._answers():
             self.client = authenticated(lambda: JobSubmissionClient(address), address)
 

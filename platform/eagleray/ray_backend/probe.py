@@ -55,12 +55,10 @@ def check_nodes(runs: Iterable[Run], directory: Path) -> None:
     try:
         for path in notes.values():
             path.write_text(text)
-        task = ray.remote(_look()).options(num_cpus=0, max_retries=0)
+        task = ray.remote(num_cpus=0, max_retries=0)(_look())
+        on = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in notes}
         answers = {
-            node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                needed, str(path)
-            )
-            for node, path in notes.items()
+            node: task.options(scheduling_strategy=on[node]).remote(needed, str(path)) for node, path in notes.items()
         }
         here = look(needed, str(next(iter(notes.values()))))
         lacks: dict[str, list[str]] = {}

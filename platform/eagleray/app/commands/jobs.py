@@ -133,7 +133,8 @@ def _follow(jobs: "Jobs", job: str) -> None:
         raise typer.Exit(130) from None
     except Failed as error:
         fail(f"{error}. To follow again: eagleray logs -f {again}", 1)
-    say(f"{job} {end.status.lower()}" + (f": {end.message}" if end.status == "FAILED" and end.message else ""))
+    reason = (end.message or "").partition(",")[0] if end.status == "FAILED" else ""  # behind it is the log again
+    say(f"{job} {end.status.lower()}" + f": {reason}" * bool(reason))
     if code := ENDED.get(end.status, end.driver_exit_code or 1):
         raise typer.Exit(code)
 
