@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+CLUSTER := .venv/cluster/installed
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo test test-fast lint types docs bench chromium screenshots clean
@@ -17,7 +18,7 @@ demo: $(INSTALLED)  ## a first sweep on drawn letters, its leaderboard, and the 
 # One thread for each process: the tests start several processes, and threads that fight for cores are slower.
 test test-fast: export OMP_NUM_THREADS = 1
 test test-fast: export MKL_NUM_THREADS = 1
-test: $(INSTALLED)  ## the whole test suite
+test: $(INSTALLED) $(CLUSTER)  ## the whole test suite
 	$(BIN)/python -m pytest
 
 test-fast: $(INSTALLED)  ## the tests without workers, Ray, MLflow and whole runs: under a minute
@@ -69,4 +70,13 @@ $(INSTALLED): pyproject.toml
 	  echo "This torchvision does not fit this torch: installing the registry's torch $$torch instead." && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "torch===$$torch" && \
 	  $(BIN)/python -c 'import torchvision'; }
+	@touch $@
+
+# A second environment on top of the first, for tests of clusters: the dashboard that takes jobs would make every other
+# Ray start later.
+$(CLUSTER): $(INSTALLED)
+	$(BIN)/python -m venv --without-pip .venv/cluster
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  $$(.venv/cluster/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	.venv/cluster/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cluster]'
 	@touch $@

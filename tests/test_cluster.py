@@ -1,4 +1,4 @@
-"""ray_cluster.yaml: valid for Ray, a CPU head, spot GPU workers from none, and what to change is named."""
+"""ray_cluster.yaml: valid for Ray, a CPU head, spot GPU workers from none, a token, and what to change is named."""
 
 import copy
 import json
@@ -21,6 +21,14 @@ NODES = CLUSTER["available_node_types"]
 WORKERS = {name: node for name, node in NODES.items() if name != CLUSTER["head_node_type"]}
 
 
+def others() -> dict[str, dict]:
+    """The file with each of its commented blocks in place of what the block replaces."""
+    found = re.findall(r"^# >>> ([^:\n]+):(?:.*\n)+?(# provider:\n(?:.*\n)+?)# <<<", TEXT, re.MULTILINE)
+    kept = {name: CLUSTER[name] for name in CLUSTER if name not in ("provider", "auth", "head_node_type",
+                                                                   "available_node_types", "max_workers")}  # fmt: skip
+    return {name: kept | yaml.safe_load(re.sub(r"^# ", "", block, flags=re.MULTILINE)) for name, block in found}
+
+
 def schema() -> dict:
     return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
 
@@ -40,6 +48,35 @@ def test_ray_up_would_accept_it():
     validate_config(prepared)
     assert prepared["setup_commands"] == CLUSTER["setup_commands"]  # none of Ray's own, which pins another Ray
     assert prepared["head_setup_commands"] == CLUSTER["setup_commands"]
+
+
+def test_the_commented_blocks_are_as_valid():
+    assert {name: config["provider"]["type"] for name, config in others().items()} == {
+        "Google Cloud": "gcp", "Machines of one's own": "local"
+    }  # fmt: skip
+    for config in others().values():
+        jsonschema.Draft7Validator(schema()).validate(config)
+        prepared = prepare_config({**config, "max_workers": 2})
+        validate_config(prepared)
+        assert prepared["setup_commands"] == CLUSTER["setup_commands"]
+    own = prepare_config(others()["Machines of one's own"])
+    assert own["available_node_types"]["local.cluster.node"]["max_workers"] == 2
+    google = others()["Google Cloud"]["available_node_types"]
+    assert {name: node["resources"] for name, node in google.items()} == {
+        name: node["resources"] for name, node in NODES.items()
+    }
+    workers = [node["node_config"] for name, node in google.items() if name != "head"]
+    assert all({"preemptible": True} in config["scheduling"] for config in workers)
+
+
+def test_nobody_without_the_token_can_use_the_cluster():
+    assert CLUSTER["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "chmod 600 ~/.ray/auth_token" in CLUSTER["setup_commands"]
+    starts = [each for key in ("head_start_ray_commands", "worker_start_ray_commands") for each in CLUSTER[key]]
+    starts = [each for each in starts if "ray start" in each]
+    assert len(starts) == 2
+    assert all(re.search(r"export RAY_AUTH_MODE=token .*; .*ray start", each) for each in starts)
+    assert "ray get-auth-token --generate" in TEXT[: TEXT.index("cluster_name:")]
 
 
 def test_the_head_has_no_gpu_and_is_not_spot():
@@ -72,7 +109,7 @@ def test_everything_to_be_changed_is_named_in_the_comment_on_top():
 
 def test_the_files_it_copies_are_all_that_an_installation_needs():
     for source in CLUSTER["file_mounts"].values():
-        assert (ROOT / source).exists()
+        assert source.startswith("~") or (ROOT / source).exists()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = {
         "pyproject.toml",

@@ -23,10 +23,12 @@ def check_run(run: Run, address: str | None = None, *, full: bool = False) -> No
         from eagleray.runs.device import pick_device  # torch takes seconds, which only this setting is worth
 
         pick_device("cuda")
-    if full:
+    if full and not preflight.lies_elsewhere(run, address):
+        import torch
+
         from eagleray.runs.assemble import assemble
 
-        assemble(run)
+        assemble(run, device=None if address is None else torch.device("cpu"))
 
 
 def check_sweep(sweep: Sweep, address: str | None = None, *, full: bool = False) -> None:
@@ -38,10 +40,11 @@ def check_sweep(sweep: Sweep, address: str | None = None, *, full: bool = False)
     preflight.check_sweep(sweep, address)
     if sweep.gpus_per_trial and address is None:
         _check_gpus(sweep)
-    if full:
+    here = [run for run in preflight.planned(sweep) if not preflight.lies_elsewhere(run, address)] if full else []
+    if here:
         from eagleray.runs.rehearsal import rehearse
 
-        rehearse(sweep, preflight.planned(sweep))
+        rehearse(sweep, here)
 
 
 def _check_gpus(sweep: Sweep) -> None:

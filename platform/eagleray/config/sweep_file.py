@@ -21,10 +21,7 @@ def load_sweep(file: Path, overrides: list[str]) -> Sweep:
         ConfigError: as `load_run`.
     """
     with placed(file, overrides):
-        trees = [parse_override(text) for text in overrides]
-        _refuse_misspelt(first for tree in trees for first in tree)
-        changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
-        return validated(Sweep, merged(sweep_tree(file), changes))
+        return validated(Sweep, sweep_tree(file, overrides))
 
 
 def _refuse_misspelt(keys: Iterable[str]) -> None:
@@ -34,19 +31,22 @@ def _refuse_misspelt(keys: Iterable[str]) -> None:
             raise ConfigError(f"unknown key {key}{hint}")
 
 
-def sweep_tree(file: Path) -> dict[str, Any]:
-    """Read the settings of a sweep file, without defaults.
+def sweep_tree(file: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the settings of a sweep file and overrides, without defaults.
 
     Raises:
         ConfigError: the file is none, empty, or that of a run.
     """
+    trees = [parse_override(text) for text in overrides]
+    _refuse_misspelt(first for tree in trees for first in tree)
+    changes = merged(*(tree if next(iter(tree)) in Sweep.model_fields else {"run": tree} for tree in trees))
     tree = read_tree(file)
     if not tree:
         example = "{method.temperature: [0.1, 0.2]}"
         raise ConfigError(f"{file} is empty; a sweep needs a `name` and what to `vary`, for example {example}")
     if not is_sweep(tree):
         raise ConfigError(f"{file} is a run file, as it has no `vary`: use `eagleray train {file}`")
-    return tree
+    return merged(tree, changes)
 
 
 def is_sweep(tree: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """What is known of a run's images before any is decoded."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset
 from eagleray.contracts.errors import ConfigError
 from eagleray.data.archive import Labels, Rows, arranged, open_archive, parts_of
+from eagleray.data.cache import digest
 from eagleray.data.splits import split
 
 
@@ -23,6 +25,27 @@ class Facts:
     channels: int | None  # None: known only when the files are decoded
 
 
+@dataclass(frozen=True)
+class Files:
+    """The files that a source reads."""
+
+    count: int
+    digest: str  # of their names and sizes
+
+
+def files_of(run: Run) -> Files:
+    """Return which files a run reads as this machine sees them; none if they are downloaded, or the images drawn.
+
+    Raises:
+        ConfigError: they are missing.
+    """
+    dataset = _dataset(run)
+    files = [] if getattr(dataset.config, "download", False) else dataset.files()
+    return Files(
+        len(files), digest(f"{path} {os.path.getsize(path) if os.path.exists(path) else None}" for path in files)
+    )
+
+
 def facts_of(run: Run) -> Facts | None:
     """Return the facts of a run's images, which are listed, not decoded.
 
@@ -31,9 +54,7 @@ def facts_of(run: Run) -> Facts | None:
     Raises:
         ConfigError: images are missing.
     """
-    declaration = run.data.declaration
-    dataset: Dataset = declaration.load()(run.data.name, declaration.real(run.data.config))
-    settings = run.data.settings
+    dataset, settings = _dataset(run), run.data.settings
     try:
         rows, labels, channels = _cached(dataset, settings) if dataset.made_with else _listed(dataset)
     except ConfigError:
@@ -49,6 +70,11 @@ def facts_of(run: Run) -> Facts | None:
         has_validation=own or len(held) > 0,
         channels=channels,
     )
+
+
+def _dataset(run: Run) -> Dataset:
+    declaration = run.data.declaration
+    return declaration.load()(run.data.name, declaration.real(run.data.config))
 
 
 def _listed(dataset: Dataset) -> tuple[Rows, Labels, int | None]:

@@ -6,18 +6,22 @@ It is started and ended on this machine, or a running cluster is used.
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 from ray.autoscaler.sdk import request_resources
 from ray.job_config import JobConfig
 
 from eagleray.config.plugin_files import HERE
 from eagleray.contracts.errors import ConfigError
+from eagleray.ray_backend import tokens
 from eagleray.runs.preflight import cluster_at
 
 # Environment variables that Ray reads; those that the user has set stay.
@@ -39,13 +43,14 @@ OBJECTS = 100 * 2**20  # bytes of shared memory: nothing large is sent, and a co
 def connected(address: str | None) -> Iterator[None]:
     """Connect to Ray inside the block.
 
-    Afterwards, what was started here is ended. An open connection is used and stays.
+    Afterwards, what was started here is ended. An open connection is used and stays. What is started here listens on
+    127.0.0.1 alone.
 
     Args:
         address: of a cluster (`auto`, `host:port`); None starts Ray on this machine.
 
     Raises:
-        ConfigError: no Ray answers at the address.
+        ConfigError: no Ray answers at the address, or it asks for another token.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -53,21 +58,20 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     if address is None:
+        tokens.keep_private()
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for the workers' messages to each other
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS}
     else:
-        address = cluster_at(address)
+        address = _reached(address)
         here = {HERE: os.getcwd()}
         own = {"runtime_env": {"env_vars": {**here, **{name: os.environ[name] for name in SETTINGS}}}}
+    own |= {"log_to_driver": False, "logging_level": logging.CRITICAL, "job_config": _Job()}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         # Errors of a trial are in its record, and printed tracebacks would break a live table.
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            job_config=_Job(),
-            **own,
-        )
+        with nullcontext() if address else _on_loopback():
+            ray.init(address=address or "local", **own)
     except ConnectionError as error:
         raise ConfigError(f"no Ray answers at address={address}: {error}") from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
@@ -85,6 +89,30 @@ class _Job(JobConfig):
         here = os.getcwd()
         self._py_driver_sys_path = [place for place in self._py_driver_sys_path if place != here]
         return super()._serialize()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the Ray that starts inside the block listen on 127.0.0.1 alone.
+
+    Ray has this for macOS and Windows; elsewhere it reads the setting only once, when it is imported.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _reached(address: str) -> str:
+    """Return the address of a cluster that accepts this user's token.
+
+    Ray itself would try for 20 seconds, and not say why.
+    """
+    place = cluster_at(address)
+    if not place.startswith("ray://"):
+        tokens.authenticated(lambda: GcsClient(address=place), address)
+    return place
 
 
 def wait_for_room(workers: int, cpus: float, gpus: float) -> None:

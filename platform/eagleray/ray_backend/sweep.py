@@ -27,6 +27,7 @@ from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
+from eagleray.ray_backend.probe import check_nodes
 from eagleray.ray_backend.signals import send
 from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
 from eagleray.runs.assemble import images_of
@@ -84,6 +85,8 @@ def sweep(
     with connected(address):
         ensure_room = check_resources if address is None else wait_for_room
         ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
+        if address is not None:
+            check_nodes(runs, directory)
         parent = _record(sweep, directory, read)
         reopen_unfinished(parent)
         follower = TrialFollower(watch, trial_count(sweep))

@@ -30,6 +30,7 @@ from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, as_failed, failure_of
+from eagleray.ray_backend.probe import check_nodes
 from eagleray.ray_backend.signals import here, send
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
@@ -58,7 +59,7 @@ def train_on_workers(
         profile: train this many steps and write what takes their time (`runs.profile`).
 
     Raises:
-        ConfigError: the run does not fit the data or the machines; nothing was started.
+        ConfigError: the run does not fit the data or the machines, or a node lacks what it needs; nothing was started.
         Diverged: the loss became NaN or infinite.
     """
     data = images_of(run)  # fills the workers' cache
@@ -67,6 +68,7 @@ def train_on_workers(
         cpus, gpus = _share(run, local=address is None)
         if address is not None:
             wait_for_room(run.workers, cpus, gpus)
+            check_nodes([run], directory.absolute())
         with HangWatch(directory, send):
             yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
 

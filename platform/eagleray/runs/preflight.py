@@ -6,8 +6,10 @@ themselves or a network is in `assemble` for a run, in `rehearsal` for a sweep.
 
 import json
 import os
+import re
 import socket
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def check_run(run: Run, address: str | None = None) -> None:
 
     Args:
         run: the run.
-        address: of a Ray cluster; None: this machine.
+        address: of a Ray cluster, or of the dashboard that takes jobs (`http://…`); None: this machine.
 
     Raises:
         ConfigError: what does not fit, and the remedy.
@@ -38,6 +40,8 @@ def check_run(run: Run, address: str | None = None) -> None:
     _check_machine(run.tracking.runs, run.workers, 1, address)
     if run.device == "cuda" and address is None and not may_have_gpu():
         raise ConfigError(f"device=cuda: {NO_GPU}: set device=auto or device=cpu, or run on a cluster with --address")
+    if lies_elsewhere(run, address):
+        return
     _check_trained(run)
     _check_facts(run, facts_of(run))
 
@@ -58,6 +62,8 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
             f"gpus_per_trial={sweep.gpus_per_trial:g}: {NO_GPU}: leave it out, or run on a cluster with --address"
         )
     for run in runs:
+        if lies_elsewhere(run, address):
+            continue
         _check_trained(run)
         key = json.dumps([run.file()["data"], run.seed])
         if key not in known:
@@ -68,6 +74,24 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
             check_metric(
                 sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation
             )
+
+
+def is_for_jobs(address: str | None) -> bool:
+    """Return whether an address is that of a dashboard, which takes jobs."""
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def lies_elsewhere(run: Run, address: str | None) -> bool:
+    """Return whether images or networks that a job reads are on the cluster alone, so that only it can check them."""
+    return is_for_jobs(address) and not all(path.exists() for _, path in run_paths(run))
+
+
+def run_paths(run: Run) -> Iterator[tuple[str, Path]]:
+    """Yield the paths that a run reads, with their keys."""
+    for section in (run.method, run.encoder, run.data):
+        for name, value in section.config:
+            if isinstance(value, Path | str) and os.path.isabs(value):
+                yield f"{section.kind}.{name}", Path(value)
 
 
 def planned(sweep: Sweep) -> list[Run]:
@@ -136,15 +160,16 @@ def cluster_at(address: str) -> str:
         ConfigError: nothing listens there.
     """
     place = _begun_here() if address == "auto" else address
-    host, _, port = place.removeprefix("ray://").rpartition(":")
+    host, _, port = re.sub(r"^\w+://|/+$", "", place).rpartition(":")
     if not place:
         raise ConfigError(
             "--address auto finds no cluster: begin one with `ray start`, set RAY_ADDRESS, or give HOST:PORT"
         )
+    form = "http://HOST:PORT" if is_for_jobs(place) else "HOST:PORT, ray://HOST:PORT or auto"
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER).close()
     except (ValueError, OverflowError):
-        raise ConfigError(f"--address {address} is not HOST:PORT, ray://HOST:PORT or auto") from None
+        raise ConfigError(f"--address {address} is not {form}") from None
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise ConfigError(f"no Ray answers at --address {address} ({why}); start it, or correct the address") from None
@@ -176,7 +201,8 @@ def check_writable(path: Path, setting: str) -> None:
 
 
 def _check_machine(runs: str, workers: int, cpus: float, address: str | None) -> None:
-    check_writable(Path(runs) / "run", "tracking.runs to another folder")
+    if not is_for_jobs(address):
+        check_writable(Path(runs) / "run", "tracking.runs to another folder")
     if address is not None:
         cluster_at(address)
         return

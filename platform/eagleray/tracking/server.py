@@ -1,8 +1,11 @@
 """Show a store in MLflow's own pages."""
 
+import importlib.util
+import ipaddress
 import json
 import os
 import platform
+import secrets
 import shlex
 import signal
 import socket
@@ -76,13 +79,20 @@ def ui_command(uri: str | None = None) -> str:
     )
 
 
-def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
+def ui(uri: str | None = None, host: str = HOST, port: int = PORT, *, insecure: bool = False) -> None:
     """Serve MLflow's pages on a store until Ctrl-C.
 
-    The addresses of the newest experiments are printed. If the store is a server, that is all.
+    The addresses of the newest experiments are printed. If the store is a server, that is all. With
+    MLFLOW_AUTH_ADMIN_PASSWORD, MLflow asks for the user admin and that password.
+
+    Args:
+        uri: of the store.
+        host: address to listen on.
+        port: to listen on.
+        insecure: other machines need no password.
 
     Raises:
-        ConfigError: there is no such store, the port is taken, or the server does not start.
+        ConfigError: there is no such store, everyone could reach it, the port is taken, or the server does not start.
     """
     uri = store_uri(uri)
     path = sqlite_path(uri)
@@ -94,6 +104,7 @@ def ui(uri: str | None = None, host: str = HOST, port: int = PORT) -> None:
     if uri.startswith("http"):
         _list(uri, without_password(uri).rstrip("/"))
         return
+    _refuse_open(host, insecure=insecure)
     _refuse_taken(host, port)
     base = f"http://{host}:{port}"
     _list(uri, base)
@@ -134,6 +145,7 @@ def _note(uri: str) -> Path:
 def _command(uri: str, host: str, port: int) -> list[str]:
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host]
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning --app-dir /"]
+    command += ["--app-name", "basic-auth"] * _has_password()
     artifacts = artifacts_beside(uri)
     return [*command, "--artifacts-destination", artifacts] if artifacts else command
 
@@ -142,6 +154,7 @@ def _serve(command: list[str], uri: str) -> None:
     environment = {
         **PATIENCE,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the server leaves job processes behind
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(),  # signs its forms
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, which everybody may read: it may hold a password
         "PYTHONSAFEPATH": "1",  # with `-P` and `--app-dir`: import nothing from the working directory
@@ -171,6 +184,29 @@ def _guard(group: int) -> "subprocess.Popen[bytes]":
     """
     command = ["sh", "-c", f"read gone; kill -TERM -{group}"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _has_password() -> bool:
+    return bool(os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"))
+
+
+def _refuse_open(host: str, *, insecure: bool) -> None:
+    """Refuse to show the runs to everyone."""
+    if _has_password() and importlib.util.find_spec("flask_wtf") is None:
+        raise ConfigError("MLFLOW_AUTH_ADMIN_PASSWORD needs MLflow's login: pip install 'eagleray[cluster]'")
+    if not (insecure or _has_password() or _is_loopback(host)):
+        raise ConfigError(
+            f"--host {host} would show the runs to everyone who reaches this machine, and let them change them: set "
+            "MLFLOW_AUTH_ADMIN_PASSWORD, which MLflow then asks for (user admin), or add --insecure"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(each).is_loopback for each in found)
 
 
 def _refuse_taken(host: str, port: int) -> None:

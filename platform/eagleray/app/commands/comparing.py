@@ -66,11 +66,17 @@ def ui(
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 5000,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="with --host: let everyone in who reaches this machine")
+    ] = False,
 ) -> None:
-    """Serve MLflow's pages about the runs."""
+    """Serve MLflow's pages about the runs.
+
+    Other machines than this need a password: MLFLOW_AUTH_ADMIN_PASSWORD, or --insecure.
+    """
     from eagleray.tracking import ui as serve
 
-    serve(tracking_of(settings).uri, host, port)
+    serve(tracking_of(settings).uri, host, port, insecure=insecure)
 
 
 @app.command()
