@@ -128,9 +128,10 @@ def reached(module: str, *, for_types: bool = False) -> frozenset[str]:
     """
     seen, open_ = set(), [module]
     while open_:
-        path = file_of(open_.pop())
+        path = file_of(here := open_.pop())
         assert path is not None
-        new = {each.module for each in imports(path) if for_types >= each.for_types and file_of(each.module)} - seen
+        new = {each.module for each in imports(path) if for_types >= each.for_types and file_of(each.module)}
+        new -= {*seen, here}  # a function that is sent elsewhere imports its own module there
         seen |= new
         open_ += new
     return frozenset(seen)

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-import eagleray
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.app.shipping import Shipment, gather
 from eagleray.config import Run, Sweep, load_run, load_sweep
@@ -26,6 +25,7 @@ from eagleray.config.source import find_source
 from eagleray.config.sweep_file import is_sweep, sweep_tree
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.environment import version_of
 from eagleray.runs.preflight import planned, run_paths
 
 OURS = ("eagleray", "eagleray_methods")  # always sent, so that the cluster runs what was checked here
@@ -174,7 +174,8 @@ def _our_version() -> dict[str, str]:
         metadata = distribution("eagleray").read_text("METADATA")
     except PackageNotFoundError:
         return {}
-    return {f"eagleray-{eagleray.__version__}.dist-info/METADATA": metadata or ""}
+    version = version_of("eagleray")
+    return {f"eagleray-{version}.dist-info/METADATA": metadata or ""}
 
 
 def _with_store(tree: Mapping[str, Any], *, is_sweep: bool) -> dict[str, Any]:
