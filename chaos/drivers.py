@@ -2,11 +2,10 @@
 
     python chaos/drivers.py [--sweeps 3] [--kills 4] [--out drivers.csv]
 
-Each sweep has three temperatures, two seeds and two floors, and sends its numbers to MLflow. `eagleray sweep` gets SIGKILL
-some seconds after its first new row; half of the time `--resume` follows at once, else after all of its Ray has
-gone. It prints how many sweeps ended with the table, the numbers and the weights of the undisturbed one, how many points
-MLflow has twice or lacks, how many finished trials were touched again, and the time from `--resume` to the first new
-row.
+Each sweep has three temperatures, two seeds and two floors, and sends its numbers to MLflow. `eagleray sweep` gets
+SIGKILL some seconds after its first new row; half of the time `--resume` follows at once, else after all of its Ray has
+gone. Table, numbers, weights and MLflow's points must be those of the undisturbed sweep, no finished trial may be
+written to again; the time from `--resume` to the first new row is printed.
 """
 
 import argparse

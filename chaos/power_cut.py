@@ -26,6 +26,7 @@ from unittest.mock import patch
 from disk import MODELS, Acknowledged, Crash, Event, Recorder, Tree, Wrote, crashes, lay_out
 
 from eagleray.app import launch
+from eagleray.app.conclude import conclude
 from eagleray.config import Sweep, load_run, validated
 from eagleray.config.search_points import points, sweep_params, varied_keys
 from eagleray.contracts.report import Report, Stopped
@@ -114,7 +115,7 @@ def sweep() -> list[Event]:
             )  # fmt: skip
             trial.append(3, {"knn": 0.5 + point.number / 10}, 1)
             trial.finish("finished", summary={"knn": 0.5 + point.number / 10})
-        launch.conclude(question, parent)
+        conclude(question, parent)
         return recorder.events
 
 
@@ -252,6 +253,7 @@ def mistakes(crash: Crash, found: Facts, said: dict[str, list[Any]], whole: set[
             yield f"{name} is {fact}, which was never written"
         if name.endswith(" checkpoint"):
             run = name.removesuffix("checkpoint")
+            assert isinstance(fact, int)
             steps = [row for row in said if row.startswith(f"{run}{METRICS} ")]
             passed = [row for row in steps if int(row.rpartition(" ")[2]) < fact and row not in found]
             yield from (f"the checkpoint of step {fact} has passed {row}, which is not there" for row in passed)
