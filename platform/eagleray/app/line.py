@@ -161,6 +161,7 @@ def say(text: str) -> None:
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print why a command ends, without the middle of endless lines."""
-    short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in sentence.splitlines())
-    print(f"eagleray: {visible(short)}", file=sys.stderr)
+    lines = visible(sentence).split("\n")
+    short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in lines)
+    print(f"eagleray: {short}", file=sys.stderr)
     raise SystemExit(code)

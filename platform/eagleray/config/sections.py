@@ -36,6 +36,14 @@ from eagleray.contracts.metric import When
 from eagleray.contracts.visible import visible
 
 Model = TypeVar("Model", bound=BaseModel)
+Folder = TypeVar("Folder", str, Path | None)
+
+
+def _on_disk(folder: Folder) -> Folder:
+    """Return a folder, unless it is an address: a path of that name would be made in the working directory."""
+    if folder is not None and re.match(r"[A-Za-z][\w+.-]*:/", str(folder)):
+        raise ValueError(f"{folder} is an address, and only folders are possible; mount it, and name that place")
+    return folder
 
 
 class Strict(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -125,6 +133,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     ] = 2
     cache: Annotated[
         Path | None,
+        AfterValidator(_on_disk),
         AfterValidator(lambda path: path and path.expanduser().absolute()),
         Field(description="folder of decoded images, shared by all runs; null: eagleray in the user's cache folder"),
     ] = None
@@ -314,15 +323,6 @@ class Checkpoints(Strict, frozen=True):
 
 
 LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
-
-
-def _on_disk(runs: str) -> str:
-    """Return the folder of runs, unless it is an address of another kind of store."""
-    if re.match(r"[A-Za-z][\w+.-]*:/", runs):
-        raise wrong(
-            f"tracking.runs={runs} is no folder of this machine; mount it, and name the folder it is mounted at"
-        )
-    return runs
 
 
 def _with_letters(name: str) -> str:
