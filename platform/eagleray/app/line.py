@@ -16,7 +16,7 @@ from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
-from eagleray.contracts.visible import visible
+from eagleray.contracts.visible import stripped, visible
 from eagleray.runs.record import Record
 
 app = typer.Typer(
@@ -33,7 +33,8 @@ class Printed(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
+            # Nothing takes their place: tables have measured the text already.
+            yield segment if segment.control else segment._replace(text=stripped(segment.text))
 
 
 terminal, logs = Printed(), Printed(force_terminal=False, width=160)  # a file or a pipe has no width of its own
