@@ -14,7 +14,7 @@ import pytest
 import eagleray
 from eagleray.app import launch
 from eagleray.app.notify import forget, notified, notify
-from eagleray.config import Run, Sweep, validated
+from eagleray.config import Run, Sweep, load_run, load_sweep, validated
 from eagleray.config.schema import sweep_schema
 from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
@@ -189,3 +189,14 @@ def test_a_report_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, sink: Sink
     with pytest.raises(RuntimeError, match="no font"):
         launch.launch_sweep(a_sweep(sink.address), tmp_path / "s", tmp_path, None, resume=False, address=None)
     assert [each["event"] for each in sink.got] == ["failed"]
+
+
+@pytest.mark.parametrize("text", ["epochs: 1\nnotify: touch it\n", "name: s\nvary: {seed: [0, 1]}\nnotify: touch it\n"])
+def test_a_file_has_no_command_but_a_typed_one_is_fine(tmp_path: Path, text: str):
+    file, load = tmp_path / "f.yaml", load_sweep if "vary" in text else load_run
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="notify is a command, which a file from elsewhere must not run: type it"):
+        load(file, [])
+    file.write_text(text.replace("touch it", "https://host/path"))
+    assert load(file, []).notify == "https://host/path"
+    assert load(file, ["notify=touch it"]).notify == "touch it"

@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import astuple
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings, Labels
-from eagleray.contracts.dataset import Decoding
+from eagleray.contracts.dataset import Dataset, Decoding, Part
 from eagleray.contracts.errors import ConfigError
 from eagleray.data import archive
 from eagleray.data.decode import Bad, decode, settled
@@ -241,6 +242,35 @@ def test_a_source_keeps_its_own_validation(tmp_path):
     write_noise(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2, "test/a": 3})
     data = load("folder", root=tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (8, 4, 3)
+
+
+LABELS = [
+    ("train", [0, 1, 255], ("cat", "dog"), "has 2 classes, and an image of train has the label 255: labels count"),
+    ("train", [0, 1, -5], ("cat", "dog"), "an image of train has the label -5"),
+    ("test", [0, 1, 2], ("cat", "dog"), "an image of test has the label 2"),
+    ("train", [0, 1], ("cat", "dog"), "has 3 images of train with 2 labels, and 2 class names"),
+    ("train", [0, 1, 0], None, "has 3 images of train with 3 labels, and no class names"),
+]
+
+
+@pytest.mark.parametrize(("part", "labels", "names", "said"), LABELS)
+def test_labels_outside_the_classes_are_refused_for_every_source(part, labels, names, said, cache):
+    class Some(Dataset):
+        names: ClassVar[tuple[str, ...]] = ("some",)
+
+        def parts(self):
+            good = Part(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 0]) if names else None)
+            return {"train": good, "test": good, part: Part(np.zeros((3, 1, 8, 8), np.uint8), np.array(labels))}
+
+        def class_names(self):
+            return names
+
+    some = Some("some", Dataset.Config())
+    with pytest.raises(ConfigError, match=said):
+        archive.parts_of(some)
+    with pytest.raises(ConfigError, match=said):
+        archive.open_archive(some, DataSettings(cache=cache))
+    assert not list(cache.glob("*.npz"))
 
 
 def test_too_few_images_are_refused(tmp_path):

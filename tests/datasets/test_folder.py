@@ -254,6 +254,29 @@ def test_a_link_that_leads_back_is_not_followed(tmp_path):
     assert laid_out(tmp_path) == {"train": (["cat/1.png", "dog/2.png"], [0, 1])}
 
 
+def test_each_folder_is_read_once_however_it_is_linked(tmp_path):
+    write_images(tmp_path / "elsewhere", "3.png")
+    write_images(tmp_path / "root", "train/cat/1.png", "train/dog/2.png", "test/cat/4.png", "test/dog/5.png")
+    train = tmp_path / "root" / "train"
+    (train / "dog" / "first").symlink_to(tmp_path / "elsewhere")
+    (train / "dog" / "second").symlink_to(tmp_path / "elsewhere")
+    (train / "cat" / "other").symlink_to(train / "dog")
+    (train / "a_cat").symlink_to(train / "cat")  # before the folder itself in the alphabet
+    (tmp_path / "elsewhere" / "round").symlink_to(train)
+    dataset = source(root=tmp_path / "root", labels="folders")
+    assert laid_out(tmp_path / "root", labels="folders")["train"] == (
+        ["train/cat/1.png", "train/dog/2.png", "train/dog/first/3.png"],
+        [0, 1, 1],
+    )
+    assert "4 links not followed, to folders that are read already (a_cat, other, round, second)" in dataset.notes()
+
+
+def test_test_images_are_not_trained_on_by_a_link(tmp_path):
+    write_images(tmp_path, "cat/1.png", "dog/2.png", "test/cat/3.png", "test/dog/4.png")
+    (tmp_path / "cat" / "more").symlink_to(tmp_path / "test")
+    assert laid_out(tmp_path)["train"] == (["cat/1.png", "dog/2.png"], [0, 1])
+
+
 # --- labels from a file ----------------------------------------------------------------------------------------
 
 

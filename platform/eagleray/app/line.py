@@ -17,7 +17,7 @@ from eagleray.config.sections import Tracking
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Stopped
-from eagleray.contracts.visible import visible
+from eagleray.contracts.visible import stripped, visible
 from eagleray.runs.record import Record
 
 app = typer.Typer(
@@ -34,7 +34,8 @@ class Printed(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
+            # Nothing takes their place: tables have measured the text already.
+            yield segment if segment.control else segment._replace(text=stripped(segment.text))
 
 
 terminal, logs = Printed(), Printed(force_terminal=False, width=160)  # a file or a pipe has no width of its own
@@ -169,7 +170,7 @@ def say(text: str) -> None:
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print why a command ends, without the middle of endless lines; what it quotes may hold a password."""
-    lines = without_password(sentence).splitlines()
+    lines = visible(without_password(sentence)).split("\n")
     short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in lines)
-    print(f"eagleray: {visible(short)}", file=sys.stderr)
+    print(f"eagleray: {short}", file=sys.stderr)
     raise SystemExit(code)

@@ -110,5 +110,5 @@ def _renamed(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
 def _place(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    what = str(getattr(error, "problem", None) or error)
+    what = str(getattr(error, "problem", None) or error).partition("\n")[0]
     return f"a tab{where}; write spaces instead" if TAB in what else f"{what}{where}"

@@ -314,15 +314,6 @@ class Checkpoints(Strict, frozen=True):
 LONGEST = 80  # characters of a name that is a folder: file systems allow 255 bytes, and a character may take three
 
 
-def _on_disk(runs: str) -> str:
-    """Return the folder of runs, without `~`, unless it is an address of another kind of store."""
-    if re.match(r"[A-Za-z][\w+.-]*:/", runs):
-        raise wrong(
-            f"tracking.runs={runs} is no folder of this machine; mount it, and name the folder it is mounted at"
-        )
-    return str(expanded(runs))
-
-
 def _with_letters(name: str) -> str:
     """Return a name that still names something where a folder has it."""
     if not re.search(r"\w", name):
@@ -343,7 +334,9 @@ class Tracking(Strict, frozen=True):
         str, AfterValidator(_with_letters), Field(max_length=LONGEST, description="MLflow experiment")
     ] = "eagleray"
     runs: Annotated[
-        str, AfterValidator(_on_disk), Field(min_length=1, description="folder of the runs' own directories")
+        str,
+        AfterValidator(lambda runs: str(expanded(runs))),
+        Field(min_length=1, description="folder of the runs' own directories"),
     ] = "runs"
 
     @field_serializer("uri")

@@ -1,5 +1,6 @@
 """Paths in settings."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,10 @@ def expanded(path: Path | str) -> Path:
     """Return a path whose `~` or `~name` is the home folder of that user.
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: there is no such user, or it is an address, for which a folder of that name would be made.
     """
+    if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
+        raise ConfigError(f"{path} is an address, and only folders are possible; mount it, and name that place")
     try:
         return Path(path).expanduser()
     except RuntimeError:

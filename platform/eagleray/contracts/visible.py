@@ -13,3 +13,8 @@ def visible(text: str) -> str:
     'a\\x1b[2Jb.png'
     """
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def stripped(text: str) -> str:
+    """Remove the control characters from a text, which have no width; lines and tabs stay."""
+    return _HIDDEN.sub("", text)
