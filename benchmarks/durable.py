@@ -3,7 +3,7 @@
 SimCLR is trained with a checkpoint and a row of metrics after each epoch, in a process of its own: as it is, and with
 fsync and digests replaced by nothing. Both take turns, the other one first in every second round. An epoch's time is
 that between the ends of two epochs. Printed are the ratio of both (the median of the rounds and its interval from order
-statistics, of 95 % or more from six rounds on) and the share of the time inside fsync and digests, which has less noise.
+statistics, of 95 % or more from six rounds on) and the share of the time inside fsync and digests, with less noise.
 
     python benchmarks/durable.py --images FOLDER [--rounds 11] [--epochs 6] [--limit IMAGES] [--out durable.json]
 """
