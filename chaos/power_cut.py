@@ -184,7 +184,7 @@ class Replayed:
 
 
 def replay(events: list[Event], every: int = 1) -> Replayed:
-    """Read what is there in every state, or in each so many."""
+    """Read what is there in every state, or in one of `every`."""
     result, read = Replayed(), dict[frozenset[Any], Facts]()
     said, whole = everything(events), {event.content for event in events if isinstance(event, Wrote)} | {b""}
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
