@@ -126,6 +126,7 @@ def acknowledging(root: Path) -> Iterator[Recorder]:
     create, append, finish, save = Record.create, Record.append, Record.finish, state.save_checkpoint
     keep_data = Record.keep_data
 
+    lines = Counter[tuple[Path, str]]()
     with Recorder(root) as recorder, ExitStack() as patches:
 
         def created(directory: Path | str, **facts: Any) -> Record:
@@ -140,7 +141,9 @@ def acknowledging(root: Path) -> Iterator[Recorder]:
             record: Record, step: int, metrics: Any, epoch: float | None = None, *, file: str = METRICS
         ) -> None:
             append(record, step, metrics, epoch, file=file)
-            recorder.acknowledge(f"{relative(record.directory)} {file} {step}", dict(metrics))
+            lines[record.directory, file] += 1
+            name = f"{relative(record.directory)} {file}:{lines[record.directory, file]}"
+            recorder.acknowledge(name, {"step": step, **metrics})
 
         def finished(record: Record, ending: str, *more: Any, **facts: Any) -> None:
             recorder.acknowledge(f"{relative(record.directory)} status", None)
@@ -182,7 +185,7 @@ class Replayed:
 
 
 def replay(events: list[Event], every: int = 1) -> Replayed:
-    """Read what is there in every state, or in each so many."""
+    """Read what is there in every state, or in one of `every`."""
     result, read = Replayed(), dict[frozenset[Any], Facts]()
     said, whole = everything(events), {event.content for event in events if isinstance(event, Wrote)} | {b""}
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
@@ -236,7 +239,7 @@ def of_run(directory: Path) -> Iterator[tuple[str, Any]]:
         rows = record.read(file=file)[0]
         record.append(10**9, {"next": 1.0}, file=file)
         assert record.read(file=file)[0][:-1] == rows, f"{file} loses rows when the run goes on"
-        yield from ((f"{file} {row['step']}", row["metrics"]) for row in rows)
+        yield from ((f"{file}:{line}", {"step": row["step"], **row["metrics"]}) for line, row in enumerate(rows, 1))
 
 
 def mistakes(crash: Crash, found: Facts, said: dict[str, list[Any]], whole: set[bytes]) -> Iterator[str]:
@@ -252,10 +255,8 @@ def mistakes(crash: Crash, found: Facts, said: dict[str, list[Any]], whole: set[
         if fact not in (*said.get(name, ()), None, "running"):
             yield f"{name} is {fact}, which was never written"
         if name.endswith(" checkpoint"):
-            run = name.removesuffix("checkpoint")
-            assert isinstance(fact, int)
-            steps = [row for row in said if row.startswith(f"{run}{METRICS} ")]
-            passed = [row for row in steps if int(row.rpartition(" ")[2]) < fact and row not in found]
+            rows = {row: facts[0] for row, facts in said.items() if row.startswith(f"{name.split()[0]} {METRICS}:")}
+            passed = [row for row, facts in rows.items() if facts["step"] < fact and row not in found]
             yield from (f"the checkpoint of step {fact} has passed {row}, which is not there" for row in passed)
     for path, content in crash.tree.items():
         is_seen = not any(part.startswith(".") or part.endswith(".tmp") for part in Path(path).parts)

@@ -1,7 +1,9 @@
 """The checker of power cuts finds what is wrong, and finds nothing wrong in a run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import disk
 import power_cut
@@ -9,8 +11,8 @@ import pytest
 import torch
 
 from eagleray.contracts import files
+from eagleray.runs import checkpoint, state
 from eagleray.runs import record as records
-from eagleray.runs import state
 from eagleray.runs.record import Record
 
 
@@ -65,6 +67,7 @@ def test_rows_checkpoints_and_ends_outlast_every_power_cut(tmp_path: Path):
     assert min(result.states.values()) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left_out", "loses"),
     [
@@ -80,22 +83,18 @@ def test_the_checker_finds_what_is_not_forced(
     left_out: Callable[[Path], bool], loses: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     forces = skips(left_out)
-    for module in (files, __import__("eagleray.runs.checkpoint", fromlist=["force"])):
+    for module in (files, checkpoint, records):
         monkeypatch.setattr(module, "force", forces)
-    result = power_cut.replay(recorded(tmp_path / "runs"), every=3)
+    result = power_cut.replay(recorded(tmp_path / "runs"), every=5)
     assert any(loses in sentence for sentence in result.broken), result.broken[:5]
 
 
+@pytest.mark.slow
 def test_the_checker_finds_rows_that_are_not_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Careless:
-        """An os without fsync."""
-
-        def __getattr__(self, name: str) -> object:
-            return (lambda _: None) if name == "fsync" else getattr(__import__("os"), name)
-
-    monkeypatch.setattr(records, "os", Careless())
-    broken = power_cut.replay(recorded(tmp_path / "runs")).broken
-    assert any("e/r metrics.jsonl 1 was {'loss': 1.0}, and is None" in sentence for sentence in broken)
+    careless = SimpleNamespace(**{**vars(os), "fsync": lambda _: None})
+    monkeypatch.setattr(records, "os", careless)
+    broken = power_cut.replay(recorded(tmp_path / "runs"), every=5).broken
+    assert any("e/r metrics.jsonl:1 was {'step': 1, 'loss': 1.0}, and is None" in sentence for sentence in broken)
     assert any("the checkpoint of step 3 has passed e/r metrics.jsonl" in sentence for sentence in broken)
 
 

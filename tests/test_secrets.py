@@ -73,7 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "compare x",
     ],
 )
-def test_no_refusal_repeats_a_secret(
+def test_no_config_error_repeats_a_secret(
     words: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     Path("wrong.yaml").write_text(f"tracking: {{uri: '{DATABASE}', experiment: ['{CANARY[:3]}'], url: 1}}\nepochs: x\n")

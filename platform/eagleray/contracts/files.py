@@ -65,27 +65,27 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
-def write(path: Path, content: str | bytes, refusal: str = "") -> None:
+def write(path: Path, content: str | bytes, template: str = "") -> None:
     """Write a file as a whole (see `whole`); text in UTF-8."""
-    with whole(path, refusal) as file:
+    with whole(path, template) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def whole(path: Path, refusal: str = "") -> Iterator[IO[bytes]]:
+def whole(path: Path, template: str = "") -> Iterator[IO[bytes]]:
     """Open a file that has its name only when the block has ended.
 
     Then it outlasts a power cut. What a killed process left of it before is removed.
 
     Args:
         path: of the file; its folder exists.
-        refusal: a sentence with `{}` for the reason, if a person has chosen the path.
+        template: a sentence with `{}` for the reason, if a person has chosen the path.
 
     Raises:
         Failed: there is no room on the disk, or it cannot be written.
-        ConfigError: the same, told as the refusal.
+        ConfigError: the same, told as the template.
     """
-    with writable(path, refusal):
+    with writable(path, template):
         for left in path.parent.glob(f".{escape(path.name)}.[0-9]*"):
             left.unlink(missing_ok=True)
         with unfinished(path.with_name(f".{path.name}.{os.getpid()}")) as beside:
@@ -106,7 +106,7 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writable(path: Path, refusal: str = "") -> Iterator[None]:
+def writable(path: Path, template: str = "") -> Iterator[None]:
     """Tell why the block cannot write a file.
 
     Args and errors as `whole`.
@@ -117,7 +117,7 @@ def writable(path: Path, refusal: str = "") -> Iterator[None]:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # only that one is torch's for a disk that is full
         why = _unwritable(path, error)
-        raise (ConfigError(refusal.format(why)) if refusal else Failed(why, "infrastructure")) from error
+        raise (ConfigError(template.format(why)) if template else Failed(why, "infrastructure")) from error
 
 
 def place(beside: Path, path: Path) -> Path:
@@ -131,12 +131,12 @@ def place(beside: Path, path: Path) -> Path:
     return path
 
 
-def make_folder(path: Path, refusal: str = "") -> None:
+def make_folder(path: Path, template: str = "") -> None:
     """Make a folder and those above it that are missing.
 
     When this returns they outlast a power cut. Args and errors as `whole`.
     """
-    with writable(path, refusal):
+    with writable(path, template):
         missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for each in missing:

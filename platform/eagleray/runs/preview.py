@@ -62,23 +62,23 @@ class Block:
         return [f"view {', '.join(which)}: {words}" for words, which in numbers.items()]
 
 
-def preview(run: Run, path: Path, data: Data | None = None, refusal: str = "") -> None:
+def preview(run: Run, path: Path, data: Data | None = None, template: str = "") -> None:
     """Write a PNG of images and the views of them that training sees.
 
     Args:
         run: names the method, the images and the changes to the views.
         path: of the PNG.
         data: the images, if they are loaded already.
-        refusal: what is said if the file cannot be written (see `contracts.files.whole`).
+        template: what is said if the file cannot be written (see `contracts.files.whole`).
 
     Raises:
         ConfigError: the run does not fit its data.
         Failed: there is no room on the disk, or the file cannot be written.
     """
-    _write(list(blocks(run, data)), path, refusal)
+    _write(list(blocks(run, data)), path, template)
 
 
-def preview_sweep(sweep: Sweep, path: Path, refusal: str = "") -> int:
+def preview_sweep(sweep: Sweep, path: Path, template: str = "") -> int:
     """Write a PNG with a block for each value that changes the views.
 
     Return how many values there was no room for. One value changes at a time, the others are the first of theirs.
@@ -92,7 +92,7 @@ def preview_sweep(sweep: Sweep, path: Path, refusal: str = "") -> int:
         run = sweep.variant(values)
         for block in blocks(run, title=title):
             found.setdefault((block.views, str(run.data), run.image_size), block)
-    _write(list(found.values())[:BLOCKS], path, refusal)
+    _write(list(found.values())[:BLOCKS], path, template)
     return max(0, len(found) - BLOCKS)
 
 
@@ -157,7 +157,7 @@ def _names(data: Data, classes: np.ndarray) -> list[str]:
 # --- the picture -----------------------------------------------------------------------------------------------
 
 
-def _write(parts: Sequence[Block], path: Path, refusal: str) -> None:
+def _write(parts: Sequence[Block], path: Path, template: str) -> None:
     pictures = [_picture(block) for block in parts]
     head = max(height for _, height in pictures)
     size = (
@@ -168,8 +168,8 @@ def _write(parts: Sequence[Block], path: Path, refusal: str) -> None:
     for each, height in pictures:  # rows of different blocks lie side by side, whatever is written above them
         picture.paste(each, (left, head - height))
         left += each.width + GAP
-    make_folder(path.parent, refusal)
-    with whole(path, refusal) as file:
+    make_folder(path.parent, template)
+    with whole(path, template) as file:
         picture.save(file, format="PNG")
 
 

@@ -178,14 +178,14 @@ def preview(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     check_writable(out, "--out to another file")
-    refusal = "--out {}; name another file"
+    template = "--out {}; name another file"
     from eagleray.runs.preview import preview as draw
     from eagleray.runs.preview import preview_sweep
 
     with placed(file, overrides):
         if isinstance(question, Run):
-            draw(question, out, _read(question), refusal)
-        elif hidden := preview_sweep(question, out, refusal):
+            draw(question, out, _read(question), template)
+        elif hidden := preview_sweep(question, out, template):
             say(f"{hidden} more values had no room")
     say(str(out))
 
