@@ -130,7 +130,7 @@ def test_a_trial_that_has_ended_is_not_shown_as_started_while_its_epochs_are_rep
     for name in ("ended", "running"):
         record = recorded_run(tmp_path / name)
         config = {"directory": str(record.directory), "run": record.file(), "varied": {}}
-        trial: Any = SimpleNamespace(config={"trial": config})
+        trial: Any = SimpleNamespace(config={"trial": config}, run_metadata=SimpleNamespace(num_failures=0))
         if name == "running":
             (record.directory / "status.json").unlink()
         follower.on_trial_start(0, [], trial)

@@ -454,7 +454,7 @@ def test_nothing_to_do_takes_as_few_questions_for_many_runs_as_for_two(tmp_path,
     assert sync_all(tmp_path / "runs", database.uri).sent == count
     asked = calls(monkeypatch)
     assert sync_all(tmp_path / "runs", database.uri).already == count
-    assert asked == ["get_experiment_by_name", "search_runs"]
+    assert asked == ["get_experiment_by_name", "get_experiment"]
 
 
 def calls(monkeypatch) -> list[str]:

@@ -1,18 +1,21 @@
 """Find experiments and runs in a store."""
 
-from collections import Counter
+import time
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record
-from eagleray.tracking.store import artifacts_beside, connect, paged
+from eagleray.tracking.store import artifacts_beside, connect
 from eagleray.tracking.sync_state import Note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-RECEIPT = "mlflow.eagleray.sent"  # a tag: the fingerprint of the directory when all of it had been sent
+# A tag of an experiment: its identity in this store, and when a run of it was last sent completely (ms since 1970).
+# Pages do not show mlflow.*.
+STAMP = "mlflow.eagleray.sent"
 
 
 class Lookup:
@@ -22,7 +25,7 @@ class Lookup:
         self._uri = uri
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
-        self._receipts: dict[str, dict[str, str]] = {}
+        self._stamps: dict[str, str] = {}
 
     @property
     def client(self) -> "MlflowClient":
@@ -48,17 +51,25 @@ class Lookup:
                 self.client.delete_run(twin.info.run_id)
         return runs[0] if runs else None
 
-    def receipts(self, experiment: str) -> dict[str, str]:
-        """Return the receipts of an experiment's runs, by their IDs, as they were when this was first asked.
+    def stamp(self, experiment: str) -> str:
+        """Leave a stamp in an experiment, larger than all before, and return it: what was sent until now is there."""
+        found = self.client.get_experiment(self.experiment(experiment))
+        identity, _, last = found.tags.get(STAMP, "").partition(" ")
+        stamp = f"{identity or uuid4().hex} {max(time.time_ns() // 1_000_000, int(last or 0) + 1)}"
+        self.client.set_experiment_tag(found.experiment_id, STAMP, stamp)
+        return stamp
 
-        Twins have none, so that somebody looks at them.
+    def holds(self, experiment: str, note: Note) -> bool:
+        """Return whether the store has what a note says: its experiment has the note's stamp, or a later one.
+
+        That of the first question counts. A store that was replaced has other stamps; an older copy has older ones.
         """
-        if experiment not in self._receipts:
-            found = [*paged(self.client.search_runs, [self.experiment(experiment)], max_results=1000)]
-            keys = Counter(run.data.tags.get("eagleray.key") for run in found)
-            alone = (run for run in found if keys[run.data.tags.get("eagleray.key")] == 1)
-            self._receipts[experiment] = {run.info.run_id: run.data.tags.get(RECEIPT, "") for run in alone}
-        return self._receipts[experiment]
+        if experiment not in self._stamps:
+            found = self.client.get_experiment(self.experiment(experiment))
+            self._stamps[experiment] = found.tags.get(STAMP, "")
+        identity, _, last = self._stamps[experiment].partition(" ")
+        mine, _, at = note["stamp"].partition(" ")
+        return identity == mine and int(at) <= int(last)
 
     def experiment(self, name: str) -> str:
         """Return the ID of an experiment, which is created if it is missing."""

@@ -6,9 +6,9 @@ step reported twice (workers restarted from a checkpoint) keeps the value that w
 replace nor delete a point. If the server completes a request long after we gave up on it, its points equal ours in
 every column, and MLflow keeps one.
 
-Nothing is asked twice either. The last thing that is sent of a run is a receipt: a tag with the fingerprint of its
-directory. One search for each experiment brings all receipts. Where receipt, note (sent.json) and directory agree,
-there is nothing to do; in a store that was replaced, or restored from an older copy, they do not.
+Nothing is asked twice either. When all of a run is there, its experiment gets a stamp, larger than all before, which
+is noted in sent.json with the fingerprint of the directory. One question for each experiment then tells which notes
+hold: a store that was replaced has other stamps, one that was restored from an older copy has older ones.
 """
 
 import math
@@ -27,7 +27,7 @@ from eagleray.tracking.descriptions import display_name
 from eagleray.tracking.gains import gains
 from eagleray.tracking.inputs import VIEWS, dataset_inputs, grid_images
 from eagleray.tracking.links import view_path
-from eagleray.tracking.lookup import RECEIPT, Lookup, in_trash, last_points
+from eagleray.tracking.lookup import Lookup, in_trash, last_points
 from eagleray.tracking.models import is_best, keep_model, register
 from eagleray.tracking.page import new_tags, page_tags, view_of
 from eagleray.tracking.store import answered, locked, patient, reason, store_uri
@@ -123,9 +123,9 @@ class Destination:
             self._send_page(record, kept)
             self._send_model(record, kept)
             self._send_status(record, kept)
-            self.client.set_tag(kept.run_id, RECEIPT, state)
         page = view_path(self.lookup.experiment(record.experiment), view_of(record))
-        kept.note = {"run_id": kept.run_id, "fingerprint": state, "files": dict(kept.files), "page": page}
+        said = {"fingerprint": state, "stamp": self.lookup.stamp(record.experiment)}
+        kept.note = {"run_id": kept.run_id, **said, "files": dict(kept.files), "page": page}
         write_note(record, self.name, kept.note)
         return Sent(points, paths, new=not kept.in_trash)
 
@@ -136,13 +136,9 @@ class Destination:
         return self.lookup.client
 
     def _has_all(self, record: Record, note: Note) -> bool:
-        """Return whether the store has what a note says.
-
-        This process has sent it, or the store has the receipt.
-        """
-        if kept := self._kept.get(record.key):
-            return kept.note == note
-        return self.lookup.receipts(record.experiment).get(note["run_id"]) == note["fingerprint"]
+        """Return whether the store has what a note says: this process has sent it, or the store has the stamp."""
+        kept = self._kept.get(record.key)
+        return kept.note == note if kept else self.lookup.holds(record.experiment, note)
 
     def _known(self, record: Record, note: Note | None) -> Kept:
         kept = self._kept.get(record.key)
@@ -158,7 +154,7 @@ class Destination:
         note = note if note and note["run_id"] == run_id else None
         if in_trash(run):
             return Kept(run_id, in_trash=True, note=note)
-        has_files = note is not None and run.data.tags.get(RECEIPT) == note["fingerprint"]
+        has_files = note is not None and self.lookup.holds(record.experiment, note)
         return Kept(
             run_id,
             status=run.info.status,

@@ -1,10 +1,9 @@
 """The sync state of a run: sent.json in its directory.
 
-    {store: {"run_id": …, "fingerprint": the directory's when all was sent, "files": {path: [size, time]},
-             "page": where MLflow's pages show it}}
+    {store: {"run_id": …, "fingerprint": the directory's when all was sent, "stamp": of that moment (`send.py`),
+             "files": {path: [size, time]}, "page": where MLflow's pages show it}}
 
-It shows what is unsent without a store, and saves questions to a store that has the same receipt (`send.py`). If the
-file is lost, nothing else is.
+It shows what is unsent without a store, and saves questions to the store. If the file is lost, nothing else is.
 """
 
 import hashlib
