@@ -68,8 +68,9 @@ def test_nodes_that_see_the_same_are_asked_once_each_and_leave_nothing(tmp_path:
 def test_every_lack_is_one_sentence_with_its_nodes_and_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     versions = look([], str(tmp_path)).versions
     old = {"versions": {**versions, "torch": "2.9.0"}}
-    Nodes(monkeypatch, old=old, older=old, far="storage", bare="eagleray cannot be imported (No module named 'eagleray'): install it",
-          hung=GetTimeoutError(), crashed=WorkerCrashedError())  # fmt: skip
+    bare = "eagleray cannot be imported (No module named 'eagleray'): install it"
+    failing = {"hung": GetTimeoutError(), "crashed": WorkerCrashedError()}
+    Nodes(monkeypatch, old=old, older=old, far="storage", bare=bare, **failing)
     lines = refused([run_of()], tmp_path / "sweep")
     assert len(lines) == 5
     assert lines[0] == (

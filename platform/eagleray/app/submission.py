@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-import eagleray
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.app.shipping import Shipment, gather
 from eagleray.config import Run, Sweep, load_run, load_sweep
@@ -171,10 +170,10 @@ def _packages(modules: Iterable[str]) -> dict[str, Path]:
 def _our_version() -> dict[str, str]:
     """Return what lets the cluster read the version of the code that is sent."""
     try:
-        metadata = distribution("eagleray").read_text("METADATA")
+        ours = distribution("eagleray")
     except PackageNotFoundError:
         return {}
-    return {f"eagleray-{eagleray.__version__}.dist-info/METADATA": metadata or ""}
+    return {f"eagleray-{ours.version}.dist-info/METADATA": ours.read_text("METADATA") or ""}
 
 
 def _with_store(tree: Mapping[str, Any], *, is_sweep: bool) -> dict[str, Any]:
