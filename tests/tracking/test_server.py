@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from eagleray.contracts.errors import ConfigError
+from eagleray.tracking import server
+from eagleray.tracking.store import connect
+
 pytestmark = pytest.mark.slow
 
 
@@ -55,9 +59,34 @@ def pressed(group):
     time.sleep(0.1)
     return guard(group)
 server._guard = pressed
-server._serve(['sh', '-c', {server!r}])
+server._serve(['sh', '-c', {server!r}], '')
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "MLflow's server is stopped." in done.stdout
     until(lambda: not is_alive(int(note.read_text())))
+
+
+def test_pages_for_other_machines_need_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, served = f"sqlite:///{tmp_path}/mlflow.db", list[list[str]]()
+    connect(store)
+    monkeypatch.setattr(server, "_serve", lambda command, uri: served.append(command))
+    monkeypatch.setattr(server, "newest_pages", lambda *_: {"all": "http://pages"})
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: name)  # MLflow's login is installed
+    monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.2", "nowhere.invalid"):
+        with pytest.raises(ConfigError, match=f"--host {host} would show the runs to everyone .*or add --insecure"):
+            server.ui(store, host)
+    assert served == []
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_refuse_taken", lambda *_: None)
+        for host, insecure in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
+            server.ui(store, host, insecure=insecure)
+            assert "basic-auth" not in served.pop()
+        patch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "a-long-password")
+        server.ui(store, "0.0.0.0")
+        assert served.pop()[-4:-2] == ["--app-name", "basic-auth"]
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "a-long-password")
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs MLflow's login: pip install 'eagleray"):
+        server.ui(store, "0.0.0.0")

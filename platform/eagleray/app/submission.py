@@ -25,7 +25,6 @@ from eagleray.config.source import find_source
 from eagleray.config.sweep_file import is_sweep, sweep_tree
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.environment import version_of
 from eagleray.runs.preflight import planned, run_paths
 
 OURS = ("eagleray", "eagleray_methods")  # always sent, so that the cluster runs what was checked here
@@ -171,11 +170,10 @@ def _packages(modules: Iterable[str]) -> dict[str, Path]:
 def _our_version() -> dict[str, str]:
     """Return what lets the cluster read the version of the code that is sent."""
     try:
-        metadata = distribution("eagleray").read_text("METADATA")
+        ours = distribution("eagleray")
     except PackageNotFoundError:
         return {}
-    version = version_of("eagleray")
-    return {f"eagleray-{version}.dist-info/METADATA": metadata or ""}
+    return {f"eagleray-{ours.version}.dist-info/METADATA": ours.read_text("METADATA") or ""}
 
 
 def _with_store(tree: Mapping[str, Any], *, is_sweep: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import platform
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,14 @@ def look(needed: Sequence[dict[str, Any]], note: str) -> Sight:
 def _look() -> Callable[[Sequence[dict[str, Any]], str], Sight | str]:
     """Return a function that Ray sends as it is, not by its name: a node may have no eagleray."""
 
+    module = __name__
+
     def looked(needed: Sequence[dict[str, Any]], note: str) -> Sight | str:
         try:
-            from eagleray.ray_backend.probe import look
+            there = import_module(module)
         except ImportError as error:
             return f"eagleray cannot be imported ({error}): install it, or use `eagleray submit`, which sends it"
-        return look(needed, note)
+        return there.look(needed, note)
 
     return looked
 

@@ -180,7 +180,8 @@ class FitThread(threading.Thread):
                     continue
                 self.failure = error  # raised again where the reports are read
             break
-        self.exchange.send.remote(None)
+        if ray.is_initialized():  # else a person has stopped the driver, and this call would start another Ray
+            self.exchange.send.remote(None)
 
 
 def work(config: dict[str, Any]) -> None:
