@@ -143,7 +143,8 @@ def test_check_prints_a_line_for_each_check_and_the_remedy(here: Path):
         ["failed" if check == "two workers" else "ok", check] for check in (*CHECKS, "training")
     ]
     assert re.search(says, done.stdout)
-    assert done.stderr == "eagleray: fancy.py: 1 of 8 checks failed\n"
+    note = f"note: running code of {here / 'fancy.py'}, to read what it declares (see `eagleray docs security`)\n"
+    assert done.stderr == f"{note}eagleray: fancy.py: 1 of 8 checks failed\n"
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if check != "two workers"])

@@ -25,7 +25,7 @@ def chunk(kind: bytes, data: bytes, checksum: int | None = None) -> bytes:
 
 
 def zeros(count: int) -> bytes:
-    """Return so many zeros, packed by zlib; the packed parts of a large number are all alike."""
+    """Return that many zeros, packed by zlib; the packed parts of a large number are all alike."""
     deflate, size = zlib.compressobj(9, wbits=-15), min(count, 2**20)
     part = deflate.compress(bytes(size)) + deflate.flush(zlib.Z_FULL_FLUSH)
     rest = zlib.compressobj(9, wbits=-15)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS, BYTES = 10, 2**30  # that one input may take
+SECONDS, BYTES = 10, 2**30  # of computing and of memory, that one input may take; who waits is ended by pytest
 RUN = {
     "os.system",
     "os.exec",
@@ -68,14 +68,14 @@ def watched(*places: Path) -> Iterator[Watched]:
         sys._hostile_hook = True  # type: ignore[attr-defined]  # a hook stays until the process ends
     result = Watched(tuple(place.resolve() for place in places))
     Path("/proc/self/clear_refs").write_text("5")  # the largest memory from here on
-    before, start, sys.dont_write_bytecode = _memory("VmRSS"), time.perf_counter(), True
+    before, start, sys.dont_write_bytecode = _memory("VmRSS"), time.process_time(), True
     _active.append(result)
     try:
         yield result
     finally:
         _active.remove(result)
         sys.dont_write_bytecode = False
-        result.seconds, result.bytes = time.perf_counter() - start, _memory("VmHWM") - before
+        result.seconds, result.bytes = time.process_time() - start, _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:
