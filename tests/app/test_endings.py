@@ -1,6 +1,7 @@
 """However a run or a sweep ends: its directory and MLflow say so, a person reads a sentence, and --resume goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from eagleray.config import Sweep
 from eagleray.config.budget import OVER
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.report import Failed
+from eagleray.ray_backend.callbacks import TrialFollower
 from eagleray.ray_backend.trial import RecordedEpochs, results
 from eagleray.runs.failures import close_unfinished, failure_in, keep_end, reopen_unfinished
 from eagleray.runs.record import INTERRUPTED, METRICS, Record
@@ -191,6 +194,26 @@ def test_a_trial_without_an_epoch_is_left_again_if_the_budget_is_over_before_it_
     given = {"directory": str(trial.directory), "replay": True, "end": 0.0}
     assert [each["done"] for each in results(given)] == [True]
     assert (trial.state, trial.status["message"]) == ("stopped", OVER)
+
+
+def test_a_trial_whose_tries_are_used_up_is_recorded_where_its_record_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its directory may be full: only status.json, for which room is kept, is written."""
+    _, parent = recorded_sweep(tmp_path)
+    trial = Record.create(tmp_path / "trials/new", name="new", experiment="s", params={}, run={}, parent=parent)
+    monkeypatch.setattr(Record, "create", raises(Failed("no room", "infrastructure")))
+    (tmp_path / "error").write_text("the worker died")
+    lost = SimpleNamespace(
+        config={"trial": {"directory": str(trial.directory), "varied": {}, "run": {"epochs": 1}}},
+        pickled_error_file=None, error_file=str(tmp_path / "error"), last_result=None,
+    )  # fmt: skip
+    follower = TrialFollower(None, 9)
+    follower.on_trial_error(0, [], lost)  # type: ignore[arg-type]
+    failure = failure_in(trial)
+    assert failure is not None
+    assert (trial.state, failure.reason) == ("failed", "TuneError: the worker died")
+    assert follower.ended == {"new"}
 
 
 def test_a_failure_that_cannot_be_kept_is_still_told(tmp_path: Path):

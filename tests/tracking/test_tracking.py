@@ -948,6 +948,8 @@ def test_ctrl_c_ends_the_pages_and_all_that_serves_them(pages, tmp_path, capsys)
 
     served = children(process.pid)
     assert len(served) >= 2  # MLflow's command, and the server that it starts
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in served]
+    assert not any("mlflow.db" in line for line in lines)  # which may hold a password, and everybody may read
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert process.stdout is not None

@@ -17,7 +17,7 @@ from eagleray.runs.record import Record, sound
 
 MAY_CHANGE = ("concurrent", "question", "budget", "keep")  # sections of a sweep that may change when it is resumed
 
-UNWRITABLE = "{}: set tracking.runs to another folder"
+REFUSAL = "{}: set tracking.runs to another folder"
 
 
 def folder_of(runs: str, experiment: str) -> Path:
@@ -33,7 +33,7 @@ def new_directory(folder: Path, *words: str) -> Path:
     Raises:
         ConfigError: it cannot be created.
     """
-    make_folder(folder, UNWRITABLE)
+    make_folder(folder, REFUSAL)
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *words])
     names = chain([name], (f"{name}-{again}" for again in count(2)))
     return next(folder / each for each in names if _is_created(folder / each))
@@ -41,7 +41,7 @@ def new_directory(folder: Path, *words: str) -> Path:
 
 def _is_created(directory: Path) -> bool:
     """Create a directory, unless it exists; in one step, so that only one of several processes can."""
-    with writable(directory, UNWRITABLE):
+    with writable(directory, REFUSAL):
         try:
             directory.mkdir()
         except FileExistsError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eagleray.app.conclude import concluded, keep_encoder
-from eagleray.app.directories import UNWRITABLE, new_directory
+from eagleray.app.directories import REFUSAL, new_directory
 from eagleray.app.notify import Event, notified, notify
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import headlines, meanings, metrics_of, shipped
@@ -213,9 +213,9 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
     """
     wanted = place or folder
     missing = [path for path in (wanted, *wanted.parents) if not path.exists()]
-    make_folder(wanted, UNWRITABLE)
+    make_folder(wanted, REFUSAL)
     directory = place or new_directory(folder, *words)
-    with writable(directory / "lock", UNWRITABLE):
+    with writable(directory / "lock", REFUSAL):
         lock = open(directory / "lock", "a")  # noqa: SIM115
     with lock:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eagleray.app.directories import UNWRITABLE, folder_of, new_directory
+from eagleray.app.directories import REFUSAL, folder_of, new_directory
 from eagleray.config import Run
 from eagleray.config.settings import settings
 from eagleray.contracts.files import make_folder, place
@@ -40,7 +40,7 @@ def profile_run(run: Run, steps: int, *, address: str | None = None) -> tuple[di
         torch.set_num_threads(run.threads)
     experiment = run.tracking.experiment
     home = folder_of(run.tracking.runs, experiment)
-    make_folder(home, UNWRITABLE)
+    make_folder(home, REFUSAL)
     with tempfile.TemporaryDirectory(prefix=".profile-", dir=home) as folder:
         record = Record.create(folder, name="profile", experiment=experiment, params=settings(run), run=run.file())
         if run.workers > 1:

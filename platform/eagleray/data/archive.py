@@ -23,7 +23,7 @@ from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import whole
 from eagleray.contracts.seeds import Stream
-from eagleray.data.cache import UNWRITABLE, cache_folder, digest, locked, read_pixels, write_pixels
+from eagleray.data.cache import REFUSAL, cache_folder, digest, locked, read_pixels, write_pixels
 from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
@@ -308,5 +308,5 @@ def _write_index(path: Path, about: About, sizes: np.ndarray, rows: Rows, labels
     arrays = {"sizes": sizes} | {f"{name} rows": value for name, value in rows.items()}
     arrays |= {f"{name} labels": value for name, value in labels.items() if value is not None}
     arrays["about"] = np.array(about.model_dump_json())
-    with whole(path, UNWRITABLE) as file:
+    with whole(path, REFUSAL) as file:
         np.savez(file, allow_pickle=False, **arrays)

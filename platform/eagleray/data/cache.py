@@ -16,7 +16,7 @@ import numpy as np
 from eagleray.contracts.files import make_folder, whole, writable
 from eagleray.contracts.machine import user_cache
 
-UNWRITABLE = "the cache of decoded images: {}; set data.cache to another folder"
+REFUSAL = "the cache of decoded images: {}; set data.cache to another folder"
 
 
 def cache_folder(chosen: Path | None) -> Path:
@@ -28,7 +28,7 @@ def cache_folder(chosen: Path | None) -> Path:
         ConfigError: it cannot be created.
     """
     folder = chosen or user_cache()
-    make_folder(folder, UNWRITABLE)
+    make_folder(folder, REFUSAL)
     return folder
 
 
@@ -46,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
 
     It is released if the process dies.
     """
-    with writable(path, UNWRITABLE):
+    with writable(path, REFUSAL):
         file = path.open("ab")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -62,7 +62,7 @@ def write_pixels(path: Path | None, images: Iterable[np.ndarray]) -> int:
         ConfigError: the disk is full, or the folder cannot be written.
     """
     checksum = 0
-    with whole(path, UNWRITABLE) if path else nullcontext() as file:
+    with whole(path, REFUSAL) if path else nullcontext() as file:
         for image in images:
             block = image.tobytes()
             checksum = zlib.crc32(block, checksum)

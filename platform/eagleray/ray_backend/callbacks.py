@@ -133,7 +133,9 @@ class TrialFollower(tune.Callback):
 
         Its retries are used up.
         """
-        _, record = started(trial.config["trial"])  # it may have failed before it had a record
+        place = Path(trial.config["trial"]["directory"])
+        known = (place / "record.json").exists()  # it may have failed before it had one
+        record = Record.open(place) if known else started(trial.config["trial"])[1]
         free(record.directory)
         self._fail(trial, always=True)
         self._end(trial, record)
