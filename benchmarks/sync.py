@@ -5,7 +5,7 @@
 A sweep of `--runs` trials is recorded as training leaves it: settings, two metrics of `--epochs` epochs, a picture of
 the views, the digest of the images. Each command runs in a process of its own, so its imports count. The first `sync`
 makes the store, a SQLite file; those after it have nothing to do. `compare` reads the directory, or MLflow. At last the
-share of a core is measured that the sender of a running sweep takes, which looks every two seconds for what has changed.
+share of a core is measured that the sender of a running sweep takes: it looks every two seconds for what has changed.
 """
 
 import argparse
