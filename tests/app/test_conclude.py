@@ -32,6 +32,10 @@ class Watch:
         self.done.append((done, total))
 
 
+def watching() -> Any:
+    return Watch()
+
+
 def by_temperature(point: Point) -> float:
     return point.values["method.temperature"]
 
@@ -82,7 +86,7 @@ def is_whole(record: Record) -> bool:
 
 def test_the_best_three_points_keep_everything_and_the_others_their_weights(ended: Any):
     sweep, parent = ended()
-    before, watch = sizes(parent), Watch()
+    before, watch = sizes(parent), watching()
     analysis = concluded(sweep, parent.directory, watch)
     whole = {name for name, record in trials(parent).items() if is_whole(record)}
     assert whole == best_runs(analysis) == {f"00{point}-seed{seed}" for point in (2, 3, 4) for seed in (0, 1)}
@@ -99,7 +103,7 @@ def test_the_best_three_points_keep_everything_and_the_others_their_weights(ende
 
 def test_all_keep_everything_if_that_is_asked(ended: Any):
     sweep, parent = ended(keep="all")
-    concluded(sweep, parent.directory, Watch())
+    concluded(sweep, parent.directory, watching())
     assert all(map(is_whole, trials(parent).values()))
 
 
@@ -110,7 +114,7 @@ def test_nothing_is_removed_while_runs_are_left(ended: Any):
     before = sizes(parent)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(conclude, "left", lambda *_: ["1 not started by the budget"])
-        concluded(sweep, parent.directory, Watch())
+        concluded(sweep, parent.directory, watching())
     assert all(sizes(parent)[name] >= before[name] for name in before)
 
 
@@ -121,7 +125,7 @@ def test_a_failed_trial_may_go_on_and_a_damaged_one_stops_nobody(ended: Any):
     for path in checkpoints(records["001-seed1"].directory):
         path.write_bytes(b"damaged")
     with pytest.warns(Skipped, match="damaged"):
-        concluded(sweep, parent.directory, Watch())
+        concluded(sweep, parent.directory, watching())
     assert len(checkpoints(records["000-seed0"].directory)) == 2
     assert len(checkpoints(records["001-seed1"].directory)) == 2
     assert len(checkpoints(records["000-seed1"].directory)) == 1

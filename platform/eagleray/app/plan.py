@@ -141,7 +141,7 @@ def lines(plan: Plan) -> Mapping[str, str]:
         return {**told, "time": f"unknown without probing {counted(plan.probes, 'kind')} of run; leave --no-probe out"}
     most = "at most " if is_upper_bound(plan.sweep) else ""
     told["time"] = f"{most}about {hours(plan.seconds)}"
-    then = " until it has ended" if plan.sweep.keep == "best" else ""
+    then = " while it runs" if plan.sweep.keep == "best" else ""
     told["disk"] = f"{size_of(plan.checkpoints)} of checkpoints{then}, {size_of(plan.images)} of cached images"
     if share:
         told["GPU hours"] = f"{most}about {plan.gpu_hours:.2g}"

@@ -68,8 +68,8 @@ class Lookup:
             found = self.client.get_experiment(self.experiment(experiment))
             self._stamps[experiment] = found.tags.get(STAMP, "")
         identity, _, last = self._stamps[experiment].partition(" ")
-        mine, _, at = note["stamp"].partition(" ")
-        return identity == mine and int(at) <= int(last)
+        mine, _, at = note.get("stamp", "").partition(" ")
+        return bool(mine) and identity == mine and int(at) <= int(last)
 
     def experiment(self, name: str) -> str:
         """Return the ID of an experiment, which is created if it is missing."""
