@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 CLUSTER := .venv/cluster/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-fast lint types docs bench chromium screenshots clean
+.PHONY: help environment demo test test-fast lint types docs bench chromium postgresql screenshots clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ chromium:  ## the browser in which tests look at MLflow's pages; Debian and Ubun
 	  [ "$$(id -u)" = 0 ] || { echo "Chromium is missing, and only root can install it: sudo apt-get install chromium"; exit 1; }; \
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get install -y -qq chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }; }
+
+postgresql:  ## the database on which a test starts MLflow; Debian and Ubuntu only, as root
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	  [ "$$(id -u)" = 0 ] || { echo "PostgreSQL is missing, and only root can install it: sudo apt-get install postgresql"; exit 1; }; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq postgresql >/dev/null || { apt-get update -qq && apt-get install -y -qq postgresql >/dev/null; }; }
 
 screenshots: $(INSTALLED) chromium  ## docs/images/mlflow-*.png: what MLflow shows of the newest sweep that was started here
 	$(BIN)/python tests/mlflow_pages.py . docs/images

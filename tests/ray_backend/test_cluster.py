@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +113,29 @@ def test_a_run_of_one_worker_trains_where_the_address_says(
     result = eagleray.train(settings, address=address)
     assert time.monotonic() - began < 200
     assert result.metrics["knn"] > 0
+
+
+LISTENERS = """
+from pathlib import Path
+import ray
+import psutil  # Ray brings it
+from eagleray.ray_backend.cluster import connected
+with connected(None):
+    ours = psutil.Process()
+    for process in [ours, *ours.children(recursive=True)]:
+        for each in process.net_connections("inet"):
+            if each.status == "LISTEN":
+                print(each.laddr.ip)
+print(oct((Path.home() / ".ray/auth_token").stat().st_mode & 0o777), len((Path.home() / ".ray/auth_token").read_text()))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_of_this_machine_listens_on_loopback_alone_and_its_token_is_private(tmp_path: Path):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", LISTENERS]
+    done = subprocess.run(command, env={**kept, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+    *listening, token = done.stdout.splitlines()
+    assert len(listening) >= 4, done.stderr
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert token == "0o600 64"

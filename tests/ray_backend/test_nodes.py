@@ -78,7 +78,10 @@ class LosesANode:
     ) -> None:
         if epoch and not self.lost:
             self.lost = True
-            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+            own, known = ray.get_runtime_context().get_node_id(), ray.nodes()
+            others = {node["ObjectStoreSocketName"] for node in known if node["Alive"] and node["NodeID"] != own}
+            lost = next(node for node in self.cluster.worker_nodes if node.plasma_store_socket_name in others)
+            self.cluster.remove_node(lost, allow_graceful=False)
             self.cluster.add_node(**NODE)
 
 

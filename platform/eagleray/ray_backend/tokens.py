@@ -39,8 +39,7 @@ def authenticated(connect: Callable[[], Connection], address: str) -> Connection
     Raises:
         ConfigError: the token is missing or wrong.
     """
-    is_here = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
-    if is_token_auth_enabled() and not is_here:  # Ray would abort the process
+    if is_token_auth_enabled() and not _is_here():  # Ray would abort the process
         raise ConfigError(f"{AUTH_MODE_ENV_VAR}=token, but there is no token here: {REMEDY}")
     try:
         return connect()
@@ -49,9 +48,18 @@ def authenticated(connect: Callable[[], Connection], address: str) -> Connection
             raise ConfigError(
                 f"the Ray at --address {address} does not accept the token found here: {REMEDY}"
             ) from None
-        if not is_here or AUTH_MODE_ENV_VAR in os.environ:
+        if AUTH_MODE_ENV_VAR in os.environ or not _is_here():
             raise ConfigError(
                 f"the Ray at --address {address} asks for a token: {REMEDY}, and set {AUTH_MODE_ENV_VAR}=token"
             ) from None
     _enable_token_auth()
     return authenticated(connect, address)
+
+
+def _is_here() -> bool:
+    """Return whether this user has a token.
+
+    Asked only where one is needed: a Ray that has looked for it would ask a cluster without tokens for it too, and lose
+    every actor that it starts there.
+    """
+    return AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
