@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,3 +140,25 @@ def test_a_ray_of_this_machine_listens_on_loopback_alone_and_its_token_is_privat
     assert len(listening) >= 4, done.stderr
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert token == "0o600 64"
+
+
+@pytest.mark.slow
+def test_a_signal_after_ray_has_ended_still_interrupts():
+    """Ray leaves SIGTERM with its default, which would end a sweep without a word while it writes its report."""
+    program = """
+        import os, signal, time
+        from eagleray.ray_backend.cluster import connected
+        from eagleray.runs.signals import as_interrupts
+        as_interrupts()
+        with connected(None):
+            signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+            except KeyboardInterrupt:
+                print("interrupted")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.stdout.split() == ["interrupted"] * 2, done.stderr

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -67,19 +67,27 @@ def connected(address: str | None) -> Iterator[None]:
         here = {HERE: os.getcwd()}
         own = {"runtime_env": {"env_vars": {**here, **{name: os.environ[name] for name in SETTINGS}}}}
     own |= {"log_to_driver": False, "logging_level": logging.CRITICAL, "job_config": _Job()}
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         # Errors of a trial are in its record, and printed tracebacks would break a live table.
         with nullcontext() if address else _on_loopback():
             ray.init(address=address or "local", **own)
     except ConnectionError as error:
         raise ConfigError(f"no Ray answers at address={address}: {error}") from None
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's own handler prints a stack trace and exits
+    _restore(handlers)  # Ray's own of SIGTERM prints a stack trace and exits
     try:
         yield
     finally:
         ray.shutdown()
+        _restore(handlers)  # Ray leaves SIGTERM without one, and Tune's of SIGINT swallows the first
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Handle signals as before Ray was started; only the main thread may."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 class _Job(JobConfig):
