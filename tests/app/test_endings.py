@@ -42,12 +42,12 @@ def raises(error: BaseException) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["preview", "export_encoder"])
+@pytest.mark.parametrize("place", ["launch.preview", "conclude.export_encoder"])
 def test_a_bug_before_or_after_the_training_is_told_with_its_place_and_the_run_resumes(
     place: str, eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(f"eagleray.app.launch.{place}", raises(KeyError("a font")))
+        patched.setattr(f"eagleray.app.{place}", raises(KeyError("a font")))
         ended = eagleray("train", *TINY)
     (directory,) = Path("runs/eagleray").iterdir()
     record = Record.open(directory)
@@ -69,7 +69,7 @@ def test_a_bug_before_or_after_the_training_is_told_with_its_place_and_the_run_r
 @pytest.mark.filterwarnings("ignore::eagleray.contracts.errors.Skipped")
 def test_a_run_whose_files_are_damaged_fails_in_a_sentence(eagleray: Any, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
-        patched.setattr("eagleray.app.launch.export_encoder", raises(KeyError("x")))
+        patched.setattr("eagleray.app.conclude.export_encoder", raises(KeyError("x")))
         assert eagleray("train", *TINY).code == 1
     record = Record.open(newest_unfinished(Path("runs/eagleray")))
     kept = {path: path.read_bytes() for path in (record.directory / "checkpoints").iterdir()}
@@ -148,7 +148,8 @@ def test_the_trials_and_floors_of_a_sweep_end_with_it_and_go_on_with_it(
     ending: BaseException, code: int, state: str, says: str, eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
     Path("s.yaml").write_text(SWEEP)
-    monkeypatch.setattr("eagleray.app.launch._keep", lambda run, record: None)
+    for name in ("_keep_facts", "_reduce", "keep_encoder"):  # what was trained leaves; nothing was
+        monkeypatch.setattr(f"eagleray.app.conclude.{name}", lambda *_: None)
     monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", begins(ending))
     ended = eagleray("sweep", "s.yaml")
     assert ended.code == code

@@ -184,7 +184,7 @@ def test_a_report_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, sink: Sink
         raise RuntimeError("no font")
 
     monkeypatch.setattr(ray_sweep, "sweep", trained)
-    monkeypatch.setattr(launch, "conclude", failing)
+    monkeypatch.setattr("eagleray.app.conclude.conclude", failing)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(RuntimeError, match="no font"):
         launch.launch_sweep(a_sweep(sink.address), tmp_path / "s", tmp_path, None, resume=False, address=None)

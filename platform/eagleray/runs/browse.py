@@ -33,7 +33,7 @@ def browse(root: Path, *, trials: bool = False) -> Found:
     for directory in _candidates(root, trials=trials):
         try:
             record = Record.open(directory)
-            _ = record.status  # damaged as often as the record
+            _ = record.status, epochs_done(record)  # damaged as often as the record
             records[directory] = record
         except (ConfigError, OSError) as error:
             damaged[directory] = str(error)
