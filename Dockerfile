@@ -9,7 +9,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf 
     && useradd --create-home --uid 1000 ray
 
 WORKDIR /home/ray/eagleray
-COPY pyproject.toml README.md LICENSE CONTRIBUTING.md CHANGELOG.md ./
+COPY pyproject.toml README.md LICENSE CONTRIBUTING.md CHANGELOG.md SECURITY.md ./
 COPY docs docs
 COPY sweeps sweeps
 COPY platform platform

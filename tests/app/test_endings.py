@@ -124,8 +124,8 @@ def begins(ending: BaseException | None) -> Any:
                 record.append(2, {"knn": 0.6}, 2)
                 record.finish("finished", summary={"knn": 0.6})
         floor = Record.create(
-            directory / "trials/raw-pixels", name="raw pixels", experiment="s", params={"seed": 0}, run={"seed": 0},
-            parent=parent, tags={"kind": "floor", "floor": "pixels", "point": "raw pixels", "label": "raw pixels"},
+            directory / "trials/raw-pixels", name="raw pixels", experiment="s", params={"seed": 0}, parent=parent,
+            run=points(sweep)[0].alone(sweep).file(), tags={"kind": "floor", "floor": "pixels", "point": "raw pixels", "label": "raw pixels"},
         )  # fmt: skip
         if ending is not None:
             raise ending
@@ -148,7 +148,7 @@ def test_the_trials_and_floors_of_a_sweep_end_with_it_and_go_on_with_it(
     ending: BaseException, code: int, state: str, says: str, eagleray: Any, monkeypatch: pytest.MonkeyPatch
 ):
     Path("s.yaml").write_text(SWEEP)
-    for name in ("_keep_facts", "_reduce", "keep_encoder"):  # what was trained leaves; nothing was
+    for name in ("_reduce", "keep_encoder"):  # no checkpoint is there
         monkeypatch.setattr(f"eagleray.app.conclude.{name}", lambda *_: None)
     monkeypatch.setattr("eagleray.ray_backend.sweep.sweep", begins(ending))
     ended = eagleray("sweep", "s.yaml")

@@ -313,7 +313,7 @@ def test_bad_images_are_all_counted_and_ten_are_named(tmp_path, limit, cache):
         load("folder", root=tmp_path, shared={"memory_limit": limit})
     assert str(error.value).count("spoilt") == 0
     assert str(error.value).count("(not an image)") == 10
-    assert [path.suffix for path in cache.iterdir()] == [".lock"]  # nothing half made is left
+    assert {path.suffix for path in cache.iterdir()} <= {".lock"}  # nothing half made is left
 
 
 @pytest.mark.parametrize("limit", ["1 GiB", 1])
@@ -428,7 +428,7 @@ def test_a_full_disk_is_a_config_error_and_leaves_nothing(tmp_path, monkeypatch,
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match=r"No space left.*set data\.cache"):
         load("folder", root=tmp_path)
-    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    assert {path.suffix for path in cache.iterdir()} <= {".lock"}
     monkeypatch.setattr(os, "fsync", real)
     assert len(load("folder", root=tmp_path).train) == 6
 
