@@ -10,8 +10,8 @@ PATIENCE = 30  # seconds for a node to answer
 
 
 def here() -> str:
-    """Return the ID of this node."""
-    return ray.get_runtime_context().get_node_id()
+    """Return the ID of this node; empty: Ray is not connected, and asking would start one."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 def send(beat: Beat, number: int) -> bool:
