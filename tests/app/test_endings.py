@@ -125,7 +125,8 @@ def begins(ending: BaseException | None) -> Any:
                 record.finish("finished", summary={"knn": 0.6})
         floor = Record.create(
             directory / "trials/raw-pixels", name="raw pixels", experiment="s", params={"seed": 0}, parent=parent,
-            run=points(sweep)[0].alone(sweep).file(), tags={"kind": "floor", "floor": "pixels", "point": "raw pixels", "label": "raw pixels"},
+            run=points(sweep)[0].alone(sweep).file(),
+            tags={"kind": "floor", "floor": "pixels", "point": "raw pixels", "label": "raw pixels"},
         )  # fmt: skip
         if ending is not None:
             raise ending

@@ -26,7 +26,7 @@ from torch.profiler import profile as operators_of
 from eagleray.blocks import distributed
 from eagleray.config import Run, changed
 from eagleray.contracts.batch import Batch
-from eagleray.contracts.files import write
+from eagleray.contracts.files import make_folder, write
 from eagleray.contracts.report import Report
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import Assembly, assemble
@@ -215,6 +215,7 @@ class Profile:
             "device": str(self.clock.device),
             "workers": self.run.workers,
         }
+        make_folder(path.parent)
         write(path, json.dumps(facts, indent=1))
 
 
