@@ -64,11 +64,13 @@ class Pulse(threading.Thread):
         self.path, self.traces = directory / f".pulse-{rank}", directory / f".stacks-{rank}"
         self.rank, self.node, self.created = rank, node, psutil.Process().create_time()
         self.reported = self.computed = time.time()
+        self.used = time.process_time()  # seconds of cores, up to the last beat
         self.is_starting, self.is_resting, self.over = True, False, threading.Event()
 
     def __enter__(self) -> "Pulse":
         self._file = self.traces.open("w")
         faulthandler.register(SHOW, self._file, all_threads=True)
+        self._beat()
         self.start()
         return self
 
@@ -82,22 +84,24 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         """Write a beat every few seconds."""
-        used = time.process_time()
-        while True:
-            before, used = used, time.process_time()
-            if used - before > BUSY * EVERY:
-                self.computed = time.time()
-            if self.is_resting:
-                self.reported = time.time()
-            beat = Beat(self.rank, self.node, os.getpid(), self.created, self.reported, self.computed, self.is_starting)
-            unfinished = self.path.with_name(f".new{self.path.name}")
-            try:
-                unfinished.write_text(json.dumps(asdict(beat)))
-                unfinished.replace(self.path)
-            except OSError:  # the run cannot write there either, and says so
-                return
-            if self.over.wait(EVERY):
-                return
+        while not self.over.wait(EVERY) and self._beat():
+            continue
+
+    def _beat(self) -> bool:
+        """Write a beat; return whether it could be written."""
+        before, self.used = self.used, time.process_time()
+        if self.used - before > BUSY * EVERY:
+            self.computed = time.time()
+        if self.is_resting:
+            self.reported = time.time()
+        beat = Beat(self.rank, self.node, os.getpid(), self.created, self.reported, self.computed, self.is_starting)
+        unfinished = self.path.with_name(f".new{self.path.name}")
+        try:
+            unfinished.write_text(json.dumps(asdict(beat)))
+            unfinished.replace(self.path)
+        except OSError:  # the run cannot write there either, and says so
+            return False
+        return True
 
 
 def pulsing(reports: Iterator[Report], directory: Path, rank: int = 0, node: str = "") -> Generator[Report]:
