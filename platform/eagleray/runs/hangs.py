@@ -151,9 +151,11 @@ class HangWatch(threading.Thread):
         if not beats or (place / "status.json").exists():  # what is left of a killed process
             return
         last = min(beat.reported for beat in beats)
+        if now - last < LEAST or (place, last) in self.told:  # most looks end here, without reading its rows
+            return
         epoch = median_epoch(place)
         limit = START if epoch is None or any(beat.is_starting for beat in beats) else max(LEAST, EPOCHS * epoch)
-        if now - last < limit or (place, last) in self.told:
+        if now - last < limit:
             return
         self.told.add((place, last))
         alive = [beat for beat in beats if self.send(beat, SHOW)]
