@@ -119,6 +119,38 @@ def test_a_run_hangs_after_several_epochs_without_a_report(
     assert sent == [hangs.SHOW, signal.SIGKILL]
 
 
+def test_a_process_that_stops_to_compute_after_its_report_is_ended_and_not_taken_for_a_busy_one(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+):
+    with_epochs(record, 1.0)
+    monkeypatch.setattr(hangs, "ANSWER", 0)
+    now, sent = time.time(), list[int]()
+    beat = a_beat(now, computed=now + 60)
+    (record.directory / ".pulse-0").write_text(json.dumps(vars(beat)))
+    watch = HangWatch(record.directory, lambda beat, number: bool(sent.append(number)) or True)
+    watch.look(record.directory, now + LEAST + 1)  # it has not computed for a minute, and may still
+    assert not sent
+    with pytest.warns(Noted, match="it does not compute; it is ended"):
+        watch.look(record.directory, now + 60 + LEAST + 1)
+    assert sent == [hangs.SHOW, signal.SIGKILL]
+
+
+def test_a_process_that_computed_and_then_hangs_is_told_twice(record: Record, monkeypatch: pytest.MonkeyPatch):
+    with_epochs(record, 1.0)
+    monkeypatch.setattr(hangs, "ANSWER", 0)
+    now, sent = time.time(), list[int]()
+    beat = a_beat(now, computed=now + LEAST)
+    (record.directory / ".pulse-0").write_text(json.dumps(vars(beat)))
+    watch = HangWatch(record.directory, lambda beat, number: bool(sent.append(number)) or True)
+    with pytest.warns(Noted, match="it computes. Its stacks"):
+        watch.look(record.directory, now + LEAST + 1)
+    watch.look(record.directory, now + LEAST + 5)
+    assert sent == [hangs.SHOW], "told once"
+    with pytest.warns(Noted, match="it does not compute; it is ended"):
+        watch.look(record.directory, now + 2 * LEAST + 1)
+    assert sent == [hangs.SHOW, hangs.SHOW, signal.SIGKILL]
+
+
 def test_what_an_ended_process_left_is_no_hang(record: Record):
     now = time.time()
     gone = a_beat(now - 10_000, created=1.0)  # its number belongs to another process now

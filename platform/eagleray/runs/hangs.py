@@ -31,6 +31,7 @@ EPOCHS = 5  # the median epochs that a run may take for one report
 LEAST = 120.0  # seconds that every run may take for one
 START = 10 * LEAST  # seconds before the first report: images may have to be decoded
 BUSY = 0.02  # of a core: a process that computes more is slow, and does not hang
+STILL = 3  # beats without computing, after which a process may hang
 ANSWER = 2.0  # seconds in which a process writes its stacks
 SHOW = signal.SIGUSR2  # asks a process for its stacks
 
@@ -125,7 +126,7 @@ class HangWatch(threading.Thread):
     def __init__(self, directory: Path, send: Send, *, may_end: bool = True):
         super().__init__(daemon=True)
         self.directory, self.send, self.may_end = directory, send, may_end
-        self.told: set[tuple[Path, float]] = set()
+        self.told: set[tuple[Path, float, bool]] = set()  # a run, its last report, whether it hangs
         self.over = threading.Event()
 
     def __enter__(self) -> "HangWatch":
@@ -151,24 +152,28 @@ class HangWatch(threading.Thread):
         if not beats or (place / "status.json").exists():  # what is left of a killed process
             return
         last = min(beat.reported for beat in beats)
-        if now - last < LEAST or (place, last) in self.told:  # most looks end here, without reading its rows
+        if now - last < LEAST or (place, last, True) in self.told:  # most looks end here, without reading its rows
             return
         epoch = median_epoch(place)
         limit = START if epoch is None or any(beat.is_starting for beat in beats) else max(LEAST, EPOCHS * epoch)
         if now - last < limit:
             return
-        self.told.add((place, last))
+        idle = [beat for beat in beats if now - beat.computed > limit]
+        is_told = (place, last, False) in self.told
+        if not idle and (is_told or any(now - beat.computed > STILL * EVERY for beat in beats)):
+            return  # one has stopped to compute since its last report: later it shows whether it hangs
         alive = [beat for beat in beats if self.send(beat, SHOW)]
-        if not alive:  # Ray has noticed, and starts the run again
+        idle = [beat for beat in idle if beat in alive]
+        if not alive or (is_told and not idle):  # of ended processes Ray knows, and starts the run again
             return
-        idle = [beat for beat in alive if now - beat.computed > limit]
+        self.told.add((place, last, bool(idle)))
         is_ended = self.may_end and bool(idle)
         silent = f"{place} has reported nothing for {_minutes(now - last)}"
         silent += f", where an epoch takes {_minutes(epoch)}" if epoch else ""
-        state = "it does not compute" if idle else "it computes"
+        busy = "it does not compute" if idle else "it computes"
         remedy = "; it is ended and starts again from its last checkpoint" if is_ended else ""
         file = _keep_stacks(place, alive)
-        warnings.warn(f"{silent}, and {state}{remedy}. Its stacks are in {file}", Noted, stacklevel=2)
+        warnings.warn(f"{silent}, and {busy}{remedy}. Its stacks are in {file}", Noted, stacklevel=2)
         for beat in idle if is_ended else ():
             self.send(beat, signal.SIGKILL)
 
