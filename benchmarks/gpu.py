@@ -3,12 +3,14 @@
     python benchmarks/gpu.py numbers --images FOLDER --out numbers.csv
     python benchmarks/gpu.py speed --images FOLDER [--seconds 6] [--rounds 3] --out speed.csv
     python benchmarks/gpu.py waits --images FOLDER
+    python benchmarks/gpu.py recipes --images FOLDER [--methods simclr] [--seeds 0] [--epochs 200] --out recipes.csv
 
 `numbers` trains some steps of every method with the real loop: on the CPU in float32, on the GPU in float32 (TF32 off),
 and on the GPU in bf16; printed is how far each number of the report is from the CPU's. `speed` trains SimCLR with
 ResNet-18, as it is, in float32, and with the images in torch's own layout; beside it the forward and backward passes
-alone, which are the ceiling, and the views alone. All sides take turns. `waits` names the lines of one training step
-at which the CPU waits for the GPU, as torch tells them.
+alone, which are the ceiling, and the views alone; both also with the encoder compiled by torch. All sides take turns.
+`waits` names the lines of one training step at which the CPU waits for the GPU, as torch tells them. `recipes` trains
+ResNet-18 to the end with the methods' own settings; each row is a run.
 
 It needs neither Ray nor MLflow.
 """
@@ -36,24 +38,34 @@ from eagleray.runs.assemble import Assembly, assemble
 
 SMALL_VIT = ["encoder.depth=4", "encoder.dim=128"]
 GPU = torch.device("cuda")
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("numbers", "speed", "waits"))
+    parser.add_argument("part", choices=("numbers", "speed", "waits", "recipes"))
     parser.add_argument("--images", required=True, help="a folder of images of 32x32 pixels")
     parser.add_argument("--batch", type=int, nargs="*", default=[512, 1024], help="of `speed`")
     parser.add_argument("--seconds", type=float, default=6, help="of each measurement of `speed`")
     parser.add_argument("--rounds", type=int, default=3, help="of `speed`")
+    parser.add_argument("--methods", nargs="*", default=["simclr"], help="of `recipes`")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of `recipes`")
+    parser.add_argument("--epochs", type=int, default=200, help="of `recipes`")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = {"numbers": numbers, "speed": speed, "waits": waits}[given.part](given)
-    if given.out and rows:
-        with given.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
+    rows: Rows = []
+    for row in {"numbers": numbers, "speed": speed, "waits": waits, "recipes": recipes}[given.part](given):
+        rows.append(row)
+        if given.out:  # after each row: a limit of time may end this
+            write(rows, given.out)
+
+
+def write(rows: Rows, path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def settings(images: str, *more: str) -> Run:
@@ -62,10 +74,9 @@ def settings(images: str, *more: str) -> Run:
     return load_run(None, [*asked, "checkpoints.every_epochs=100000", *more])
 
 
-def numbers(given: argparse.Namespace) -> Rows:
+def numbers(given: argparse.Namespace) -> Iterator[Row]:
     """Return the numbers of some steps of every method, on both devices."""
     torch.backends.cudnn.allow_tf32 = False
-    rows: Rows = []
     for name, one in declared("method").items():
         if one.needs_run:
             continue
@@ -77,41 +88,40 @@ def numbers(given: argparse.Namespace) -> Rows:
             with tempfile.TemporaryDirectory() as folder:
                 found[f"{device}_{precision}"] = list(train(run, Path(folder)))[-1].metrics
         for metric in found["cpu_fp32"]:
-            rows.append({"method": name, "metric": metric, **{side: each[metric] for side, each in found.items()}})
+            yield {"method": name, "metric": metric, **{side: each[metric] for side, each in found.items()}}
         far = {side: abs(each["loss"] / found["cpu_fp32"]["loss"] - 1) for side, each in found.items()}
         print(f"{name:14} loss {found['cpu_fp32']['loss']:9.5f}, relative distance of the GPU's: ", end="")
         print(f"fp32 {far['cuda_fp32']:.1e}, bf16 {far['cuda_bf16']:.1e}", flush=True)
-    return rows
 
 
-def speed(given: argparse.Namespace) -> Rows:
+def speed(given: argparse.Namespace) -> Iterator[Row]:
     """Return images a second of SimCLR with ResNet-18, and of its parts."""
     sides = {
         "training, bf16": lambda run: rate(run, given.seconds),
         "training, fp32 (TF32 in convolutions)": lambda run: rate(with_(run, precision="fp32"), given.seconds),
         "training, bf16, layout NCHW": lambda run: rate(run, given.seconds, contiguous=True),
+        "training, bf16, encoder compiled": lambda run: rate(run, given.seconds, compiled=True),
         "passes alone, bf16": lambda run: passes(run, given.seconds),
+        "passes alone, bf16, encoder compiled": lambda run: passes(run, given.seconds, compiled=True),
         "views alone": lambda run: views(run, given.seconds),
     }
-    rows: Rows = []
     for batch in given.batch:
         found: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(given.rounds):
             for side, measure in sides.items():
                 run = settings(given.images, "encoder=resnet18", f"batch_size={batch}", "epochs=100000", "device=cuda")
                 found[side].append(measure(run))
-                rows.append({"batch": batch, "round": number, "side": side, "images_per_second": found[side][-1]})
+                yield {"batch": batch, "round": number, "side": side, "images_per_second": round(found[side][-1], 1)}
         for side, rates in found.items():
             print(f"batch {batch}: {side:40}{statistics.median(rates):10,.0f} ({min(rates):,.0f} to {max(rates):,.0f})")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
-    return rows
 
 
 def with_(run: Run, **values: Any) -> Run:
     return run.model_copy(update=values)
 
 
-def rate(run: Run, seconds: float, *, contiguous: bool = False) -> float:
+def rate(run: Run, seconds: float, *, contiguous: bool = False, compiled: bool = False) -> float:
     """Return the loop's images per second."""
 
     def build(*arguments: Any, **options: Any) -> Assembly:
@@ -119,6 +129,8 @@ def rate(run: Run, seconds: float, *, contiguous: bool = False) -> float:
         if contiguous:
             built.loader.layout = torch.contiguous_format
             built.method.to(memory_format=torch.contiguous_format)
+        if compiled:
+            built.method.encoder.compile()
         return built
 
     ends: list[tuple[int, float]] = []  # steps and seconds of training at the ends of epochs
@@ -138,10 +150,12 @@ def between_epochs(reports: Iterator[Report]) -> Iterator[Report]:
     return (report for report in reports if report.epoch_ended)
 
 
-def passes(run: Run, seconds: float) -> float:
+def passes(run: Run, seconds: float, *, compiled: bool = False) -> float:
     """Return images per second through the encoder alone, both views forward and backward."""
     built = assemble(run)
     encoder, side = built.method.encoder.train(), built.loader.info.image_size
+    if compiled:
+        encoder.compile()
     shape = (2 * run.batch_size, 3, side, side)
     images = torch.randn(shape, device=GPU).contiguous(memory_format=built.loader.layout)
 
@@ -174,7 +188,7 @@ def times_a_second(call: Any, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-def waits(given: argparse.Namespace) -> Rows:
+def waits(given: argparse.Namespace) -> Iterator[Row]:
     """Print the lines of this code at which a step waits for the GPU."""
     for name in ("simclr", "byol", "moco", "swav", "dino", "barlow_twins", "vicreg", "fixmatch"):
         run = settings(given.images, f"method={name}", "encoder=resnet18", "batch_size=512", "epochs=2", "device=cuda")
@@ -183,7 +197,7 @@ def waits(given: argparse.Namespace) -> Rows:
         print(f"{name}: {sum(found.values()) / steps:.1f} waits a step")
         for where, count in found.most_common(12):
             print(f"    {count / steps:6.2f}  {where}")
-    return []
+            yield {"method": name, "line": where, "a step": round(count / steps, 2)}
 
 
 def waited(run: Run, folder: Path) -> tuple[Counter[str], int]:
@@ -213,6 +227,24 @@ def waited(run: Run, folder: Path) -> tuple[Counter[str], int]:
                 torch.cuda.set_sync_debug_mode("warn")
     torch.cuda.set_sync_debug_mode("default")
     return found, steps
+
+
+def recipes(given: argparse.Namespace) -> Iterator[Row]:
+    """Train methods to the end; return what each run was worth."""
+    for seed in given.seeds:
+        for name in given.methods:
+            asked = ["encoder=resnet18", "batch_size=512", "evaluate.test=true", "device=cuda", f"seed={seed}"]
+            run = settings(given.images, f"method={name}", f"epochs={given.epochs}", *asked)
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                last = list(train(run, Path(folder)))[-1]
+            took = {"seconds": round(time.perf_counter() - began, 1)}
+            row = {"method": name, "seed": seed, "epochs": given.epochs, **took, **last.numbers}
+            shown = ("seconds", "images_per_second", "knn", "linear", "test_knn", "test_linear")
+            print(
+                f"{name} seed {seed}: {', '.join(f'{key} {row[key]:.4g}' for key in shown if key in row)}", flush=True
+            )
+            yield row
 
 
 class Quiet:

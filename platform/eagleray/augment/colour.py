@@ -69,7 +69,9 @@ def fused(images: Tensor, mean: Tensor, drawn: Colours) -> Tensor:
         matrix, grey = gain, mean
     else:
         turned = _hue_rotation(drawn.hue)  # [N, 3, 3]
-        luma = LUMA.to(turned.device) @ turned  # [N, 3]: red, green and blue's share in the rotated colour's luma
+        luma = (
+            LUMA.to(turned.device, non_blocking=True) @ turned
+        )  # [N, 3]: red, green and blue's share in the rotated colour's luma
         saturation = torch.where(drawn.grayscale > 0, 0.0, drawn.saturation)[:, None, None]
         matrix = gain * torch.lerp(luma[:, None], turned, saturation)
         grey = (luma * mean).sum(1, keepdim=True)
@@ -84,7 +86,7 @@ def _hue_rotation(hue: Tensor) -> Tensor:
     `hue` is the part of a full circle.
     """
     angle = (2 * math.pi * hue)[:, None, None]
-    along, across, around = _TURN.to(hue.device)
+    along, across, around = _TURN.to(hue.device, non_blocking=True)
     return along + angle.cos() * across + angle.sin() * around
 
 
@@ -102,7 +104,7 @@ def jitter(images: Tensor, drawn: Colours) -> Tensor:
     images = images.clone()
     for place in range(len(operations)):
         for number, (adjust, factors) in enumerate(operations):
-            index = (drawn.order[place] == number).nonzero()[:, 0].to(images.device)
+            index = (drawn.order[place] == number).nonzero()[:, 0].to(images.device, non_blocking=True)
             images[index] = adjust(images[index], factors[index, None, None, None])
     return images
 
@@ -114,7 +116,7 @@ def luminance(images: Tensor) -> Tensor:
     """
     if images.shape[1] == 1:
         return images
-    return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device))[:, None]
+    return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device, non_blocking=True))[:, None]
 
 
 def grayscale(images: Tensor, drawn: Colours) -> Tensor:

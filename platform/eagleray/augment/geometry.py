@@ -217,7 +217,7 @@ def turn(images: Tensor, turns: Tensor) -> Tensor:
     `turns`: 0 to 3 of them, [N] on the CPU. It is exact, pixels only move.
     """
     for quarter in range(1, 4):
-        index = (turns == quarter).nonzero()[:, 0].to(images.device)
+        index = (turns == quarter).nonzero()[:, 0].to(images.device, non_blocking=True)
         images[index] = torch.rot90(images[index], quarter, (2, 3))
     return images
 

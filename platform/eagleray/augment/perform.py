@@ -127,7 +127,7 @@ def _perform(
     wanted = None if rows is None else {row + len(images) * n for row in rows for n in range(len(seeds))}
     images = images.repeated(len(seeds))
     output = torch.empty(len(images), len(mean), size, size, device=device)
-    offset, scale = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    offset, scale = (torch.tensor(values).to(device, non_blocking=True).view(-1, 1, 1) for values in (mean, std))
     perform = _exact if exact or view.randaugment else _fast
     with torch.autocast(device.type, enabled=False):  # bf16 is too coarse for shades of colour
         for piece in _pieces(images, size):

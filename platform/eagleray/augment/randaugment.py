@@ -49,8 +49,8 @@ def randaugment(images: Tensor, magnitude: int, choices: Tensor) -> Tensor:
             index = (chosen == number).nonzero()[:, 0]
             if not len(index):
                 continue
-            sign = signs[index].view(-1, 1, 1, 1).to(images.device)
-            index = index.to(images.device)
+            sign = signs[index].view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+            index = index.to(images.device, non_blocking=True)
             images[index] = operation(images[index], sign, magnitude / MAGNITUDES)
     return images
 

@@ -37,10 +37,13 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1], "factor": kind[2]}
         for kind in sorted(kinds)
     ]
+    fused = (
+        True if next(method.parameters()).is_cuda else None
+    )  # one kernel for many parameters; None: as torch chooses
     if recipe.name == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2), fused=fused)
     if recipe.name == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
     for group in groups:
         group["always_adapt"] = group["decays"]
     # timm annotates its default 0.9 as an int.

@@ -135,7 +135,7 @@ class BatchLoader:
         chosen = self._labelled_rows(step, rank, world)
         images = next(self.labelled.batches([chosen]))
         views = self._views(images, self.labelled_views, step, _LABELLED, (rank, world))
-        places, classes = (each[chosen.to(self.device)] for each in self.labelled_set)
+        places, classes = (each[chosen.to(self.device, non_blocking=True)] for each in self.labelled_set)
         return LabelledBatch(views, targets=classes, indices=places)
 
     def _labelled_rows(self, step: int, rank: int, world: int) -> Tensor:
