@@ -208,7 +208,7 @@ def waited(run: Run, folder: Path) -> tuple[Counter[str], int]:
         if "synchroniz" not in str(message):
             return
         own = [frame for frame in traceback.extract_stack() if "/eagleray" in frame.filename]
-        if own:
+        if own and "checkpoint" not in own[-1].filename:  # it is written at the end alone
             found[f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}"] += 1
 
     steps = 0
