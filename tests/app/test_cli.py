@@ -739,7 +739,7 @@ def test_a_live_table_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     assert display._left() == []
     clock.now = 130.0
     display.trial("001", {}, "running", 3, 5, {"knn": 0.5})
-    assert display._left() == ["about 2:00 left"]  # 0.6 trials in 30 seconds; 2.4 are left
+    assert display._left() == ["about 2:00 of training left"]  # 0.6 trials in 30 seconds; 2.4 are left
     for label in ("001", "002", "003"):
         display.trial(label, {}, "finished", 5, 5, {"knn": 0.5})
     assert display._left() == []
@@ -751,7 +751,7 @@ def test_without_a_terminal_each_event_of_a_trial_is_a_line():
         for state in ("waiting", "running", "finished", "finished"):
             ended = state == "finished"
             display.trial("000", {"x": "1+2"}, state, 3 * ended, 3, {"knn": 0.5} if ended else {})
-    assert re.sub(r", about [\d:]+ left", "", shown_on(console)).splitlines() == [
+    assert re.sub(r", about [\d:]+ of training left", "", shown_on(console)).splitlines() == [
         "s (2 trials)",
         "[0/2] 000 x=1+2: started",
         "[1/2] 000 x=1+2: finished after epoch 3, knn 0.500",

@@ -186,7 +186,7 @@ class SweepDisplay:
         return ", ".join([*parts, *floors, *more, duration(time.monotonic() - self.began), *self._left()])
 
     def _left(self) -> list[str]:
-        """Estimate the time left from the epochs done since the first trial began to run.
+        """Estimate the time of training left from the epochs done since the first trial began to run.
 
         Trials of an earlier start are shown before that, so they do not count as fast.
         """
@@ -195,4 +195,4 @@ class SweepDisplay:
             return []
         done = sum(1 if line.state in ENDED else line.epoch / line.epochs for line in lines)
         left = self.pace.left(done / self.count)
-        return [f"about {left} left"] if left and done < self.count else []
+        return [f"about {left} of training left"] if left and done < self.count else []
