@@ -207,7 +207,9 @@ def test_the_sweeps_page_has_the_finding_and_its_report_with_pictures(links, pag
 
 def test_the_best_encoder_is_a_model_with_the_metrics_of_its_run(links, page, troubles):
     page.goto(links["flips"].replace("/experiments/1/runs", "/experiments/1/models"))
-    page.get_by_role("link", name="flips").last.wait_for()
+    page.locator("a[href*='/models/m-']").first.click()
+    page.get_by_text(FINDING).first.wait_for()
+    page.get_by_text('mlflow.pyfunc.load_model("models:/m-').first.wait_for()
     page.goto(links["all experiments"].replace("/experiments?", "/models/flips?"))
     page.get_by_text("Version 1").wait_for()
     assert page.get_by_text("best").first.is_visible()

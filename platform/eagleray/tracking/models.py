@@ -99,10 +99,18 @@ def register(client: "MlflowClient", record: Record, run_id: str, model_id: str)
             model_id=model_id,
         )
     link = json.dumps([{"name": name, "version": str(version.version)}])
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})  # MLflow's page of the model links to it
+    # MLflow's page of the model links to its version, and shows this text.
+    tags = {"mlflow.modelVersions": link, "mlflow.note.content": _description(sweep, model_id)}
+    client.set_logged_model_tags(model_id, tags)
     best = next((each for each in versions if each.version == str(model.aliases.get(ALIAS))), None)
     if best is None or int(best.tags.get("sweep", 0)) < sweep.created:
         client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _description(sweep: Record, model_id: str) -> str:
+    """Return what the sweep has found, and how its best encoder is used."""
+    use = f'features = mlflow.pyfunc.load_model("models:/{model_id}").predict(["photo.png"])'
+    return f"{sweep.tags.get('finding', '')}\n\n    {use}".lstrip("\n")
 
 
 def _create(client: "MlflowClient", record: Record, run_id: str, experiment_id: str) -> Any:
