@@ -3,7 +3,7 @@
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eagleray.config import Run, Sweep
@@ -42,6 +42,7 @@ class Plan:
     """The cost of a sweep on this machine; unknown parts are None."""
 
     sweep: Sweep
+    size: str  # in words
     at_once: int  # runs
     probes: int  # kinds of run of different cost
     seconds: float | None = None
@@ -51,13 +52,18 @@ class Plan:
     price: float | None = None
 
 
-def size(sweep: Sweep) -> str:
-    """Return a sweep's size in words: `6 points x 2 seeds = 12 runs, 120 epochs`."""
-    runs = trial_count(sweep)
-    points = counted(runs // sweep.seeds, "point")
-    shown = f"{points} x {sweep.seeds} seeds = {runs} runs" if sweep.seeds > 1 else counted(runs, "run")
-    each = [run.epochs for run in planned(sweep)]
-    epochs = max(each) * runs if sweep.learns else sum(each)
+def size(sweep: Sweep, runs: Sequence[Run]) -> str:
+    """Return a sweep's size in words: `6 points x 2 seeds = 12 runs, 120 epochs`.
+
+    Args:
+        sweep: the sweep.
+        runs: its runs, as `planned`.
+    """
+    count = trial_count(sweep) if sweep.learns else len(runs)
+    points = counted(count // sweep.seeds, "point")
+    shown = f"{points} x {sweep.seeds} seeds = {count} runs" if sweep.seeds > 1 else counted(count, "run")
+    each = [run.epochs for run in runs]
+    epochs = max(each) * count if sweep.learns else sum(each)
     return f"{shown}, {'at most ' if sweep.learns or is_upper_bound(sweep) else ''}{counted(epochs, 'epoch')}"
 
 
@@ -87,7 +93,7 @@ def plan(
     kinds = {kind(run): run for run in runs}
     at_once = packing(sweep, max(run.workers for run in runs), gpus)
     if probe is None:
-        return Plan(sweep, at_once, len(kinds))
+        return Plan(sweep, size(sweep, runs), at_once, len(kinds))
     costs = {key: probe(run) for key, run in kinds.items()}
     seconds = [costs[kind(run)].seconds(run) for run in runs]
     if sweep.learns:  # its points are unknown: take each as the mean of the ends of its ranges
@@ -99,6 +105,7 @@ def plan(
     caches = {json.dumps(run.file()["data"]): costs[kind(run)].images for run in runs}
     return Plan(
         sweep,
+        size(sweep, runs),
         at_once,
         len(kinds),
         seconds=wall,
@@ -136,7 +143,7 @@ def makespan(seconds: Iterable[float], at_once: int) -> float:
 def lines(plan: Plan) -> Mapping[str, str]:
     """Return a plan as words, by what they are about."""
     share = plan.sweep.gpus_per_trial
-    told = {"runs": size(plan.sweep), "at once": f"{counted(plan.at_once, 'run')} on this machine"}
+    told = {"runs": plan.size, "at once": f"{counted(plan.at_once, 'run')} on this machine"}
     if plan.seconds is None or plan.checkpoints is None or plan.images is None:
         return {**told, "time": f"unknown without probing {counted(plan.probes, 'kind')} of run; leave --no-probe out"}
     most = "at most " if is_upper_bound(plan.sweep) else ""

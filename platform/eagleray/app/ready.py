@@ -31,20 +31,21 @@ def check_run(run: Run, address: str | None = None, *, full: bool = False) -> No
         assemble(run, device=None if address is None else torch.device("cpu"))
 
 
-def check_sweep(sweep: Sweep, address: str | None = None, *, full: bool = False) -> None:
+def check_sweep(sweep: Sweep, address: str | None = None, *, full: bool = False) -> list[Run]:
     """Refuse a sweep of which a run cannot train or be compared.
 
-    Args and errors as `check_run`.
+    Args and errors as `check_run`. Return its runs (`runs.preflight.planned`).
     """
     store_uri(sweep.run.get("tracking", {}).get("uri"))
-    preflight.check_sweep(sweep, address)
+    runs = preflight.check_sweep(sweep, address)
     if sweep.gpus_per_trial and address is None:
         _check_gpus(sweep)
-    here = [run for run in preflight.planned(sweep) if not preflight.lies_elsewhere(run, address)] if full else []
+    here = [run for run in runs if not preflight.lies_elsewhere(run, address)] if full else []
     if here:
         from eagleray.runs.rehearsal import rehearse
 
         rehearse(sweep, here)
+    return runs
 
 
 def _check_gpus(sweep: Sweep) -> None:

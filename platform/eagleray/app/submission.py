@@ -25,7 +25,7 @@ from eagleray.config.source import find_source
 from eagleray.config.sweep_file import is_sweep, sweep_tree
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.preflight import planned, run_paths
+from eagleray.runs.preflight import run_paths
 
 OURS = ("eagleray", "eagleray_methods")  # always sent, so that the cluster runs what was checked here
 
@@ -57,8 +57,7 @@ def prepared(file: Path | None, overrides: list[str], address: str, flags: Itera
     question: Run | Sweep
     if file and is_question:
         question, tree = load_sweep(file, overrides), sweep_tree(file, overrides)
-        check_sweep(question, address, full=True)
-        runs, command, title = planned(question), "sweep", question.name
+        runs, command, title = check_sweep(question, address, full=True), "sweep", question.name
     else:
         question, tree = load_run(file, overrides), run_tree(file, overrides)
         check_run(question, address, full=True)

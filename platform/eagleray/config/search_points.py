@@ -52,7 +52,8 @@ class Point:
 
     def run(self, sweep: Sweep) -> Run:
         """Return its run as the sweep trains it."""
-        return as_trial(sweep, self.alone(sweep))
+        run = sweep.variant(self.values)
+        return changed(run, {"seed": self.seed, **imposed(sweep, run)})
 
     def params(self, sweep: Sweep) -> dict[str, Any]:
         """Return all settings, as the record keeps them."""

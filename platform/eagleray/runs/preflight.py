@@ -46,10 +46,10 @@ def check_run(run: Run, address: str | None = None) -> None:
     _check_facts(run, facts_of(run))
 
 
-def check_sweep(sweep: Sweep, address: str | None = None) -> None:
+def check_sweep(sweep: Sweep, address: str | None = None) -> list[Run]:
     """Refuse a sweep of which a run cannot train or be compared.
 
-    Args and errors as `check_run`.
+    Args and errors as `check_run`. Return its `planned` runs.
     """
     now = datetime.now().astimezone()
     if sweep.budget.end(now) <= now:
@@ -74,6 +74,7 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> None:
             check_metric(
                 sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation
             )
+    return runs
 
 
 def is_for_jobs(address: str | None) -> bool:

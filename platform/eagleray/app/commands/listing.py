@@ -86,8 +86,8 @@ def check(
     elif is_sweep(read_tree(file)):
         sweep = load_sweep(file, overrides)
         with placed(file, overrides):
-            check_sweep(sweep, full=full)
-        say(f"{file} is a valid sweep: {sweep.search} search over {', '.join(sweep.vary)}, {size(sweep)}")
+            runs = check_sweep(sweep, full=full)
+        say(f"{file} is a valid sweep: {sweep.search} search over {', '.join(sweep.vary)}, {size(sweep, runs)}")
     else:
         run = load_run(file, overrides)
         with placed(file, overrides):
