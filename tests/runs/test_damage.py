@@ -11,6 +11,7 @@ import torch
 
 from eagleray.app.line import split
 from eagleray.contracts.errors import Damaged, Skipped
+from eagleray.contracts.files import YAML
 from eagleray.runs.checkpoint import checkpoints, last_state, load_checkpoint, newest_checkpoint, save_checkpoint
 from eagleray.runs.export.encoder import check_weights, write_weights
 from eagleray.runs.record import Record, find_records, sound
@@ -146,3 +147,19 @@ def test_a_cut_run_file_of_a_run_is_not_taken_for_a_short_one(tmp_path, monkeypa
     file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(Damaged, match=r"a/run.yaml is damaged or was edited: .*\. Edit copies of it"):
         split(["a/run.yaml"])
+
+
+def test_a_record_with_aliases_is_refused_before_they_are_followed(tmp_path: Path):
+    """A digest keeps off damage, not a person who writes a new one."""
+    record = make(tmp_path / "a")
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    (record.directory / "run.yaml").write_bytes(YAML.put("\n".join(lines) + "\n"))
+    with pytest.raises(Damaged, match="it has aliases"):
+        record.file()
+
+
+def test_a_record_writes_equal_parts_out(tmp_path: Path):
+    both = [1, 2]
+    record = Record.create(tmp_path, name="a", experiment="e", params={}, run={"a": both, "b": both})
+    assert record.file() == {"a": both, "b": both}

@@ -48,6 +48,13 @@ LONGEST = 2**20  # bytes of a row, at most
 PLACES = ("step", "epoch", "time")  # columns of every row, so no metric can have these names
 
 
+class WithoutAliases(yaml.SafeDumper):
+    """Writes equal parts of a file out, so that a reader may refuse aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class Record:
     """One run, or one sweep, in its directory.
@@ -108,7 +115,7 @@ class Record:
             uri=without_password(uri) if uri else parent and parent.uri,
             meanings=dict(meanings or {}),
         )
-        text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(dict(run), Dumper=WithoutAliases, sort_keys=False, allow_unicode=True)
         write(directory / "run.yaml", YAML.put(text))
         write(directory / ROOM, os.urandom(BYTES))  # no zeros: a file system may store those without room
         record.reopen()
@@ -249,7 +256,10 @@ class Record:
         """
         path = self.directory / "run.yaml"
         try:
-            file = yaml.load(YAML.open(path.read_bytes()), LOADER)
+            text = YAML.open(path.read_bytes())
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
+                raise ValueError("it has aliases, which can stand for any number of values")
+            file = yaml.load(text, LOADER)
         except FileNotFoundError:
             raise ConfigError(f"{path} is missing: the settings of this run are lost.") from None
         except (Damaged, ValueError, yaml.YAMLError) as error:
