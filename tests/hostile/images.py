@@ -137,7 +137,7 @@ KINDS: dict[str, Make] = {
     "a TIFF cut short": encoded("tif", 500),
     "169 million pixels": huge("x.png", 13_000, 2),
     "169 million pixels of a palette": huge("x.png", 13_000, 3),
-    "64 million transparent pixels": huge("x.png", 8_000, 6),
+    "49 million transparent pixels": huge("x.png", 7_000, 6),
     "2**62 pixels": saved("x.png", png(2**31 - 1, 2**31 - 1, pixels=b"")),
     "2**60 pixels of a bitmap": saved("x.bmp", BMP),
     "4 billion pixels of a portable map": saved("x.ppm", b"P6 65535 65535 255\n"),

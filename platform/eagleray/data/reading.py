@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 LONGEST = 3  # largest ratio of the sides: of a panorama only the middle is stored, or it would pad its whole batch
 ORIENTATION = 0x0112  # EXIF
 TURNED = (5, 6, 7, 8)  # orientations that swap height and width
-MOST_PIXELS = 50_000_000  # of an image that is decoded, for each of which up to 16 bytes are needed
+MOST_PIXELS = 50_000_000  # of an image that is decoded, for each of which up to 20 bytes are needed (WebP)
+MOST_TRANSPARENT = 36_000_000  # of one with transparency: 27 bytes
 
 
 def stored_image(image: "Image.Image", size: int, channels: int) -> "Image.Image":
@@ -37,9 +38,9 @@ def stored_image(image: "Image.Image", size: int, channels: int) -> "Image.Image
 
 def refuse_huge(image: "Image.Image") -> None:
     """Refuse an image that takes too much memory: a PNG of 20 KB can have 100 million pixels."""
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise ValueError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are decoded; make it smaller")
+    pixels, most = image.width * image.height, MOST_TRANSPARENT if image.has_transparency_data else MOST_PIXELS
+    if pixels > most:
+        raise ValueError(f"it has {pixels:,} pixels, and at most {most:,} are decoded; make it smaller")
 
 
 def stored_shape(height: int, width: int, size: int) -> tuple[int, int]:
