@@ -49,6 +49,17 @@ def at(place: str, created: int) -> Path:
 # --- compare ---------------------------------------------------------------------------------------------------
 
 
+def test_without_a_name_it_is_the_newest_sweep_of_all(eagleray: Any):
+    recorded_sweep(Path("runs/s/1"))
+    recorded_run(Path("runs/eagleray/x"), knn=0.5)
+    at("runs/s/1", 100)
+    recorded_sweep(Path("runs/t/1"), knn=lambda _: 0.1)
+    outcome = eagleray("compare")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == eagleray("compare", "runs/t/1").out
+    assert outcome.out == eagleray("compare", "tracking.runs=runs").out
+
+
 def test_one_sweep_is_compared_the_newest_by_default(eagleray: Any):
     recorded_sweep(Path("runs/s/1"), knn=lambda _: 0.1)
     at("runs/s/1", 100)
@@ -137,7 +148,7 @@ def test_no_column_is_cut_in_a_narrow_terminal(eagleray: Any, width: int):
     ("arguments", "said"),
     [
         pytest.param(["nothing"], "MLflow at http://127.0.0.1:1 cannot be read", marks=pytest.mark.slow),
-        (["epochs=3"], "name at least one sweep, experiment or directory"),
+        (["tracking.runs=empty"], "there is no sweep in empty; name a sweep, an experiment or a directory"),
         (["empty"], "empty holds no runs"),
         (
             ["runs/s/1", "--csv", "nowhere/all.csv"],

@@ -298,7 +298,8 @@ MORE = [
     ("sweep sweep.yaml vary.run=[a,b]", "vary.run takes variants of the run, each a mapping"),
     ("sweep sweep.yaml --price -1", "invalid value for '--price': it must be greater than or equal to 0"),
     # commands on what is there
-    ("compare", "missing argument 'NAME ... [tracking.uri=...]'"),
+    ("compare tracking.runs=photos", "there is no sweep in photos; name a sweep, an experiment or a directory"),
+    ("compare epochs=3", "epochs=3 has no effect on this command; it takes tracking.uri=URI and tracking.runs=FOLDER"),
     ("compare photos", "photos holds no runs; name the directory of a sweep, a run or an experiment"),
     ("compare runs/s --mode best", "--mode best is neither max nor min"),
     ("compare runs/s --metric dead", "--metric dead is no goal: it shows collapse"),

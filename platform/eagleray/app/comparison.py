@@ -53,6 +53,18 @@ def in_directory(path: Path) -> Group:
     return group_of(str(path), [from_directory(each) for each in family])
 
 
+def newest(runs: str) -> Path:
+    """Return the directory of the newest sweep in the folder of all runs.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    sweeps = (record for record in browse(Path(runs)).records if record.kind == "sweep")
+    if found := next(sweeps, None):
+        return found.directory
+    raise ConfigError(f"there is no sweep in {runs}; name a sweep, an experiment or a directory")
+
+
 def analysed(comparison: Comparison, metric: str | None = None, mode: str | None = None) -> Analysis:
     """Analyse a comparison by the metric of its sweep, or another.
 

@@ -85,14 +85,8 @@ def _example(arguments: list[str], absent: list[str]) -> str:
 
 
 def split_names(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separate names and directories from settings.
-
-    Raises:
-        ConfigError: there is no name.
-    """
+    """Separate names and directories from settings."""
     names = list(dict.fromkeys(text for text in arguments if "=" not in text or os.path.exists(text)))
-    if not names:
-        raise ConfigError(f"{' '.join(arguments)}: name at least one sweep, experiment or directory too")
     return names, only_settings([text for text in arguments if text not in names])
 
 

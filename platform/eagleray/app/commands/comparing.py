@@ -13,12 +13,13 @@ from eagleray.contracts.files import write
 @app.command()
 def compare(
     names: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="NAME ... [tracking.uri=...]",
-            help="an experiment (its newest sweep), a sweep's or run's name in MLflow, its ID, or a directory",
+            metavar="[NAME ...] [tracking.uri=...]",
+            help="an experiment (its newest sweep), a sweep's or run's name in MLflow, its ID, or a directory; "
+            "by default the newest sweep here",
         ),
-    ],
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="the metric to compare; by default the sweep's", show_default=False)
     ] = None,
@@ -36,13 +37,14 @@ def compare(
     """
     if mode not in ("max", "min", None):
         raise ConfigError(f"--mode {mode} is neither max nor min")
-    names, settings = split_names(names)
+    names, settings = split_names(names or [])
     tracking = tracking_of(settings)
-    from eagleray.app.comparison import analysed, links, named
+    from eagleray.app.comparison import analysed, links, named, newest
     from eagleray.app.terminal import hidden, leaderboard
     from eagleray.report.sides import conclusions
     from eagleray.report.trials import compared, everything_csv
 
+    names = names or [str(newest(tracking.runs))]
     comparison = compared([named(name, tracking) for name in names])
     if not comparison.trials:
         raise ConfigError(f"{' and '.join(names)}: there are no runs to compare")
