@@ -19,6 +19,7 @@ from eagleray.app.conclude import conclude
 from eagleray.config import load_run
 from eagleray.contracts.files import JSON
 from eagleray.runs.record import Record
+from eagleray.tracking.sync_state import write_note
 from recorded_runs import recorded_run, recorded_sweep
 
 
@@ -58,6 +59,14 @@ def test_without_a_name_it_is_the_newest_sweep_of_all(eagleray: Any):
     assert outcome.code == 0, outcome.err
     assert outcome.out == eagleray("compare", "runs/t/1").out
     assert outcome.out == eagleray("compare", "tracking.runs=runs").out
+
+
+def test_a_sweep_that_was_sent_has_a_link_to_its_page(eagleray: Any):
+    recorded_sweep(Path("runs/s/1"))
+    assert "browser" not in eagleray("compare").out
+    write_note(Record.open("runs/s/1"), "http://127.0.0.1:1", {"page": "/experiments/7/runs?x=1"})
+    assert "s/1 in a browser: http://127.0.0.1:1/#/experiments/7/runs?x=1" in eagleray("compare").out
+    assert "browser" not in eagleray("compare", "tracking.uri=http://127.0.0.1:2").out  # it was not sent there
 
 
 def test_one_sweep_is_compared_the_newest_by_default(eagleray: Any):

@@ -12,7 +12,7 @@ from eagleray.report.recorded import from_directory, from_mlflow
 from eagleray.report.trials import Comparison, Group, group_of
 from eagleray.runs.browse import browse, directory_of
 from eagleray.runs.record import Record
-from eagleray.tracking import charts_url, rows, served_at, store_uri, ui_command
+from eagleray.tracking import charts_url, page_url, rows, served_at, store_uri, ui_command
 
 
 def named(name: str, tracking: Tracking) -> Group:
@@ -92,11 +92,16 @@ def _headline(measured: set[str]) -> str:
 
 
 def links(comparison: Comparison, uri: str | None) -> Iterator[str]:
-    """Yield the address of MLflow's charts of each sweep that was read from there; without one, of the runs."""
-    for group in comparison.groups:
-        shown = group.sweep or next(iter(group.runs))
-        if shown.experiment:
-            key = shown.tags["eagleray.key"] if group.sweep else None
-            yield f"{group.name} in a browser: {charts_url(shown.experiment, key, uri)}"
-    if any(run.experiment for run in comparison.runs) and served_at(store_uri(uri)) is None:
+    """Yield the addresses of MLflow's pages about what was compared, if it is there, and the command that serves them."""
+    pages = {group.name: page for group in comparison.groups if (page := _page(group, uri))}
+    for name, page in pages.items():
+        yield f"{name} in a browser: {page}"
+    if pages and served_at(store_uri(uri)) is None:
         yield f"(`{ui_command(uri)}` serves it)"
+
+
+def _page(group: Group, uri: str | None) -> str | None:
+    shown = group.sweep or next(iter(group.runs))
+    if not shown.experiment:
+        return page_url(Path(shown.key), uri)  # of a directory: known if it was sent from here
+    return charts_url(shown.experiment, shown.tags["eagleray.key"] if group.sweep else None, uri)
