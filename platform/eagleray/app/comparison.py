@@ -92,7 +92,7 @@ def _headline(measured: set[str]) -> str:
 
 
 def links(comparison: Comparison, uri: str | None) -> Iterator[str]:
-    """Yield the addresses of MLflow's pages about what was compared, if it is there, and the command that serves them."""
+    """Yield the addresses of MLflow's pages about what was compared, and the command that serves them."""
     pages = {group.name: page for group in comparison.groups if (page := _page(group, uri))}
     for name, page in pages.items():
         yield f"{name} in a browser: {page}"
