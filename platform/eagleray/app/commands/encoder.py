@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from eagleray.app.line import app, console, say
+from eagleray.app.plan import counted
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.browse import open_run
 
@@ -53,7 +54,7 @@ def embed(
             skip_bad=skip_bad,
             progress=lambda count, total: bar.update(task, completed=count, total=total),
         )
-    say(f"{out}: {done.images} images, {done.dim} features each; {done.stray} other files skipped")
+    say(f"{out}: {counted(done.images, 'image')}, {done.dim} features each; {counted(done.stray, 'other file')} skipped")
     if done.bad:
         say(f"left out, because they cannot be read: {', '.join(done.bad)}")
 
