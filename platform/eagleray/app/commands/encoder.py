@@ -54,7 +54,8 @@ def embed(
             skip_bad=skip_bad,
             progress=lambda count, total: bar.update(task, completed=count, total=total),
         )
-    say(f"{out}: {counted(done.images, 'image')}, {done.dim} features each; {counted(done.stray, 'other file')} skipped")
+    others = counted(done.stray, "other file")
+    say(f"{out}: {counted(done.images, 'image')}, {done.dim} features each; {others} skipped")
     if done.bad:
         say(f"left out, because they cannot be read: {', '.join(done.bad)}")
 
