@@ -332,6 +332,8 @@ def test_a_sweep_may_choose_by_a_goal(metric: str):
         ("alignment", "a collapsed network aligns all views"),
         ("positive", "a collapsed network makes all views alike"),
         ("negative", "features that ignore the images are the least alike"),
+        ("stable_rank", "a mean that all features share lowers it alone"),
+        ("alpha", "neither end of it is better"),
         ("variance", "it is a term of the loss"),
     ],
 )
@@ -339,13 +341,14 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
     with pytest.raises(ConfigError, match=f"metric={metric} is no goal: .*{reason}.*; choose by one of ") as refused:
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
-    assert offered == "knn, linear, images_per_second, rank, rankme"
+    assert offered == "knn, linear, images_per_second, rank, rankme, nesum, participation_ratio, self_cluster"
 
 
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
     for name, metric in shipped().items():
-        assert metric.better, name
-    assert {name for name, metric in shipped().items() if metric.caution} == {"rank", "rankme"}
+        assert metric.better or metric.no_goal, name
+    unlabelled = {"rank", "rankme", "nesum", "participation_ratio", "self_cluster"}
+    assert {name for name, metric in shipped().items() if metric.caution} == {*unlabelled, "lidar"}
     assert set(shipped()) < set(known())
 
 
