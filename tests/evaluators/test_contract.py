@@ -262,7 +262,7 @@ def test_pairs_are_the_same_for_every_method():
 def test_floors_have_pairs_too():
     run = load_run(None, TINY)
     for kind in ("random", "pixels"):
-        assert {"knn", "linear", "rank", "alignment", "test_knn"} <= set(measure(kind, run))
+        assert {"knn", "linear", "std", "alignment", "test_knn"} <= set(measure(kind, run))
 
 
 @pytest.mark.parametrize("name", METHODS)

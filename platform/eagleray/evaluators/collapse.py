@@ -31,9 +31,13 @@ class Collapse(Evaluator):
             "effective rank of the centred features; at most their width, 0 collapsed to a point",
             "higher",
             caution=RANK,
+            of_encoder=True,
         ),
         "rankme": Metric(
-            "effective rank of the features as they are (RankMe); comparable at equal N and D", "higher", caution=RANK
+            "effective rank of the features as they are (RankMe); comparable at equal N and D",
+            "higher",
+            caution=RANK,
+            of_encoder=True,
         ),
         "dead": Metric(
             "share of the features that do not vary",

@@ -35,6 +35,7 @@ class Lidar(Evaluator):
             "effective rank of the linear discriminants between images, by SimCLR's views (LiDAR)",
             "higher",
             caution="features that tell nothing of the images can have a high one; read it beside signal",
+            of_encoder=True,
         ),
         "signal": Metric(
             "variance between images by that between views of one image, less what noise alone gives: 0 no image shows",

@@ -27,28 +27,33 @@ class Spectrum(Evaluator):
             "sum of the eigenvalues of the features' covariance by the largest (NESum): at most their width",
             "higher",
             caution=BLIND,
+            of_encoder=True,
         ),
         "participation_ratio": Metric(
             "participation ratio of the eigenvalues of the features' covariance: at most their width, and too low by "
             "its square by the number of images",
             "higher",
             caution=BLIND,
+            of_encoder=True,
         ),
         "stable_rank": Metric(
             "stable rank of the features, which are not centred",
             "higher",
             no_goal="a mean that all features share lowers it alone",
+            of_encoder=True,
         ),
         "alpha": Metric(
             "exponent with which the 11th to 100th eigenvalue of the covariance fall (alpha-ReQ); near 1 is said to be "
             "best",
             None,
             no_goal="neither end of it is better",
+            of_encoder=True,
         ),
         "self_cluster": Metric(
             "how far images lie in clusters or in a cone: 0 as points drawn evenly from a sphere, 1 all at one point",
             "lower",
             caution=BLIND,
+            of_encoder=True,
         ),
     }
 
