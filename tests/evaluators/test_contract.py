@@ -13,7 +13,7 @@ import torch
 from eagleray.app.conclude import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
-from eagleray.config.metrics import has, headlines, known, mode_of, ordered, shipped
+from eagleray.config.metrics import has, headlines, known, measured_by, mode_of, ordered, shipped
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
@@ -377,3 +377,20 @@ def test_no_list_of_metrics_is_kept_outside_evaluators_and_contracts():
         if len(texts & set(shipped())) > 1
     ]
     assert kept == []
+
+
+def test_a_trained_run_is_measured_by_other_evaluators():
+    run = load_run(None, [*TINY])
+    asked = measured_by(run, ["clusters", "lidar"], ["evaluate.lidar.images=20", "evaluate.clusters.when=end"])
+    assert {name for name in asked.evaluate.evaluators if asked.evaluate.when(name) != "never"} == {"clusters", "lidar"}
+    assert asked.evaluate.lidar.images == 20
+    assert asked.evaluate.when("clusters") == "end"
+    assert measured_by(run, []) == run
+    assert measured_by(run, (), ["evaluate.knn.k=5"]).evaluate.when("knn") == "always"
+    for names, settings, said in (
+        (["cluster"], [], "there is no evaluator cluster; did you mean clusters?"),
+        ([], ["epochs=3"], "epochs=3 has no effect on a trained run"),
+        (["lidar"], ["evaluate.lidar.views=1"], r"evaluate.lidar.views=1 is out of range"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            measured_by(run, names, settings)
