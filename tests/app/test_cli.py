@@ -353,6 +353,9 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     assert again.out.splitlines()[0] == data
     for name in ("knn", "test_knn", "rankme"):
         assert re.search(rf"^ *{name} +{shown[name]} ", again.out, re.MULTILINE)
+    other = eagleray("evaluate", str(directory), "--protocol", "retrieval", "evaluate.retrieval.queries=9").out
+    assert re.search(r"^ *test_precision_at_1 +0\.\d+ ", other, re.MULTILINE)
+    assert "knn" not in other
 
 
 @pytest.mark.slow

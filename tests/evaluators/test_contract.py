@@ -13,7 +13,7 @@ import torch
 from eagleray.app.conclude import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
-from eagleray.config.metrics import has, headlines, known, mode_of, ordered, shipped
+from eagleray.config.metrics import has, headlines, known, measured_by, mode_of, ordered, shipped
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
@@ -262,7 +262,7 @@ def test_pairs_are_the_same_for_every_method():
 def test_floors_have_pairs_too():
     run = load_run(None, TINY)
     for kind in ("random", "pixels"):
-        assert {"knn", "linear", "rank", "alignment", "test_knn"} <= set(measure(kind, run))
+        assert {"knn", "linear", "std", "alignment", "test_knn"} <= set(measure(kind, run))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -332,6 +332,8 @@ def test_a_sweep_may_choose_by_a_goal(metric: str):
         ("alignment", "a collapsed network aligns all views"),
         ("positive", "a collapsed network makes all views alike"),
         ("negative", "features that ignore the images are the least alike"),
+        ("stable_rank", "a mean that all features share lowers it alone"),
+        ("alpha", "neither end of it is better"),
         ("variance", "it is a term of the loss"),
     ],
 )
@@ -339,13 +341,14 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
     with pytest.raises(ConfigError, match=f"metric={metric} is no goal: .*{reason}.*; choose by one of ") as refused:
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
-    assert offered == "knn, linear, images_per_second, rank, rankme"
+    assert offered == "knn, linear, images_per_second, rank, rankme, nesum, participation_ratio, self_cluster"
 
 
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
     for name, metric in shipped().items():
-        assert metric.better, name
-    assert {name for name, metric in shipped().items() if metric.caution} == {"rank", "rankme"}
+        assert metric.better or metric.no_goal, name
+    unlabelled = {"rank", "rankme", "nesum", "participation_ratio", "self_cluster"}
+    assert {name for name, metric in shipped().items() if metric.caution} == {*unlabelled, "lidar"}
     assert set(shipped()) < set(known())
 
 
@@ -374,3 +377,20 @@ def test_no_list_of_metrics_is_kept_outside_evaluators_and_contracts():
         if len(texts & set(shipped())) > 1
     ]
     assert kept == []
+
+
+def test_a_trained_run_is_measured_by_other_evaluators():
+    run = load_run(None, [*TINY])
+    asked = measured_by(run, ["clusters", "lidar"], ["evaluate.lidar.images=20", "evaluate.clusters.when=end"])
+    assert {name for name in asked.evaluate.evaluators if asked.evaluate.when(name) != "never"} == {"clusters", "lidar"}
+    assert asked.evaluate.lidar.images == 20
+    assert asked.evaluate.when("clusters") == "end"
+    assert measured_by(run, []) == run
+    assert measured_by(run, (), ["evaluate.knn.k=5"]).evaluate.when("knn") == "always"
+    for names, settings, said in (
+        (["cluster"], [], "there is no evaluator cluster; did you mean clusters?"),
+        ([], ["epochs=3"], "epochs=3 has no effect on a trained run"),
+        (["lidar"], ["evaluate.lidar.views=1"], r"evaluate.lidar.views=1 is out of range"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            measured_by(run, names, settings)

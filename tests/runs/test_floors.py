@@ -92,6 +92,17 @@ def test_large_images_are_shrunk_to_be_compared():
     assert torch.equal(pixels(images[..., :32, :32]), images[..., :32, :32].flatten(1))
 
 
+def test_what_grows_with_the_width_of_features_is_measured_of_encoders_alone():
+    """3,072 pixels have a higher rank than 256 features, whatever either is worth."""
+    run = run_of("evaluate.linear.when=never")
+    widths = {"rank", "rankme", "nesum", "participation_ratio", "stable_rank", "self_cluster"}
+    assert widths <= set(measure("random", run))
+    for kind in ("pixels", "kmeans"):
+        measured = measure(kind, run)
+        assert "knn" in measured
+        assert not widths & set(measured)
+
+
 @pytest.mark.parametrize("kind", ["random", "kmeans"])
 def test_a_floor_is_a_function_of_the_seed(kind: FloorKind):
     run = run_of("evaluate.linear.when=never")
@@ -109,7 +120,7 @@ def test_k_means_patches_distinguish_digits_better_than_a_random_network():
 
 def test_k_means_never_sees_a_label(monkeypatch: pytest.MonkeyPatch):
     run = run_of("evaluate.linear.when=never")
-    without = ("std", "rank", "uniformity")
+    without = ("std", "dead", "uniformity")
     expected = {name: measure("kmeans", run)[name] for name in without}
     loaded = images_of(run)
     for images in (loaded.train, loaded.validation, loaded.test):

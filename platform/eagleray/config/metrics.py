@@ -3,12 +3,13 @@
 The loop, the method and the evaluators declare them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 from eagleray.config.mistakes import nearest
+from eagleray.config.nested import merged, parse_override
 from eagleray.config.registry import Declaration, declared
-from eagleray.config.run import Run
+from eagleray.config.run import Run, changed, leaves
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import LOOP, Metric, Need
 
@@ -74,6 +75,31 @@ def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[s
         if run.evaluate.when(name) != "never" and needs(one) <= available:
             names |= set(one.values["metrics"])
     return names
+
+
+def measured_by(run: Run, evaluators: Collection[str], overrides: Iterable[str] = ()) -> Run:
+    """Return a run that other evaluators measure, or with other settings of theirs.
+
+    Args:
+        run: the run.
+        evaluators: the only ones; none: those of the run.
+        overrides: `evaluate.NAME.KEY=VALUE`.
+
+    Raises:
+        ConfigError: there is no such evaluator, or a setting is wrong or of something else.
+    """
+    for text in overrides:
+        if not text.startswith("evaluate."):
+            raise ConfigError(f"{text} has no effect on a trained run; settings here are evaluate.NAME.KEY=VALUE")
+    known = run.evaluate.evaluators
+    for name in evaluators:
+        if name not in known:
+            raise ConfigError(
+                f"there is no evaluator {name}{nearest(name, known)} (`eagleray evaluators` lists them; "
+                "one of your own is named in the run's evaluate.also)"
+            )
+    when = {f"evaluate.{name}.when": "always" if name in evaluators else "never" for name in known if evaluators}
+    return changed(run, {**when, **dict(leaves(merged(*map(parse_override, overrides))))})
 
 
 def check_metric(

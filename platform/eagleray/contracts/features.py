@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
 
+NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 rounding errors
 SAMPLES = 2048  # rows that `stacked` keeps: the cost of spectra and of pairs grows faster than their number
 
 
@@ -91,3 +92,17 @@ def stacked(views: Sequence[Tensor], least: int = 1) -> Tensor:
 def squares(x: Tensor) -> Tensor:
     """Return squared lengths: [..., D] -> [...]"""
     return x.square().sum(-1)
+
+
+def spectrum(x: Tensor, largest: Tensor | None = None) -> Tensor:
+    """Compute singular values of float64 [N, D]; those of rounding errors are 0.
+
+    From the smaller Gram matrix: several times faster than an SVD, and exact enough in float64.
+
+    Args:
+        x: the matrix.
+        largest: that rounding errors are compared with; by default the largest of its own.
+    """
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    return values.where(values > NOISE * (values.max() if largest is None else largest), 0)

@@ -26,6 +26,7 @@ class Metric:
     caution: str = ""  # what a choice by it is not worth, as a clause
     needs: frozenset[Need] = frozenset()  # an evaluator is called where everything its metrics need is present
     headline: bool = False  # shown next to whatever is compared
+    of_encoder: bool = False  # grows with the width of the features: pixels and other floors have no comparable value
 
     @property
     def mode(self) -> Literal["max", "min"] | None:

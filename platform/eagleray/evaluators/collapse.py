@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import squares, stacked
+from eagleray.contracts.features import NOISE, spectrum, squares, stacked
 from eagleray.contracts.metric import Metric
 
 RANK = "it tells collapsed runs from healthy ones; among healthy ones it hardly follows accuracy"
-NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 rounding errors
 
 
 class Collapse(Evaluator):
@@ -32,9 +31,13 @@ class Collapse(Evaluator):
             "effective rank of the centred features; at most their width, 0 collapsed to a point",
             "higher",
             caution=RANK,
+            of_encoder=True,
         ),
         "rankme": Metric(
-            "effective rank of the features as they are (RankMe); comparable at equal N and D", "higher", caution=RANK
+            "effective rank of the features as they are (RankMe); comparable at equal N and D",
+            "higher",
+            caution=RANK,
+            of_encoder=True,
         ),
         "dead": Metric(
             "share of the features that do not vary",
@@ -74,13 +77,13 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
     (x,) = stacked([embeddings])
     count, width = x.shape
     z = F.normalize(x, dim=1)
-    spectrum = _singular_values(x)
-    noise = NOISE * spectrum.max()
+    whole = spectrum(x)
+    largest = whole.max()
     deviations = x.std(0, correction=0)
     metrics = {
         "std": z.std(0, correction=0).mean().item() * math.sqrt(width),
-        "rank": _perplexity(_singular_values(x - x.mean(0)), noise),
-        "rankme": _perplexity(spectrum, noise),
+        "rank": _perplexity(spectrum(x - x.mean(0), largest)),
+        "rankme": _perplexity(whole),
         "dead": (deviations <= 10 * NOISE * x.square().mean().sqrt()).double().mean().item(),
     }
     if count > 1:
@@ -90,20 +93,7 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
     return metrics
 
 
-def _singular_values(x: Tensor) -> Tensor:
-    """Compute singular values from the smaller Gram matrix.
-
-    Several times faster than an SVD, and exact enough in float64.
-    """
-    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-
-
-def _perplexity(values: Tensor, noise: Tensor) -> float:
-    """Return exp of the entropy of the values.
-
-    Only values above the noise count; 0 if there is none.
-    """
-    values = values[values > noise]
+def _perplexity(values: Tensor) -> float:
+    """Return exp of the entropy of the values; 0 if all are 0."""
     share = values / values.sum()
-    return torch.special.entr(share).sum().exp().item() if len(values) else 0.0
+    return torch.special.entr(share).sum().exp().item() if values.any() else 0.0

@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from eagleray.blocks.patch_features import fit_patch_features, image_patches, side_for
 from eagleray.config import Run
 from eagleray.config.floors import FloorKind
+from eagleray.config.metrics import TEST, metrics_of
 from eagleray.config.settings import settings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
@@ -85,10 +86,12 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
 def measure(kind: FloorKind, run: Run) -> dict[str, float]:
     """Return a floor's metrics on validation and test sets.
 
-    They are those that need no trained method.
+    They are those that need no trained method; of features that are no encoder's, those that are comparable.
     """
-    built = assemble(run)
-    return built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
+    built, known = assemble(run), metrics_of(run)
+    found = built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
+    is_encoder = "encoder" in KINDS[kind].depends_on
+    return {name: value for name, value in found.items() if is_encoder or not known[name.removeprefix(TEST)].of_encoder}
 
 
 def pixels(images: Tensor) -> Tensor:

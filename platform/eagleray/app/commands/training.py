@@ -25,7 +25,8 @@ from eagleray.app.line import (
     to_continue,
 )
 from eagleray.app.ready import check_sweep
-from eagleray.config import Run, Sweep, load_run, load_sweep
+from eagleray.config import Run, Sweep, load_run, load_sweep, read_run
+from eagleray.config.metrics import measured_by
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
@@ -149,16 +150,23 @@ def run_sweep(
 
 
 @app.command()
-def evaluate(directory: Annotated[Path, typer.Argument(metavar="RUN", help="the directory of a run")]) -> None:
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="the directory of a run")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[evaluate.NAME.KEY=VALUE ...]")] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="an evaluator, also several times; by default those of the run"),
+    ] = None,
+) -> None:
     """Evaluate a trained run again, from its checkpoint.
 
     The test set is evaluated too.
     """
     record = open_run(directory)
+    run = measured_by(read_run(record.file()), protocol or (), only_settings(settings))
     from eagleray.app.terminal import metrics_table
-    from eagleray.runs.restore import evaluated, recorded_run
+    from eagleray.runs.restore import evaluated
 
-    run = recorded_run(record)
     console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
 
 

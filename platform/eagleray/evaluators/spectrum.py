@@ -1,0 +1,116 @@
+"""Measures of how many directions the features use, and how evenly; they need no labels.
+
+All are functions of the spectrum of the features, and none sees what the directions mean: noise that ignores the images
+has the best spectrum of all. They compare runs of one method and one encoder; floors have no comparable values.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.features import spectrum as singular_values
+from eagleray.contracts.features import stacked
+from eagleray.contracts.metric import Metric
+
+BLIND = "it sees how evenly features vary, not what they say of the images; compare runs of one method and encoder"
+FIRST, LAST = 11, 100  # eigenvalues that the exponent is fitted on; another range may turn its sign
+
+
+class Spectrum(Evaluator):
+    """Evenness of the spectrum of the features."""
+
+    metrics: ClassVar[dict[str, Metric]] = {
+        "nesum": Metric(
+            "sum of the eigenvalues of the features' covariance by the largest (NESum): at most their width",
+            "higher",
+            caution=BLIND,
+            of_encoder=True,
+        ),
+        "participation_ratio": Metric(
+            "participation ratio of the eigenvalues of the features' covariance: at most their width, and too low by "
+            "its square by the number of images",
+            "higher",
+            caution=BLIND,
+            of_encoder=True,
+        ),
+        "stable_rank": Metric(
+            "stable rank of the features, which are not centred",
+            "higher",
+            no_goal="a mean that all features share lowers it alone",
+            of_encoder=True,
+        ),
+        "alpha": Metric(
+            "exponent with which the 11th to 100th eigenvalue of the covariance fall (alpha-ReQ); near 1 is said to be "
+            "best",
+            None,
+            no_goal="neither end of it is better",
+            of_encoder=True,
+        ),
+        "self_cluster": Metric(
+            "how far images lie in clusters or in a cone: 0 as points drawn evenly from a sphere, 1 all at one point",
+            "lower",
+            caution=BLIND,
+            of_encoder=True,
+        ),
+    }
+
+    def __call__(self, encodings: Encodings) -> dict[str, float]:
+        return spectrum(encodings.evaluated.features)
+
+
+def spectrum(features: Tensor) -> dict[str, float]:
+    """Compute measures of the spectrum of features [N, D].
+
+    Of at most 2,048 of them, evenly spaced. With l the eigenvalues of the covariance, descending, s the singular values
+    of the features themselves, and w the features of length 1:
+
+        nesum          sum(l) / l_1 (1)
+        participation_ratio  sum(l)² / sum(l²)
+        stable_rank    sum(s²) / s_1² (2)
+        alpha          -slope of log l_j on log j, j = 11 to 100, weighted by 1/j (3); left out where fewer than
+                       ten of them are above rounding errors
+        self_cluster   (Q - N - e) / (N² - N - e) with Q = ‖w wᵀ‖² and e = N (N - 1) / D, what even points have (2)
+
+    The first three are 0 where nothing varies; self_cluster needs two images and two features.
+
+    Raises:
+        ConfigError: no images, or NaN or infinite features.
+
+    Source: (1) He, Ozay 2022, Exploring the Gap between Collapsed and Whitened Features in Self-Supervised Learning;
+    (2) Tsitsulin et al. 2023, https://arxiv.org/abs/2305.16562; (3) Agrawal et al. 2022, alpha-ReQ.
+    """
+    (x,) = stacked([features])
+    count, width = x.shape
+    whole = singular_values(x)
+    raw, centred = whole.square(), singular_values(x - x.mean(0), whole.max()).square()
+    metrics = {
+        "nesum": _ratio(centred.sum(), centred.max()),
+        "participation_ratio": _ratio(centred.sum().square(), centred.square().sum()),
+        "stable_rank": _ratio(raw.sum(), raw.max()),
+    }
+    if (alpha := _exponent(centred[centred > 0])) is not None:
+        metrics["alpha"] = alpha
+    if count > 1 and width > 1:
+        even = count * (count - 1) / width
+        w = F.normalize(x, dim=1)
+        gram = w.T @ w if width < count else w @ w.T
+        metrics["self_cluster"] = ((gram.square().sum() - count - even) / (count**2 - count - even)).item()
+    return metrics
+
+
+def _ratio(above: Tensor, below: Tensor) -> float:
+    return (above / below).item() if below > 0 else 0.0
+
+
+def _exponent(eigenvalues: Tensor) -> float | None:
+    """Return how steeply eigenvalues fall, by least squares in logarithms."""
+    values = eigenvalues.sort(descending=True).values[FIRST - 1 : LAST]
+    if len(values) < 10:
+        return None
+    place = torch.arange(FIRST, FIRST + len(values), dtype=values.dtype, device=values.device)
+    weight, x, y = 1 / place, place.log(), values.log()
+    x, y = (each - (weight * each).sum() / weight.sum() for each in (x, y))
+    return -((weight * x * y).sum() / (weight * x * x).sum()).item()
