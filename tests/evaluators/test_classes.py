@@ -1,5 +1,7 @@
 """Clusters and retrieval against their formulas, scikit-learn, and cases with a known answer."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from sklearn.metrics import average_precision_score, normalized_mutual_info_scor
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.features import Features
+from eagleray.evaluators import few_labels as few_module
 from eagleray.evaluators import retrieval as module
 from eagleray.evaluators.clusters import clusters
+from eagleray.evaluators.few_labels import few_labels
+from eagleray.evaluators.linear import linear, train_probe
 from eagleray.evaluators.retrieval import retrieval
 
 
@@ -105,3 +110,32 @@ def test_clusters_need_classes():
     assert clusters(few)["purity"] == 1  # four images of four classes
     with pytest.raises(ConfigError, match="no labels"):
         clusters(Features(good.features))
+
+
+# few labels
+
+
+def test_few_labels_are_as_many_of_each_class_as_asked_for(
+    digits: tuple[Features, Features], monkeypatch: pytest.MonkeyPatch
+):
+    train, test = digits
+    asked: list[dict[int, int]] = []
+
+    def noted(few: Features, **more: object) -> object:
+        asked.append(dict(Counter(few.targets().tolist())))
+        return train_probe(few, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(few_module, "train_probe", noted)
+    counts = torch.bincount(train.targets())
+    few = {"three": counts.clamp(max=3), "tenth": (counts * 0.1).round().long()}
+    found = few_labels(train, test, few, draws=2)
+    assert asked == [dict.fromkeys(range(10), 3), dict(enumerate(few["tenth"].tolist()))] * 2
+    assert 0.5 < found["three"] < found["tenth"] < 1
+    assert found == few_labels(train, test, few, draws=2)
+    assert found != few_labels(train, test, few, draws=2, seed=1)
+
+
+def test_all_labels_are_the_linear_probe(digits: tuple[Features, Features]):
+    train, test = digits
+    every = few_labels(train, test, {"all": torch.bincount(train.targets())}, draws=1)
+    assert every["all"] == linear(train, test)["linear"]
