@@ -1,13 +1,15 @@
 """Is collapse seen, and is nothing else taken for it?
 
-    python benchmarks/collapse.py --seeds 5
+    python benchmarks/collapse.py --seeds 5 [--methods byol dino] [--out collapse.csv]
 
 Methods without what keeps their embeddings apart, and the same methods whole, are trained for 200 steps on 320 digits.
 A line for each run: the least spread and rank of the embeddings after any epoch, how many times their product fell
-since the first epoch, and the step after which the run is called collapsed (`eagleray.runs.evaluation.collapsed`).
+since the first epoch, what part of the first epoch's loss the least one is (above the loss that only collapse reaches),
+and the step after which the run is called collapsed (`eagleray.runs.evaluation.collapsed`).
 """
 
 import argparse
+import csv
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,10 +105,10 @@ BROKEN = [
     Case("byol", "without stop-gradient", (), (), BYOL, "forward", byol_without_stop),
     Case("simsiam", "without predictor", (), (), SimSiam, "forward", simsiam_without_predictor),
     Case("simsiam", "without stop-gradient", (), (), SimSiam, "forward", simsiam_without_stop),
-]
-DAMAGED = [  # after 200 steps what remains of the spread still tells images apart
     Case("dino", "without centring", DINO_HEAD, (), Centre, "update", lambda self, logits: None),
     Case("vicreg", "without its variance term", (), ("method.variance=0",)),
+]
+DAMAGED = [  # after 200 steps its embeddings have a third of their directions left, and still tell images apart
     Case("barlow_twins", "without its redundancy term", (), ("method.redundancy=0",)),
 ]
 HEALTHY = [
@@ -133,20 +135,32 @@ def main() -> None:
     """Print a line for each case and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="", help="part of the names of the cases")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--out", type=Path, help="where to write a row for each run, as CSV")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for case in [each for each in (*BROKEN, *DAMAGED, *HEALTHY) if options.only in str(each)]:
+    rows: list[dict[str, object]] = []
+    for case in [each for each in (*BROKEN, *DAMAGED, *HEALTHY) if each.method in options.methods]:
+        end = find("method", case.method).values["collapsed_loss"]
         for seed in range(options.seeds):
             reports = epochs(case, seed)
             seen = [report.metrics for report in reports]
-            first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1])), None)
+            first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1], end)), None)
             flagged = "-" if first is None else reports[first].progress.step
             least = {key: min(report.metrics[key] for report in reports) for key in ("z_std", "z_rank")}
             extents = [report.metrics["z_std"] * report.metrics["z_rank"] for report in reports]
             least["fall"] = extents[0] / min(extents)
+            if end is not None:
+                least["loss"] = (min(each["loss"] for each in seen) - end) / (seen[0]["loss"] - end)
             numbers = "  ".join(f"{key} {value:6.3f}" for key, value in least.items())
             print(f"{case!s:52} seed {seed}  {numbers}  collapsed {flagged}", flush=True)
+            shown = {key: f"{value:.4g}" for key, value in least.items()}
+            rows.append({"case": str(case), "seed": seed, "collapsed": flagged, "loss": "", **shown})
+            if options.out:
+                with options.out.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
 
 
 if __name__ == "__main__":

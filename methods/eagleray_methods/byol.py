@@ -40,6 +40,7 @@ class BYOL(Method):
         last_norm: Annotated[bool, Field(description="end the projector with a batch norm")] = False
 
     config: Config
+    collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10),
         small_settings={"momentum": 0.9, "hidden": 512, "projection": 128, "last_norm": True},

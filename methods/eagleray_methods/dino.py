@@ -69,6 +69,7 @@ class DINO(Method):
         ] = 0.25
 
     config: Config
+    collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.005, clip=3.0),
         small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=1, clip=3.0),

@@ -34,6 +34,7 @@ class SimSiam(Method):
         ] = 512
 
     config: Config
+    collapsed_loss = -1.0
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.05, weight_decay=1e-4),
         small_settings={"hidden": 512, "projection": 512, "bottleneck": 128},

@@ -51,6 +51,7 @@ class VICReg(Method):
         "variance": Metric("amount by which the features' standard deviation is below 1, on average", no_goal=TERM),
         "covariance": Metric("squared covariances between different features, summed, for each feature", no_goal=TERM),
     }
+    collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(name="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10, final_lr=0.001),
         small_settings={"hidden": 512, "projection": 512},

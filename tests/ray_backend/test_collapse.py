@@ -65,3 +65,12 @@ def test_embeddings_collapse_onto_a_point_or_a_line_or_to_a_tenth_of_their_exten
     assert not collapsed([apart, small, apart])  # the last epoch decides
     assert collapsed([line])
     assert collapsed([point])
+
+
+def test_a_loss_that_only_collapse_reaches_is_collapse():
+    """DINO without centring, VICReg without variance: a hundredth of the first loss is left."""
+    begun, agreed = {"z_std": 0.9, "z_rank": 20, "loss": 2.5}, {"z_std": 0.9, "z_rank": 20, "loss": 0.02}
+    assert collapsed([begun, agreed], 0.0)
+    assert not collapsed([begun, {**agreed, "loss": 0.03}], 0.0)
+    assert not collapsed([begun, agreed])  # supervised learning may well end there
+    assert collapsed([{**begun, "loss": -0.1}, {**agreed, "loss": -0.995}], -1.0)  # SimSiam's cosine

@@ -180,7 +180,11 @@ def _train(
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
     with watch:
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
-            if may_collapse and report.epoch_ended and collapsed(record.metrics()):
+            if (
+                may_collapse
+                and report.epoch_ended
+                and collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+            ):
                 may_collapse, epoch = False, report.progress.epoch
                 notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
 

@@ -126,8 +126,8 @@ def trains(run: Run) -> Iterator[str]:
             return
     if wrong := [name for name, value in epochs[-1].metrics.items() if value != value]:
         yield f"{', '.join(wrong)} is not a number; return only what could be measured"
-    seen = [report.metrics for report in epochs]
-    first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1])), None)
+    seen, loss = [report.metrics for report in epochs], run.method.declaration.values["collapsed_loss"]
+    first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1], loss)), None)
     if first is not None and run.labels is None:
         yield (
             f"after {epochs[first].progress.step} steps the embeddings have collapsed "

@@ -59,6 +59,7 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[Need]] = frozenset()
     metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]
+    collapsed_loss: ClassVar[float | None] = None  # what the loss is if all views agree, where only collapse reaches it
 
     def __init__(self, encoder: Encoder, config: BaseModel, data: DataInfo):
         super().__init__()

@@ -131,7 +131,11 @@ def _ending(report: Report, trial: dict[str, Any], run: Run, record: Record) -> 
     if report.done:
         return None, ""
     may_collapse = trial["stop_collapsed"] and run.labels is None  # classes need few directions
-    if report.epoch_ended and may_collapse and collapsed(record.metrics()):
+    if (
+        report.epoch_ended
+        and may_collapse
+        and collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+    ):
         return "collapsed", ""
     # Nothing is lost where a checkpoint was saved; a group of workers listens only between epochs.
     if _is_over(trial) and (report.epoch_ended or (report.checkpoint and run.workers == 1)):

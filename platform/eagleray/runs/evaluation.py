@@ -209,16 +209,19 @@ def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
-def collapsed(epochs: Sequence[Mapping[str, float]]) -> bool:
-    """Return whether all embeddings have become nearly one line or one point.
+def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> bool:
+    """Return whether all embeddings have become nearly one line or one point, or all views agree.
 
     What counts is the fall since the first epoch: healthy methods may have little spread, in many directions, and
     some networks begin with little. A collapse within the first epoch shows only once it is complete.
 
     Args:
         epochs: the metrics after each epoch so far.
+        loss: that only collapse reaches (`Method.collapsed_loss`); None: no such loss.
     """
     first, last = epochs[0], epochs[-1]
+    if loss is not None and last["loss"] - loss < (first["loss"] - loss) / 100:
+        return True
     return last["z_std"] < 0.01 or last["z_rank"] < 2 or _extent(last) < _extent(first) / 10
 
 
