@@ -14,7 +14,7 @@ COPY docs docs
 COPY sweeps sweeps
 COPY platform platform
 COPY methods methods
-RUN pip install --no-cache-dir '.[cluster]'
+RUN pip install --no-cache-dir '.[cluster,s3,gs]'
 
 USER ray
 WORKDIR /home/ray

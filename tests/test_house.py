@@ -33,6 +33,7 @@ FOR_METHODS = ("augment", "blocks.*", "contracts.*", "runs.restore")
 # The folders, from the ground up: each imports from itself and from lower floors alone. `__init__` offers names lazily.
 FLOORS = (
     "contracts",
+    "storage",
     "blocks config datasets",
     "augment",
     "data",

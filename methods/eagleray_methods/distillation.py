@@ -24,7 +24,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.metric import Metric
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
 from eagleray.contracts.ranges import LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 from eagleray.runs.restore import check_images, trained
@@ -36,7 +36,7 @@ class Distillation(Method):
     class Config(BaseModel, frozen=True, extra="forbid"):
         teacher: Annotated[
             # A dictionary describes how to build the network; saved files contain it instead of a path.
-            AbsolutePath | dict[str, Any],
+            Place | dict[str, Any],
             Field(description="directory of a finished run whose method has a classifier"),
         ]
         temperature: Annotated[

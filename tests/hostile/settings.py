@@ -138,7 +138,7 @@ FILES: dict[str, str | bytes] = {
     "a sweep at the root": "name: /canary\nvary: {augment.flip: [0, 1]}",
     "a sweep of nothing": "name: ''\nvary: {augment.flip: [0, 1]}",
     "an experiment above": "tracking: {experiment: '..'}",
-    "runs in a bucket": "tracking: {runs: 's3://bucket/runs'}",
+    "runs above a bucket": "tracking: {runs: 's3://bucket/../runs'}",
     "runs at an address": "tracking: {runs: 'http://127.0.0.1/runs'}",
     "runs at a file's address": "tracking: {runs: 'file:///tmp/runs'}",
     "runs in the kernel": "tracking: {runs: /proc/self/runs}",

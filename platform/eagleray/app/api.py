@@ -30,6 +30,7 @@ from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
 from eagleray.report.leaderboard import Row
 from eagleray.runs.record import Record
+from eagleray.storage.mirror import records_at_hand, run_at_hand
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,7 +162,7 @@ def sweep(
     asked = sweep if isinstance(sweep, Sweep) else validated(Sweep, _tree(sweep, sweep_tree))
     folder = folder_of(asked.run.get("tracking", {}).get("runs", "runs"), asked.name)
     if extend:
-        place = Record.open(directory).directory if directory else newest_sweep(folder)
+        place = Record.open(run_at_hand(directory)).directory if directory else newest_sweep(folder)
         check_extends(asked, place)
     elif resume:
         place = _begun(directory, folder)
@@ -191,7 +192,7 @@ def _begun(directory: Path | str | None, folder: Path) -> Path:
     Raises:
         ConfigError: it has no record, or there is nothing to resume.
     """
-    return Record.open(directory).directory if directory else newest_unfinished(folder)
+    return Record.open(run_at_hand(directory)).directory if directory else newest_unfinished(folder)
 
 
 def _unused(directory: Path | str | None) -> Path | None:
@@ -200,6 +201,7 @@ def _unused(directory: Path | str | None) -> Path | None:
     Raises:
         ConfigError: the directory has a record that would be overwritten.
     """
-    if directory and (Path(directory) / "record.json").exists():
+    place = records_at_hand(directory) if directory else None
+    if place and (place / "record.json").exists():
         raise ConfigError(f"{directory} has a run already; name another directory, or set resume=True to continue it")
-    return Path(directory) if directory else None
+    return place

@@ -19,6 +19,7 @@ import typer
 from eagleray.app.line import app, fail
 from eagleray.config import Run, Sweep, source
 from eagleray.contracts.errors import ConfigError, Noted
+from eagleray.contracts.paths import named
 from eagleray.contracts.report import Failed
 from eagleray.contracts.visible import visible
 from eagleray.runs.environment import version_of
@@ -58,7 +59,7 @@ def _note(
 ) -> None:
     """Show a note in one sentence, and other warnings as ever."""
     if issubclass(category, Noted):
-        print(f"note: {visible(str(message))}", file=sys.stderr)
+        print(f"note: {visible(named(str(message)))}", file=sys.stderr)
     else:
         others(message, category, *place, **more)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from eagleray.config.metrics import check_goal, headlines, known, mode_of, shipped
 from eagleray.config.sections import Tracking
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import located
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
 from eagleray.report.recorded import from_directory, from_mlflow
 from eagleray.report.trials import Comparison, Group, group_of
 from eagleray.runs.browse import browse, directory_of
 from eagleray.runs.record import Record
+from eagleray.storage.mirror import records_at_hand
 from eagleray.tracking import charts_url, page_url, rows, served_at, store_uri, ui_command
 
 
@@ -24,8 +26,8 @@ def named(name: str, tracking: Tracking) -> Group:
         ConfigError: neither exists.
     """
     path = directory_of(name, tracking.runs)
-    if Path(name).is_dir() or (path is not None and (path / "record.json").exists()):
-        return in_directory(path or Path(name))
+    if Path(located(name)).is_dir() or (path is not None and (path / "record.json").exists()):
+        return in_directory(path or Path(located(name)))
     try:
         return group_of(name, [from_mlflow(row) for row in rows(name, tracking.uri)])
     except ConfigError as error:
@@ -59,7 +61,7 @@ def newest(runs: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    sweeps = (record for record in browse(Path(runs)).records if record.kind == "sweep")
+    sweeps = (record for record in browse(records_at_hand(runs)).records if record.kind == "sweep")
     if found := next(sweeps, None):
         return found.directory
     raise ConfigError(f"there is no sweep in {runs}; name a sweep, an experiment or a directory")

@@ -10,6 +10,7 @@ from eagleray.config import Run, Sweep
 from eagleray.config.budget import OVER
 from eagleray.contracts.errors import ConfigError, Damaged, Skipped
 from eagleray.contracts.files import write
+from eagleray.contracts.paths import shared
 from eagleray.data.images import Data
 from eagleray.report.analysis import Analysis, analyse
 from eagleray.report.finding import finding
@@ -25,6 +26,7 @@ from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
 from eagleray.runs.writer import keep_data
+from eagleray.storage.mirror import mirrored
 
 if TYPE_CHECKING:
     from eagleray.ray_backend.callbacks import Watch
@@ -46,12 +48,13 @@ def concluded(sweep: Sweep, directory: Path, watch: "Watch") -> Analysis:
     images_of, children = opened_once(), parent.children()
     parts = len(children) + 1  # the report
     for done, child in enumerate(children, 1):
-        _keep_facts(child, images_of)
         is_trial = child.kind == "trial"
-        if is_trial and (sweep.keep == "all" or child.name in names):
-            keep_encoder(child)
-        elif is_trial and is_over and child.state != "failed":  # that one may be tried again
-            _reduce(child)
+        with mirrored(child.directory):
+            _keep_facts(child, images_of)
+            if is_trial and (sweep.keep == "all" or child.name in names):
+                keep_encoder(child)
+            elif is_trial and is_over and child.state != "failed":  # that one may be tried again
+                _reduce(child)
         watch.work(WORK, done, parts)
     conclude(sweep, parent, found)
     watch.work(WORK, parts, parts)
@@ -152,7 +155,7 @@ def _pictures(analysis: Analysis, parent: Record, *, has_map: bool) -> dict[str,
 
 def _note_checkpoint(record: Record, saved: Path | None) -> None:
     if saved:
-        record.tag({"checkpoint": str(saved.absolute())})
+        record.tag({"checkpoint": shared(saved.absolute())})
 
 
 def keep_encoder(record: Record) -> None:

@@ -12,8 +12,10 @@ from eagleray.config.run import leaves
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import force, make_folder, writable
+from eagleray.contracts.paths import located
 from eagleray.runs.failures import may_resume
 from eagleray.runs.record import Record, sound
+from eagleray.storage.mirror import records_at_hand
 
 MAY_CHANGE = ("concurrent", "question", "budget", "keep")  # sections of a sweep that may change when it is resumed
 
@@ -22,7 +24,7 @@ REFUSAL = "{}: set tracking.runs to another folder"
 
 def folder_of(runs: str, experiment: str) -> Path:
     """Return the folder of an experiment's runs."""
-    return Path(runs) / re.sub(r"[^\w.-]+|^\.+", "-", experiment)
+    return Path(located(runs)) / re.sub(r"[^\w.-]+|^\.+", "-", experiment)
 
 
 def new_directory(folder: Path, *words: str) -> Path:
@@ -56,7 +58,7 @@ def newest_unfinished(folder: Path) -> Path:
     Raises:
         ConfigError: there is no such directory.
     """
-    records = _newest_first(folder)
+    records = _newest_first(records_at_hand(folder))
     for record in records:
         if may_resume(record):
             return record.directory
@@ -71,7 +73,7 @@ def newest_sweep(folder: Path) -> Path:
     Raises:
         ConfigError: there is no sweep.
     """
-    for record in _newest_first(folder):
+    for record in _newest_first(records_at_hand(folder)):
         if record.kind == "sweep":
             return record.directory
     raise ConfigError(f"there is no sweep in {folder} to extend; leave --extend out")

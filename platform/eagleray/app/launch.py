@@ -34,6 +34,7 @@ from eagleray.runs.hangs import HangWatch, pulsing, signalled
 from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import Record
 from eagleray.runs.writer import check_images, keep_data, recorded
+from eagleray.storage.mirror import forget, mirrored
 from eagleray.tracking import Sender, store_uri
 
 if TYPE_CHECKING:
@@ -227,11 +228,13 @@ def _directory(place: Path | None, folder: Path, *words: str) -> Iterator[Path]:
         except BlockingIOError:
             raise ConfigError(f"another process trains in {directory}; wait for its end, or stop it") from None
         try:
-            yield directory
+            with mirrored(directory, is_alone=True):
+                yield directory
         except BaseException as error:
             is_begun = (directory / "record.json").exists()
             is_refused = isinstance(error, ConfigError) and not any(directory.rglob("metrics.jsonl"))
             if (place is None or place in missing) and (is_refused or not is_begun):
+                forget(directory)
                 shutil.rmtree(directory, ignore_errors=True)  # somebody else may have removed it
                 _remove_empty(path for path in missing if path != place)
             if isinstance(error, KeyboardInterrupt):

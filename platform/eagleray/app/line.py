@@ -16,6 +16,7 @@ from eagleray.config.nested import parse_override
 from eagleray.config.sections import Tracking
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import named
 from eagleray.contracts.report import Stopped
 from eagleray.contracts.visible import stripped, visible
 from eagleray.runs.record import Record
@@ -159,12 +160,12 @@ def say(text: str) -> None:
 
     Paths and addresses can then be copied.
     """
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(named(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print why a command ends, without the middle of endless lines; what it quotes may hold a password."""
-    lines = visible(without_password(sentence)).split("\n")
+    lines = visible(without_password(named(sentence))).split("\n")
     short = "\n".join(f"{line[:2000]} … {line[-1000:]}" if len(line) > 3000 else line for line in lines)
     print(f"eagleray: {short}", file=sys.stderr)
     raise SystemExit(code)

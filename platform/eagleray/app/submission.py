@@ -25,6 +25,7 @@ from eagleray.config.source import find_source
 from eagleray.config.sweep_file import is_sweep, sweep_tree
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import address_of
 from eagleray.runs.preflight import run_paths
 
 OURS = ("eagleray", "eagleray_methods")  # always sent, so that the cluster runs what was checked here
@@ -74,7 +75,9 @@ def prepared(file: Path | None, overrides: list[str], address: str, flags: Itera
             _check_sent("the plugin", file_.path, shipment)
     words = ["python", "-m", "eagleray", command, name, "--address", "auto", "--plain", *flags]
     job = re.sub(r"[^\w.-]+", "-", f"{title}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    notes += [f"results: {runs[0].tracking.runs} on the nodes, which must all share it", _store_note(runs[0])]
+    place = runs[0].tracking.runs
+    shared_by_all = address_of(place) or f"{place} on the nodes, which must all share it"
+    notes += [f"results: {shared_by_all}", _store_note(runs[0])]
     return Submission(job, f"{command} {title}", shlex.join(words), shipment, tuple(notes))
 
 
@@ -117,7 +120,9 @@ def _needed(run: Run, shipment: Shipment) -> Iterator[str]:
         ConfigError: it reads something from the folder that is sent, and that is left out.
     """
     for key, path in run_paths(run):
-        if path.is_relative_to(Path.cwd()):
+        if (address := address_of(path)) is not None:
+            yield f"{key}={address}: every node fetches it"
+        elif path.is_relative_to(Path.cwd()):
             _check_sent(key, path, shipment)
         elif path.exists():
             yield f"{key}={path} lies on this machine: every node must have it at that place too"

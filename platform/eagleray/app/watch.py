@@ -19,8 +19,11 @@ from eagleray.app.terminal import followed
 from eagleray.config import Sweep, validated
 from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import address_of
 from eagleray.contracts.report import Progress, Report
 from eagleray.runs.record import PLACES, Record, sound
+from eagleray.storage.mirror import records_at_hand, told
+from eagleray.storage.store import items_at
 
 POLL = 1.0  # seconds between two looks at the directories
 
@@ -35,7 +38,7 @@ def find(name: str, runs: Path) -> Record:
     Raises:
         ConfigError: there is no record.
     """
-    for place in (Path(name), folder_of(str(runs), name)):
+    for place in (records_at_hand(name), folder_of(str(runs), name)):
         if not os.path.isdir(place):
             continue
         if (place / "record.json").exists():
@@ -74,7 +77,7 @@ def _watch_sweep(record: Record, console: Console) -> None:
 
 def _looks(record: Record) -> Iterator[None]:
     """Yield once a second until the end, and once after it."""
-    while not (record.directory / "status.json").exists() and _has_process(record):
+    while not (records_at_hand(record.directory) / "status.json").exists() and _has_process(record):
         yield
         time.sleep(POLL)
     yield
@@ -83,8 +86,11 @@ def _looks(record: Record) -> Iterator[None]:
 def _has_process(record: Record) -> bool:
     """Return whether a process holds the lock of a directory.
 
-    Without a lock file nobody knows, so it is assumed.
+    Without a lock file nobody knows, so it is assumed. At an address it is the object `lock`.
     """
+    if address_of(record.directory) is not None:
+        with told():
+            return bool(items_at(record.directory / "lock"))
     try:
         with open(record.directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -12,11 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
+from eagleray.storage.mirror import input_at_hand
 
 Weights = Path | Literal["timm"]
 PublicWeights = Annotated[  # the type of the setting `encoder.weights`
-    AbsolutePath | Literal["timm"] | None,
+    Place | Literal["timm"] | None,
     Field(
         description="public weights to start from: a .safetensors or .pth file, or timm for those in the local cache "
         "of the Hugging Face hub (nothing is downloaded); null: new ones"
@@ -62,7 +63,7 @@ def read_weights(architecture: str, weights: Weights) -> dict[str, Tensor]:
     Raises:
         ConfigError: there is no such file, or it holds no weights.
     """
-    file = cached(architecture) if weights == "timm" else weights
+    file = cached(architecture) if weights == "timm" else input_at_hand(weights)
     try:
         state = timm.models.load_state_dict(str(file), weights_only=True)
     except FileNotFoundError:

@@ -106,4 +106,5 @@ def _instance(model: type[BaseModel], parts: tuple[dict[str, Any], dict[str, Any
 def _is_parser(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
-    return isinstance(function, type) or str(getattr(function, "__module__", "")).startswith("pydantic")
+    is_marked = isinstance(function, type) or getattr(function, "parses", False)
+    return is_marked or str(getattr(function, "__module__", "")).startswith("pydantic")

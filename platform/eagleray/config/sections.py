@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -32,7 +34,7 @@ from eagleray.contracts import view
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
-from eagleray.contracts.paths import AbsolutePath, expanded
+from eagleray.contracts.paths import AbsolutePath, expanded, located, shared
 from eagleray.contracts.visible import visible
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -335,8 +337,10 @@ class Tracking(Strict, frozen=True):
     ] = "eagleray"
     runs: Annotated[
         str,
+        BeforeValidator(located),
         AfterValidator(lambda runs: str(expanded(runs))),
-        Field(min_length=1, description="folder of the runs' own directories"),
+        PlainSerializer(shared, return_type=str, when_used="json"),
+        Field(min_length=1, description="folder of the runs' own directories, or its address (s3://, gs://)"),
     ] = "runs"
 
     @field_serializer("uri")

@@ -18,6 +18,7 @@ import PIL
 from pydantic import BaseModel
 
 from eagleray.config.plugin_files import PluginFile
+from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset, Part, PartName
 from eagleray.contracts.errors import ConfigError
@@ -27,6 +28,7 @@ from eagleray.data.cache import REFUSAL, cache_folder, digest, locked, read_pixe
 from eagleray.data.decode import Bad, Kept, decode, in_threads, settled
 from eagleray.data.pixels import Pixels, Stored, Streamed
 from eagleray.data.splits import held_out
+from eagleray.storage.mirror import input_at_hand
 
 FORMAT = 4  # version of the cache: increase it with every change of its content or of the decoding
 TEST_SHARE = 0.2  # held out as the test set of a source without one; the same images for every seed
@@ -59,6 +61,23 @@ class Archive:
     rows: Rows  # of each part, in pixels: int64 [N]
     labels: Labels  # int64 [N], -1: unknown; None: no classes
     about: About
+
+
+def opened(name: str, config: BaseModel) -> Dataset:
+    """Return a source of images; what it reads at addresses is fetched.
+
+    Args:
+        name: of the source.
+        config: its own settings.
+
+    Raises:
+        ConfigError: a store does not answer, or refuses.
+    """
+    for _, value in config:
+        if isinstance(value, Path | str) and os.path.isabs(value):
+            input_at_hand(Path(value))
+    source = find("data", name)
+    return source.load()(name, source.real(config))
 
 
 def open_archive(dataset: Dataset, settings: DataSettings) -> Archive:

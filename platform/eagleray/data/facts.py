@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,9 +10,12 @@ from eagleray.config.run import Run
 from eagleray.config.sections import DataSettings
 from eagleray.contracts.dataset import Dataset
 from eagleray.contracts.errors import ConfigError
-from eagleray.data.archive import Labels, Rows, arranged, open_archive, parts_of
+from eagleray.contracts.paths import address_of
+from eagleray.data.archive import Labels, Rows, arranged, open_archive, opened, parts_of
 from eagleray.data.cache import digest
 from eagleray.data.splits import split
+from eagleray.storage.mirror import told
+from eagleray.storage.store import items_at
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Files:
     """The files that a source reads."""
 
     count: int
-    digest: str  # of their names and sizes
+    digest: str  # of their names and sizes; at an address, also of their tags
 
 
 def files_of(run: Run) -> Files:
@@ -39,6 +43,8 @@ def files_of(run: Run) -> Files:
     Raises:
         ConfigError: they are missing.
     """
+    if at_addresses := [path for path in _paths(run) if address_of(path) is not None]:
+        return _listed_at(at_addresses)
     dataset = _dataset(run)
     files = [] if getattr(dataset.config, "download", False) else dataset.files()
     return Files(
@@ -73,8 +79,20 @@ def facts_of(run: Run) -> Facts | None:
 
 
 def _dataset(run: Run) -> Dataset:
-    declaration = run.data.declaration
-    return declaration.load()(run.data.name, declaration.real(run.data.config))
+    return opened(run.data.name, run.data.config)
+
+
+def _paths(run: Run) -> list[Path]:
+    return [
+        path for _, value in run.data.config if isinstance(value, Path | str) and (path := Path(value)).is_absolute()
+    ]
+
+
+def _listed_at(paths: list[Path]) -> Files:
+    """Return which objects are at addresses; they are not fetched."""
+    with told():
+        items = [(name, item) for path in paths for name, item in sorted(items_at(path).items())]
+    return Files(len(items), digest(f"{name} {item.size} {item.tag}" for name, item in items))
 
 
 def _listed(dataset: Dataset) -> tuple[Rows, Labels, int | None]:

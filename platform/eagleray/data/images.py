@@ -11,13 +11,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings, Labels
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.dataset import Dataset, PartName
+from eagleray.contracts.dataset import PartName
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ragged import Ragged
-from eagleray.data.archive import Archive, open_archive
+from eagleray.data.archive import Archive, open_archive, opened
 from eagleray.data.cache import digest
 from eagleray.data.pixels import Decoded, Pixels, Stored
 from eagleray.data.splits import few_of_each, split
@@ -140,8 +139,7 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     Raises:
         ConfigError: images are missing, damaged, or too few.
     """
-    source = find("data", name)
-    dataset: Dataset = source.load()(name, source.real(config))
+    dataset = opened(name, config)
     archive = open_archive(dataset, settings)
     everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
     assert everything is not None, "an archive has a training set"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, content, download
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
 
 CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(CLOTHES.split(","))}
@@ -39,7 +39,7 @@ class Mnist(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            AbsolutePath,
+            Place,
             Field(
                 description="folder of the idx files (.gz or not), e.g. train-images-idx3-ubyte.gz",
                 validate_default=True,

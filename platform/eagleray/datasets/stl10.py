@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, content, download
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 LABELLED = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
@@ -29,7 +29,7 @@ class Stl10(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            AbsolutePath,
+            Place,
             Field(description="stl10_binary, or the folder that contains it", validate_default=True),
         ] = Path("data")
         download: Annotated[bool, Field(description="let torchvision download missing files into root")] = False

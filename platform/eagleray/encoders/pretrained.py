@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
 from eagleray.runs.restore import check_images, trained
 
 
@@ -22,7 +22,7 @@ class Pretrained(Encoder):
 
         run: Annotated[
             # A dictionary describes how to build the network; saved files contain it instead of a path.
-            AbsolutePath | dict[str, Any],
+            Place | dict[str, Any],
             Field(description="directory of a finished run"),
         ]
 

@@ -13,10 +13,12 @@ from ray.tune.experiment import Trial
 
 from eagleray.config.budget import OVER
 from eagleray.ray_backend.failures import failure_of
-from eagleray.ray_backend.trial import started
+from eagleray.ray_backend.trial import place_of, started
 from eagleray.ray_backend.workers import free
 from eagleray.runs.failures import ALIKE, failure_in, keep, kills_for_memory
 from eagleray.runs.record import Record
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import mirrored, refresh
 
 
 class Watch(Protocol):
@@ -88,7 +90,7 @@ class TrialFollower(tune.Callback):
 
         The epochs of one that has ended before are replayed; it is shown already.
         """
-        place = Path(trial.config["trial"]["directory"])
+        place = place_of(trial.config["trial"])
         if (place / "status.json").exists():
             self.replayed.add(place.name)
         else:
@@ -102,11 +104,12 @@ class TrialFollower(tune.Callback):
         If it is one more than before, the trial may fail as often as at its start: Tune counts failures of its whole
         life, of which a long trial on spot machines has many.
         """
-        label = Path(trial.config["trial"]["directory"]).name
+        label = place_of(trial.config["trial"]).name
         if result["epoch"] > self.reached.get(label, 0):
             self.reached[label] = result["epoch"]
             trial.run_metadata.num_failures = 0
         if not result["done"] and label not in self.replayed:
+            refresh(place_of(trial.config["trial"]), of_record)
             self._notify(trial, "running", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -114,7 +117,11 @@ class TrialFollower(tune.Callback):
 
         It is done, the scheduler has ended it, or the budget was used up before it could start.
         """
-        place = Path(trial.config["trial"]["directory"])
+        place = place_of(trial.config["trial"])
+        with mirrored(place, of_record):
+            self._complete(trial, place)
+
+    def _complete(self, trial: Trial, place: Path) -> None:
         record = Record.open(place) if (place / "record.json").exists() else None
         if record is None or record.status["message"] == OVER:
             self.left.add(place.name)
@@ -126,14 +133,19 @@ class TrialFollower(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a failure that would only recur, so that the trial is not tried again."""
-        self._fail(trial, always=False)
+        with mirrored(place_of(trial.config["trial"]), of_record):
+            self._fail(trial, always=False)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record and show a failed trial.
 
         Its retries are used up.
         """
-        place = Path(trial.config["trial"]["directory"])
+        place = place_of(trial.config["trial"])
+        with mirrored(place, of_record):
+            self._fail_for_good(trial, place)
+
+    def _fail_for_good(self, trial: Trial, place: Path) -> None:
         known = (place / "record.json").exists()  # it may have failed before it had one
         record = Record.open(place) if known else started(trial.config["trial"])[1]
         free(record.directory)
@@ -144,7 +156,7 @@ class TrialFollower(tune.Callback):
         error = _error_of(trial)
         before, self.kills = self.kills, kills_for_memory()
         failure = failure_of(error, killed=self.kills != before)
-        directory = Path(trial.config["trial"]["directory"])
+        directory = place_of(trial.config["trial"])
         if always or (not failure.is_tried_again and (directory / "record.json").exists()):
             keep(Record.open(directory), failure, str(error))
 
@@ -160,7 +172,7 @@ class TrialFollower(tune.Callback):
     def notify(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
         """Show the state of a configuration's trial."""
         if self.watch:
-            label, epochs = Path(trial["directory"]).name, trial["run"]["epochs"]
+            label, epochs = place_of(trial).name, trial["run"]["epochs"]
             epoch = (result or {}).get("epoch", 0)
             self.watch.trial(label, trial["varied"], state, epoch, epochs, _metrics(result))
 

@@ -5,6 +5,7 @@ measures after the trials: it has already imported what a new process would impo
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from eagleray.config import Run, Sweep, read_run
 from eagleray.config.floors import FloorKind
 from eagleray.config.search_points import as_trial
+from eagleray.contracts.paths import located, shared
 from eagleray.ray_backend.callbacks import Watch
 from eagleray.ray_backend.failures import answer_of
 from eagleray.runs.failures import keep_error
 from eagleray.runs.floors import Floor, floors, measure
 from eagleray.runs.record import Record
 from eagleray.runs.restore import evaluated_on_test, recorded_run
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import mirrored, refresh
 
 Deferred = Callable[[], Any]  # waits for a result, or computes it
 
@@ -44,7 +48,7 @@ class Measurements:
         """
         records = [(floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor)]
         results = [
-            self._start(measure_floor, floor.kind, floor.run.file(), str(record.directory))
+            self._start(measure_floor, floor.kind, floor.run.file(), shared(record.directory))
             for floor, record in records
             if record.state != "finished"
         ]
@@ -53,6 +57,7 @@ class Measurements:
             self._finish("floors measured", results)
             measured: dict[str, list[dict[str, float]]] = {}
             for floor, record in records:
+                refresh(record.directory, of_record)
                 measured.setdefault(floor.point, []).append(record.summary)
             if self.watch:
                 for point, metrics in measured.items():
@@ -72,7 +77,8 @@ class Measurements:
         winners = {record.key for record in best}
         for record in self.parent.children():  # a sweep that was extended may have had another winner
             if record.key in winners or "winner" in record.tags:
-                record.tag({"winner": "yes" if record.key in winners else "no"})
+                with mirrored(record.directory, of_record):
+                    Record.open(record.directory).tag({"winner": "yes" if record.key in winners else "no"})
 
     def _finish(self, what: str, results: list[Deferred]) -> None:
         for done, result in enumerate(results, 1):
@@ -82,7 +88,7 @@ class Measurements:
 
     def _test(self, record: Record) -> Deferred:
         file = as_trial(self.sweep, recorded_run(record)).file()
-        return self._start(measure_test, file, str(record.directory))
+        return self._start(measure_test, file, shared(record.directory))
 
     def _start(self, measure: Callable[..., None], *arguments: Any) -> Deferred:
         if not self.in_tasks:
@@ -115,30 +121,33 @@ def floor_record(floor: Floor, parent: Record) -> Record:
     directory = parent.directory / "trials" / floor.name.replace(" ", "-")
     if (directory / "status.json").exists():
         return Record.open(directory)
-    return Record.create(
-        directory,
-        name=floor.name,
-        experiment=parent.experiment,
-        params=floor.params,
-        run=floor.run.file(),
-        meanings=parent.meanings,
-        parent=parent,
-        tags=floor.tags,
-        uri=parent.uri,
-    )
+    with mirrored(directory, of_record):
+        return Record.create(
+            directory,
+            name=floor.name,
+            experiment=parent.experiment,
+            params=floor.params,
+            run=floor.run.file(),
+            meanings=parent.meanings,
+            parent=parent,
+            tags=floor.tags,
+            uri=parent.uri,
+        )
 
 
 def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None:
     """Measure a floor and record it."""
-    run, record = read_run(file), Record.open(directory)
-    torch.set_num_threads(run.threads or 1)
-    try:
-        metrics = measure(kind, run)
-    except Exception as error:
-        keep_error(record, error)
-        raise
-    record.append(0, metrics, 0)
-    record.finish("finished", summary=metrics)
+    place = Path(located(directory))
+    with mirrored(place):
+        run, record = read_run(file), Record.open(place)
+        torch.set_num_threads(run.threads or 1)
+        try:
+            metrics = measure(kind, run)
+        except Exception as error:
+            keep_error(record, error)
+            raise
+        record.append(0, metrics, 0)
+        record.finish("finished", summary=metrics)
 
 
 def measure_test(file: dict[str, Any], directory: str) -> None:
@@ -146,11 +155,13 @@ def measure_test(file: dict[str, Any], directory: str) -> None:
 
     Record the metrics with its last epoch.
     """
-    run, record = read_run(file), Record.open(directory)
-    if any(name.startswith("test_") for name in record.summary):
-        return
-    torch.set_num_threads(run.threads or 1)
-    if metrics := evaluated_on_test(run, record.directory):
-        last = record.metrics()[-1]
-        record.append(last["step"], metrics, last["epoch"])
-        record.finish("finished", summary={**record.summary, **metrics})
+    place = Path(located(directory))
+    with mirrored(place):
+        run, record = read_run(file), Record.open(place)
+        if any(name.startswith("test_") for name in record.summary):
+            return
+        torch.set_num_threads(run.threads or 1)
+        if metrics := evaluated_on_test(run, record.directory):
+            last = record.metrics()[-1]
+            record.append(last["step"], metrics, last["epoch"])
+            record.finish("finished", summary={**record.summary, **metrics})

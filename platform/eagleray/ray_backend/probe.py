@@ -19,9 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from eagleray.config import Run, read_run
 from eagleray.config.registry import Declaration
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import address_of, located, shared
+from eagleray.contracts.report import Failed
 from eagleray.data.facts import Files, files_of
 from eagleray.runs.environment import version_of
 from eagleray.runs.preflight import run_paths
+from eagleray.storage.mirror import told
+from eagleray.storage.store import items_at, read, remove, write
 
 PATIENCE = 120  # seconds in which a node must answer
 COMPARED = ("eagleray", "ray", "torch")
@@ -50,18 +54,18 @@ def check_nodes(runs: Iterable[Run], directory: Path) -> None:
     Raises:
         ConfigError: a sentence for each thing that is missing, with the nodes where it is.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     needed, text = _distinct(runs), secrets.token_hex()
     notes = {node["NodeID"]: directory / f".probe-{secrets.token_hex(8)}" for node in _nodes()}
     try:
         for path in notes.values():
-            path.write_text(text)
+            _write(path, text)
         task = ray.remote(num_cpus=0, max_retries=0)(_look())
         on = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in notes}
         answers = {
-            node: task.options(scheduling_strategy=on[node]).remote(needed, str(path)) for node, path in notes.items()
+            node: task.options(scheduling_strategy=on[node]).remote(needed, shared(path))
+            for node, path in notes.items()
         }
-        here = look(needed, str(next(iter(notes.values()))))
+        here = look(needed, shared(next(iter(notes.values()))))
         lacks: dict[str, list[str]] = {}
         for node, path in notes.items():
             for lack in _lacks(answers[node], here, text, path):
@@ -69,7 +73,7 @@ def check_nodes(runs: Iterable[Run], directory: Path) -> None:
     finally:
         for path in notes.values():
             for each in (path, _answer(path)):
-                each.unlink(missing_ok=True)
+                _remove(each)
     if lacks:
         raise ConfigError("\n".join(f"{lack} (on {', '.join(nodes)})" for lack, nodes in lacks.items()))
 
@@ -87,16 +91,19 @@ def look(needed: Sequence[dict[str, Any]], note: str) -> Sight:
             run = read_run(file)
             for plugin in _plugins(run):
                 plugin.load()
-            lacks += [f"{key}={path} does not exist" for key, path in run_paths(run) if not path.exists()]
+            lacks += [f"{key}={shared(path)} does not exist" for key, path in run_paths(run) if not _is_there(path)]
             files[json.dumps(file["data"])] = files_of(run)
         except ConfigError as error:
             lacks.append(str(error))
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in COMPARED}}
+    place, text = Path(located(note)), None
     try:
-        text = Path(note).read_text()
-        _answer(Path(note)).write_text(text)
+        text = _read(place)
+        _write(_answer(place), text)
     except OSError:
-        text = None
+        pass  # the driver finds no answer
+    except Failed as error:
+        lacks.append(str(error).replace(str(address_of(place)), str(address_of(place.parent))))
     return Sight(versions, tuple(dict.fromkeys(lacks)), files, text)
 
 
@@ -132,8 +139,9 @@ def _lacks(answer: ray.ObjectRef, here: Sight, text: str, note: Path) -> Iterato
         if seen.versions[name] != version:
             yield f"{name} is {seen.versions[name] or 'missing'}, and {version} where this starts: install the same"
     if seen.note != text:
-        yield f"{note.parent} is not the folder of that name where this starts: {SHARE}"
-    elif not _answer(note).exists():
+        if address_of(note) is None:  # of a store the node itself says what it answers
+            yield f"{note.parent} is not the folder of that name where this starts: {SHARE}"
+    elif not _is_there(_answer(note)):
         yield f"{note.parent} cannot be written: {SHARE}"
     yield from seen.lacks
     for data, files in seen.files.items():
@@ -141,6 +149,33 @@ def _lacks(answer: ray.ObjectRef, here: Sight, text: str, note: Path) -> Iterato
             name, root = (json.loads(data).get(key, "") for key in ("name", "root"))
             other = f"{files.count:,} files, and {own.count:,}" if files.count != own.count else "other files than"
             yield f"data={name} {root} has {other} where this starts: copy the same files to every node"
+
+
+def _write(path: Path, text: str) -> None:
+    if address_of(path) is not None:
+        write(path, text.encode())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if address_of(path) is None else read(path).decode()
+
+
+def _remove(path: Path) -> None:
+    if address_of(path) is None:
+        path.unlink(missing_ok=True)
+    else:
+        remove([path])
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is something at a path, or at the address of which it is the copy."""
+    if address_of(path) is None:
+        return path.exists()
+    with told():
+        return bool(items_at(path))
 
 
 def _distinct(runs: Iterable[Run]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ state that Ray keeps.
 
 import functools
 import json
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,15 @@ from eagleray.config.registry import find
 from eagleray.config.search_points import Point, imposed, points, sweep_params, trial_count, varied_keys
 from eagleray.config.settings import is_neutral
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import shared
 from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
 from eagleray.ray_backend.probe import check_nodes
+from eagleray.ray_backend.shared_storage import clear, storage_of
 from eagleray.ray_backend.signals import send
-from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor
+from eagleray.ray_backend.trial import VALUES, RecordedEpochs, TrialActor, place_of
 from eagleray.runs.assemble import images_of
 from eagleray.runs.begun import begun
 from eagleray.runs.failures import reopen_unfinished, told
@@ -38,6 +39,7 @@ from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import check_images
+from eagleray.storage.mirror import flush
 
 HEAD = "node:__internal_head__"  # a resource that every Ray has once
 RETRIES = 2  # of a trial without progress whose machine was the cause of its failure (see runs/failures.py)
@@ -89,15 +91,16 @@ def sweep(
             check_nodes(runs, directory)
         parent = _record(sweep, directory, read)
         reopen_unfinished(parent)
+        flush(directory)
         follower = TrialFollower(watch, trial_count(sweep))
         for point in known:
             config = trial_config(sweep, directory, point, end)
-            follower.notify(config, *_recorded(Path(config["directory"])))
+            follower.notify(config, *_recorded(place_of(config)))
         measurements = Measurements(sweep, parent, in_tasks=address is not None, watch=watch)
         finish_floors = measurements.floors(runs)
         with HangWatch(directory, send):
             _tuner(sweep, directory, known, runs, follower, end).fit()
-        shutil.rmtree(directory / "ray", ignore_errors=True)
+        clear(directory)
         if follower.broken:
             failed = len(follower.first)
             raise Failed(
@@ -118,7 +121,7 @@ def trial_config(sweep: Sweep, directory: Path, point: Point, end: float | None 
     """
     place = directory / "trials" / point.name
     return {
-        "directory": str(place),
+        "directory": shared(place),
         "run": (run := point.alone(sweep)).file(),
         "imposed": imposed(sweep, run),
         "params": point.params(sweep),
@@ -147,7 +150,7 @@ def _tuner(
     end: float | None,
 ) -> tune.Tuner:
     workers = max(run.workers for run in runs)
-    shutil.rmtree(directory / "ray", ignore_errors=True)
+    clear(directory)
     config = functools.partial(trial_config, sweep, directory, end=end)
     searcher = None
     if sweep.learns:
@@ -173,7 +176,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(directory),
+            **storage_of(directory),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[follower],
@@ -210,7 +213,7 @@ def _concurrent(sweep: Sweep, workers: int) -> int | None:
 
 
 def _label(trial: Any) -> str:
-    return Path(trial.config["trial"]["directory"]).name
+    return place_of(trial.config["trial"]).name
 
 
 # --- records of an earlier start -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from eagleray.config import Run, changed, read_run
 from eagleray.config.budget import OVER
 from eagleray.config.metrics import meanings
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.paths import located, shared
 from eagleray.contracts.report import Report
 from eagleray.loop import train
 from eagleray.ray_backend.signals import here
@@ -27,9 +28,16 @@ from eagleray.runs.hangs import pulsing
 from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import keep_data, recorded
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import flush, mirrored, refresh
 
 Result = dict[str, Any]
 VALUES = "values"  # a tag: what a population has set, as typed; the run file has what validators make of it
+
+
+def place_of(trial: dict[str, Any]) -> Path:
+    """Return the directory of a trial on this machine."""
+    return Path(located(trial["directory"]))
 
 
 class TrialActor(tune.Trainable):
@@ -55,16 +63,17 @@ class TrialActor(tune.Trainable):
 
         So no weights are copied.
         """
-        saved = checkpoints(Path(self.trial["directory"]))
-        return {"checkpoint": str(saved[-1])} if saved else {}
+        saved = checkpoints(place_of(self.trial))
+        return {"checkpoint": shared(saved[-1])} if saved else {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Start from another trial's weights.
 
         The loop finds its own without help.
         """
-        place = Path(checkpoint["checkpoint"]) if checkpoint else None
-        if place and run_directory(place) != Path(self.trial["directory"]):
+        place = Path(located(checkpoint["checkpoint"])) if checkpoint else None
+        if place and run_directory(place) != place_of(self.trial):
+            refresh(run_directory(place))
             self._begin(self.trial, place)
 
     def cleanup(self) -> None:
@@ -84,7 +93,12 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
     Recorded epochs come first, then those of the loop. A resumed sweep runs again from its start, but recorded epochs
     are replayed, not computed. So the scheduler and the search receive again all results that they had.
     """
-    recorded_epochs = RecordedEpochs.of(Path(trial["directory"]))
+    with mirrored(place_of(trial)):
+        yield from _results(trial, resume_from)
+
+
+def _results(trial: dict[str, Any], resume_from: Path | None) -> Generator[Result]:
+    recorded_epochs = RecordedEpochs.of(place_of(trial))
     if resume_from is None:
         # A population compares only the present state; earlier comparisons have led to its present settings.
         yield from list(recorded_epochs.results())[0 if trial["replay"] else -1 :]
@@ -93,8 +107,8 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
             yield result({}, 0, done=True)
         return
     if _is_over(trial):
-        if Path(trial["directory"], "record.json").exists():
-            Record.open(trial["directory"]).finish("stopped", OVER)
+        if (place_of(trial) / "record.json").exists():
+            Record.open(place_of(trial)).finish("stopped", OVER)
         yield result({}, recorded_epochs.epoch, done=True)
         return
     run, record = started(trial)
@@ -115,6 +129,7 @@ def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator
                     reported = report.progress.epoch
                     if changing:
                         record.append(report.progress.step, changing, reported)
+                    flush(record.directory)
                     yield result(report.numbers, reported, done=report.done or state is not None)
                 elif state:
                     yield result({}, reported, done=True)
@@ -208,8 +223,9 @@ def started(trial: dict[str, Any]) -> tuple[Run, Record]:
     Raises:
         ConfigError: this machine does not see the directory of the sweep.
     """
-    own, directory = changed(read_run(trial["run"]), trial["values"]), Path(trial["directory"])
+    own, directory = changed(read_run(trial["run"]), trial["values"]), place_of(trial)
     run = changed(own, trial["imposed"])
+    refresh(directory.parents[1], of_record)
     if not directory.parents[1].exists():
         raise ConfigError(
             f"{directory.parents[1]} does not exist on {platform.node()}; on a cluster, set run.tracking.runs to a "

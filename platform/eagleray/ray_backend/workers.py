@@ -5,10 +5,10 @@ Each is one process, negatives are gathered, and a restart continues from the ne
 
 import asyncio
 import platform
-import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,13 @@ from eagleray.config import Run, read_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import write
+from eagleray.contracts.paths import address_of, located, shared
 from eagleray.contracts.report import Diverged, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
 from eagleray.ray_backend.failures import KILLED, as_failed, failure_of
 from eagleray.ray_backend.probe import check_nodes
+from eagleray.ray_backend.shared_storage import clear, storage_of
 from eagleray.ray_backend.signals import here, send
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
@@ -39,6 +41,8 @@ from eagleray.runs.hangs import HangWatch, pulsing
 from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data, recorded
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import flush, mirrored, refresh
 
 RESTARTS = 3  # how often a group that lost a worker is started again without progress
 
@@ -82,6 +86,7 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
     worker is killed, all start again from the newest checkpoint.
     """
     free(directory)
+    flush(directory)  # the workers read the record, and that the run was opened again
     exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
     thread = FitThread(partial(_trainer, run, directory, exchange, cpus, gpus, profile), directory, exchange)
     thread.start()
@@ -89,6 +94,8 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
     try:
         while (values := ray.get(exchange.next_report.remote())) is not None:
             report = report_from_dict(dict(values))
+            if report.epoch_ended:
+                refresh(directory, of_record)
             waiting = report.progress.step if report.epoch_ended else None
             yield report
             if waiting is not None:
@@ -102,8 +109,9 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
         raise
     finally:
         ray.kill(exchange)
+    refresh(directory, of_record)
     (directory / ".workers").unlink(missing_ok=True)
-    shutil.rmtree(directory / "ray", ignore_errors=True)
+    clear(directory)
     failure = failure_in(Record.open(directory))
     if failure is None and thread.failure is not None:
         failure = failure_of(thread.failure)
@@ -176,6 +184,7 @@ class FitThread(threading.Thread):
             try:
                 self.trainer().fit()
             except Exception as error:
+                refresh(self.directory)
                 if failure_of(error).is_tried_again and checkpoints(self.directory) != before:
                     continue
                 self.failure = error  # raised again where the reports are read
@@ -189,8 +198,29 @@ def work(config: dict[str, Any]) -> None:
 
     The first one also writes the record and sends its reports to the driver.
     """
+    directory = Path(located(config["directory"]))
+    with _in_step(directory):
+        _work(config, directory)
+
+
+@contextmanager
+def _in_step(directory: Path) -> Iterator[None]:
+    """Have what the first worker has of a run on the machines of all workers."""
+    is_first = distributed.rank() == 0
+    with mirrored(directory) if is_first else nullcontext():
+        if address_of(directory) is not None:
+            if is_first:
+                flush(directory)
+            distributed.barrier()
+            if not is_first:
+                refresh(directory)
+            distributed.barrier()
+        yield
+
+
+def _work(config: dict[str, Any], directory: Path) -> None:
     torch.set_num_threads(config["threads"])
-    run, directory, exchange = read_run(config["run"]), Path(config["directory"]), config["exchange"]
+    run, exchange = read_run(config["run"]), config["exchange"]
     is_first, steps, record = distributed.rank() == 0, config["profile"], Record.open(directory)
     if failure_in(record) is not None:
         return  # in an earlier start of this group: the same would happen again
@@ -210,6 +240,8 @@ def work(config: dict[str, Any]) -> None:
     try:
         for report in reports:
             if is_first:
+                if report.epoch_ended:
+                    flush(directory)
                 ray.get(exchange.send.remote(report_to_dict(report)))
             if report.epoch_ended and not report.done:
                 may_continue = torch.tensor(1.0, device=get_device())
@@ -230,22 +262,22 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 
     They can be sent to another process.
     """
-    return {**asdict(report), "checkpoint": str(report.checkpoint) if report.checkpoint else None}
+    return {**asdict(report), "checkpoint": shared(report.checkpoint) if report.checkpoint else None}
 
 
 def report_from_dict(values: dict[str, Any]) -> Report:
     """Return the report that was converted by `report_to_dict`."""
-    checkpoint = Path(values["checkpoint"]) if values["checkpoint"] else None
+    checkpoint = Path(located(values["checkpoint"])) if values["checkpoint"] else None
     return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": checkpoint})
 
 
 def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float, profile: int | None) -> TorchTrainer:
-    shutil.rmtree(directory / "ray", ignore_errors=True)  # Ray's own files; the loop keeps the checkpoints
+    clear(directory)  # Ray's own files; the loop keeps the checkpoints
     return TorchTrainer(
         work,
         train_loop_config={
             "run": run.file(),
-            "directory": str(directory),
+            "directory": shared(directory),
             "threads": run.threads or max(1, int(cpus)),
             "exchange": exchange,
             "kills": (platform.node(), kills_for_memory()),
@@ -257,9 +289,7 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float,
             resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
         ),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(
-            name="ray", storage_path=str(directory), failure_config=FailureConfig(max_failures=RESTARTS)
-        ),
+        run_config=RunConfig(name="ray", **storage_of(directory), failure_config=FailureConfig(max_failures=RESTARTS)),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record, run_directories
+from eagleray.storage.mirror import records_at_hand, run_at_hand
 
 TAIL = 65536  # bytes at the end of metrics.jsonl that hold its last rows
 TRACES = ("lock", "run.yaml", "artifacts", "trials", "metrics.jsonl")  # a folder with one of these was to be a run
@@ -66,7 +67,7 @@ def open_run(directory: Path) -> Record:
     Raises:
         ConfigError: the directory is not that of a run, or it is a sweep.
     """
-    record = Record.open(directory)
+    record = Record.open(run_at_hand(directory))
     if record.kind == "sweep":
         raise ConfigError(f"{directory} is a sweep; name one of its runs, such as {directory / 'trials'}/…")
     return record
@@ -93,4 +94,4 @@ def directory_of(text: str, runs: str) -> Path | None:
         text: a path, or a path in the folder of all runs (`temperature`, `temperature/20260101-120000`).
         runs: the folder of all runs.
     """
-    return next((path for path in (Path(text), Path(runs) / text) if os.path.isdir(path)), None)
+    return next((path for path in map(records_at_hand, (text, f"{runs}/{text}")) if os.path.isdir(path)), None)

@@ -24,6 +24,8 @@ from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.files import write
 from eagleray.contracts.report import Diverged, Failed, Kind
 from eagleray.runs.record import INTERRUPTED, Record
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import mirrored
 
 ALIKE = 3  # trials that fail in the same way, the first ones of a sweep, before it ends
 LONGEST = 300  # characters of a reason
@@ -152,7 +154,8 @@ def close_unfinished(sweep: Record, why: str) -> None:
     """Write that the runs of a sweep have stopped with it, if they have not ended."""
     for child in sweep.children():
         if child.state == "running":
-            child.finish("stopped", why, summary=_last(child))
+            with mirrored(child.directory, of_record):
+                child.finish("stopped", why, summary=_last(child))
 
 
 def reopen_unfinished(sweep: Record) -> None:
@@ -164,7 +167,8 @@ def reopen_unfinished(sweep: Record) -> None:
         failure = failure_in(child)
         is_tried = child.state == "failed" and (failure is None or failure.kind in AGAIN)
         if is_tried or not child.has_ended:
-            child.reopen()
+            with mirrored(child.directory, of_record):
+                child.reopen()
 
 
 def smaller_batch(run: Run) -> int | None:

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +24,11 @@ import psutil
 
 from eagleray.contracts.errors import ConfigError, Noted
 from eagleray.contracts.files import write
+from eagleray.contracts.paths import address_of
 from eagleray.contracts.report import Report
 from eagleray.runs.record import Record
+from eagleray.storage.copy import of_record
+from eagleray.storage.mirror import mirrored, records_at_hand
 
 EVERY = 5.0  # seconds between two beats of a pulse, and between two looks at it
 EPOCHS = 5  # the median epochs that a run may take for one report
@@ -140,6 +144,8 @@ class HangWatch(threading.Thread):
     def run(self) -> None:
         """Look every few seconds."""
         while not self.over.wait(EVERY):
+            with suppress(ConfigError):  # a store that does not answer; those who train say so
+                records_at_hand(self.directory)
             for place in {path.parent for path in (*self._pulses(""), *self._pulses("trials/*/"))}:
                 self.look(place, time.time())
 
@@ -192,6 +198,10 @@ def signalled(beat: Beat, number: int) -> bool:
 def _keep_stacks(place: Path, beats: list[Beat]) -> Path:
     """Keep the stacks that processes were asked for."""
     time.sleep(ANSWER)
+    if address_of(place) is not None:  # their machines send them
+        time.sleep(2 * EVERY)
+        with suppress(ConfigError):
+            records_at_hand(place)
     texts = []
     for beat in beats:
         stacks = place / f".stacks-{beat.rank}"
@@ -199,7 +209,8 @@ def _keep_stacks(place: Path, beats: list[Beat]) -> Path:
         where = f" on node {beat.node}" if beat.node else ""
         texts.append(f"rank {beat.rank}, process {beat.pid}{where}:\n{text or 'it does not answer: it is stopped'}\n")
     file = place / "artifacts/stacks.txt"
-    write(file, "\n".join(texts))
+    with mirrored(place, of_record):
+        write(file, "\n".join(texts))
     return file
 
 

@@ -7,6 +7,7 @@ themselves or a network is in `assemble` for a run, in `rehearsal` for a sweep.
 import json
 import os
 import re
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,13 @@ from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.machine import cores, may_have_gpu
+from eagleray.contracts.paths import address_of
+from eagleray.contracts.report import Failed
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
 from eagleray.runs.browse import open_run
+from eagleray.storage.mirror import input_at_hand
+from eagleray.storage.store import remove, write
 
 ANSWER = 10  # seconds in which something must listen at an address
 NO_GPU = "there is no GPU here"
@@ -201,9 +206,26 @@ def check_writable(path: Path, setting: str) -> None:
         raise ConfigError(f"{path} cannot be written, as you may not write to {there}: set {setting}")
 
 
+def check_store(path: Path, setting: str) -> None:
+    """Check that objects can be written to an address, if a path is the copy of one, and removed.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if (address := address_of(path)) is None:
+        return
+    probe = path / f".probe-{secrets.token_hex(8)}"
+    try:
+        write(probe, b"")
+        remove([probe])
+    except Failed as error:
+        raise ConfigError(f"{setting}: {str(error).replace(str(address_of(probe)), address)}") from None
+
+
 def _check_machine(runs: str, workers: int, cpus: float, address: str | None) -> None:
     if not is_for_jobs(address):
         check_writable(Path(runs) / "run", "tracking.runs to another folder")
+        check_store(Path(runs), "tracking.runs")
     if address is not None:
         cluster_at(address)
         return
@@ -218,7 +240,7 @@ def _check_machine(runs: str, workers: int, cpus: float, address: str | None) ->
 def _check_trained(run: Run) -> None:
     """Refuse a network that starts from what is not there, or is no finished run."""
     weights = getattr(run.encoder.config, "weights", None)
-    if isinstance(weights, Path) and not weights.is_file():
+    if isinstance(weights, Path) and not input_at_hand(weights).is_file():
         raise ConfigError(f"encoder.weights={weights} does not exist; correct it, or leave it out for new weights")
     for section, key in ((run.encoder, "run"), (run.method, "teacher")):
         source = getattr(section.config, key, None)

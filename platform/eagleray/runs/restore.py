@@ -17,6 +17,7 @@ from eagleray.data.images import Data
 from eagleray.runs.assemble import Assembly, assemble, from_blueprint
 from eagleray.runs.checkpoint import last_state
 from eagleray.runs.record import Record
+from eagleray.storage.mirror import run_at_hand
 
 
 def recorded_run(record: Record) -> Run:
@@ -107,7 +108,7 @@ def check_images(name: str, then: DataInfo, image_size: int, channels: int) -> N
 
 
 def _finished(directory: Path) -> dict[str, Any]:
-    ending = Record.open(directory).state
+    ending = Record.open(run_at_hand(directory)).state
     if ending != "finished":
         raise ConfigError(
             f"{directory} is not a finished run, it is {ending}: continue it with --resume, or name another"

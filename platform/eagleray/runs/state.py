@@ -106,7 +106,7 @@ class TrainingState:
             self.saved = save_checkpoint(self.directory, {**facts, **built, **parts}, self.run.checkpoints.keep)
         distributed.barrier()
         if distributed.rank() != 0:
-            self.saved = checkpoints(self.directory)[-1]
+            self.saved = next(reversed(checkpoints(self.directory)), None)  # on another machine there may be none
 
     def restore(self, path: Path, device: torch.device) -> None:
         """Read everything from a checkpoint.

@@ -8,6 +8,9 @@ import typer
 from eagleray.app.line import app, console, say, split_names, tracking_of
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import write
+from eagleray.contracts.paths import address_of
+from eagleray.runs.record import find_records
+from eagleray.storage.mirror import records_at_hand, run_at_hand, send_unsent
 
 
 @app.command()
@@ -89,6 +92,10 @@ def sync(
     settings: Annotated[list[str] | None, typer.Argument(metavar="[tracking.uri=...]")] = None,
 ) -> None:
     """Send to MLflow what it does not have yet."""
+    directory = records_at_hand(directory)
+    send_unsent(directory)
+    for record in find_records(directory) if address_of(directory) else ():
+        run_at_hand(record.directory)  # MLflow gets pictures and encoders, too
     if not directory.is_dir():
         raise ConfigError(f"there is no directory {directory}; name the one that contains the runs")
     uri = tracking_of(settings).uri

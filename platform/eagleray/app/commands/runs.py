@@ -13,6 +13,7 @@ from eagleray.config.metrics import headlines, meaning_of, ordered, shipped
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.browse import browse, directory_of, epochs_done
 from eagleray.runs.record import Record
+from eagleray.storage.mirror import records_at_hand, run_at_hand
 
 if TYPE_CHECKING:
     from eagleray.report.recorded import Recorded
@@ -35,7 +36,7 @@ def ls(
     trials: Annotated[bool, typer.Option("--trials", help="also the trials and floors of sweeps")] = False,
 ) -> None:
     """List runs and sweeps, the newest first."""
-    root = folder or _root()
+    root = records_at_hand(folder or _root())
     if not root.is_dir():
         raise ConfigError(f"there is no folder {root}; name the one that contains the runs")
     from eagleray.app.terminal import fitted, number
@@ -59,7 +60,7 @@ def ls(
 @runs.command()
 def show(name: RunName) -> None:
     """Show a run: what is special in it, its metrics, files."""
-    record = Record.open(directory_of(name, str(_root())) or Path(name))
+    record = Record.open(run_at_hand(directory_of(name, str(_root())) or name))
     from eagleray.app.terminal import fitted, number, table
 
     status = record.status
@@ -98,7 +99,7 @@ def best(
     Of several seeds of the best point it is the first.
     """
     root = _root()
-    directory = directory_of(place, str(root)) if place else root
+    directory = directory_of(place, str(root)) if place else records_at_hand(root)
     if directory is None or not directory.is_dir():
         remedy = "`eagleray runs ls` lists the runs" if root.is_dir() else "name the one that contains the runs"
         raise ConfigError(f"there is no directory {place or root}; {remedy}")

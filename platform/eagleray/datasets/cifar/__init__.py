@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from eagleray.contracts.dataset import Dataset, Part, PartName, PublishedFiles, download
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.paths import AbsolutePath
+from eagleray.contracts.paths import Place
 from eagleray.datasets.cifar.batches import read_batch
 
 
@@ -51,7 +51,7 @@ class Cifar(Dataset):
         """Where the files are."""
 
         root: Annotated[
-            AbsolutePath,
+            Place,
             Field(
                 description="cifar-10-batches-py or cifar-100-python, or the folder that contains it",
                 validate_default=True,

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSerializer
 
 from eagleray.contracts.dataset import Dataset, Decoding, Part, PartName
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.paths import AbsolutePath, expanded
+from eagleray.contracts.paths import Place, expanded, located, shared
 from eagleray.datasets.folder.label_file import ENDINGS, read_labels
 from eagleray.datasets.folder.layout import SPLITS, Layout, Listed, read_layout
 
@@ -47,12 +47,14 @@ class Folder(Dataset):
         """Where the images are, and how they are read."""
 
         root: Annotated[
-            AbsolutePath,
+            Place,
             Field(description="the folder; it may contain train and test (or val) folders"),
         ]
         labels: Annotated[
             str,
+            BeforeValidator(located),
             AfterValidator(_labels_from),
+            PlainSerializer(shared, return_type=str, when_used="json"),
             Field(
                 description="folders: the first sub-folder is the class, at any depth of the image; none: no "
                 "classes; auto: folders if each image is one sub-folder deep and there are at least two, else none; or "
