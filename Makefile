@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 CLUSTER := .venv/cluster/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-fast lint types docs bench chromium postgresql screenshots clean
+.PHONY: help environment demo test test-fast lint types docs bench chaos chromium postgresql screenshots clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,16 +32,26 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md and the tables of docs/results.md, from declarations and docs/results
+docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md, the tables of docs/results.md and docs/reliability.md, from declarations and docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/methods.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python chaos/table.py
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
 	@for benchmark in augment linear_probe live losses methods memory tune simclr; do \
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi
+
+# Faults on purpose; each exits with 1 if a promise of docs/reliability.md is broken.
+FAULTS := workers drivers nodes heads power_cut storage rot servers hangs endurance repetition hostile_input
+chaos: export OMP_NUM_THREADS = 1
+chaos: export MKL_NUM_THREADS = 1
+chaos: $(INSTALLED)  ## twelve kinds of faults on purpose, for the table of docs/reliability.md; about an hour
+	@for fault in $(FAULTS); do echo "== chaos/$$fault.py"; \
+	  $(BIN)/python chaos/$$fault.py --out docs/results/reliability/$$fault.csv || failed="$$failed $$fault"; done; \
+	  $(BIN)/python chaos/table.py; [ -z "$$failed" ] || { echo "broken promises:$$failed"; exit 1; }
 
 chromium:  ## the browser in which tests look at MLflow's pages; Debian and Ubuntu only, as root
 	@command -v chromium >/dev/null || { \

@@ -1,6 +1,6 @@
 """Cut the power at every point of a run, and look at what is left.
 
-    python chaos/power_cut.py [--epochs 3]
+    python chaos/power_cut.py [--epochs 3] [--out power_cut.csv]
 
 It records the calls of a real run on images (trained, stopped, resumed, finished, its encoder exported; once for
 each number of checkpoints that are kept) and of the end of a sweep: every write, fsync, rename, removal. Each prefix of
@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 from disk import MODELS, Acknowledged, Crash, Event, Recorder, Tree, Wrote, crashes, lay_out
+from observed import concluded, written
 
 from eagleray.app import launch
 from eagleray.app.conclude import conclude
@@ -46,19 +47,22 @@ Facts = dict[str, Any]  # what is read: "RUN status" -> "finished"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3, help="of each run")
+    parser.add_argument("--out", type=Path, help="where to write a row for each scenario, model and outcome, as CSV")
     given = parser.parse_args()
-    began, total, broken = time.monotonic(), Counter[str](), 0
+    began, found = time.monotonic(), list[dict[str, Any]]()
     for name, recorded in scenarios(given.epochs).items():
         events = recorded()
         result = replay(events)
-        total += result.states
-        broken += len(result.broken)
         counts = ", ".join(f"{result.states[model]:,} {model}" for model in MODELS)
         print(f"{name}: {len(events)} calls; states: {counts}; broken: {len(result.broken)}", flush=True)
-        for sentence in result.broken[:5]:
-            print(f"  {sentence}")
-    print(f"{total.total():,} states in {time.monotonic() - began:.0f} s; broken: {broken}")
-    raise SystemExit(broken > 0)
+        for model in MODELS:
+            wrong = [sentence for sentence in result.broken if f"({model})" in sentence]
+            row = {"scenario": name, "model": model}
+            found += [{**row, "count": result.states[model] - len(wrong), "broken": ""}]
+            found += [{**row, "count": 1, "broken": sentence} for sentence in wrong]
+        written(given.out, found)
+    print(f"{time.monotonic() - began:.0f} s")
+    concluded(found, given.out)
 
 
 def scenarios(epochs: int) -> dict[str, Callable[[], list[Event]]]:

@@ -3,9 +3,9 @@
     python chaos/workers.py [--runs 6] [--kills 2] [--workers 2] [--out workers.csv]
 
 Each run trains SimCLR on digits. A random worker gets SIGKILL at a random moment after each of some random epochs. It
-prints how many runs have the weights and optimizer state of the undisturbed run to the last bit, and the same metrics,
-how many steps were recorded twice, and how long it took from the kill to the first new step: until Ray had started new
-processes, until these were at their first step (imports and data), and the rest (the repeated part of an epoch).
+must end with the weights and optimizer state of the undisturbed run to the last bit, with the same metrics, and no step
+recorded twice. It prints how long it took from the kill to the first new step: until Ray had started new processes,
+until these were at their first step (imports and data), and the rest (the repeated part of an epoch).
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from observed import below, digest, percentiles, repeated, rows, written
+from observed import below, concluded, differences, written
 
 from eagleray.config import Run, load_run
 from eagleray.contracts.report import Report
@@ -41,34 +41,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write a row for each kill, as CSV")
     given = parser.parse_args()
     run = load_run(None, [*SETTINGS, f"workers={given.workers}", f"epochs={given.epochs}"])
+    found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder, connected(None):
-        alone = trained(run, Path(folder, "undisturbed"), [], random.Random(0))[0]
-        found, equal, alike, twice = list[dict[str, Any]](), 0, 0, 0
+        alone = trained(run, Watch(Path(folder, "undisturbed"), [], random.Random(0)))
         for number in range(given.runs):
             draw = random.Random(number)
             epochs = sorted(draw.sample(range(1, given.epochs), given.kills))
-            place, recoveries = trained(run, Path(folder, str(number)), epochs, draw)
-            found += [{"run": number, **each} for each in recoveries]
-            equal += digest(place) == digest(alone)
-            alike += rows(place) == rows(alone)
-            twice += repeated(place)
-            print(f"run {number}: {json.dumps(recoveries)}", flush=True)
-    print(f"{len(found)} kills in {given.runs} runs: {equal} with equal weights, {alike} with equal metrics,", end=" ")
-    print(f"{twice} steps recorded twice")
-    for name in ("processes", "loop", "step", "all"):
-        print(f"{name:10} {percentiles([each[name] for each in found])}")
-    written(given.out, found)
-    raise SystemExit(not equal == alike == given.runs or twice > 0)
+            watch = Watch(Path(folder, str(number)), epochs, draw)
+            wrong = differences(alone, trained(run, watch))
+            found += rows_of(watch, given.kills, wrong, run=number)
+            print(f"run {number}: {json.dumps(watch.recoveries)} {wrong}", flush=True)
+            written(given.out, found)
+    concluded(found, given.out, "processes", "loop", "step", "all")
 
 
-def trained(run: Run, place: Path, epochs: list[int], draw: random.Random) -> tuple[Path, list[dict[str, float]]]:
-    """Train a run, with a kill in each of some epochs; return its directory and how it recovered each time."""
-    Record.create(place, name=place.name, experiment="chaos", params={}, run=run.file())
-    watch = Watch(place, epochs, draw)
-    for report in train_on_workers(run, place):
+def rows_of(watch: "Watch", kills: int, wrong: str, **facts: Any) -> list[dict[str, Any]]:
+    """Return a row for each recovery of a run; the last says what was wrong with the run."""
+    found = [{**facts, **each, "broken": ""} for each in watch.recoveries] or [{**facts}]
+    missed = "" if len(watch.recoveries) == kills else f" {kills} kills and {len(watch.recoveries)} recoveries"
+    found[-1]["broken"] = f"{wrong}{missed}".strip()
+    return found
+
+
+def trained(run: Run, watch: "Watch", address: str | None = None) -> Path:
+    """Train a run while a watch injures it; return its directory."""
+    Record.create(watch.place, name=watch.place.name, experiment="chaos", params={}, run=run.file())
+    for report in train_on_workers(run, watch.place, address=address):
         watch.reported(report)
-    assert Record.open(place).state == "finished"
-    return place, watch.recoveries
+    return watch.place
 
 
 class Watch:
@@ -94,11 +94,15 @@ class Watch:
             self.kill()
 
     def kill(self) -> None:
-        workers = below(WORKER)
+        """Strike, and take the times until new workers train."""
         self.killed, self.processes, self.loop = time.time(), float("nan"), float("nan")
-        old = {worker.pid for worker in workers}
+        old = {worker.pid for worker in below(WORKER)}
         threading.Thread(target=self.follow, args=(old,), daemon=True).start()
-        os.kill(self.draw.choice(workers).pid, signal.SIGKILL)
+        self.strike()
+
+    def strike(self) -> None:
+        """Kill one of the workers."""
+        os.kill(self.draw.choice(below(WORKER)).pid, signal.SIGKILL)
 
     def follow(self, old: set[int]) -> None:
         """Take the times at which new processes start, and at which the first one is at its first step."""
