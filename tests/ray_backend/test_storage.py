@@ -33,6 +33,8 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 WORDS = ["data.limit=160", "batch_size=40", "epochs=40", "encoder.width=4", "threads=1", "device=cpu",
          "evaluate.linear.when=never", "evaluate.test=false", "tracking.runs=s3://lab/runs",
          "tracking.uri=http://127.0.0.1:1"]  # fmt: skip
+# What has changed is sent every few seconds, in which these epochs could all be over.
+OFTEN = "from eagleray.app.cli import main; from eagleray.storage import mirror; mirror.EVERY = 0.1; main()"
 
 
 def test_a_run_whose_machine_is_lost_continues_on_another(
@@ -41,9 +43,7 @@ def test_a_run_whose_machine_is_lost_continues_on_another(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    with subprocess.Popen(
-        [sys.executable, "-m", "eagleray", "train", *WORDS], stdout=subprocess.PIPE, text=True
-    ) as first:
+    with subprocess.Popen([sys.executable, "-c", OFTEN, "train", *WORDS], stdout=subprocess.PIPE, text=True) as first:
         end = time.monotonic() + 300
         while not any("checkpoints" in name for name in bucket.names("runs")):
             assert time.monotonic() < end
