@@ -2,8 +2,8 @@
 
     python benchmarks/label_free_sweep.py
 
-For each of five methods twelve settings that cover what people vary (a scrambled Sobol sequence), good and bad ones, and
-three runs that are meant to fail. benchmarks/label_free.py says what is done with them.
+For each of five methods twelve settings, good and bad, that cover what people vary (a scrambled Sobol sequence), and
+three that are meant to fail. benchmarks/label_free.py says what is done with them.
 """
 
 import argparse
