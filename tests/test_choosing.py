@@ -1,9 +1,11 @@
 """The statistics of the label-free study, and its tables from planted rows."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import choosing
+import label_free
+import label_free_sweep
 import numpy as np
 import pytest
 import yaml
@@ -14,12 +16,6 @@ from statsmodels.stats.multitest import multipletests
 from eagleray.config.metrics import shipped
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import choosing  # noqa: E402
-import label_free  # noqa: E402
-import label_free_sweep  # noqa: E402
-
-sys.path.pop(0)
 METRICS = tuple(shipped())
 
 
