@@ -10,6 +10,7 @@ again:
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Recorder:
     """
 
     root: Path
+    left_out: re.Pattern[str] = re.compile("(?!)")  # names of files that nobody needs after a crash
     events: list[Event] = field(default_factory=list)
     _names: dict[str, int] = field(default_factory=dict)
     _contents: dict[int, bytes] = field(default_factory=dict)
@@ -121,6 +123,8 @@ class Recorder:
             place = os.path.relpath(folder, self.root)
             names |= {os.path.normpath(f"{place}/{each}"): FOLDER for each in below}
             for each in files:
+                if self.left_out.match(each):
+                    continue
                 with open(f"{folder}/{each}", "rb") as file:
                     number = self._numbers.setdefault(os.fstat(file.fileno()).st_ino, len(self._contents))
                     contents[number] = file.read()

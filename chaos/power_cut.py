@@ -11,6 +11,7 @@ after `finish`, an encoder after the command.
 """
 
 import argparse
+import re
 import shutil
 import tempfile
 import time
@@ -39,6 +40,7 @@ from eagleray.runs.record import METRICS, SYSTEM, Record, find_records
 TINY = ["data.limit=48", "batch_size=16", "encoder.width=4", "method.hidden=2", "method.projection=2", "threads=1",
         "evaluate.linear.when=never", "optimizer.name=sgd", "device=cpu"]  # fmt: skip
 MEMORY = Path("/dev/shm")  # states are laid out there
+ALIVE = re.compile(r"\.(new\.)?pulse-|\.stacks-")  # they say that a process lives, and are never forced to the disk
 RAISED = "raised"
 PARSED: dict[bytes, dict[str, Any]] = {}
 Facts = dict[str, Any]  # what is read: "RUN status" -> "finished"
@@ -131,7 +133,7 @@ def acknowledging(root: Path) -> Iterator[Recorder]:
     keep_data = Record.keep_data
 
     lines = Counter[tuple[Path, str]]()
-    with Recorder(root) as recorder, ExitStack() as patches:
+    with Recorder(root, ALIVE) as recorder, ExitStack() as patches:
 
         def created(directory: Path | str, **facts: Any) -> Record:
             place = relative(directory)
