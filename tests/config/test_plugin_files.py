@@ -1,11 +1,18 @@
 """Ordinary Python in a file of one's own works from run file to built method, or the true reason is said."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from eagleray.app.directories import resumable_run
+from eagleray.config import Run, read_run, validated
+from eagleray.config.plugin_files import HERE
+from eagleray.runs.record import Record
 
 # Every file is `{head}`, then a class Fancy(Method) with `{config}` and `{body}`.
 FILE = '''"""A method of a user's own."""
@@ -247,3 +254,24 @@ def test_ordinary_python_works_or_is_refused_for_the_true_reason(name: str, answ
         assert "fancy.py: " in answers[name]
     else:
         assert answers[name] == expected[1]
+
+
+@pytest.mark.parametrize("is_left", [True, False], ids=["the old folder is left", "it is gone"])
+def test_a_job_that_is_sent_again_has_the_same_plugin(is_left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(HERE, raising=False)
+    settings = {"method": "./fancy.py", "data": "digits", "tracking": {"runs": str(tmp_path / "runs")}}
+    jobs = [tmp_path / "_ray_pkg_0a1b", tmp_path / "_ray_pkg_9f8e", tmp_path / "laptop"]
+    for job in jobs:
+        job.mkdir()
+        (job / "fancy.py").write_text(file())
+    monkeypatch.chdir(jobs[0])
+    run = validated(Run, settings)
+    Record.create(tmp_path / "run", name="r", experiment="e", params={}, run=run.file())
+    if not is_left:
+        shutil.rmtree(jobs[0])
+    monkeypatch.chdir(jobs[1])
+    resumed = resumable_run(tmp_path / "run", settings)
+    assert resumed.method.name == str(jobs[1] / "fancy.py")
+    monkeypatch.chdir(jobs[2])
+    elsewhere = read_run(Record.open(tmp_path / "run").file())
+    assert elsewhere.method.name == str(jobs[0 if is_left else 2] / "fancy.py")

@@ -19,6 +19,7 @@ from eagleray.contracts.paths import expanded
 
 HERE = "EAGLERAY_HERE"  # environment variable: the working directory of the driver, for workers on other machines
 _PATTERN = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w+))?")
+_JOB = re.compile(r".*/_ray_pkg_[0-9a-f]+/")  # a folder that Ray makes of the files of a job, named by their digest
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PluginFile:
     def of(cls, name: str) -> "PluginFile | None":
         """Return the file that a name means; None: the name is no path."""
         match = _PATTERN.fullmatch(name)
-        return match and cls(Path(os.path.abspath(expanded(match["path"]))), match["name"])
+        return match and cls(_at_hand(Path(os.path.abspath(expanded(match["path"])))), match["name"])
 
     def __str__(self) -> str:
         return str(self.path) if self.class_name is None else f"{self.path}:{self.class_name}"
@@ -73,6 +74,18 @@ class PluginFile:
         except OSError:
             message = f"there is no file {self.path}; put it back where it was, or name another"
             raise ConfigError(message) from None
+
+
+def _at_hand(path: Path) -> Path:
+    """Return a file's place now: that of an earlier job lies in the folder of this one, or where one works now.
+
+    A job that is sent again, to continue, has another folder as soon as any file in it has changed.
+    """
+    job, here = _JOB.match(str(path)), os.environ.get(HERE) or os.getcwd()
+    if job is None or not (_JOB.match(f"{here}/") or not path.exists()):
+        return path
+    same = Path(here, str(path)[job.end() :])
+    return same if same.exists() else path
 
 
 @contextmanager
