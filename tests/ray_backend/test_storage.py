@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import ray
+import yaml
+from commands import start, until, wait_for_the_end
 from ray.cluster_utils import Cluster
 
 import eagleray
@@ -111,6 +113,38 @@ def test_a_sweep_over_nodes_that_share_a_bucket_alone_ends_as_on_one_machine(
     there = Record.open(run_at_hand(f"s3://lab/runs/s/{result.directory.name}"))
     assert {child.name: child.summary for child in there.children()} == {n: r.summary for n, r in trials.items()}
     assert not [name for name in bucket.names("runs") if "/ray/" in name or name.endswith("lock")]
+
+
+def test_a_population_whose_machine_is_lost_goes_on_on_another(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = {**RUN, "epochs": 12, "tracking": {"uri": "http://127.0.0.1:1", "runs": "s3://lab/runs"}}
+    question = {"name": "p", "run": run, "scheduler": "pbt", "trials": 2, "grace": 2, "floor": [],
+                "vary": {"method.temperature": {"uniform": [0.1, 0.5]}}}  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(question))
+    words = ["sweep", str(tmp_path / "sweep.yaml")]
+
+    def epochs() -> int:
+        return sum(bucket.own.cat(f"lab/{name}").count(b"\n") for name in bucket.names() if "metrics.jsonl" in name)
+
+    first = start(tmp_path, *words)
+    until(lambda: epochs() >= 6 or first.poll() is not None, tmp_path, 0.2)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    wait_for_the_end(first.pid, tmp_path)
+    shutil.rmtree(tmp_path / "here")
+    bucket.on("there")
+    (name,) = bucket.own.ls("lab/runs/p", detail=False)
+    before = {record.name: record.metrics() for record in Record.open(run_at_hand(f"s3://{name}")).children()}
+    assert max(map(len, before.values())) < 12
+    ended = command_line(monkeypatch, capsys)(*words, "--resume")
+    assert ended.code == 0, ended.err
+    bucket.on("a third")
+    for record in Record.open(run_at_hand(f"s3://{name}")).children():
+        assert record.state == "finished"
+        assert [row["epoch"] for row in record.metrics()] == list(range(1, 13))
+        assert record.metrics()[: len(before[record.name])] == before[record.name], "what was sent is not done again"
+        assert 0.08 <= record.metrics()[-1]["method.temperature"] <= 0.6
 
 
 def test_a_run_whose_workers_share_a_bucket_alone_trains_as_one_process_does(
