@@ -40,7 +40,7 @@ FLOORS = (
     "evaluators",
     "runs",
     "loop report tracking encoders eagleray_methods",
-    "ray_backend",
+    "pictures ray_backend",
     "app",
     "__main__",
 )

@@ -92,6 +92,23 @@ class MAE(Method):
         loss = self._loss(reconstructed, patchify(images, self.encoder.patch_size), order)
         return StepResult(loss, [tokens[:, 1:].detach().mean(1)])
 
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict hidden patches, as in the paper's figure 2.
+
+        Normalised patches get back the mean and deviation of the true ones, which the network does not know.
+        """
+        size = self.encoder.patch_size
+        order = self._orders(0, len(images)).to(images.device)
+        tokens = self.encoder.tokens(take(self.encoder.patches(images), order[:, : self.kept]))
+        predicted, target = self._reconstruct(tokens, order), patchify(images, size)
+        if self.config.normalise:
+            mean, deviation = _statistics(target)
+            predicted = predicted * deviation + mean
+        hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, : self.kept], False)  # [N, L]
+        whole = unpatchify(torch.where(hidden.unsqueeze(-1), predicted, target), size)
+        return hidden.unflatten(1, (self.encoder.grid, -1)).repeat_interleave(size, 1).repeat_interleave(size, 2), whole
+
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw this worker's patch orders, [N, L], kept first.
 
@@ -117,10 +134,16 @@ class MAE(Method):
         See section 3, "Reconstruction target".
         """
         if self.config.normalise:
-            variance, mean = torch.var_mean(target, -1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
+            mean, deviation = _statistics(target)
+            target = (target - mean) / deviation
         errors = (reconstructed - target).square().mean(-1)  # [N, L]
         return errors.gather(1, order[:, self.kept :]).mean()
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of each patch, [N, L, 1]."""
+    variance, mean = torch.var_mean(patches, -1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
 
 
 @torch.no_grad()
@@ -156,3 +179,11 @@ def patchify(images: Tensor, size: int) -> Tensor:
     grid = side // size
     cut = images.reshape(count, channels, grid, size, grid, size)
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, grid * grid, size * size * channels)
+
+
+def unpatchify(patches: Tensor, size: int) -> Tensor:
+    """Put patches together again, the inverse of `patchify`."""
+    count, cut, pixels = patches.shape
+    grid, channels = math.isqrt(cut), pixels // size**2
+    placed = patches.reshape(count, grid, grid, size, size, channels)
+    return placed.permute(0, 5, 1, 3, 2, 4).reshape(count, channels, grid * size, grid * size)

@@ -254,7 +254,10 @@ def test_pairs_are_the_same_for_every_method():
     for built in several[1:]:
         built.method.encoder.load_state_dict(several[0].method.encoder.state_dict())
     measured = [built.evaluation(built.method, built.autocast, final=False) for built in several]
-    pairs = [{name: numbers[name] for name in ("alignment", "positive", "negative")} for numbers in measured]
+    pairs = [
+        {name: numbers[name] for name in ("alignment", "positive", "negative", "gap", "separability")}
+        for numbers in measured
+    ]
     assert pairs[0] == pairs[1] == pairs[2]
     assert 0 < pairs[0]["alignment"] < 2 * (1 - pairs[0]["negative"])
 
@@ -341,13 +344,14 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
     with pytest.raises(ConfigError, match=f"metric={metric} is no goal: .*{reason}.*; choose by one of ") as refused:
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
-    assert offered == "knn, linear, images_per_second, rank, rankme, nesum, participation_ratio, self_cluster"
+    wanted = "knn, linear, images_per_second, rank, rankme, gap, separability, nesum, participation_ratio, self_cluster"
+    assert offered == wanted
 
 
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
     for name, metric in shipped().items():
         assert metric.better or metric.no_goal, name
-    unlabelled = {"rank", "rankme", "nesum", "participation_ratio", "self_cluster"}
+    unlabelled = {"rank", "rankme", "gap", "separability", "nesum", "participation_ratio", "self_cluster"}
     assert {name for name, metric in shipped().items() if metric.caution} == {*unlabelled, "lidar"}
     assert set(shipped()) < set(known())
 

@@ -282,6 +282,10 @@ def in_numpy(views: list[np.ndarray]) -> dict[str, float]:
         )
         metrics["positive"] = np.mean([a[i] @ b[i] for a, b in two for i in range(count)])
         metrics["alignment"] = np.mean([((a - b) ** 2).sum(1).mean() for a, b in two])
+        metrics["gap"] = metrics["positive"] - metrics["negative"]
+        alike = np.array([a[i] @ b[i] for a, b in two for i in range(count)])
+        apart = [a[i] @ b[j] for a in sphere for b in sphere for i in range(count) for j in range(count) if i != j]
+        metrics["separability"] = np.mean([(alike > each).mean() + (alike == each).mean() / 2 for each in apart])
     return metrics
 
 
@@ -336,6 +340,8 @@ def test_complete_collapse(value):
             "positive": nonzero,
             "negative": nonzero,
             "alignment": 0,
+            "gap": 0,
+            "separability": 0.5,
         },
         abs=1e-6,
     )

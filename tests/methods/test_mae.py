@@ -16,7 +16,8 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.recipe import Recipe
 from eagleray.runs.assemble import build_method
-from method_cases import INFO, NOW, small
+from eagleray_methods.mae import patchify
+from method_cases import INFO, NOW, batch_of, small
 
 # --- the authors' network: models_mae.py of facebookresearch/mae, told step by step ------------------------
 
@@ -256,3 +257,25 @@ def test_mae_needs_something_to_paint():
         small("mae", "encoder.patch_size=8")
     with pytest.raises(ConfigError, match=r"^method\.normalise needs patches of more than one number"):
         build_method(load_run(None, ["method=mae", "encoder.patch_size=1"]), replace(INFO, channels=1))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_reconstruction_is_what_the_loss_sees(normalise: bool):
+    """Hidden patches are the prediction, whose error is the loss; visible ones are those of the image."""
+    method = small("mae", f"method.normalise={str(normalise).lower()}")
+    images = batch_of(method).views[0]
+    hidden, whole = method.reconstruct(images)
+    size, grid = method.encoder.patch_size, method.encoder.grid
+    assert hidden.shape == (len(images), *images.shape[2:])
+    patches = patchify(hidden[:, None], size)
+    is_hidden = patches.all(-1)
+    assert torch.equal(is_hidden, patches.any(-1))
+    assert (is_hidden.sum(1) == grid**2 - method.kept).all()
+    shown = ~hidden[:, None].expand_as(images)
+    assert torch.equal(whole[shown], images[shown])
+    target, predicted = patchify(images, size), patchify(whole, size)
+    if normalise:
+        variance, mean = torch.var_mean(target, -1, keepdim=True)
+        target, predicted = ((each - mean) / (variance + 1e-6).sqrt() for each in (target, predicted))
+    wanted = (predicted - target).square().mean(-1)[is_hidden].mean()
+    torch.testing.assert_close(method(batch_of(method), replace(NOW, step=0)).loss, wanted)

@@ -25,7 +25,19 @@ from eagleray.contracts.visible import visible
 from eagleray.runs.environment import version_of
 from eagleray.runs.signals import as_interrupts
 
-COMMANDS = ("trying", "training", "jobs", "watching", "comparing", "runs", "encoder", "plugin", "listing", "help")
+COMMANDS = (
+    "trying",
+    "training",
+    "jobs",
+    "watching",
+    "comparing",
+    "runs",
+    "pictures",
+    "encoder",
+    "plugin",
+    "listing",
+    "help",
+)
 # Phrases in typer's errors that do not continue a sentence.
 PHRASES = {"Input should be": "it must be", "Value error, ": "", ". Did you mean ": "; did you mean "}
 REMEDIES = {  # errors of a path that somebody has typed

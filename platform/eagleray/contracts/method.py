@@ -129,6 +129,13 @@ class Method(nn.Module):
         """Encode images for evaluation: [N, C, H, W] -> [N, D]."""
         return self.encoder(images)
 
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Hide parts of images and predict them, for a picture; None: the method reconstructs no pixels.
+
+        [N, C, S, S] -> what is hidden, bool [N, S, S], and the images with the prediction there, [N, C, S, S].
+        """
+        return None
+
     def classify(self, images: Tensor) -> Tensor:
         """Return the logits of the method's classifier.
 

@@ -44,11 +44,7 @@ def parallel_coordinates(analysis: Analysis) -> str:
     """
     if len(analysis.tried) < 2 or not analysis.varied:
         return ""
-    axes = [
-        _Axis(key, [row.params[key] for row in analysis.tried], "drawn" if key in analysis.binned else "listed")
-        for key in analysis.varied
-    ]
-    metric = _Axis(analysis.metric, [row.mean for row in analysis.tried], "metric", analysis.mode == "min")
+    axes, metric = axes_of(analysis)
     places = [SIDE + number * (WIDTH - 2 * SIDE) / len(axes) for number in range(len(axes) + 1)]
     drawn = [_line(row, places, axes, metric, analysis) for row in reversed(analysis.tried)]
     labels = [axis.drawn(x) for x, axis in zip(places, [*axes, metric], strict=True)]
@@ -59,7 +55,16 @@ def parallel_coordinates(analysis: Analysis) -> str:
     )
 
 
-class _Axis:
+def axes_of(analysis: Analysis) -> tuple[list["Axis"], "Axis"]:
+    """Return an axis for each varied key, and that of the metric."""
+    axes = [
+        Axis(key, [row.params[key] for row in analysis.tried], "drawn" if key in analysis.binned else "listed")
+        for key in analysis.varied
+    ]
+    return axes, Axis(analysis.metric, [row.mean for row in analysis.tried], "metric", analysis.mode == "min")
+
+
+class Axis:
     """One axis: numbers on a scale, or listed values in their order."""
 
     def __init__(self, name: str, values: Sequence[Any], kind: Kind, is_reversed: bool = False):
@@ -82,22 +87,24 @@ class _Axis:
 
     def drawn(self, x: float) -> str:
         """Draw the axis, its name and its values."""
-        ticks = [(number(end), end) for end in self.ends] if self.is_scale else self._named()
         texts = "".join(
-            f'<text x="{x + 6:.1f}" y="{self.y(value) + 4:.1f}">{escape(_cut(text))}</text>' for text, value in ticks
+            f'<text x="{x + 6:.1f}" y="{self.y(value) + 4:.1f}">{escape(text)}</text>' for text, value in self.ticks()
         )
         return (
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - 24}"/>'
             f'<text class="name" x="{x:.1f}" y="{TOP - 20}" text-anchor="middle">{escape(self.name)}</text>{texts}'
         )
 
-    def _named(self) -> list[tuple[str, Any]]:
+    def ticks(self) -> list[tuple[str, Any]]:
+        """Return the values that are named: the ends of a scale, or listed ones."""
+        if self.is_scale:
+            return [(number(end), end) for end in self.ends]
         step = math.ceil(len(self.order) / MOST_TICKS)
         places = {text: value for value, text in self.texts.items()}
-        return [(text, places[text]) for text in self.order[::step]]
+        return [(_cut(text), places[text]) for text in self.order[::step]]
 
 
-def _line(row: Row, places: Sequence[float], axes: Sequence[_Axis], metric: _Axis, analysis: Analysis) -> str:
+def _line(row: Row, places: Sequence[float], axes: Sequence[Axis], metric: Axis, analysis: Analysis) -> str:
     heights = [axis.y(row.params[axis.name]) for axis in axes] + [metric.y(row.mean)]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True))
     colour = COLOURS[round(metric.fraction(row.mean) * (len(COLOURS) - 1))]

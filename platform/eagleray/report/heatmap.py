@@ -4,7 +4,8 @@ The picture shows the metric over the two keys that matter most, or over pairs o
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -38,13 +39,22 @@ def plot_heatmap(analysis: Analysis, path: Path, title: str = "") -> bool:
     """
     if not analysis.effects.each:
         return False
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # $ in a question or value is a dollar
-        # A script that the font lacks is drawn as boxes; the report has the same words as text.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+    with literal():
         _draw(analysis, path, title)
     return True
+
+
+@contextmanager
+def literal() -> Iterator[None]:
+    """Let matplotlib draw all text as it is: $ in a question or value is a dollar.
+
+    A script that the font lacks is drawn as boxes; the page has the same words as text.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
 
 
 def _draw(analysis: Analysis, path: Path, title: str) -> None:

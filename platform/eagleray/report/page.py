@@ -76,25 +76,35 @@ def page(
         f"<h1>{escape(name)}</h1>",
         f'<p class="question">{escape(question)}</p>' if question else "",
         f'<p class="finding">{escape(finding(analysis))}</p>',
-        _section("Leaderboard", _leaderboard(analysis), what_intervals_are(analysis), what_floors_are(analysis)),
-        _section("On the test set", _paragraph(on_test_set(analysis))),
-        _section("Notes", _list(notes)),
-        _section("Every point", parallel_coordinates(analysis)),
+        section("Leaderboard", _leaderboard(analysis), what_intervals_are(analysis), what_floors_are(analysis)),
+        section("On the test set", _paragraph(on_test_set(analysis))),
+        section("Notes", _list(notes)),
+        section("Every point", parallel_coordinates(analysis)),
         _effects(analysis),
-        _section("Pictures", "".join(_figure(caption, path) for caption, path in (pictures or {}).items())),
-        _section("Settings", _settings(settings or {})),
+        section("Pictures", "".join(figure(caption, path) for caption, path in (pictures or {}).items())),
+        section("Settings", _settings(settings or {})),
     ]
+    return document(name, parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a page that opens offline.
+
+    Args:
+        title: of the window.
+        parts: HTML.
+    """
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, parts))
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, content: str, *explained: str) -> str:
+def section(title: str, content: str, *explained: str) -> str:
     """Return a section; nothing if it has no content."""
     if not content:
         return ""
@@ -121,7 +131,7 @@ def _effects(analysis: Analysis) -> str:
         return ""
     tables = _escaped_table(effects_table(analysis))
     tables += _escaped_table(shares_table(analysis)) if analysis.effects.shares else ""
-    return _section("What made the difference", tables, *how_effects_are(analysis))
+    return section("What made the difference", tables, *how_effects_are(analysis))
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -157,7 +167,8 @@ def _list(texts: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _figure(caption: str, path: Path) -> str:
+def figure(caption: str, path: Path) -> str:
+    """Return a PNG file as a part of a page."""
     data = b64encode(path.read_bytes()).decode()
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

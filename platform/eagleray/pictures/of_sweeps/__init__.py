@@ -1,0 +1,1 @@
+"""The pictures of sweeps, one a file (see `pictures/__init__.py`)."""
