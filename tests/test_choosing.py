@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import choosing
-import label_free
-import label_free_sweep
 import numpy as np
 import pytest
 import yaml
@@ -16,6 +13,11 @@ from statsmodels.stats.multitest import multipletests
 from eagleray.config.metrics import shipped
 
 ROOT = Path(__file__).parents[1]
+with pytest.MonkeyPatch.context() as patch:  # not for longer: benchmarks/methods.py would hide tests/methods
+    patch.syspath_prepend(ROOT / "benchmarks")
+    import choosing
+    import label_free
+    import label_free_sweep
 METRICS = tuple(shipped())
 
 
