@@ -356,6 +356,9 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
     other = eagleray("evaluate", str(directory), "--protocol", "retrieval", "evaluate.retrieval.queries=9").out
     assert re.search(r"^ *test_precision_at_1 +0\.\d+ ", other, re.MULTILINE)
     assert "knn" not in other
+    refused = eagleray("evaluate", str(directory), "--protocol", "accuracy")
+    assert refused.code == 2
+    assert "accuracy cannot be measured: simclr has no classifier; only a method that learns from labels" in refused.err
 
 
 @pytest.mark.slow

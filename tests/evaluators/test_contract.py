@@ -13,7 +13,7 @@ import torch
 from eagleray.app.conclude import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
-from eagleray.config.metrics import has, headlines, known, measured_by, mode_of, ordered, shipped
+from eagleray.config.metrics import check_measured, has, headlines, known, measured_by, mode_of, ordered, shipped
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
@@ -398,3 +398,18 @@ def test_a_trained_run_is_measured_by_other_evaluators():
     ):
         with pytest.raises(ConfigError, match=said):
             measured_by(run, names, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("corruptions", [], "corruptions cannot be measured: these images have no labels"),
+        ("accuracy", [], "accuracy cannot be measured: simclr has no classifier"),
+        ("pairs", ["method=supervised", "encoder=convnet"], "pairs cannot be measured: supervised declares no views"),
+    ],
+)
+def test_what_a_trained_run_lacks_is_said(name: str, settings: list[str], said: str):
+    run = load_run(None, settings)
+    with pytest.raises(ConfigError, match=said):
+        check_measured(run, [name], labels=name != "corruptions")
+    check_measured(run, ["collapse", "corruptions"], labels=True)

@@ -147,7 +147,7 @@ def _check_sent(what: str, path: Path, shipment: Shipment) -> None:
 
 def _modules(run: Run) -> Iterator[str]:
     """Yield the modules and files that a run names."""
-    yield from (section.declaration.module for section in (run.method, run.encoder, run.data))
+    yield from (section.declaration.module for section in run.chosen.values())
     yield from (each.module for each in run.evaluate.evaluators.values())
 
 

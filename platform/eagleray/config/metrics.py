@@ -102,6 +102,23 @@ def measured_by(run: Run, evaluators: Collection[str], overrides: Iterable[str] 
     return changed(run, {**when, **dict(leaves(merged(*map(parse_override, overrides))))})
 
 
+def check_measured(run: Run, evaluators: Iterable[str], *, labels: bool) -> None:
+    """Check that evaluators can measure a trained run.
+
+    Args:
+        run: the run.
+        evaluators: their names.
+        labels: whether its training images have labels.
+
+    Raises:
+        ConfigError: what one of them needs is not there.
+    """
+    lacking = _lacking(run)
+    for name in evaluators:
+        for need in sorted(needs(run.evaluate.evaluators[name]) - has(run, labels=labels)):
+            raise ConfigError(f"{name} cannot be measured: {lacking[need]}")
+
+
 def check_metric(
     name: str, run: Run, *, every_epoch: str | None = None, labels: bool = True, validation: bool = True
 ) -> None:
@@ -175,7 +192,9 @@ def has(run: Run, *, labels: bool) -> frozenset[Need]:
         # All methods declare views of the training images, except those that see only labelled images.
         "two_views": "only_labels" not in run.method.declaration.needs,
         "tokens": run.encoder.declaration.values["has_tokens"],
+        "stages": run.encoder.declaration.values["has_stages"],
         "classifier": run.labels is not None,
+        "network": True,
     }
     return frozenset(need for need, is_available in available.items() if is_available)
 
@@ -234,17 +253,25 @@ def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
         return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_goals(names, table)})"
     if run.evaluate.when(evaluator) == "never":
         return f"it is not measured with run.evaluate.{evaluator}.when=never"
-    free = f"use one that needs no labels ({_goals(names, table)})"
-    reasons: dict[Need, str] = {
+    lacking, free = _lacking(run), f"use one that needs no labels ({_goals(names, table)})"
+    lacking["labels"] = (
+        f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
+        if labels
+        else f"{lacking['labels']}; {free}"
+    )
+    missing = metric_needs(name, run) - has(run, labels=False)
+    return next(why for need, why in lacking.items() if need in missing)
+
+
+def _lacking(run: Run) -> dict[Need, str]:
+    """Return what to say where a run has not what is needed."""
+    return {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
         "two_views": f"{run.method.name} declares no views, so there are no two views to compare",
         "tokens": f"encoder={run.encoder.name} has no tokens; use encoder=vit_tiny",
-        "labels": f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
-        if labels
-        else f"these images have no labels; {free}",
+        "stages": f"encoder={run.encoder.name} names no stages; define `stages` and has_stages=True in it",
+        "labels": "these images have no labels",
     }
-    missing = metric_needs(name, run) - has(run, labels=False)
-    return next(why for need, why in reasons.items() if need in missing)
 
 
 def _goals(names: Iterable[str], table: Table) -> str:

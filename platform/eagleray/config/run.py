@@ -131,6 +131,12 @@ class Run(Strict, frozen=True):
                 f"workers={workers} cannot share; the nearest that fits is {near}"
             )
 
+    @property
+    def chosen(self) -> dict[str, Chosen]:
+        """All that is chosen by name, by its key."""
+        others = {f"evaluate.{name}.data": one for name, one in self.evaluate.others.items()}
+        return {"method": self.method, "encoder": self.encoder, "data": self.data, **others}
+
     def file(self) -> dict[str, Any]:
         """Return the resolved run file, as JSON values."""
         return self.model_dump(mode="json")
@@ -226,7 +232,18 @@ def run_keys(tree: Mapping[str, Any]) -> dict[str, FieldInfo]:
         keys[name] = field
         for section in _sections(field, tree.get(name)):
             keys |= _dotted(section, name)
+    for name, other in _others(tree.get("evaluate")):
+        for section in _sections(Run.model_fields["data"], other):
+            keys |= _dotted(section, f"evaluate.{name}.data")
     return keys
+
+
+def _others(evaluate: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield evaluators and the images that they name, of unchecked input."""
+    for name, settings in evaluate.items() if isinstance(evaluate, Mapping) else ():
+        other = settings.get("data") if isinstance(settings, Mapping) else None
+        if isinstance(other, Mapping) and "name" in other:
+            yield name, other
 
 
 def _all_keys(model: type[BaseModel]) -> dict[str, FieldInfo]:

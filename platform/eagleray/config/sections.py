@@ -242,6 +242,12 @@ class Evaluate(Strict, frozen=True):
         """Return when an evaluator measures."""
         return getattr(self, evaluator).when
 
+    @property
+    def others(self) -> dict[str, DataChoice]:
+        """The images of evaluators that measure on other ones than the run's, by the evaluator's name."""
+        chosen = {name: getattr(getattr(self, name), "data", None) for name in self.evaluators}
+        return {name: one for name, one in chosen.items() if isinstance(one, DataChoice) and self.when(name) != "never"}
+
     @model_validator(mode="wrap")
     @classmethod
     def _whole(cls, values: Any, handler: ModelWrapValidatorHandler["Evaluate"]) -> "Evaluate":
@@ -253,6 +259,9 @@ class Evaluate(Strict, frozen=True):
             settings = getattr(section, name)
             if type(settings).model_validate(settings.model_dump(mode="json")) != settings:
                 raise wrong(f"evaluate.{name}: a validator of its Config changes values that a run file gives back")
+            if has_images(section.evaluators[name]) and section.when(name) != "never" and settings.data is None:
+                key = f"evaluate.{name}.data"
+                raise wrong(f"{key} names no images; set {key}.name and its settings, as those of data")
         return section
 
 
@@ -280,8 +289,15 @@ def _evaluate_with(also: tuple[str, ...], _: tuple[int, ...]) -> type[Evaluate]:
 def evaluator_settings(one: Declaration) -> type[BaseModel]:
     """Return an evaluator's settings and `when`."""
     when = Annotated[When, Field(description="measured always (at every evaluation), at the end, or never")]
-    default = one.values["when"]
-    return create_model(one.name, __base__=one.Config, __doc__=one.doc, when=(when, default))
+    fields: dict[str, Any] = {"when": (when, one.values["when"])}
+    if has_images(one):
+        fields["data"] = Annotated[DataChoice | None, one.Config.model_fields["data"]], None
+    return create_model(one.name, __base__=one.Config, __doc__=one.doc, **fields)
+
+
+def has_images(evaluator: Declaration) -> bool:
+    """Return whether an evaluator measures on images of its own."""
+    return "data" in evaluator.Config.model_fields
 
 
 def _evaluators(also: tuple[str, ...]) -> dict[str, Declaration]:

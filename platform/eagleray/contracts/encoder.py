@@ -19,6 +19,7 @@ class Encoder(nn.Module):
     config: BaseModel  # an encoder writes `config: Config` below its own Config, for type checkers
     names: ClassVar[tuple[str, ...]]  # what a user types
     has_tokens: ClassVar[bool] = False  # True: a ViT, with `patches` and `tokens`
+    has_stages: ClassVar[bool] = False  # True: it has `stages`
     dim: int  # width of the features
     patch_size: int = 1  # side in pixels of the patches that an image is cut into; 1: it is not cut
 
@@ -29,6 +30,13 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""
         raise NotImplementedError
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return what its stages give, pooled over positions or tokens, from first to last.
+
+        [N, C, H, W] -> each [N, D], of any width. Only for an encoder that `has_stages`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names no stages")
 
     @classmethod
     def start(cls, config: BaseModel) -> str:

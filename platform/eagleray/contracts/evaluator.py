@@ -25,6 +25,20 @@ Data = Any  # a `data.images.Data`, and the images of one of its splits: contrac
 Images = Any
 
 
+class Change(Protocol):
+    """A change of images before they are encoded."""
+
+    def __call__(self, pixels: "Tensor", /, places: "Tensor") -> "Tensor":
+        """Return changed pixels, [n, C, S, S].
+
+        Args:
+            pixels: float32 [n, C, S, S] in 0..1, as large as the network takes them.
+            places: int64 [n], of the images among those that are changed. What is random follows from them and the
+                run's seed, so that it does not depend on how many workers share the images.
+        """
+        ...
+
+
 class Encodings(Protocol):
     """The images, encoded by a network.
 
@@ -80,11 +94,26 @@ class Encodings(Protocol):
         """
         ...
 
-    def of(self, images: Images, by: "Callable[[Tensor], Tensor] | None" = None) -> "Features":
-        """Encode any images.
+    def fine_tuned(
+        self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
+    ) -> "Features":
+        """Train a copy of the network, and return its classifier's logits on the evaluated images, [N, classes].
 
-        The network does it, or `by`, a function of its inputs [N, C, H, W] -> [N, D].
+        Needs "network" and "labels". It is trained as by the method `finetune`, once for all evaluated images.
+
+        Args:
+            epochs: as many steps as that many passes have over the training images, however few of them are labelled.
+            lr: of the recipe of `finetune`.
+            per_class: labelled images of each class, drawn by the seed.
+            fraction: for it, a share of each class.
+
+        Raises:
+            ConfigError: a class has fewer images.
         """
+        ...
+
+    def of(self, images: Images) -> "Features":
+        """Encode any images."""
         ...
 
     def views(self, views: "Sequence[View]", most: int) -> "list[Features]":
@@ -92,6 +121,24 @@ class Encodings(Protocol):
 
         The images are evenly spaced, and the same at every call.
         """
+        ...
+
+    def through(self, encode: "Callable[[Tensor], Tensor]") -> "Encodings":
+        """Return the same images, encoded by any function of the network's inputs, [N, C, H, W] -> [N, D]."""
+        ...
+
+    def elsewhere(self, data: Data) -> "Encodings":
+        """Return the same network on other images.
+
+        Its evaluated images are those of the same split, validation or test.
+
+        Args:
+            data: `evaluate.NAME.data`, whose images were loaded before the run started.
+        """
+        ...
+
+    def changed(self, change: Change, most: int) -> "Features":
+        """Encode at most `most` evaluated images, changed; the same images as `views`."""
         ...
 
 
@@ -103,7 +150,7 @@ class Evaluator:
     """
 
     class Config(BaseModel, frozen=True, extra="forbid"):  # its settings, each with default and meaning
-        pass
+        pass  # `data: Any = None` is special: the user chooses images there as in `data` of a run; for `elsewhere`
 
     config: BaseModel  # an evaluator writes `config: Config` below its own Config, for type checkers
     metrics: ClassVar[dict[str, Metric]]  # all it may return, by name
@@ -115,7 +162,7 @@ class Evaluator:
     def __call__(self, encodings: Encodings) -> dict[str, float]:
         """Return the numbers by name.
 
-        Only names in `metrics`, and never NaN. An evaluator whose metrics need labels is called for the test set too;
-        the numbers are then `test_NAME`.
+        Only names in `metrics`, and never NaN. An evaluator whose metrics need labels, or that has images of its own,
+        is called for the test set too; the numbers are then `test_NAME`.
         """
         raise NotImplementedError

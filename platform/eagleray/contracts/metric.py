@@ -10,7 +10,9 @@ Need = Literal[
     "labels",  # of the training images, and images held out for evaluation
     "two_views",  # a method that declares views of its training images
     "tokens",  # an encoder that has tokens (a ViT)
+    "stages",  # the run's own encoder, if it tells its stages
     "classifier",  # a method that learns from labels
+    "network",  # weights that can be trained further: those of a run, not of a floor
 ]
 Better = Literal["higher", "lower"]
 When = Literal["always", "end", "never"]

@@ -47,3 +47,13 @@ class Ragged:
         The sizes stay on the CPU, where they are needed.
         """
         return Ragged(self.padded.to(device, non_blocking=non_blocking), self.sizes)
+
+
+def coloured(images: Tensor | Ragged, channels: int) -> Tensor | Ragged:
+    """Repeat the channel of grey images.
+
+    [N, 1, H, W] -> [N, channels, H, W]; colour images stay as they are.
+    """
+    if isinstance(images, Ragged):
+        return Ragged(images.padded.expand(-1, max(channels, images.padded.shape[1]), -1, -1), images.sizes)
+    return images.expand(-1, max(channels, images.shape[1]), -1, -1)

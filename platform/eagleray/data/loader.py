@@ -3,7 +3,7 @@
 Its batches are functions of (seed, step), so it has no state to save.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.contracts.batch import Batch, DataInfo, LabelledBatch
 from eagleray.contracts.method import Method
-from eagleray.contracts.ragged import Ragged
+from eagleray.contracts.ragged import Ragged, coloured
 from eagleray.data.images import Data, Images
 from eagleray.data.order import epoch_order, labelled_order
 
@@ -72,14 +72,22 @@ class BatchLoader:
             views = self._views(images, self.views, step, _UNLABELLED, (rank, world))
             yield Batch(views, indices.to(self.device, non_blocking=True), self._labelled(step, rank, world))
 
-    def evaluation_view(self, images: Tensor | Ragged) -> Tensor:
+    def evaluation_view(self, images: Tensor | Ragged, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Prepare images for evaluation.
 
         [N, C, H, W] uint8 -> float, resized if the run asks for it, normalised.
+
+        Args:
+            images: as they are stored; grey ones may be shown to a network of colour images.
+            change: of the resized pixels, float32 [N, C, S, S] in 0..1, before they are normalised.
         """
-        return self._in_layout(
-            evaluation_view(images.to(self.device, non_blocking=True), self.info.image_size, *self._norm)
-        )
+        images = coloured(images.to(self.device, non_blocking=True), self.info.channels)
+        if change is None:
+            return self._in_layout(evaluation_view(images, self.info.image_size, *self._norm))
+        with torch.autocast(self.device.type, enabled=False):
+            pixels = change(evaluation_view(images, self.info.image_size, *self._no_norm))
+            mean, std = (torch.tensor(values).to(pixels).view(-1, 1, 1) for values in self._norm)
+            return self._in_layout((pixels - mean) / std)
 
     def fixed(self, images: Tensor | Ragged, views: Sequence[View], number: int) -> list[Tensor]:
         """Make the views of batch `number` of some images.
@@ -179,6 +187,10 @@ class BatchLoader:
     @property
     def _norm(self) -> tuple[Sequence[float], Sequence[float]]:
         return self.info.mean, self.info.std
+
+    @property
+    def _no_norm(self) -> tuple[Sequence[float], Sequence[float]]:
+        return [0.0] * self.info.channels, [1.0] * self.info.channels
 
     def _in_layout(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.layout)

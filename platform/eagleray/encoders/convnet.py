@@ -23,6 +23,7 @@ class ConvNet(Encoder):
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("convnet",)
+    has_stages: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         super().__init__(name, config, image_size, channels)
@@ -47,6 +48,15 @@ class ConvNet(Encoder):
         [N, C, H, W] -> [N, dim].
         """
         return self.blocks(images).mean(dim=(2, 3))
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the means over positions after each block."""
+        found = []
+        for layer in self.blocks:
+            images = layer(images)
+            if isinstance(layer, nn.ReLU):
+                found.append(images.mean(dim=(2, 3)))
+        return found
 
 
 def _block(channels: int, width: int, stride: int) -> list[nn.Module]:

@@ -29,6 +29,7 @@ class Pretrained(Encoder):
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("pretrained",)
+    has_stages: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         method, plan = trained(config.run)
@@ -45,6 +46,10 @@ class Pretrained(Encoder):
 
     def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
         return self.network.as_timm() if isinstance(self.network, Encoder) else None
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return those of the other run's encoder."""
+        return next(each for each in self.network.modules() if isinstance(each, Encoder)).stages(images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""

@@ -38,6 +38,7 @@ class ResNet(Encoder):
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
+    has_stages: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         # From here on the settings describe how to build the network: its weights are in checkpoints.
@@ -65,6 +66,15 @@ class ResNet(Encoder):
         [N, C, H, W] -> [N, dim].
         """
         return self.network(images)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the means over positions after each of the four groups of blocks."""
+        network, found = self.network, []
+        images = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+            images = layer(images)
+            found.append(images.mean(dim=(2, 3)))
+        return found
 
     def _load(self, name: str, weights: Weights) -> None:
         """Load public weights of torchvision or timm, which name them alike."""

@@ -35,6 +35,7 @@ class Timm(Encoder):
     config: Config
 
     names: ClassVar[tuple[str, ...]] = ("timm",)
+    has_stages: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         # From here on the settings describe how to build the network: its weights are in checkpoints.
@@ -64,6 +65,17 @@ class Timm(Encoder):
         [N, C, H, W] -> [N, dim].
         """
         return self.network(images)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the means over positions of what timm counts as its stages.
+
+        Raises:
+            ConfigError: timm counts none.
+        """
+        if not hasattr(self.network, "forward_intermediates"):
+            raise ConfigError(f"timm counts no stages of {self.architecture}; set evaluate.stages.when=never")
+        maps: list[Tensor] = self.network.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
+        return [each.mean(dim=(2, 3)) for each in maps]
 
     def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
         return None if self.has_own_stem else (self.architecture, {**self.options, "num_classes": 0}, self.network)

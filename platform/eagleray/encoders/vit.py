@@ -49,6 +49,7 @@ class ViT(TokenEncoder):
 
     names: ClassVar[tuple[str, ...]] = ("vit_tiny", "vit_small", "vit_base")
     has_tokens: ClassVar[bool] = True
+    has_stages: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config, image_size: int, channels: int):
         # From here on the settings describe how to build the network: its weights are in checkpoints.
@@ -98,16 +99,30 @@ class ViT(TokenEncoder):
 
         [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
         """
-        prefix = self._prefix()
-        tokens = torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1)
-        tokens = self.vit.norm(self.vit.blocks(self.vit.norm_pre(tokens)))
-        if prefix.shape[1] == 1:
-            return tokens
-        return torch.cat([tokens[:, :1], tokens[:, prefix.shape[1] :]], dim=1)  # without the registers
+        return self._finished(self.vit.blocks(self._begun(patches)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""
-        tokens = self.tokens(self.patches(images))
+        return self._pooled(self.tokens(self.patches(images)))
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the features that the tokens after each block give, with the last block's norm."""
+        tokens, found = self._begun(self.patches(images)), []
+        for block in self.vit.blocks:
+            tokens = block(tokens)
+            found.append(self._pooled(self._finished(tokens)))
+        return found
+
+    def _begun(self, patches: Tensor) -> Tensor:
+        """Return what the first block gets, [N, 1 + R + K, dim]."""
+        return self.vit.norm_pre(torch.cat([self._prefix().expand(patches.shape[0], -1, -1), patches], dim=1))
+
+    def _finished(self, tokens: Tensor) -> Tensor:
+        """Normalise a block's tokens and leave out the registers, [N, 1 + K, dim]."""
+        tokens, registers = self.vit.norm(tokens), self._prefix().shape[1] - 1
+        return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1) if registers else tokens
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
 
     @torch.no_grad()

@@ -189,7 +189,7 @@ def _distinct(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def _plugins(run: Run) -> list[Declaration]:
     """Return what a run uses that Eagleray does not bring."""
-    sections = [section.declaration for section in (run.method, run.encoder, run.data)]
+    sections = [section.declaration for section in run.chosen.values()]
     return [
         each
         for each in (*sections, *run.evaluate.evaluators.values())

@@ -6,6 +6,7 @@ It gives every number that a run reports in addition to its loss.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,15 +14,18 @@ from torch import Tensor
 from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.config.metrics import TEST, has, needs
+from eagleray.config.sections import DataChoice, Labels
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import Evaluator
+from eagleray.contracts.evaluator import Change, Evaluator
 from eagleray.contracts.features import Features, evenly
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
-from eagleray.data.images import Data, Images
+from eagleray.data.images import Data, Images, load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.evaluators.collapse import collapse
+from eagleray.runs.finetuning import Tuning, fine_tuned
+from eagleray.runs.other_images import check_other, keys_named
 
 VIEWED = 256  # images of which views are made at a time
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
@@ -37,11 +41,16 @@ class Evaluation:
         data: classifiers are fitted on the training set and evaluated on the validation set; on request on the test
             set too.
         loader: prepares images for the network.
+
+    Raises:
+        ConfigError: images that an evaluator names are missing, or do not fit the network.
     """
 
     def __init__(self, run: Run, data: Data, loader: BatchLoader):
         self.run, self.settings, self.data, self.loader = run, run.evaluate, data, loader
         self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
+        # Images that evaluators name beside the run's, loaded now, so that no training ends with what is wrong of them.
+        self.others = [(choice, self._other(name, choice)) for name, choice in run.evaluate.others.items()]
         self.evaluators: dict[str, Evaluator] = {
             name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
         }
@@ -81,40 +90,56 @@ class Evaluation:
         method.train()
         return features
 
-    def encode(self, encode: Encode, images: Images, autocast: AbstractContextManager) -> Tensor:
+    def encode(
+        self, encode: Encode, images: Images, autocast: AbstractContextManager, change: Change | None = None
+    ) -> Tensor:
         """Encode all images in their order, float32 [N, D].
 
-        Each worker encodes a share.
+        Each worker encodes a share. `change` changes their pixels before.
         """
         rank, world, count = distributed.rank(), distributed.world_size(), len(images)
         share = -(-count // world)
         # Gathering needs equal shares: the last ones repeat the last image, which is cut off below.
-        mine = torch.arange(rank * share, (rank + 1) * share).clamp_(max=count - 1)
+        mine = torch.arange(rank * share, (rank + 1) * share).clamp_(max=count - 1).split(self.settings.batch_size)
         with torch.no_grad(), autocast:
-            batches = images.batches(list(mine.split(self.settings.batch_size)))
-            parts = [encode(self.loader.evaluation_view(batch)).float() for batch in batches]
+            views = (
+                self.loader.evaluation_view(batch, None if change is None else partial(change, places=places))
+                for places, batch in zip(mine, images.batches(mine), strict=True)
+            )
+            parts = [encode(view).float() for view in views]
         return distributed.gather(torch.cat(parts))[:count]
+
+    def _other(self, name: str, choice: DataChoice) -> Data:
+        """Load the images that an evaluator names, split by the run's seed."""
+        with keys_named(name):
+            found = load_data(choice.name, choice.config, choice.settings, self.run.seed)
+            check_other(choice, labels=found.train.labels is not None, validation=found.validation is not None)
+            if found.info.channels > self.loader.info.channels:
+                remedy = "set data.channels=grey" if hasattr(choice.config, "channels") else "name others"
+                raise ConfigError(f"data={choice.title} has colours, and the network takes grey images: {remedy}")
+        return found
 
     def _measured(
         self, encode: Encode, method: Method | None, autocast: AbstractContextManager, *, final: bool, test: bool
     ) -> dict[str, float]:
         data, available = self.data, self._has(method)
-        encoded = Encoded(self, encode, method, autocast, data.train if data.validation is None else data.validation)
+        shown = data.train if data.validation is None else data.validation
+        encoded = Encoded(self, encode, method, autocast, data, shown)
         metrics: dict[str, float] = {}
         for name, evaluator in self.evaluators.items():
             if self.settings.when(name) not in (("always", "end") if final else ("always",)):
                 continue
-            labels = "labels" in self.needs[name]
+            labels, others = "labels" in self.needs[name], name in self.settings.others
             if self.needs[name] <= available and (data.validation is not None or not labels):
                 metrics |= self._declared(name, evaluator(encoded))
-            if self.needs[name] <= available and labels and test and data.test is not None:
+            if self.needs[name] <= available and (labels or others) and test and data.test is not None:
                 on_test = self._declared(name, evaluator(encoded.on(data.test, chosen_by=data.validation)))
                 metrics |= {TEST + metric: value for metric, value in on_test.items()}
         return metrics
 
     def _has(self, method: Method | None) -> frozenset[Need]:
         available = has(self.run, labels=self.data.train.labels is not None)
-        return available if method is not None else available - {"classifier", "tokens"}
+        return available if method is not None else available - {"classifier", "tokens", "network", "stages"}
 
     def _declared(self, name: str, numbers: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(numbers) - set(self.evaluators[name].metrics)):
@@ -130,9 +155,11 @@ class Encoded:
     encode: Encode
     method: Method | None
     autocast: AbstractContextManager
+    data: Data
     images: Images  # the evaluated ones
     chosen_by: Images | None = None
     known: dict[tuple[Images, Encode], Features] = field(default_factory=dict)  # encoded already
+    tuned: dict[Tuning, Method] = field(default_factory=dict)  # trained already
 
     @property
     def seed(self) -> int:
@@ -141,10 +168,6 @@ class Encoded:
     @property
     def image_size(self) -> int:
         return self.evaluation.loader.info.image_size
-
-    @property
-    def data(self) -> Data:
-        return self.evaluation.data
 
     @property
     def train(self) -> Features:
@@ -161,13 +184,21 @@ class Encoded:
     @property
     def logits(self) -> Features:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
-        return self.of(self.images, self.method.classify)
+        return self.through(self.method.classify).evaluated
 
-    def of(self, images: Images, by: Encode | None = None) -> Features:
-        key = (images, by or self.encode)
+    def fine_tuned(
+        self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
+    ) -> Features:
+        assert self.method is not None, "an evaluator that trains further needs a network, and says so"
+        tuning = Tuning(Labels(per_class=per_class, fraction=fraction, ratio=1), epochs, lr)
+        if tuning not in self.tuned:
+            self.tuned[tuning] = fine_tuned(self.method, tuning, self.evaluation.loader, self.autocast)
+        return self.through(self.tuned[tuning].classify).evaluated
+
+    def of(self, images: Images) -> Features:
+        key = (images, self.encode)
         if key not in self.known:
-            features = self.evaluation.encode(by or self.encode, images, self.autocast)
-            self.known[key] = _labelled(features, images)
+            self.known[key] = _labelled(self.evaluation.encode(self.encode, images, self.autocast), images)
         return self.known[key]
 
     def views(self, views: Sequence[View], most: int) -> list[Features]:
@@ -179,6 +210,20 @@ class Encoded:
                 for part, view in zip(parts, self.evaluation.loader.fixed(batch, views, number), strict=True):
                     part.append(self.encode(view).float())
         return [_labelled(torch.cat(part), self.images.only(places.numpy())) for part in parts]
+
+    def through(self, encode: Encode) -> "Encoded":
+        return replace(self, encode=encode)
+
+    def elsewhere(self, data: DataChoice) -> "Encoded":
+        there = next(loaded for choice, loaded in self.evaluation.others if choice == data)
+        assert there.validation is not None, "other images are refused where none are held out"
+        if self.images is not self.data.test:
+            return replace(self, data=there, images=there.validation)
+        return replace(self, data=there, images=there.test, chosen_by=there.validation)
+
+    def changed(self, change: Change, most: int) -> Features:
+        images = self.images.only(evenly(torch.arange(len(self.images)), most).numpy())
+        return _labelled(self.evaluation.encode(self.encode, images, self.autocast, change), images)
 
     def on(self, images: Images, *, chosen_by: Images | None) -> "Encoded":
         """Return the same network, evaluated on other images.

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from eagleray.config import Run, Sweep
-from eagleray.config.metrics import check_metric
+from eagleray.config.metrics import check_metric, needs
 from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
@@ -25,6 +25,7 @@ from eagleray.contracts.report import Failed
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
 from eagleray.runs.browse import open_run
+from eagleray.runs.other_images import check_others
 from eagleray.storage.mirror import input_at_hand
 from eagleray.storage.store import remove, write
 
@@ -49,6 +50,7 @@ def check_run(run: Run, address: str | None = None) -> None:
         return
     _check_trained(run)
     _check_facts(run, facts_of(run))
+    check_others(run)
 
 
 def check_sweep(sweep: Sweep, address: str | None = None) -> list[Run]:
@@ -70,9 +72,11 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> list[Run]:
         if lies_elsewhere(run, address):
             continue
         _check_trained(run)
-        key = json.dumps([run.file()["data"], run.seed])
+        others = {name: one.model_dump(mode="json") for name, one in run.evaluate.others.items()}
+        key = json.dumps([run.file()["data"], others, run.seed])
         if key not in known:
             known[key] = facts_of(run)
+            check_others(run)
         if facts := known[key]:
             _check_facts(run, facts)
             labels, validation = facts.labels is not None, facts.has_validation
@@ -94,10 +98,10 @@ def lies_elsewhere(run: Run, address: str | None) -> bool:
 
 def run_paths(run: Run) -> Iterator[tuple[str, Path]]:
     """Yield the paths that a run reads, with their keys."""
-    for section in (run.method, run.encoder, run.data):
+    for key, section in run.chosen.items():
         for name, value in section.config:
             if isinstance(value, Path | str) and os.path.isabs(value):
-                yield f"{section.kind}.{name}", Path(value)
+                yield f"{key}.{name}", Path(value)
 
 
 def planned(sweep: Sweep) -> list[Run]:
@@ -262,6 +266,20 @@ def _check_facts(run: Run, facts: Facts | None) -> None:
     check_images(run, samples=facts.samples, channels=facts.channels, has_labels=facts.labels is not None)
     if run.labels is not None and facts.labels is not None and facts.class_names is not None:
         few_of_each(facts.labels, run.labels, run.seed, facts.class_names)
+    if facts.labels is not None and facts.class_names is not None:
+        known = set(facts.labels.tolist())
+        missing = [name for label, name in enumerate(facts.class_names) if label not in known]
+        for name in [one for one in _trained_further(run) if missing]:
+            raise ConfigError(
+                f"evaluate.{name}: train has no image of class {missing[0]!r} to train with; raise data.limit, or set "
+                f"evaluate.{name}.when=never"
+            )
+
+
+def _trained_further(run: Run) -> list[str]:
+    """Return the evaluators that train the network with labels."""
+    known = run.evaluate.evaluators.items()
+    return [name for name, one in known if "network" in needs(one) and run.evaluate.when(name) != "never"]
 
 
 def _check_share(sweep: Sweep) -> None:

@@ -26,7 +26,7 @@ from eagleray.app.line import (
 )
 from eagleray.app.ready import check_sweep
 from eagleray.config import Run, Sweep, load_run, load_sweep, read_run
-from eagleray.config.metrics import measured_by
+from eagleray.config.metrics import check_measured, measured_by
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
@@ -167,7 +167,9 @@ def evaluate(
     from eagleray.app.terminal import metrics_table
     from eagleray.runs.restore import evaluated
 
-    console.print(metrics_table(evaluated(run, record.directory, _read(run)), run))
+    data = _read(run)
+    check_measured(run, protocol or (), labels=data.train.labels is not None)
+    console.print(metrics_table(evaluated(run, record.directory, data), run))
 
 
 @app.command()
