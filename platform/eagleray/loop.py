@@ -19,7 +19,7 @@ from eagleray.data.images import Data
 from eagleray.runs.allocator import keep_freed_memory
 from eagleray.runs.assemble import Assembly, assemble
 from eagleray.runs.checkpoint import newest_checkpoint
-from eagleray.runs.evaluation import batch_health
+from eagleray.runs.notice import Notice
 from eagleray.runs.state import Stopwatch, TrainingState
 
 
@@ -30,6 +30,7 @@ def train(
     data: Data | None = None,
     device: torch.device | None = None,
     resume_from: Path | None = None,
+    notice: Notice | None = None,
     build: Callable[..., Assembly] = assemble,
 ) -> Iterator[Report]:
     """Train, evaluate and save a run.
@@ -42,6 +43,7 @@ def train(
         data: the images, if they are loaded already.
         device: by default the one that `run.device` names.
         resume_from: a checkpoint to start from in place of the newest (population based training).
+        notice: ends it after the step that is under way, with a checkpoint.
         build: makes what the run names (`runs.profile` measures it).
 
     Raises:
@@ -53,19 +55,21 @@ def train(
         keep_freed_memory()
     method, loader = built.method, built.loader
     optimizer = make_optimizer(method, run.optimizer)
-    state = TrainingState(run, directory, method, optimizer, loader)
+    notice = notice or Notice()
+    state = TrainingState(run, directory, method, optimizer, loader, notice)
     if saved := resume_from or newest_checkpoint(directory):
         state.restore(saved, built.device)
-        if resume_from is None and state.is_between_epochs:  # that report may have been lost: repeat it
+        if resume_from is None and state.is_at_report:  # that report may have been lost: repeat it
             yield Report(state.progress, state.counters.metrics, 0.0, epoch_ended=True, checkpoint=saved)
     method.train()
     watch = Stopwatch(run.batch_size)
-    while not state.progress.done:
-        epoch, start = divmod(state.counters.step, loader.steps_per_epoch)
+    while not state.is_done:
+        epoch, start = state.place
         if start == 0:
             seed_all(run.seed, epoch)
             embed = partial(built.evaluation.embed, method, built.autocast)
-            method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
+            with state.interruptible():
+                method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
         for batch in loader.epoch(epoch, start):
             seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)
@@ -80,19 +84,20 @@ def train(
             method.after_step(state.progress)
             state.add(result)
             watch.steps += 1
-            if state.is_between_epochs:
-                continue
-            if state.checkpoint_is_due:
+            if state.is_ending or state.checkpoint_is_due:
                 state.save()
                 yield Report(state.progress, state.counters.means(), watch.rate(), checkpoint=state.saved)
-            elif state.counters.count and watch.report_is_due():
+                if state.is_ending:
+                    raise notice.error
+            elif state.counters.count and not state.is_between_epochs and watch.report_is_due():
                 yield Report(state.progress, state.counters.means(), watch.rate())
 
         progress = state.progress
         with watch.paused():
-            metrics = {**state.counters.means(), **batch_health(state.embeddings)}
+            metrics = state.trained()
             if progress.done or progress.epoch % run.evaluate.every == 0:
-                metrics |= built.evaluation(method, built.autocast, final=progress.done)
+                with state.evaluating():
+                    metrics |= built.evaluation(method, built.autocast, final=progress.done)
             state.end_epoch(metrics)
             if progress.done or progress.epoch % run.checkpoints.every_epochs == 0:
                 state.save()

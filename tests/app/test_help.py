@@ -127,7 +127,7 @@ def test_versions_outside_the_tested_range_are_warned_of(looked: Any, monkeypatc
     real = doctor.version_of
     monkeypatch.setattr(doctor, "version_of", lambda name: "9.9" if name == "ray" else real(name))
     remedy = looked()["ray"].remedy
-    assert Requirement(remedy.split("'")[1]).specifier.contains("2.61")
+    assert Requirement(remedy.split("'")[1]).specifier.contains("2.60.1")
 
 
 def test_a_taken_port_and_a_folder_that_cannot_be_written_are_warned_of(

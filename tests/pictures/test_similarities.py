@@ -26,7 +26,7 @@ def test_a_bin_has_the_share_of_the_energies_in_it():
 def test_the_histograms_and_the_title_are_those_of_the_metrics(tmp_path: Path):
     run = trained(tmp_path / "run")
     built = run.built
-    encoded = Encoded(built.evaluation, built.method.encode, built.method, built.autocast, run.images)
+    encoded = Encoded(built.evaluation, built.method.encode, built.method, built.autocast, built.data, run.images)
     measured = Pairs(Pairs.Config())(encoded)
     compatible, incompatible = pairs(run)
     count = len(run.images)

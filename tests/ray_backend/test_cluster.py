@@ -6,7 +6,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ray._private.utils import write_ray_address
 
 import eagleray
 from eagleray.contracts.errors import ConfigError
-from eagleray.ray_backend import cluster
+from eagleray.ray_backend import KNOWN, cluster
 from eagleray.runs.preflight import cluster_at
 
 
@@ -35,6 +37,20 @@ def test_an_address_must_answer(monkeypatch: pytest.MonkeyPatch):
     for address in ("host", "host:port"):
         with pytest.raises(ConfigError, match="is not HOST:PORT"):
             cluster_at(address)
+
+
+def test_a_ray_whose_inner_parts_may_be_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    pins = [each for each in (*project["dependencies"], *project["optional-dependencies"]["cluster"]) if "ray[" in each]
+    assert [pin.partition("]")[2] for pin in pins] == [f">={KNOWN},<2.61"] * 2
+    monkeypatch.delitem(sys.modules, "eagleray.ray_backend")
+    monkeypatch.setattr(metadata, "version", lambda name, of=metadata.version: "2.61.0" if name == "ray" else of(name))
+    settings = {"workers": 2, "tracking": {"runs": str(tmp_path / "runs")}}
+    with pytest.raises(
+        ConfigError, match=r"^Ray 2\.61\.0 is installed, .*: pip install 'ray\[train,tune\]==2\.60\.\*'$"
+    ):
+        eagleray.train(settings)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_auto_is_the_cluster_of_ray_start_and_never_what_another_sweep_started(

@@ -61,6 +61,11 @@ class Failing(SimCLR):
             if not note.exists():
                 note.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.config.how == "notice":
+            with Path(self.config.notes, "steps").open("a") as steps:
+                steps.write(f"{progress.step} ")
+            if progress.step + 1 < progress.steps:
+                os.kill(os.getpid(), signal.SIGTERM)
         return super().forward(batch, progress)
 '''
 
@@ -103,6 +108,16 @@ def test_a_lost_worker_is_replaced_and_memory_is_never_tried_again_unchanged(ses
 
     sweep(question, tmp_path / "sweep", resume=True)
     assert len((tmp_path / "memory-0").read_text()) == 1
+
+
+def test_a_trial_that_has_notice_at_every_step_is_moved_each_time_and_repeats_none(
+    session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sweeps, "RETRIES", 1)
+    question = a_sweep(tmp_path, {"method.how": ["notice"]})
+    (trial,) = sweep(question, tmp_path / "sweep")
+    assert trial.state == "finished"
+    assert (tmp_path / "steps").read_text() == "0 1 2 "
 
 
 def test_a_trial_that_hangs_is_named_and_starts_again(session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

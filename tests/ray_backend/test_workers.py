@@ -4,12 +4,15 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
+from ray.exceptions import WorkerCrashedError
 from ray.util.placement_group import placement_group
 
 from eagleray.config import Run, load_run
@@ -134,6 +137,80 @@ def test_killed_workers_are_survived_while_there_is_progress_and_no_step_counted
     assert epochs == [1, 1, 2, 2, 3, 3, 4], "a new group repeats the epoch that it continues from, and continues"
     assert [row["loss"] for row in rows(directory)] == pytest.approx([r.metrics["loss"] for r in alone], rel=1e-3)
     assert Record.open(directory).state == "finished"
+
+
+def test_workers_of_one_machine_listen_for_it_alone(session: None, tmp_path: Path):
+    run, seen = run_of(2), set[str]()
+    directory = started(run, tmp_path / "run")
+    for report in group(run, directory, cpus=1, gpus=0):
+        if report.epoch_ended and not report.done:
+            sockets = [each for pid in workers_of_this_process() for each in psutil.Process(pid).net_connections()]
+            seen |= {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
+    assert seen <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert seen
+    assert not list(directory.glob("ray"))
+
+
+def test_a_group_starts_again_in_spares_that_have_imported_all(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray_train, "SPARE_AFTER", 0.0)
+    run, spares, workers = run_of(2, "epochs=3"), set[int](), set[int]()
+    for report in group(run, started(run, tmp_path / "run"), cpus=1, gpus=0):
+        if report.epoch_ended and report.progress.epoch == 1 and not spares:
+            eventually(lambda: len(idle_processes_with("torch")) == 2)
+            spares = idle_processes_with("torch")
+            os.kill(min(workers_of_this_process()), signal.SIGKILL)
+        workers |= set(workers_of_this_process())
+    assert spares <= workers
+
+
+def test_a_group_whose_ray_has_ended_does_not_start_in_the_next(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    where, begun = ["here"], list[str]()
+    monkeypatch.setattr(ray_train, "here", lambda: where[-1])
+
+    def train_elsewhere() -> Any:
+        begun.append(where[-1])
+        (tmp_path / f"checkpoints/step-{len(begun)}.pt").touch()  # progress: a lost worker alone would be replaced
+        where.append("elsewhere")
+        raise WorkerCrashedError if len(begun) == 1 else ValueError
+
+    (tmp_path / "checkpoints").mkdir()
+    thread = ray_train.FitThread(train_elsewhere, tmp_path, exchange=None)
+    thread.run()
+    assert begun == ["here"]
+    assert isinstance(thread.failure, WorkerCrashedError)
+
+
+def test_who_ends_without_saving_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sent = list[int]()
+    monkeypatch.setattr(ray_train, "beats_in", lambda _: ["a worker"])
+    monkeypatch.setattr(ray_train, "send", lambda _, number: sent.append(number) or len(sent) < 3)
+    began = time.monotonic()
+    ray_train._save(tmp_path)
+    assert sent == [signal.SIGTERM, 0, 0]
+    assert time.monotonic() - began < ray_train.PATIENCE
+
+
+def idle_processes_with(library: str) -> set[int]:
+    """Return the processes of Ray that wait for work, and have loaded a library."""
+    found = set[int]()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] == ["ray::IDLE"] and any(library in each.path for each in process.memory_maps()):
+                found.add(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_group_one_of_whose_workers_hangs_starts_again(

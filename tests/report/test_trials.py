@@ -16,7 +16,7 @@ from eagleray.report.finding import finding
 from eagleray.report.recorded import Recorded, from_directory, from_mlflow
 from eagleray.report.sides import best_against_best, conclusions
 from eagleray.report.trials import Comparison, Group, compared, everything_csv, group_of, of_sweep
-from eagleray.runs.record import Record
+from eagleray.runs.record import CHANGES, Record
 from eagleray.tracking.contents import text_of
 from recorded_runs import recorded_sweep
 
@@ -96,6 +96,13 @@ def test_versions_of_the_code_within_a_sweep_are_named():
     resumed = recorded("001-seed1", "trial", 0.7, params={**SHARED, "t": 0.2, "seed": 1}, code="def")
     found = compared([Group(group.name, (*group.runs, resumed), group.sweep, group.varied)])
     assert found.notes == ["s/1: its runs were made by 2 versions of the code (abc, def)"]
+
+
+def test_a_trial_that_went_on_with_other_numbers_of_workers_is_named():
+    group, change = a_sweep("s/1", {0.1: [0.8], 0.2: [0.7]}), "from 2 to 1 at step 8, 2026-11-26 12:00:00"
+    changed = recorded("001-seed1", "trial", 0.7, params={**SHARED, "t": 0.2, "seed": 1}, tags={CHANGES: change})
+    (note,) = compared([Group(group.name, (*group.runs, changed), group.sweep, group.varied)]).notes
+    assert note == f"001-seed1 has gone on with other numbers of workers ({change}): its numbers agree up to rounding"
 
 
 def test_a_population_changes_settings_during_training_so_its_trials_are_points_of_their_own():

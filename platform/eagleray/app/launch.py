@@ -5,8 +5,10 @@ Their results are kept and sent to MLflow.
 
 import fcntl
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from eagleray.runs.begun import left
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.failures import keep_end
 from eagleray.runs.hangs import HangWatch, pulsing, signalled
+from eagleray.runs.notice import Notice
 from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import Record
 from eagleray.runs.writer import check_images, keep_data, recorded
@@ -63,6 +66,8 @@ def launch_run(
         Diverged: the loss became NaN or infinite.
     """
     store_uri(run.tracking.uri)
+    if run.workers > 1 or address is not None:
+        import_module("eagleray.ray_backend")  # refuses a Ray that it does not know
     device = None if address is None else torch.device("cpu")  # a cluster has GPUs of its own
     built = assemble(run, device=device)  # raises every config error before a directory is created
     data = built.data
@@ -88,7 +93,7 @@ def launch_run(
             preview(run, record.artifacts / VIEWS, data)
             keep_data(run, record, data)
             sender.add(record)
-            _train(run, record, lambda: train(run, directory, data=data), display, address)
+            _train(run, record, lambda notice: train(run, directory, data=data, notice=notice), display, address)
             keep_encoder(record)
     notify(run, directory, "finished", f"finished: {_headlines(record.summary)}")
     return directory, sender.message
@@ -169,17 +174,19 @@ class SenderWatch:
 
 
 def _train(
-    run: Run, record: Record, local: Callable[[], Iterator[Report]], display: Display, address: str | None
+    run: Run, record: Record, local: Callable[[Notice], Iterator[Report]], display: Display, address: str | None
 ) -> None:
     if run.workers > 1 or address is not None:
         from eagleray.ray_backend.workers import train_on_workers
 
-        reports, watch = train_on_workers(run, record.directory, address=address), nullcontext()
+        reports, watch, heeded = train_on_workers(run, record.directory, address=address), nullcontext(), nullcontext()
     else:
-        reports = recorded(pulsing(local(), record.directory), record)
+        notice = Notice()
+        reports = recorded(pulsing(local(notice), record.directory), record)
+        heeded = notice.heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         watch = HangWatch(record.directory, signalled, may_end=False)  # it is this process that would be ended
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
-    with watch:
+    with watch, heeded:
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             if (
                 may_collapse

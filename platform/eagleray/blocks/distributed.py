@@ -13,6 +13,7 @@ Every worker must hold tensors of one shape, and must call these operations in t
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -218,15 +219,18 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     Raises:
         ConfigError: there is another kind of batch norm, which this would not synchronise.
     """
-    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm  # slow to import: only for several workers
-
     plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    synchronised = {**dict.fromkeys(plain, SynchronisedBatchNorm), BatchNormAct2d: SynchronisedBatchNormAct}
+    synchronised: dict[type[nn.Module], Any] = dict.fromkeys(plain, SynchronisedBatchNorm)
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    if any(type(norm) not in plain for norm in norms):
+        from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm  # slow to import
+
+        synchronised[BatchNormAct2d], convert = SynchronisedBatchNormAct, convert_sync_batchnorm
     if odd := [type(norm).__name__ for norm in norms if type(norm) not in (*synchronised, *synchronised.values())]:
         raise ConfigError(f"workers: the batch norm {odd[0]} cannot be shared by several workers; set workers=1")
     if any(parameter.is_cuda for parameter in module.parameters()):
-        return convert_sync_batchnorm(module)
+        return convert(module)
     for norm in norms:
         if type(norm) in synchronised:
             norm.__class__ = synchronised[type(norm)]  # it adds no state: only the forward pass changes

@@ -6,7 +6,6 @@ Which parameters decay, and how rates follow the progress.
 from typing import Any
 
 import torch
-from timm.optim.lars import Lars
 from torch import nn
 from torch.optim import Optimizer
 
@@ -37,13 +36,14 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1], "factor": kind[2]}
         for kind in sorted(kinds)
     ]
-    fused = (
-        True if next(method.parameters()).is_cuda else None
-    )  # one kernel for many parameters; None: as torch chooses
+    # On a GPU one kernel for many parameters; None: as torch chooses.
+    fused = True if next(method.parameters()).is_cuda else None
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2), fused=fused)
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    from timm.optim.lars import Lars  # it takes a second to import
+
     for group in groups:
         group["always_adapt"] = group["decays"]
     # timm annotates its default 0.9 as an int.

@@ -58,6 +58,10 @@ class Run(Strict, frozen=True):
     ] = None
     labels: Labels | None = None
     workers: Annotated[int, Field(ge=1, le=10_000, description="processes that train together")] = 1
+    min_workers: Annotated[
+        int | None,
+        Field(ge=1, description="go on with as few, a divisor of workers, while machines are missing; null: with all"),
+    ] = None
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 where the hardware supports it")
@@ -115,7 +119,19 @@ class Run(Strict, frozen=True):
             )
         if self.labels is not None:
             self._check_labelled_share(self.labels.ratio)
+        if self.workers % self.fewest_workers:
+            fewer = [each for each in range(1, self.workers) if self.workers % each == 0]
+            listed = ", ".join(map(str, fewer)) or "none"
+            raise wrong(
+                f"min_workers={self.min_workers} does not divide workers={self.workers}, so that it could not share a "
+                f"step as they do; those that can: {listed}"
+            )
         return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number of workers below which it waits for machines."""
+        return self.min_workers or self.workers
 
     def _check_labelled_share(self, ratio: int) -> None:
         """Refuse labelled images that workers cannot share.

@@ -9,7 +9,7 @@ from eagleray.config.sections import Chosen
 
 # What cannot change the numbers of a run, but for rounding: where it runs and is kept, and when it is measured.
 NEUTRAL = (
-    *("tracking", "checkpoints", "device", "threads", "workers"),
+    *("tracking", "checkpoints", "device", "threads", "workers", "min_workers"),
     *("data.cache", "data.workers", "data.memory_limit", "data.download"),
     *("evaluate.test", "evaluate.every", "evaluate.batch_size"),
 )

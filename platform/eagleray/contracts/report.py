@@ -26,6 +26,12 @@ class Diverged(Failed):
     kind = "diverged"
 
 
+class Preempted(Failed):
+    """The machine is taken away. A checkpoint has everything up to the last step."""
+
+    kind = "infrastructure"
+
+
 class Stopped(KeyboardInterrupt):
     """A person has stopped a run or sweep that --resume can continue."""
 

@@ -12,6 +12,7 @@ from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 from eagleray.config.budget import OVER
+from eagleray.contracts.report import Preempted
 from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.trial import place_of, started
 from eagleray.ray_backend.workers import free
@@ -132,9 +133,15 @@ class TrialFollower(tune.Callback):
         self._end(trial, record)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a failure that would only recur, so that the trial is not tried again."""
+        """Record a failure that would only recur, so that the trial is not tried again.
+
+        A trial that had notice has lost nothing, and may be moved as often as its machines are taken.
+        """
         with mirrored(place_of(trial.config["trial"]), of_record):
             self._fail(trial, always=False)
+        error = _error_of(trial)
+        if isinstance(getattr(error, "cause", error), Preempted):
+            trial.run_metadata.num_failures = 0
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record and show a failed trial.

@@ -27,6 +27,7 @@ from eagleray.contracts.report import Failed
 from eagleray.ray_backend.callbacks import FailFast, TrialFollower, Watch
 from eagleray.ray_backend.cluster import check_resources, connected, wait_for_room
 from eagleray.ray_backend.measurements import Measurements
+from eagleray.ray_backend.placement import keep_cores
 from eagleray.ray_backend.probe import check_nodes
 from eagleray.ray_backend.shared_storage import clear, storage_of
 from eagleray.ray_backend.signals import send
@@ -83,7 +84,7 @@ def sweep(
     _check_images(directory, runs)
     if watch:
         watch.data(read)
-    workers = max(run.workers for run in runs)
+    workers = max(run.fewest_workers for run in runs)
     with connected(address):
         ensure_room = check_resources if address is None else wait_for_room
         ensure_room(workers, sweep.cpus_per_trial, sweep.gpus_per_trial)
@@ -150,6 +151,7 @@ def _tuner(
     end: float | None,
 ) -> tune.Tuner:
     workers = max(run.workers for run in runs)
+    keep_cores()
     clear(directory)
     config = functools.partial(trial_config, sweep, directory, end=end)
     searcher = None

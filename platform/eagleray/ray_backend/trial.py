@@ -19,12 +19,14 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import located, shared
 from eagleray.contracts.report import Report
 from eagleray.loop import train
+from eagleray.ray_backend.preemption import NOTICE, listen
 from eagleray.ray_backend.signals import here
 from eagleray.ray_backend.workers import group
 from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import checkpoints, run_directory
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.hangs import pulsing
+from eagleray.runs.notice import Notice
 from eagleray.runs.preview import VIEWS, preview
 from eagleray.runs.record import PLACES, Record
 from eagleray.runs.writer import keep_data, recorded
@@ -49,6 +51,7 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        listen()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -84,20 +87,20 @@ class TrialActor(tune.Trainable):
             self.results.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # other trials may need the memory that the last one leaves
-        self.trial, self.results = trial, results(trial, resume_from)
+        self.trial, self.results = trial, results(trial, resume_from, NOTICE)
 
 
-def results(trial: dict[str, Any], resume_from: Path | None = None) -> Generator[Result]:
+def results(trial: dict[str, Any], resume_from: Path | None = None, notice: Notice | None = None) -> Generator[Result]:
     """Yield a trial's results for Tune, one per epoch.
 
     Recorded epochs come first, then those of the loop. A resumed sweep runs again from its start, but recorded epochs
     are replayed, not computed. So the scheduler and the search receive again all results that they had.
     """
     with mirrored(place_of(trial)):
-        yield from _results(trial, resume_from)
+        yield from _results(trial, resume_from, notice)
 
 
-def _results(trial: dict[str, Any], resume_from: Path | None) -> Generator[Result]:
+def _results(trial: dict[str, Any], resume_from: Path | None, notice: Notice | None) -> Generator[Result]:
     recorded_epochs = RecordedEpochs.of(place_of(trial))
     if resume_from is None:
         # A population compares only the present state; earlier comparisons have led to its present settings.
@@ -120,7 +123,7 @@ def _results(trial: dict[str, Any], resume_from: Path | None) -> Generator[Resul
     reported = recorded_epochs.epoch
     changing = {key: value for key, value in trial["values"].items() if isinstance(value, int | float)}
     try:
-        with closing(_reports(run, record, trial, resume_from)) as reports:
+        with closing(_reports(run, record, trial, resume_from, notice)) as reports:
             for report in reports:
                 state, why = _ending(report, trial, run, record)
                 if state:
@@ -163,18 +166,20 @@ def _is_over(trial: dict[str, Any]) -> bool:
     return trial["end"] is not None and time.time() >= trial["end"]
 
 
-def _reports(run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None) -> Generator[Report]:
+def _reports(
+    run: Run, record: Record, trial: dict[str, Any], resume_from: Path | None, notice: Notice | None
+) -> Generator[Report]:
     if run.workers > 1:
-        return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"])
-    return recorded(pulsing(_trained(run, record, resume_from), record.directory, node=here()), record)
+        return group(run, record.directory, cpus=trial["cpus"], gpus=trial["gpus"], notice=notice)
+    return recorded(pulsing(_trained(run, record, resume_from, notice), record.directory, node=here()), record)
 
 
-def _trained(run: Run, record: Record, resume_from: Path | None) -> Iterator[Report]:
+def _trained(run: Run, record: Record, resume_from: Path | None, notice: Notice | None) -> Iterator[Report]:
     data = images_of(run)
     keep_data(run, record, data)
     if not (record.artifacts / VIEWS).exists():
         preview(run, record.artifacts / VIEWS, data)
-    yield from train(run, record.directory, data=data, resume_from=resume_from)
+    yield from train(run, record.directory, data=data, resume_from=resume_from, notice=notice)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ Each is one process, negatives are gathered, and a restart continues from the ne
 
 import asyncio
 import platform
+import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,8 +20,10 @@ import ray
 import ray.exceptions
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, get_device
+from ray.util import get_node_ip_address
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eagleray.blocks import distributed
 from eagleray.config import Run, read_run
@@ -27,29 +31,39 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import write
 from eagleray.contracts.paths import address_of, located, shared
-from eagleray.contracts.report import Diverged, Report
+from eagleray.contracts.report import Diverged, Preempted, Report
 from eagleray.loop import train
 from eagleray.ray_backend.cluster import connected, wait_for_room
+from eagleray.ray_backend.elastic import Growth
 from eagleray.ray_backend.failures import KILLED, as_failed, failure_of
+from eagleray.ray_backend.preemption import NOTICE, listen
 from eagleray.ray_backend.probe import check_nodes
 from eagleray.ray_backend.shared_storage import clear, storage_of
 from eagleray.ray_backend.signals import here, send
+from eagleray.ray_backend.spare import HOOK, ask_for_spare
+from eagleray.ray_backend.trainer import FileConfig, Trainer
 from eagleray.runs.assemble import build_method, fitted, images_of
 from eagleray.runs.checkpoint import checkpoints
 from eagleray.runs.failures import Failure, failure_in, keep, keep_error, kills_for_memory
-from eagleray.runs.hangs import HangWatch, pulsing
+from eagleray.runs.hangs import HangWatch, beats_in, forget_pulses, pulsing
+from eagleray.runs.notice import Notice
 from eagleray.runs.profile import Profile
 from eagleray.runs.record import Record
-from eagleray.runs.writer import keep_data, recorded
+from eagleray.runs.writer import keep_data, keep_workers, recorded
 from eagleray.storage.copy import of_record
 from eagleray.storage.mirror import flush, mirrored, refresh
 
+PATIENCE = 30.0  # seconds in which a group that is ended may save what it has
+END, GO, AGAIN = range(3)  # the driver's answers after an epoch
+SPARE_AFTER = 60.0  # seconds of work after which a worker gets a spare, which costs seconds of a core
+ALIVE = 0  # a signal that only asks whether a process is there
+LOOPBACK = "127.0.0.1"
 RESTARTS = 3  # how often a group that lost a worker is started again without progress
 
 
 def train_on_workers(
     run: Run, directory: Path, *, address: str | None = None, profile: int | None = None
-) -> Iterator[Report]:
+) -> Generator[Report]:
     """Train with `run.workers` processes.
 
     Yield the reports of the first one, as the loop itself would.
@@ -71,43 +85,61 @@ def train_on_workers(
     with connected(address):
         cpus, gpus = _share(run, local=address is None)
         if address is not None:
-            wait_for_room(run.workers, cpus, gpus)
+            wait_for_room(run.fewest_workers, cpus, gpus)
             check_nodes([run], directory.absolute())
         with HangWatch(directory, send):
             yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
 
 
-def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int | None = None) -> Generator[Report]:
+def group(
+    run: Run,
+    directory: Path,
+    *,
+    cpus: float,
+    gpus: float,
+    profile: int | None = None,
+    notice: Notice | None = None,
+) -> Generator[Report]:
     """Run a group of workers and yield its reports.
 
     Each worker has some CPUs and GPUs. Ray must be connected.
 
     After an epoch the group waits until the next report is asked for; closing the generator then ends the group. If a
-    worker is killed, all start again from the newest checkpoint.
+    worker is killed, all start again from the newest checkpoint. Notice, an interrupt and closing at another time end
+    it after the step that is under way.
     """
     free(directory)
     flush(directory)  # the workers read the record, and that the run was opened again
-    exchange: Any = ray.remote(Exchange).options(num_cpus=0).remote()
-    thread = FitThread(partial(_trainer, run, directory, exchange, cpus, gpus, profile), directory, exchange)
+    notice = notice or Notice()
+    with_driver = NodeAffinitySchedulingStrategy(here(), soft=False)  # another node may be lost
+    exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=with_driver).remote()
+    trainer = partial(_trainer, run, directory, exchange, cpus, gpus, profile)
+    thread, growth = FitThread(trainer, directory, exchange), Growth(run.workers, _resources(cpus, gpus))
     thread.start()
     waiting: int | None = None  # the step after which the group waits for an answer
     try:
-        while (values := ray.get(exchange.next_report.remote())) is not None:
-            report = report_from_dict(dict(values))
+        while (values := _next(exchange, notice)) is not None:
+            workers, report = values["workers"], report_from_dict(values["report"])
             if report.epoch_ended:
                 refresh(directory, of_record)
             waiting = report.progress.step if report.epoch_ended else None
             yield report
             if waiting is not None:
-                exchange.answer.remote(waiting, True)
+                exchange.answer.remote(waiting, AGAIN if growth.is_possible(workers) else GO)
     except ray.exceptions.RayError as error:  # the messenger of the group was lost
         raise as_failed(failure_of(error)) from error
     except GeneratorExit:
         if waiting is not None:
-            exchange.answer.remote(waiting, False)
+            exchange.answer.remote(waiting, END)
             thread.join()
+        else:
+            _save(directory)
+        raise
+    except (KeyboardInterrupt, Preempted):
+        _save(directory)
         raise
     finally:
+        thread.is_over = True
         ray.kill(exchange)
     refresh(directory, of_record)
     (directory / ".workers").unlink(missing_ok=True)
@@ -117,6 +149,19 @@ def group(run: Run, directory: Path, *, cpus: float, gpus: float, profile: int |
         failure = failure_of(thread.failure)
     if failure is not None:
         raise as_failed(failure) from thread.failure
+
+
+def _next(exchange: Any, notice: Notice) -> dict[str, Any] | None:
+    with notice.interrupting():
+        return ray.get(exchange.next_report.remote())
+
+
+def _save(directory: Path) -> None:
+    """Let the workers of a run save what they have, as long as they answer and it takes less than PATIENCE."""
+    before, end = checkpoints(directory), time.monotonic() + PATIENCE
+    told = [beat for beat in beats_in(directory) if send(beat, signal.SIGTERM)]
+    while any(send(beat, ALIVE) for beat in told) and checkpoints(directory) == before and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def free(directory: Path) -> None:
@@ -139,7 +184,7 @@ class Exchange:
 
     def __init__(self):
         self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self.answers: dict[int, asyncio.Future[bool]] = defaultdict(asyncio.get_running_loop().create_future)
+        self.answers: dict[int, asyncio.Future[int]] = defaultdict(asyncio.get_running_loop().create_future)
 
     async def send(self, report: dict[str, Any] | None) -> None:
         """Send a report, or None at the end."""
@@ -149,17 +194,17 @@ class Exchange:
         """Wait for the next report and return it."""
         return await self.reports.get()
 
-    async def may_continue(self, step: int) -> bool:
+    async def answered(self, step: int) -> int:
         """Wait for the driver's answer after a step.
 
         A group that was started again gets the same answer.
         """
         return await asyncio.shield(self.answers[step])
 
-    async def answer(self, step: int, may_continue: bool) -> None:
-        """Answer whether to continue after a step."""
+    async def answer(self, step: int, answer: int) -> None:
+        """Answer whether to END after a step, to GO on, or to start AGAIN with more workers."""
         if not self.answers[step].done():
-            self.answers[step].set_result(may_continue)
+            self.answers[step].set_result(answer)
 
 
 class FitThread(threading.Thread):
@@ -168,10 +213,11 @@ class FitThread(threading.Thread):
     The call returns only at the end of the training.
     """
 
-    def __init__(self, trainer: Callable[[], TorchTrainer], directory: Path, exchange: Any):
+    def __init__(self, trainer: Callable[[], Trainer], directory: Path, exchange: Any):
         super().__init__(daemon=True)
         self.trainer, self.directory, self.exchange = trainer, directory, exchange
         self.failure: Exception | None = None
+        self.is_over, self.node = False, here()  # nobody asks for reports any more; the node of this Ray
 
     def run(self) -> None:
         """Call `fit`, and send None when it has ended.
@@ -184,12 +230,14 @@ class FitThread(threading.Thread):
             try:
                 self.trainer().fit()
             except Exception as error:
-                refresh(self.directory)
-                if failure_of(error).is_tried_again and checkpoints(self.directory) != before:
+                is_wanted = here() == self.node and not self.is_over  # else it would start, or use, another Ray
+                if is_wanted:
+                    refresh(self.directory)
+                if is_wanted and failure_of(error).is_tried_again and checkpoints(self.directory) != before:
                     continue
                 self.failure = error  # raised again where the reports are read
             break
-        if ray.is_initialized():  # else a person has stopped the driver, and this call would start another Ray
+        if here() == self.node:  # else a person has stopped the driver, and this call would start another Ray
             self.exchange.send.remote(None)
 
 
@@ -220,7 +268,7 @@ def _in_step(directory: Path) -> Iterator[None]:
 
 def _work(config: dict[str, Any], directory: Path) -> None:
     torch.set_num_threads(config["threads"])
-    run, exchange = read_run(config["run"]), config["exchange"]
+    run, exchange, workers = read_run(config["run"]), config["exchange"], distributed.world_size()
     is_first, steps, record = distributed.rank() == 0, config["profile"], Record.open(directory)
     if failure_in(record) is not None:
         return  # in an earlier start of this group: the same would happen again
@@ -228,27 +276,38 @@ def _work(config: dict[str, Any], directory: Path) -> None:
     if platform.node() == node and kills_for_memory() != kills:
         keep(record, Failure("out of memory", KILLED), KILLED)
         return
-    loop = partial(Profile(run, steps).reports, train) if steps else partial(train, run)
-    data = images_of(run)
-    reports = pulsing(loop(directory, device=get_device(), data=data), directory, distributed.rank(), here())
+    ray.get(ray.get_runtime_context().current_actor.execute.remote(listen))  # in the main thread, and this is another
+    data, own = images_of(run), run.model_copy(update={"workers": workers, "min_workers": None})
+    loop = partial(Profile(own, steps).reports, train) if steps else partial(train, own)
+    reports = pulsing(
+        loop(directory, device=get_device(), data=data, notice=NOTICE), directory, distributed.rank(), here()
+    )
     if is_first:
+        forget_pulses(directory, workers)
         keep_data(run, record, data)
+        keep_workers(run, record, workers)
         pg = get_current_placement_group()
         assert pg is not None
         write(directory / ".workers", pg.id.hex())
         reports = recorded(reports, record)
+    spare = threading.Timer(config["spare_after"], ask_for_spare)
+    spare.daemon = True
+    spare.start()
     try:
         for report in reports:
             if is_first:
                 if report.epoch_ended:
                     flush(directory)
-                ray.get(exchange.send.remote(report_to_dict(report)))
+                ray.get(exchange.send.remote({"report": report_to_dict(report), "workers": workers}))
             if report.epoch_ended and not report.done:
-                may_continue = torch.tensor(1.0, device=get_device())
+                answer = torch.tensor(float(GO), device=get_device())
                 if is_first:
-                    may_continue.fill_(ray.get(exchange.may_continue.remote(report.progress.step)))
-                if not distributed.broadcast(may_continue):
+                    answer.fill_(ray.get(exchange.answered.remote(report.progress.step)))
+                answer = int(distributed.broadcast(answer))
+                if answer == END:
                     return
+                if answer == AGAIN:
+                    NOTICE.came = True
     except Diverged:
         return  # all workers have the same loss, and a restart would not change it; the reason is in the record
     except Exception as error:
@@ -271,9 +330,11 @@ def report_from_dict(values: dict[str, Any]) -> Report:
     return Report(**{**values, "progress": Progress(**values["progress"]), "checkpoint": checkpoint})
 
 
-def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float, profile: int | None) -> TorchTrainer:
+def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float, profile: int | None) -> Trainer:
     clear(directory)  # Ray's own files; the loop keeps the checkpoints
-    return TorchTrainer(
+    backend, ours = "nccl" if gpus else "gloo", str(directory / "ray")
+    is_one_machine = get_node_ip_address() == LOOPBACK
+    return Trainer(
         work,
         train_loop_config={
             "run": run.file(),
@@ -282,15 +343,29 @@ def _trainer(run: Run, directory: Path, exchange: Any, cpus: float, gpus: float,
             "exchange": exchange,
             "kills": (platform.node(), kills_for_memory()),
             "profile": profile,
+            "spare_after": SPARE_AFTER,
         },
-        scaling_config=ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        scaling_config=_scaling(run, cpus, gpus),
+        torch_config=FileConfig(backend=backend, folder=ours) if is_one_machine else TorchConfig(backend=backend),
+        run_config=RunConfig(
+            name="ray",
+            **storage_of(directory),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            worker_runtime_env={"env_vars": HOOK},
         ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(name="ray", **storage_of(directory), failure_config=FailureConfig(max_failures=RESTARTS)),
     )
+
+
+def _scaling(run: Run, cpus: float, gpus: float) -> ScalingConfig:
+    return ScalingConfig(
+        num_workers=run.workers if run.min_workers is None else (run.min_workers, run.workers),
+        use_gpu=gpus > 0,
+        resources_per_worker=_resources(cpus, gpus),
+    )
+
+
+def _resources(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
 def _share(run: Run, local: bool) -> tuple[float, float]:

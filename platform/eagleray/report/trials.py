@@ -18,7 +18,7 @@ from eagleray.config.search_points import SEARCHES, SEVERAL
 from eagleray.config.settings import is_neutral
 from eagleray.report.leaderboard import TrialResult
 from eagleray.report.recorded import Recorded, from_directory
-from eagleray.runs.record import Record
+from eagleray.runs.record import CHANGES, Record
 
 # A name decides the settings of its own; they are named in a note, and need no columns.
 LEADS = {
@@ -145,6 +145,11 @@ def compared(groups: Sequence[Group]) -> Comparison:
     for group, run in members:
         owners.setdefault(_point(group, run), {})[group.name] = None
     members = _without_copies(members, notes)
+    notes += [
+        f"{run.name} has gone on with other numbers of workers ({run.tags[CHANGES]}): its numbers agree up to rounding"
+        for _, run in members
+        if CHANGES in run.tags
+    ]
     runs = [run for _, run in members]
     differing = _differing(groups, [run for run in runs if run.kind != "floor"])
     is_sweep = len(groups) == 1 and groups[0].sweep is not None

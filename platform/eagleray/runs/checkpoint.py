@@ -96,6 +96,11 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted((directory / "checkpoints").glob("step-*.pt"))
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return after how many steps a checkpoint was saved, as its name says."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return the newest checkpoint of a run that is not damaged.
 

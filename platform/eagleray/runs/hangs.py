@@ -154,7 +154,7 @@ class HangWatch(threading.Thread):
 
     def look(self, place: Path, now: float) -> None:
         """Name and end a run that hangs."""
-        beats = [beat for path in sorted(place.glob(".pulse-*")) if (beat := _read(path))]
+        beats = beats_in(place)
         if not beats or (place / "status.json").exists():  # what is left of a killed process
             return
         last = min(beat.reported for beat in beats)
@@ -182,6 +182,18 @@ class HangWatch(threading.Thread):
         warnings.warn(f"{silent}, and {busy}{remedy}. Its stacks are in {file}", Noted, stacklevel=2)
         for beat in idle if is_ended else ():
             self.send(beat, signal.SIGKILL)
+
+
+def beats_in(place: Path) -> list[Beat]:
+    """Return the last beats of a run's processes, in the order of their ranks."""
+    return sorted((beat for path in place.glob(".pulse-*") if (beat := _read(path))), key=lambda beat: beat.rank)
+
+
+def forget_pulses(place: Path, workers: int) -> None:
+    """Remove what is left of the processes of a run that has fewer workers now."""
+    for beat in beats_in(place):
+        if beat.rank >= workers:
+            (place / f".pulse-{beat.rank}").unlink(missing_ok=True)
 
 
 def signalled(beat: Beat, number: int) -> bool:

@@ -42,6 +42,7 @@ from eagleray.runs.environment import Value, environment
 ENDINGS = ("finished", "failed", "stopped", "collapsed")
 INTERRUPTED = "with its sweep"  # why a trial or floor was stopped; a resumed sweep continues it
 METRICS, SYSTEM = "metrics.jsonl", "system.jsonl"
+WORKERS, CHANGES = "workers", "workers_changed"  # tags of a run whose number of workers has changed: how many, and when
 ROOM, BYTES = ".room", 2**14
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is several times as fast, and part of most builds
 LONGEST = 2**20  # bytes of a row, at most
@@ -200,11 +201,11 @@ class Record:
                 force(self.directory)  # which has its name
 
     def tag(self, tags: Mapping[str, str]) -> "Record":
-        """Add tags.
+        """Add tags to those that are there.
 
         Some are known only later: the checkpoint's path, a sweep's finding.
         """
-        tagged = replace(self, tags={**self.tags, **tags})
+        tagged = replace(self, tags={**Record.open(self.directory).tags, **tags})
         tagged._save()
         return tagged
 

@@ -5,7 +5,7 @@ Counters and means over the workers are saved to checkpoints and restored.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ from eagleray.contracts.report import Diverged
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import blueprint
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from eagleray.runs.evaluation import batch_health
+from eagleray.runs.notice import Notice
 
-CHECK_EVERY = 16  # steps between checks of the loss: each check waits for the device
+CHECK_EVERY = 16  # steps between checks of the loss, at most: each check waits for the device
+AGREE_WITHIN = 1.0  # seconds in which workers agree to end, if a step is shorter; an exchange takes a thousandth
+LONG = 10.0  # seconds: before an evaluation that takes longer, workers save the steps of the epoch
 NAMED = 8  # images of a batch that a sentence names; a log names all
 
 
@@ -36,7 +40,7 @@ class Counters:
     step: int = 0
     count: int = 0  # steps in `sums`
     sums: dict[str, float] = field(default_factory=dict)  # of the current epoch
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last complete epoch
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last epoch whose steps are done
 
     def means(self) -> dict[str, float]:
         """Return the means over the current epoch's steps."""
@@ -52,16 +56,23 @@ class TrainingState:
         method: with its weights.
         optimizer: with its moments.
         loader: knows which images a step has.
+        notice: whether this process was told to end.
     """
 
-    def __init__(self, run: Run, directory: Path, method: Method, optimizer: Optimizer, loader: BatchLoader):
+    def __init__(
+        self, run: Run, directory: Path, method: Method, optimizer: Optimizer, loader: BatchLoader, notice: Notice
+    ):
         make_folder(directory)
         self.run, self.directory, self.method, self.optimizer = run, directory, method, optimizer
+        self.notice, self.is_alone = notice, distributed.world_size() == 1
         self.loader, self.steps_per_epoch = loader, loader.steps_per_epoch
         self.counters = Counters()
         self.saved: Path | None = None  # the newest checkpoint
         self.embeddings: list[Tensor] = []  # of the last step
         self._pending: list[dict[str, Tensor]] = []  # numbers of the steps since the last check
+        self._check_every = CHECK_EVERY if self.is_alone else 1  # steps
+        self._checked, self._evaluated_in = time.monotonic(), float("inf")  # when; seconds of the last evaluation
+        self._is_agreed = self._is_long = False  # that all workers end; that the evaluation takes long
 
     @property
     def progress(self) -> Progress:
@@ -70,15 +81,41 @@ class TrainingState:
         return Progress(step, self.steps_per_epoch * epochs, step // self.steps_per_epoch, epochs)
 
     @property
+    def place(self) -> tuple[int, int]:
+        """The epoch that is under way, and its steps that are done: all of them, if it is to be evaluated."""
+        epoch, start = divmod(self.counters.step, self.steps_per_epoch)
+        return (epoch - 1, self.steps_per_epoch) if self.is_to_be_evaluated else (epoch, start)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are done, and evaluated."""
+        return self.progress.done and not self.is_to_be_evaluated
+
+    @property
     def is_between_epochs(self) -> bool:
         """Whether the last step ended an epoch."""
         return self.counters.step % self.steps_per_epoch == 0
 
     @property
+    def is_at_report(self) -> bool:
+        """Whether the report of an epoch was the last thing."""
+        return self.is_between_epochs and not self.is_to_be_evaluated
+
+    @property
+    def is_to_be_evaluated(self) -> bool:
+        """Whether the last step ended an epoch, of which the evaluation is left."""
+        return self.is_between_epochs and self.counters.count > 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether training ends here: this process was told to, or one of several that have agreed."""
+        return self.notice.came if self.is_alone else self._is_agreed
+
+    @property
     def checkpoint_is_due(self) -> bool:
-        """Whether `checkpoints.every_steps` asks for a checkpoint after the last step."""
+        """Whether `checkpoints.every_steps` asks for a checkpoint after the last step, within an epoch."""
         every = self.run.checkpoints.every_steps
-        return every is not None and self.counters.step % every == 0
+        return every is not None and self.counters.step % every == 0 and not self.is_between_epochs
 
     def add(self, result: StepResult) -> None:
         """Count one training step.
@@ -90,8 +127,39 @@ class TrainingState:
         self.embeddings = result.embeddings
         numbers = {"loss": result.loss, **result.metrics}
         self._pending.append({k: torch.as_tensor(v, device=result.loss.device).detach() for k, v in numbers.items()})
-        if len(self._pending) == CHECK_EVERY or self.is_between_epochs or self.checkpoint_is_due:
+        if len(self._pending) >= self._check_every or self.is_between_epochs:
             self._sum_up()
+
+    def trained(self) -> dict[str, float]:
+        """Return the numbers of an epoch whose steps are done."""
+        if self.embeddings:
+            self.counters.metrics = {**self.counters.means(), **batch_health(self.embeddings)}
+            self.embeddings = []
+        return dict(self.counters.metrics)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Lose no step of an epoch whose evaluation, the block, takes longer than the notice."""
+        if self._is_long and not self.is_alone:
+            self.save()
+        began = time.monotonic()
+        with self.interruptible():
+            yield
+        self._checked = time.monotonic()
+        self._evaluated_in = self._checked - began
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Save and end at once if notice comes inside the block, which changes nothing that is saved.
+
+        Several workers end together, after a step.
+        """
+        try:
+            with self.notice.interrupting() if self.is_alone else nullcontext():
+                yield
+        except type(self.notice.error):
+            self.save()
+            raise
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         """Keep a complete epoch's metrics and start the next."""
@@ -99,6 +167,9 @@ class TrainingState:
 
     def save(self) -> None:
         """Write a checkpoint; all workers wait for it."""
+        self._sum_up()
+        if self.is_to_be_evaluated:
+            self.trained()
         if distributed.rank() == 0:
             parts = {"method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}
             facts = {"step": self.counters.step, "counters": asdict(self.counters), "run": self.run.file()}
@@ -127,15 +198,34 @@ class TrainingState:
         self.counters, self.saved = Counters(**state["counters"]), path
 
     def _sum_up(self) -> None:
+        """Check the losses since the last time, and add their means over the workers."""
         pending, self._pending = self._pending, []
+        if not pending:
+            return
         table = torch.stack([torch.stack([v.float() for v in numbers.values()]) for numbers in pending])
-        for back, row in enumerate(distributed.all_reduce_mean(table).tolist()):
+        for back, row in enumerate(self._agreed(table)):
             numbers = dict(zip(pending[back], row, strict=True))
             if not abs(numbers["loss"]) < float("inf"):
                 raise self._diverged(numbers["loss"], self.counters.step - len(pending) + back + 1)
             self.counters.count += 1
             for name, value in numbers.items():
                 self.counters.sums[name] = self.counters.sums.get(name, 0.0) + value
+
+    def _agreed(self, table: Tensor) -> list[list[float]]:
+        """Return the means over the workers of a table, which tell each other more in the same exchange.
+
+        These are whether one was told to end, and how long a step and an evaluation take: so all come to the same
+        answers.
+        """
+        if self.is_alone:
+            return table.tolist()
+        now = time.monotonic()
+        step = (now - self._checked) / len(table)
+        own = table.new_tensor([float(self.notice.came), step, self._evaluated_in])
+        *numbers, noticed, step, evaluated_in = distributed.all_reduce_mean(torch.cat([table.flatten(), own])).tolist()
+        self._checked, self._is_agreed, self._is_long = now, noticed > 0, evaluated_in > LONG
+        self._check_every = min(CHECK_EVERY, max(1, int(AGREE_WITHIN / max(step, 1e-6))))
+        return [numbers[start : start + table.shape[1]] for start in range(0, len(numbers), table.shape[1])]
 
     def _diverged(self, loss: float, step: int) -> Diverged:
         saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was saved before"

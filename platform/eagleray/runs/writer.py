@@ -4,14 +4,16 @@ The run may be a local one, a trial of a sweep or a group of workers.
 """
 
 from collections.abc import Generator, Iterator
+from datetime import datetime
 from typing import Any
 
 from eagleray.config import Run
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Report
 from eagleray.data.images import Data
+from eagleray.runs.checkpoint import checkpoints, step_of
 from eagleray.runs.failures import Failure, keep_error
-from eagleray.runs.record import SYSTEM, Record
+from eagleray.runs.record import CHANGES, SYSTEM, WORKERS, Record
 from eagleray.runs.usage import Usage
 
 
@@ -49,6 +51,19 @@ def keep_data(run: Run, record: Record, data: Data) -> None:
     check_images(record, data)
     own = {"name": run.data.name, "source": run.data.config.model_dump(mode="json")}
     record.keep_data({**own, **data.facts(), "image_size": run.image_size or data.info.image_size})
+
+
+def keep_workers(run: Run, record: Record, workers: int) -> None:
+    """Keep that a run goes on with another number of workers than before."""
+    before = int(record.tags.get(WORKERS, run.workers))
+    if workers == before:
+        return
+    saved = checkpoints(record.directory)
+    step = step_of(saved[-1]) if saved else 0
+    change = f"from {before} to {workers} at step {step}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+    changes = "; ".join(filter(None, [record.tags.get(CHANGES), change]))
+    record.tag({WORKERS: str(workers), CHANGES: changes})
+    record.append(step, {"system/workers": workers}, file=SYSTEM)
 
 
 def check_images(record: Record, data: Data) -> None:

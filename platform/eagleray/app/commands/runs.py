@@ -12,7 +12,7 @@ from eagleray.config import load_run
 from eagleray.config.metrics import headlines, meaning_of, ordered, shipped
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.browse import browse, directory_of, epochs_done
-from eagleray.runs.record import Record
+from eagleray.runs.record import CHANGES, Record
 from eagleray.storage.mirror import records_at_hand, run_at_hand
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def show(name: RunName) -> None:
     for key in ("question", "finding"):
         if text := _text_of(record, key):
             say(f"{key}: {text}")
+    if CHANGES in record.tags:
+        say(f"workers: {record.tags[CHANGES]}")
     if status["message"]:
         say(f"message: {status['message']}")
     if record.kind not in ("sweep", "floor"):

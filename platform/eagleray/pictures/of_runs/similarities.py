@@ -56,7 +56,7 @@ def pairs(trained: Trained) -> tuple[Tensor, Tensor]:
     built, view = trained.built, simclr_view(trained.built.loader.info.image_size)
     images = copy(trained.images)
     images.labels = None  # so that none is left out because its class is unknown
-    encoded = Encoded(built.evaluation, built.method.encode, built.method, built.autocast, images)
+    encoded = Encoded(built.evaluation, built.method.encode, built.method, built.autocast, built.data, images)
     compatible, incompatible = similarities([one.features.cpu() for one in encoded.views([view, view], PAIRED)])
     return compatible, incompatible
 
