@@ -39,7 +39,7 @@ docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md, the tables of docs/resu
 	$(BIN)/python chaos/table.py
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last
-	@for benchmark in augment linear_probe live losses methods memory tune simclr; do \
+	@for benchmark in augment evaluators linear_probe live losses methods memory tune simclr; do \
 	  echo "== benchmarks/$$benchmark.py"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 	@if [ -n "$(IMAGES)" ]; then $(BIN)/python benchmarks/against_lightly.py --images "$(IMAGES)"; \
 	  else echo "benchmarks/against_lightly.py wants a folder of images with classes: make bench IMAGES=FOLDER"; fi

@@ -97,7 +97,10 @@ def train(
             metrics = state.trained()
             if progress.done or progress.epoch % run.evaluate.every == 0:
                 with state.evaluating():
-                    metrics |= built.evaluation(method, built.autocast, final=progress.done)
+                    measured = built.evaluation(method, built.autocast, final=progress.done)
+                metrics |= measured
+                if progress.done:
+                    state.keep(measured)
             state.end_epoch(metrics)
             if progress.done or progress.epoch % run.checkpoints.every_epochs == 0:
                 state.save()

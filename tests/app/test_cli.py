@@ -1,5 +1,6 @@
 """The command line as a person meets it."""
 
+import csv
 import fcntl
 import json
 import os
@@ -351,14 +352,28 @@ def test_train_says_what_it_does_and_keeps_what_is_needed(eagleray: Any):
 
     again = eagleray("evaluate", str(directory))
     assert again.out.splitlines()[0] == data
-    for name in ("knn", "test_knn", "rankme"):
-        assert re.search(rf"^ *{name} +{shown[name]} ", again.out, re.MULTILINE)
+    for name, images, interval in (("knn", 143, True), ("test_knn", 359, True), ("rankme", 143, False)):
+        found = re.search(rf"^ *{name} +{shown[name]} +{images} +(\d\.\d+) to (\d\.\d+) ", again.out, re.MULTILINE)
+        assert bool(found) is interval
+        assert found is None or float(found[1]) < float(shown[name]) < float(found[2])
     other = eagleray("evaluate", str(directory), "--protocol", "retrieval", "evaluate.retrieval.queries=9").out
     assert re.search(r"^ *test_precision_at_1 +0\.\d+ ", other, re.MULTILINE)
     assert "knn" not in other
     refused = eagleray("evaluate", str(directory), "--protocol", "accuracy")
     assert refused.code == 2
-    assert "accuracy cannot be measured: simclr has no classifier; only a method that learns from labels" in refused.err
+    assert "accuracy cannot measure this run: simclr has no classifier; only a method that learns from" in refused.err
+    classes = eagleray("evaluate", str(directory), "--protocol", "per_class").out
+    assert re.search(r"^balanced_accuracy +0\.\d+ +143 +0\.\d+ to 0\.\d+ +accuracy of", classes, re.MULTILINE)
+    heads, *lines = classes[classes.index("test_per_class\n") :].splitlines()[1:12]
+    assert heads.split() == ["class", "images", "right", "low", "high"]
+    rights = [float(line.split()[2]) for line in lines]
+    assert rights == sorted(rights)
+    assert {line.split()[0] for line in lines} == {*"0123456789"}
+    assert re.search(r"^on the test set, \d is taken for \d: \d+ of \d+ images \(\d+%\)$", classes, re.MULTILINE)
+    with Image.open(directory / "artifacts/test_confusion.png") as picture:
+        assert picture.width > 300
+    names = {row["metric"] for row in csv.DictReader((directory / "artifacts/evaluation.csv").read_text().splitlines())}
+    assert {"knn", "test_knn", "test_precision_at_1", "worst_class"} <= names
 
 
 @pytest.mark.slow

@@ -124,9 +124,17 @@ def test_the_search_fits_what_is_varied(eagleray: Any, settings: str, search: st
 
 def test_check_says_how_large_a_sweep_is(eagleray: Any):
     Path("s.yaml").write_text("name: s\nrun: {epochs: 10}\nvary: {augment.flip: [0, 0.5, 1]}\nseeds: 2\n")
-    assert eagleray("check", "s.yaml").out.endswith("3 points x 2 seeds = 6 runs, 60 epochs\n")
-    assert eagleray("check", "s.yaml", "scheduler=asha").out.endswith("= 6 runs, at most 60 epochs\n")
-    assert eagleray("check", "s.yaml", "search=tpe", "trials=7", "seeds=1").out.endswith("7 runs, at most 70 epochs\n")
+    assert "3 points x 2 seeds = 6 runs, 60 epochs\n" in eagleray("check", "s.yaml").out
+    assert "= 6 runs, at most 60 epochs\n" in eagleray("check", "s.yaml", "scheduler=asha").out
+    assert "7 runs, at most 70 epochs\n" in eagleray("check", "s.yaml", "search=tpe", "trials=7", "seeds=1").out
+
+
+def test_check_says_what_will_be_measured(eagleray: Any):
+    Path("run.yaml").write_text("method: simclr\nevaluate: {every: 2, protocols: [linear, knn, lidar]}\n")
+    assert "measured by knn (every 2 epochs); lidar, linear (at the end)\n" in eagleray("check", "run.yaml").out
+    Path("s.yaml").write_text("name: s\nrun: {evaluate: {protocols: [knn]}}\nvary: {evaluate.every: [1, 2]}\n")
+    told = eagleray("check", "s.yaml").out
+    assert told.endswith("measured by knn (every 1 epoch)\nmeasured by knn (every 2 epochs)\n")
 
 
 # --- a hundred more ----------------------------------------------------------------------------------------------

@@ -13,17 +13,29 @@ import torch
 from eagleray.app.conclude import conclude
 from eagleray.app.terminal import leaderboard, metrics_table
 from eagleray.config import Run, Sweep, load_run, read_run, registry, sections, validated
-from eagleray.config.metrics import check_measured, has, headlines, known, measured_by, mode_of, ordered, shipped
+from eagleray.config.metrics import (
+    check_protocols,
+    has,
+    headlines,
+    known,
+    measured_by,
+    measuring,
+    mode_of,
+    ordered,
+    shipped,
+)
 from eagleray.config.registry import declared
 from eagleray.config.schema import run_schema
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.interval import wilson
 from eagleray.contracts.metric import Metric
 from eagleray.loop import train
 from eagleray.report.catalogue import metrics_page
 from eagleray.runs.assemble import assemble
 from eagleray.runs.evaluation import Evaluation
 from eagleray.runs.floors import measure
+from eagleray.runs.preflight import check_run
 from eagleray.runs.record import Record
 from eagleray.runs.rehearsal import rehearse
 from eagleray.runs.writer import recorded
@@ -344,8 +356,10 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
     with pytest.raises(ConfigError, match=f"metric={metric} is no goal: .*{reason}.*; choose by one of ") as refused:
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
-    wanted = "knn, linear, images_per_second, rank, rankme, gap, separability, nesum, participation_ratio, self_cluster"
-    assert offered == wanted
+    assert offered == (
+        "knn, linear, images_per_second, rank, rankme, knn_1, knn_5, knn_20, gap, separability, nesum, "
+        "participation_ratio, self_cluster"
+    )
 
 
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
@@ -383,6 +397,69 @@ def test_no_list_of_metrics_is_kept_outside_evaluators_and_contracts():
     assert kept == []
 
 
+def test_protocols_are_exactly_what_is_measured():
+    run = load_run(None, [*TINY, "evaluate.protocols=[knn,linear,clusters]"])
+    assert {name: run.evaluate.when(name) for name in measuring(run)} == {
+        "clusters": "end",  # never by default
+        "knn": "always",
+        "linear": "end",
+    }
+    assert read_run(run.file()) == run
+    built = assemble(run)
+    during, at_end = (set(built.evaluation(built.method, built.autocast, final=final)) for final in (False, True))
+    of = {name: set(one.metrics) for name, one in built.evaluation.evaluators.items()}
+    assert during == of["knn"]
+    tested = {f"test_{name}" for name in of["knn"] | of["linear"] | of["clusters"]}
+    assert at_end == of["knn"] | of["linear"] | of["clusters"] | tested
+    later = load_run(None, [*TINY, "evaluate.protocols=[knn]", "evaluate.knn.when=end", "evaluate.pairs.when=always"])
+    assert (later.evaluate.when("knn"), later.evaluate.when("pairs")) == ("end", "never")
+    assert measuring(load_run(None, ["evaluate.protocols=[]"])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[knn,clustres]", r"evaluate.protocols: there is no evaluator clustres; did you mean clusters\?"),
+        ("knn", "evaluate.protocols=knn is not a list"),
+    ],
+)
+def test_protocols_that_are_none_are_refused(text: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        load_run(None, [f"evaluate.protocols={text}"])
+
+
+def test_a_sweep_by_what_its_protocols_leave_out_is_refused():
+    with pytest.raises(ConfigError, match=r"not measured, as run.evaluate.protocols does not name knn"):
+        a_sweep(run={"evaluate": {"protocols": ["linear"]}}, metric="knn")
+
+
+def test_protocols_that_cannot_measure_are_refused_before_training():
+    for protocols, more, said in (
+        ("[accuracy]", [], "accuracy cannot measure this run: simclr has no classifier"),
+        (
+            "[collapse,knn]",
+            ["data.validation=0"],
+            "knn cannot measure this run: there are no validation images to measure it on; set "
+            r"run.data.validation=0.1, or name others \(collapse, dimension, ",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"evaluate.protocols: {said}"):
+            check_run(load_run(None, [*TINY, f"evaluate.protocols={protocols}", *more]))
+
+
+def test_numbers_have_their_images_and_intervals():
+    run = load_run(None, [*TINY, "evaluate.protocols=[knn,linear,collapse,retrieval]", "evaluate.knn.queries=9"])
+    built = assemble(run)
+    found = built.evaluation(built.method, built.autocast, final=True)
+    held, tested = len(built.data.validation or ()), len(built.data.test or ())
+    assert (found.numbers["knn"].images, found.numbers["test_knn_5"].images) == (9, 9)
+    assert (found.numbers["linear"].images, found.numbers["test_linear"].images) == (held, tested)
+    assert found.numbers["test_linear"].interval == wilson(found["test_linear"], tested)
+    assert found.numbers["rank"].interval is None
+    assert found.numbers["mean_average_precision"].interval
+    assert found.numbers["knn"].settings == "k=200 temperature=0.07 queries=9"
+
+
 def test_a_trained_run_is_measured_by_other_evaluators():
     run = load_run(None, [*TINY])
     asked = measured_by(run, ["clusters", "lidar"], ["evaluate.lidar.images=20", "evaluate.clusters.when=end"])
@@ -403,13 +480,17 @@ def test_a_trained_run_is_measured_by_other_evaluators():
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("corruptions", [], "corruptions cannot be measured: these images have no labels"),
-        ("accuracy", [], "accuracy cannot be measured: simclr has no classifier"),
-        ("pairs", ["method=supervised", "encoder=convnet"], "pairs cannot be measured: supervised declares no views"),
+        ("corruptions", [], "corruptions cannot measure this run: these images have no labels"),
+        ("accuracy", [], "accuracy cannot measure this run: simclr has no classifier"),
+        (
+            "pairs",
+            ["method=supervised", "encoder=convnet"],
+            "pairs cannot measure this run: supervised declares no views",
+        ),
     ],
 )
 def test_what_a_trained_run_lacks_is_said(name: str, settings: list[str], said: str):
     run = load_run(None, settings)
     with pytest.raises(ConfigError, match=said):
-        check_measured(run, [name], labels=name != "corruptions")
-    check_measured(run, ["collapse", "corruptions"], labels=True)
+        check_protocols(measured_by(run, [name]), labels=name != "corruptions", validation=True)
+    check_protocols(measured_by(run, ["collapse", "corruptions"]), labels=True, validation=True)

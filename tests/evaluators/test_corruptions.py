@@ -55,7 +55,7 @@ def coarse(images: Tensor) -> Tensor:
 
 
 def of(digits: tuple[Tensor, Tensor], encoder: Any, **settings: Any) -> dict[str, float]:
-    return Corruptions(Corruptions.Config(**settings))(Pixels(*digits, encoder))  # type: ignore[arg-type]
+    return dict(Corruptions(Corruptions.Config(**settings))(Pixels(*digits, encoder)).numbers)  # type: ignore[arg-type]
 
 
 def test_brightness_and_contrast_against_scikit_learn(digits: tuple[Tensor, Tensor]):
@@ -124,3 +124,18 @@ def test_images_are_changed_before_they_are_normalised(tmp_path: Path):
     assert moved[0] == 0
     assert moved[36] > moved[6] > 0
     assert set(Corruptions.metrics) <= set(found["metrics"])
+
+
+def test_intervals_are_those_of_other_images(digits: tuple[Tensor, Tensor]):
+    found = Corruptions(Corruptions.Config(images=400, severities=(1, 5)))(Pixels(*digits, coarse))  # type: ignore[arg-type]
+    assert found.images == 400
+    assert set(found.intervals) == set(found.numbers)
+    for name, (low, high) in found.intervals.items():
+        assert low <= found.numbers[name] <= high
+    low, high = found.intervals["corrupted_brightness"]
+    share = found.numbers["corrupted_brightness"]
+    assert high - low <= 2 * 1.97 * (share * (1 - share) / 400) ** 0.5, "two severities of an image tell more than one"
+    ratio = found.intervals["corrupted_ratio"]
+    alone = found.intervals["corrupted"]
+    clean = found.numbers["corrupted"] / found.numbers["corrupted_ratio"]
+    assert ratio[1] - ratio[0] < (alone[1] - alone[0]) / clean, "an image that is hard is so in both"

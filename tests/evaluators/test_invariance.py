@@ -49,7 +49,7 @@ def test_encoders_of_known_invariance():
     evaluator = Invariance(Invariance.Config())
 
     def of(encoder) -> dict[str, float]:
-        return evaluator(Encoded(images, encoder))  # type: ignore[arg-type]
+        return dict(evaluator(Encoded(images, encoder)).numbers)  # type: ignore[arg-type]
 
     pixels = of(lambda x: x)
     assert set(pixels) == {f"invariant_{name}" for name in VIEWS} == set(Invariance.metrics)

@@ -27,7 +27,7 @@ def test_the_histograms_and_the_title_are_those_of_the_metrics(tmp_path: Path):
     run = trained(tmp_path / "run")
     built = run.built
     encoded = Encoded(built.evaluation, built.method.encode, built.method, built.autocast, built.data, run.images)
-    measured = Pairs(Pairs.Config())(encoded)
+    measured = Pairs(Pairs.Config())(encoded).numbers
     compatible, incompatible = pairs(run)
     count = len(run.images)
     assert (len(compatible), len(incompatible)) == (count, 2 * count * (count - 1))

@@ -32,7 +32,7 @@ from eagleray.report.recorded import from_mlflow
 from eagleray.report.text import csv_text
 from eagleray.report.trials import compared, group_of, of_sweep
 from eagleray.runs.record import SYSTEM, Record
-from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, sync, sync_all
+from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, send_again, sync, sync_all
 from eagleray.tracking import sender as sender_module
 from eagleray.tracking.send import Destination
 from eagleray.tracking.store import connect, patient
@@ -104,6 +104,17 @@ def eventually(true: Callable[[], object], seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_what_is_found_later_of_a_run_follows_it_to_its_store(tmp_path, database):
+    record = make(tmp_path, uri=database.uri)
+    record.finish("finished")
+    assert send_again(record) is None, "it was never sent"
+    assert isinstance(sync(record, database.uri), Sent)
+    assert send_again(record) is None, "nothing is new"
+    (record.artifacts / "evaluation.csv").write_text("metric,value\n")
+    assert send_again(record) == Sent(points=0, files=1, new=True)
+    assert [*(database.path.parent / "mlartifacts").rglob("evaluation.csv")]
 
 
 # What arrives --------------------------------------------------------------------------------------------------

@@ -17,15 +17,19 @@ from rich.text import Text
 
 from eagleray.config import Run
 from eagleray.config.metrics import headlines, meaning_of, metrics_of, ordered, shipped
+from eagleray.contracts.evaluator import Table as Rows
+from eagleray.contracts.interval import CONFIDENCE
 from eagleray.contracts.report import Report
 from eagleray.report.analysis import Analysis
 from eagleray.report.numbers import number
 from eagleray.report.text import leaderboard_table, what_intervals_are
+from eagleray.runs.measured import Number
 
 UNLIMITED = Console(width=10_000)  # to measure tables
 COLORS = {"finished": "green", "running": "cyan", "collapsed": "yellow", "stopped": "yellow", "failed": "red"}
 # Columns that are never broken.
 WHOLE = ("", "trial", "epoch", "run", "kind", "age", "state", "method", "encoder", "dataset", "setting")
+NO_NUMBERS: Mapping[str, Number] = {}
 TOP = 20  # points of a leaderboard that are shown unless more are asked for
 FRAMES = 1  # a second: drawing costs the machine of the trials less than a hundredth of a core
 
@@ -104,16 +108,45 @@ def _as_line(heads: Sequence[str], line: Sequence[str]) -> str:
     return "  ".join(cell if head in WHOLE else f"{head}={cell}" for head, cell in cells)
 
 
-def metrics_table(metrics: Mapping[str, float], run: Run) -> Table:
+def metrics_table(metrics: Mapping[str, float], run: Run, numbers: Mapping[str, Number] = NO_NUMBERS) -> Table:
     """Return final metrics as a table, with what they mean.
 
-    The most important come first.
+    The most important come first. Where the images and the interval of numbers are known, they are shown.
     """
     known = {name: metric.meaning for name, metric in metrics_of(run).items()}
     names = ordered(metrics, metrics_of(run))
+    behind = {"images": _images, f"{CONFIDENCE:.0%} interval": _interval} if numbers else {}
     return table(
-        ["metric", "value", "meaning"], [[name, number(metrics[name]), meaning_of(name, known)] for name in names]
+        ["metric", "value", *behind, "meaning"],
+        [
+            [
+                name,
+                number(metrics[name]),
+                *(text(numbers.get(name)) for text in behind.values()),
+                meaning_of(name, known),
+            ]
+            for name in names
+        ],
     )
+
+
+def _images(one: Number | None) -> str:
+    return f"{one.images:,}" if one else ""
+
+
+def _interval(one: Number | None) -> str:
+    return " to ".join(map(number, one.interval)) if one and one.interval else ""
+
+
+def found_table(rows: Rows) -> Table:
+    """Return a table that an evaluator has found; its first row has the heads."""
+    heads, *lines = rows
+    cells = [[cell if isinstance(cell, str) else _count_or_share(cell) for cell in line] for line in lines]
+    return table([str(head) for head in heads], cells)
+
+
+def _count_or_share(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def short(keys: Sequence[str]) -> list[str]:

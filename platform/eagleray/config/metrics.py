@@ -69,12 +69,18 @@ def reported(run: Run, *, labels: bool = True, validation: bool = True) -> set[s
         labels: whether its training images have labels.
         validation: whether images are held out of them.
     """
-    available = has(run, labels=labels and validation)
-    names = {*LOOP, *_own(run)}
-    for name, one in run.evaluate.evaluators.items():
-        if run.evaluate.when(name) != "never" and needs(one) <= available:
-            names |= set(one.values["metrics"])
-    return names
+    measured = (run.evaluate.evaluators[name] for name in measuring(run, labels=labels and validation))
+    return {*LOOP, *_own(run), *(name for one in measured for name in one.values["metrics"])}
+
+
+def measuring(run: Run, *, labels: bool = True) -> list[str]:
+    """Return the evaluators that measure a run; `labels` tells whether its data offer labels."""
+    available = has(run, labels=labels)
+    return [
+        name
+        for name, one in run.evaluate.evaluators.items()
+        if run.evaluate.when(name) != "never" and needs(one) <= available
+    ]
 
 
 def measured_by(run: Run, evaluators: Collection[str], overrides: Iterable[str] = ()) -> Run:
@@ -91,32 +97,24 @@ def measured_by(run: Run, evaluators: Collection[str], overrides: Iterable[str] 
     for text in overrides:
         if not text.startswith("evaluate."):
             raise ConfigError(f"{text} has no effect on a trained run; settings here are evaluate.NAME.KEY=VALUE")
-    known = run.evaluate.evaluators
-    for name in evaluators:
-        if name not in known:
-            raise ConfigError(
-                f"there is no evaluator {name}{nearest(name, known)} (`eagleray evaluators` lists them; "
-                "one of your own is named in the run's evaluate.also)"
-            )
-    when = {f"evaluate.{name}.when": "always" if name in evaluators else "never" for name in known if evaluators}
-    return changed(run, {**when, **dict(leaves(merged(*map(parse_override, overrides))))})
+    asked = {"evaluate.protocols": list(evaluators)} if evaluators else {}
+    return changed(run, {**asked, **dict(leaves(merged(*map(parse_override, overrides))))})
 
 
-def check_measured(run: Run, evaluators: Iterable[str], *, labels: bool) -> None:
-    """Check that evaluators can measure a trained run.
+def check_protocols(run: Run, *, labels: bool, validation: bool) -> None:
+    """Check that the evaluators that a run asks for by name can measure it.
 
-    Args:
-        run: the run.
-        evaluators: their names.
-        labels: whether its training images have labels.
+    Args as `reported`.
 
     Raises:
-        ConfigError: what one of them needs is not there.
+        ConfigError: it lacks what one of them needs.
     """
-    lacking = _lacking(run)
-    for name in evaluators:
-        for need in sorted(needs(run.evaluate.evaluators[name]) - has(run, labels=labels)):
-            raise ConfigError(f"{name} cannot be measured: {lacking[need]}")
+    available = has(run, labels=labels and validation)
+    able = [name for name, one in run.evaluate.evaluators.items() if needs(one) <= available]
+    for protocol in run.evaluate.protocols or ():
+        if protocol not in able:
+            why = _what_it_lacks(protocol, run, f"name others ({', '.join(able)})", labels)
+            raise ConfigError(f"evaluate.protocols: {protocol} cannot measure this run: {why}")
 
 
 def check_metric(
@@ -168,12 +166,6 @@ def check_goal(said: str, name: str, table: Table, names: Iterable[str]) -> None
     metric = table.get(name.removeprefix(TEST))
     if metric is not None and metric.no_goal:
         raise ConfigError(f"{said} is no goal: {metric.no_goal}; choose by one of {_goals(names, table)}")
-
-
-def metric_needs(name: str, run: Run) -> frozenset[Need]:
-    """Return what a metric of a run needs."""
-    evaluator = _evaluator(name, run)
-    return frozenset() if evaluator is None else needs(run.evaluate.evaluators[evaluator])
 
 
 def needs(evaluator: Declaration) -> frozenset[Need]:
@@ -251,27 +243,27 @@ def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
         return "the test set is used once, by the winner; trials are compared on validation"
     if evaluator is None:
         return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_goals(names, table)})"
-    if run.evaluate.when(evaluator) == "never":
+    if run.evaluate.when(evaluator) != "never":
+        free = f"use one that needs no labels ({_goals(names, table)})"
+        return _what_it_lacks(evaluator, run, free, labels)
+    if run.evaluate.protocols is None:
         return f"it is not measured with run.evaluate.{evaluator}.when=never"
-    lacking, free = _lacking(run), f"use one that needs no labels ({_goals(names, table)})"
-    lacking["labels"] = (
-        f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
-        if labels
-        else f"{lacking['labels']}; {free}"
-    )
-    missing = metric_needs(name, run) - has(run, labels=False)
-    return next(why for need, why in lacking.items() if need in missing)
+    return f"it is not measured, as run.evaluate.protocols does not name {evaluator}"
 
 
-def _lacking(run: Run) -> dict[Need, str]:
-    """Return what to say where a run has not what is needed."""
-    return {
+def _what_it_lacks(evaluator: str, run: Run, free: str, labels: bool) -> str:
+    """Tell which need of an evaluator a run lacks; `free` says what needs no labels."""
+    reasons: dict[Need, str] = {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
         "two_views": f"{run.method.name} declares no views, so there are no two views to compare",
         "tokens": f"encoder={run.encoder.name} has no tokens; use encoder=vit_tiny",
         "stages": f"encoder={run.encoder.name} names no stages; define `stages` and has_stages=True in it",
-        "labels": "these images have no labels",
+        "labels": f"there are no validation images to measure it on; set run.data.validation=0.1, or {free}"
+        if labels
+        else f"these images have no labels; {free}",
     }
+    missing = needs(run.evaluate.evaluators[evaluator]) - has(run, labels=False)
+    return next(why for need, why in reasons.items() if need in missing)
 
 
 def _goals(names: Iterable[str], table: Table) -> str:

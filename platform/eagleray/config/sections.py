@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.config.mistakes import nested, wrong
+from eagleray.config.mistakes import nearest, nested, wrong
 from eagleray.config.plugin_files import PluginFile
 from eagleray.config.recorded import lost, settings_of
 from eagleray.config.registry import WORDS, Declaration, Kind, declared, find
@@ -228,6 +228,10 @@ class Evaluate(Strict, frozen=True):
     evaluator: those in `evaluators/`, and those of `also`.
     """
 
+    protocols: Annotated[
+        tuple[str, ...] | None,
+        Field(description="exactly these evaluators measure, each at its `when`, or at the end if that is never"),
+    ] = None
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
     test: Annotated[bool, Field(description="evaluate on the test set once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
@@ -239,8 +243,11 @@ class Evaluate(Strict, frozen=True):
     evaluators: ClassVar[Mapping[str, Declaration]] = {}  # all of them, by name; see `evaluate_with`
 
     def when(self, evaluator: str) -> When:
-        """Return when an evaluator measures."""
-        return getattr(self, evaluator).when
+        """Return when an evaluator measures: `protocols` say whether, its own setting says when."""
+        own: When = getattr(self, evaluator).when
+        if self.protocols is None:
+            return own
+        return "never" if evaluator not in self.protocols else "end" if own == "never" else own
 
     @property
     def others(self) -> dict[str, DataChoice]:
@@ -255,6 +262,12 @@ class Evaluate(Strict, frozen=True):
         if cls is not Evaluate or not isinstance(values, Mapping):
             return handler(values)
         section = evaluate_with(values.get("also", ())).model_validate(values)
+        for name in section.protocols or ():
+            if name not in section.evaluators:
+                raise wrong(
+                    f"evaluate.protocols: there is no evaluator {name}{nearest(name, section.evaluators)} (`eagleray "
+                    "evaluators` lists them; one of your own is named in evaluate.also)"
+                )
         for name in section.evaluators:
             settings = getattr(section, name)
             if type(settings).model_validate(settings.model_dump(mode="json")) != settings:

@@ -7,11 +7,11 @@ from typing import Any
 from eagleray.config.run import Run, leaves, validated
 from eagleray.config.sections import Chosen
 
-# What cannot change the numbers of a run, but for rounding: where it runs and is kept, and when it is measured.
+# What cannot change the numbers of a run, but for rounding: where it runs and is kept, when it is measured and by what.
 NEUTRAL = (
     *("tracking", "checkpoints", "device", "threads", "workers", "min_workers"),
     *("data.cache", "data.workers", "data.memory_limit", "data.download"),
-    *("evaluate.test", "evaluate.every", "evaluate.batch_size"),
+    *("evaluate.test", "evaluate.every", "evaluate.batch_size", "evaluate.protocols"),
 )
 
 

@@ -6,11 +6,13 @@ everything else follows from them: `eagleray check`, what a sweep accepts as `me
 file imports no torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
+from eagleray.contracts.interval import Interval
 from eagleray.contracts.metric import Metric, When
 
 if TYPE_CHECKING:
@@ -142,6 +144,24 @@ class Encodings(Protocol):
         ...
 
 
+Table = Sequence[Sequence[str | float]]  # rows; the first has the heads
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an evaluator found, where the numbers alone do not say it.
+
+    Of the test set, names of tables and files begin with `test_`.
+    """
+
+    numbers: Mapping[str, float]
+    images: int | None = None  # that were measured; None: all evaluated ones
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics that declare interval="own"
+    words: Sequence[str] = ()  # sentences on how to read the numbers
+    tables: Mapping[str, Table] = field(default_factory=dict)  # shown, and kept as NAME.csv
+    files: Mapping[str, bytes] = field(default_factory=dict)  # kept beside them
+
+
 class Evaluator:
     """A measurement of a representation.
 
@@ -159,8 +179,8 @@ class Evaluator:
     def __init__(self, config: BaseModel):
         self.config = config
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
-        """Return the numbers by name.
+    def __call__(self, encodings: Encodings) -> dict[str, float] | Found:
+        """Return the numbers by name; in a `Found`, if other than all evaluated images were measured.
 
         Only names in `metrics`, and never NaN. An evaluator whose metrics need labels, or that has images of its own,
         is called for the test set too; the numbers are then `test_NAME`.

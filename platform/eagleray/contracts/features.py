@@ -1,12 +1,13 @@
 """Features of one split, computed once for all evaluators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eagleray.contracts.errors import ConfigError
+from eagleray.contracts.interval import Interval, about
 
 NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 rounding errors
 SAMPLES = 2048  # rows that `stacked` keeps: the cost of spectra and of pairs grows faster than their number
@@ -62,6 +63,20 @@ def evenly(x: Tensor, most: int) -> Tensor:
     if len(x) <= most:
         return x
     return x[torch.arange(most, device=x.device) * len(x) // most]
+
+
+def intervals(values: Mapping[str, float], shares: Mapping[str, Tensor]) -> dict[str, Interval]:
+    """Return intervals of smooth functions of independent images, by the infinitesimal jackknife.
+
+    Args:
+        values: the functions of all images, by name.
+        shares: what each image adds, [N]: of a mean its own value. A constant may be added to all.
+
+    Returns:
+        The intervals of those with at least two images.
+    """
+    errors = {name: (each.std() / len(each) ** 0.5).item() for name, each in shares.items() if len(each) > 1}
+    return {name: about(values[name], error) for name, error in errors.items()}
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -5,11 +5,13 @@ after a power cut the old file is there or the new one, never a part. Text carri
 changed bit, a block of zeros or a missing end shows. It stays plain JSON or YAML.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
@@ -63,6 +65,13 @@ def digest_of(path: Path) -> str:
     """Return the digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+
+
+def as_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write(path: Path, content: str | bytes, template: str = "") -> None:

@@ -27,6 +27,9 @@ class Metric:
     no_goal: str = ""  # why nothing should be chosen by it, as a clause: "losses of …"; empty: a sweep may
     caution: str = ""  # what a choice by it is not worth, as a clause
     needs: frozenset[Need] = frozenset()  # an evaluator is called where everything its metrics need is present
+    # "wilson": it is a share of images, each right or wrong; "own": its evaluator returns one; None: it has none
+    interval: Literal["wilson", "own"] | None = None
+    no_interval: str = ""  # why an evaluator's number has none, as a clause
     headline: bool = False  # shown next to whatever is compared
     of_encoder: bool = False  # grows with the width of the features: pixels and other floors have no comparable value
 
@@ -36,6 +39,10 @@ class Metric:
         return None if self.better is None else "max" if self.better == "higher" else "min"
 
 
+# Why numbers of evaluators have no interval.
+GROWS = "it grows with the number of images by more than other images would change it; compare equal numbers"
+CHOSEN = "k-means finds the clusters on the same images, so that these are not independent of them"
+MAGNITUDE = "it is read by its order of magnitude"
 TERM = "it is a term of the loss, and losses of different settings have different scales"  # a `no_goal` of methods
 
 # What the loop itself reports after every epoch.

@@ -15,6 +15,7 @@ class Accuracy(Evaluator):
             "share of the images that the method's own classifier classifies right",
             "higher",
             needs=frozenset({"labels", "classifier"}),
+            interval="wilson",
             headline=True,
         )
     }

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import NOISE, spectrum, squares, stacked
-from eagleray.contracts.metric import Metric
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import NOISE, SAMPLES, spectrum, squares, stacked
+from eagleray.contracts.metric import GROWS, MAGNITUDE, Metric
 
 RANK = "it tells collapsed runs from healthy ones; among healthy ones it hardly follows accuracy"
 
@@ -26,33 +26,39 @@ class Collapse(Evaluator):
             "spread of the normalised features: 1 isotropic, 0 collapsed to a point",
             "higher",
             no_goal="it shows collapse, and says nothing of healthy runs",
+            no_interval=MAGNITUDE,
         ),
         "rank": Metric(
             "effective rank of the centred features; at most their width, 0 collapsed to a point",
             "higher",
             caution=RANK,
+            no_interval=GROWS,
             of_encoder=True,
         ),
         "rankme": Metric(
             "effective rank of the features as they are (RankMe); comparable at equal N and D",
             "higher",
             caution=RANK,
+            no_interval=GROWS,
             of_encoder=True,
         ),
         "dead": Metric(
             "share of the features that do not vary",
             "lower",
             no_goal="it shows collapse, and is 0 for healthy runs",
+            no_interval="a feature varies or not, whichever images are seen",
         ),
         "uniformity": Metric(
             "log mean potential of pairs of images on the sphere: 0 collapsed",
             "lower",
             no_goal="features that ignore the images are the most uniform",
+            no_interval=MAGNITUDE,
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return collapse(encodings.evaluated.features)
+    def __call__(self, encodings: Encodings) -> Found:
+        features = encodings.evaluated.features
+        return Found(collapse(features), images=min(len(features), SAMPLES))
 
 
 def collapse(embeddings: Tensor) -> dict[str, float]:

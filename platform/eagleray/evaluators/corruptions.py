@@ -5,14 +5,15 @@ fifteen corruptions (`augment/corruptions.py`), so that a mean is not comparable
 """
 
 from functools import partial
-from statistics import fmean
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from eagleray.augment.corruptions import CORRUPTIONS, corrupt
-from eagleray.contracts.evaluator import Change, Encodings, Evaluator
-from eagleray.contracts.features import accuracy
+from eagleray.contracts.evaluator import Change, Encodings, Evaluator, Found
+from eagleray.contracts.features import intervals
 from eagleray.contracts.metric import Metric, Need, When
 from eagleray.evaluators.linear import train_probe
 
@@ -46,42 +47,55 @@ class Corruptions(Evaluator):
         "corrupted": Metric(
             "share of corrupted images that the linear probe classifies right, the mean of twelve corruptions",
             "higher",
+            interval="own",
             needs=LABELS,
         ),
         "corrupted_ratio": Metric(
             "corrupted by the share of the same images, not corrupted: 1 the corruptions cost nothing",
             "higher",
             no_goal="features that tell little have little to lose",
+            interval="own",
             needs=LABELS,
         ),
-        "corrupted_gaussian_noise": Metric("share with Gaussian noise, over the severities", "higher", needs=LABELS),
-        "corrupted_shot_noise": Metric("the same with Poisson noise of few photons", "higher", needs=LABELS),
-        "corrupted_impulse_noise": Metric("the same with values set to 0 or 1", "higher", needs=LABELS),
-        "corrupted_defocus_blur": Metric("the same out of focus", "higher", needs=LABELS),
-        "corrupted_motion_blur": Metric("the same smeared along a line", "higher", needs=LABELS),
-        "corrupted_zoom_blur": Metric("the same smeared by zooming", "higher", needs=LABELS),
-        "corrupted_fog": Metric("the same in fog", "higher", needs=LABELS),
-        "corrupted_brightness": Metric("the same, brighter", "higher", needs=LABELS),
-        "corrupted_contrast": Metric("the same with less contrast", "higher", needs=LABELS),
-        "corrupted_elastic": Metric("the same, bent", "higher", needs=LABELS),
-        "corrupted_pixelate": Metric("the same in coarse pixels", "higher", needs=LABELS),
-        "corrupted_jpeg": Metric("the same, compressed by JPEG", "higher", needs=LABELS),
+        "corrupted_gaussian_noise": Metric(
+            "share with Gaussian noise, over the severities", "higher", interval="own", needs=LABELS
+        ),
+        "corrupted_shot_noise": Metric(
+            "the same with Poisson noise of few photons", "higher", interval="own", needs=LABELS
+        ),
+        "corrupted_impulse_noise": Metric("the same with values set to 0 or 1", "higher", interval="own", needs=LABELS),
+        "corrupted_defocus_blur": Metric("the same out of focus", "higher", interval="own", needs=LABELS),
+        "corrupted_motion_blur": Metric("the same smeared along a line", "higher", interval="own", needs=LABELS),
+        "corrupted_zoom_blur": Metric("the same smeared by zooming", "higher", interval="own", needs=LABELS),
+        "corrupted_fog": Metric("the same in fog", "higher", interval="own", needs=LABELS),
+        "corrupted_brightness": Metric("the same, brighter", "higher", interval="own", needs=LABELS),
+        "corrupted_contrast": Metric("the same with less contrast", "higher", interval="own", needs=LABELS),
+        "corrupted_elastic": Metric("the same, bent", "higher", interval="own", needs=LABELS),
+        "corrupted_pixelate": Metric("the same in coarse pixels", "higher", interval="own", needs=LABELS),
+        "corrupted_jpeg": Metric("the same, compressed by JPEG", "higher", interval="own", needs=LABELS),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         probe = train_probe(encodings.train, encodings.validation, seed=encodings.seed)
 
-        def share(change: Change) -> float:
+        def right(change: Change) -> Tensor:
+            """Return whether the probe is right, [images]."""
             found = encodings.changed(change, self.config.images)
-            return accuracy(probe.predict(found.features), found.targets())
+            return (probe.predict(found.features) == found.targets()).double()
 
-        clean = share(lambda pixels, places: pixels)
+        clean = right(lambda pixels, places: pixels)
         shares = {
-            f"corrupted_{name}": fmean(
-                share(partial(corrupt, name=name, severity=severity, seed=encodings.seed))
-                for severity in self.config.severities
-            )
+            f"corrupted_{name}": torch.stack(
+                [
+                    right(partial(corrupt, name=name, severity=severity, seed=encodings.seed))
+                    for severity in self.config.severities
+                ]
+            ).mean(0)
             for name in CORRUPTIONS
         }
-        mean = fmean(shares.values())
-        return {"corrupted": mean, **({"corrupted_ratio": mean / clean} if clean else {}), **shares}
+        shares["corrupted"] = torch.stack(list(shares.values())).mean(0)
+        values = {name: share.mean().item() for name, share in shares.items()}
+        if before := clean.mean().item():
+            ratio = values["corrupted_ratio"] = values["corrupted"] / before
+            shares["corrupted_ratio"] = (shares["corrupted"] - ratio * clean) / before
+        return Found(values, images=len(clean), intervals=intervals(values, shares))

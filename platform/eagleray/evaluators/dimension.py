@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import stacked
-from eagleray.contracts.metric import Metric, When
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import SAMPLES, stacked
+from eagleray.contracts.metric import CHOSEN, GROWS, Metric, When
 from eagleray.contracts.seeds import generator
 
 SIZES = 6  # numbers of images that IdEst measures trees on, from an eighth of all on
@@ -30,21 +30,25 @@ class Dimension(Evaluator):
             "intrinsic dimension by the distances to the two nearest images (TwoNN)",
             None,
             no_goal="no end of it is known to be better; in CLID, beside learnable, a high one is",
+            no_interval=GROWS,
         ),
         "idest": Metric(
             "intrinsic dimension by the growth of the minimum spanning tree (IdEst)",
             "lower",
             no_goal="collapse has the lowest; read it among runs that another metric finds healthy",
+            no_interval=GROWS,
         ),
         "learnable": Metric(
             "share of images whose k-means cluster the nearest other image tells (cluster learnability)",
             "higher",
             no_goal="collapse into few points is learnt best; it is a part of CLID, beside twonn",
+            no_interval=CHOSEN,
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return dimension(encodings.evaluated.features, encodings.seed)
+    def __call__(self, encodings: Encodings) -> Found:
+        features = encodings.evaluated.features
+        return Found(dimension(features, encodings.seed), images=min(len(features), SAMPLES))
 
 
 def dimension(features: Tensor, seed: int = 0) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import accuracy
 from eagleray.contracts.metric import Metric, Need, When
 
@@ -34,15 +34,24 @@ class Finetune(Evaluator):
     when: ClassVar[When] = "never"  # it trains the network
 
     metrics: ClassVar[dict[str, Metric]] = {
-        "fine_tuned": Metric("share that a fine-tuned copy of the network classifies right", "higher", needs=NEEDS),
-        "fine_tuned_10_percent": Metric("the same with a tenth of the labels", "higher", needs=NEEDS),
-        "fine_tuned_1_percent": Metric("the same with a hundredth of the labels", "higher", needs=NEEDS),
+        "fine_tuned": Metric(
+            "share that a fine-tuned copy of the network classifies right", "higher", interval="wilson", needs=NEEDS
+        ),
+        "fine_tuned_10_percent": Metric(
+            "the same with a tenth of the labels", "higher", interval="wilson", needs=NEEDS
+        ),
+        "fine_tuned_1_percent": Metric(
+            "the same with a hundredth of the labels", "higher", interval="wilson", needs=NEEDS
+        ),
         "fine_tuned_few": Metric(
-            "the same with evaluate.finetune.per_class labels of each class", "higher", needs=NEEDS
+            "the same with evaluate.finetune.per_class labels of each class",
+            "higher",
+            interval="wilson",
+            needs=NEEDS,
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         config, labels = self.config, encodings.data.train.labels
         smallest = int(np.bincount(labels[labels >= 0]).min())
         drawn: dict[str, dict[str, Any]] = {
@@ -51,10 +60,9 @@ class Finetune(Evaluator):
             "1_percent": {"fraction": 0.01},
             "few": {"per_class": max(1, min(config.per_class, smallest))},
         }
-        found: dict[str, float] = {}
+        found, images = dict[str, float](), 0
         for name in config.labels:
             logits = encodings.fine_tuned(epochs=config.epochs, lr=config.lr, **drawn[name])
-            found["fine_tuned" if name == "all" else f"fine_tuned_{name}"] = accuracy(
-                logits.features.argmax(1), logits.targets()
-            )
-        return found
+            right, images = accuracy(logits.features.argmax(1), logits.targets()), len(logits)
+            found["fine_tuned" if name == "all" else f"fine_tuned_{name}"] = right
+        return Found(found, images=images)

@@ -6,8 +6,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import squares, stacked
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import intervals, squares, stacked
 from eagleray.contracts.metric import Metric, When
 from eagleray.contracts.view import View
 
@@ -37,22 +37,37 @@ class Invariance(Evaluator):
 
     metrics: ClassVar[dict[str, Metric]] = {
         "invariant_crop": Metric(
-            "1: a crop of 20 to 100 % of the area changes nothing; 0: as another image", "higher", no_goal=TASK
+            "1: a crop of 20 to 100 % of the area changes nothing; 0: as another image",
+            "higher",
+            no_goal=TASK,
+            interval="own",
         ),
-        "invariant_shift": Metric("the same of a shift by up to an eighth of the side", "higher", no_goal=TASK),
-        "invariant_flip": Metric("the same of a horizontal flip", "higher", no_goal=TASK),
-        "invariant_rotate": Metric("the same of a turn by 90, 180 or 270 degrees", "higher", no_goal=TASK),
-        "invariant_jitter": Metric("the same of SimCLR's colour jitter at full strength", "higher", no_goal=TASK),
-        "invariant_grayscale": Metric("the same of dropping the colour", "higher", no_goal=TASK),
-        "invariant_blur": Metric("the same of a Gaussian blur of 0.1 to 2 pixels", "higher", no_goal=TASK),
-        "invariant_solarize": Metric("the same of solarizing", "higher", no_goal=TASK),
+        "invariant_shift": Metric(
+            "the same of a shift by up to an eighth of the side", "higher", no_goal=TASK, interval="own"
+        ),
+        "invariant_flip": Metric("the same of a horizontal flip", "higher", no_goal=TASK, interval="own"),
+        "invariant_rotate": Metric(
+            "the same of a turn by 90, 180 or 270 degrees", "higher", no_goal=TASK, interval="own"
+        ),
+        "invariant_jitter": Metric(
+            "the same of SimCLR's colour jitter at full strength", "higher", no_goal=TASK, interval="own"
+        ),
+        "invariant_grayscale": Metric("the same of dropping the colour", "higher", no_goal=TASK, interval="own"),
+        "invariant_blur": Metric(
+            "the same of a Gaussian blur of 0.1 to 2 pixels", "higher", no_goal=TASK, interval="own"
+        ),
+        "invariant_solarize": Metric("the same of solarizing", "higher", no_goal=TASK, interval="own"),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         views = encodings.views([View(), *VIEWS.values()], self.config.images)
         clean, *changed = (one.features for one in views)
-        found = (invariance(clean, one) for one in changed)
-        return {f"invariant_{name}": value for name, value in zip(VIEWS, found, strict=True) if value is not None}
+        numbers, shares = dict[str, float](), dict[str, Tensor]()
+        for name, one in zip(self.metrics, changed, strict=True):
+            if (number := invariance(clean, one)) is not None:
+                moved, apart = distances(clean, one)
+                numbers[name], shares[name] = number, -(moved - (1 - number) * apart) / apart.mean()
+        return Found(numbers, images=len(clean), intervals=intervals(numbers, shares))
 
 
 def invariance(clean: Tensor, changed: Tensor) -> float | None:
@@ -72,9 +87,16 @@ def invariance(clean: Tensor, changed: Tensor) -> float | None:
     Raises:
         ConfigError: no images, NaN or infinite features, or different shapes.
     """
-    x, changed = stacked([clean, changed], least=2)
-    count = len(x)
-    apart = 2 * squares(x - x.mean(0)).sum() / max(1, count - 1)  # the mean over pairs, without forming them
-    if apart <= torch.finfo(torch.float32).eps * squares(x).mean():
+    moved, apart = distances(clean, changed)
+    if apart.mean() <= torch.finfo(torch.float32).eps * squares(clean.double()).mean():
         return None
-    return 1 - (squares(changed - x).mean() / apart).item()
+    return 1 - (moved.mean() / apart.mean()).item()
+
+
+def distances(clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the change moves each image, squared, and values with the mean over pairs of images as mean, [N].
+
+    Args and errors as `invariance`.
+    """
+    x, changed = stacked([clean, changed], least=2)
+    return squares(changed - x), 2 * squares(x - x.mean(0)) * len(x) / max(1, len(x) - 1)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment.papers import simclr_view
-from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import stacked
-from eagleray.contracts.metric import Metric, When
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import SAMPLES, stacked
+from eagleray.contracts.metric import GROWS, Metric, When
 
 DELTA = 1e-4  # of the mean variance of a feature: keeps the spread within images invertible, as in the paper
 
@@ -36,18 +36,20 @@ class Lidar(Evaluator):
             "higher",
             caution="features that tell nothing of the images can have a high one; read it beside signal",
             of_encoder=True,
+            no_interval=GROWS,
         ),
         "signal": Metric(
             "variance between images by that between views of one image, less what noise alone gives: 0 no image shows",
             "higher",
             no_goal="it says how invariant the features are to SimCLR's views, not how useful",
+            no_interval="both the images and the views of each are drawn, and few are the views",
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         view = simclr_view(encodings.image_size)
         views = encodings.views([view] * self.config.views, self.config.images)
-        return lidar([one.features for one in views])
+        return Found(lidar([one.features for one in views]), images=min(len(views[0]), SAMPLES))
 
 
 def lidar(views: Sequence[Tensor]) -> dict[str, float]:

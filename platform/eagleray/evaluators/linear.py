@@ -41,6 +41,7 @@ class Linear(Evaluator):
             "share of the images that a linear classifier of the features classifies right",
             "higher",
             needs=frozenset({"labels"}),
+            interval="wilson",
             headline=True,
         )
     }

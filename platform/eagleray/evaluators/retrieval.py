@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
-from eagleray.contracts.features import Features, evenly
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import Features, evenly, intervals
 from eagleray.contracts.metric import Metric, Need, When
 
 BLOCK = 2**24  # similarities sorted at a time: 64 MB
@@ -28,22 +28,33 @@ class Retrieval(Evaluator):
 
     metrics: ClassVar[dict[str, Metric]] = {
         "precision_at_1": Metric(
-            "share of the most similar training images that are of the same class", "higher", needs=LABELS
+            "share of the most similar training images that are of the same class",
+            "higher",
+            needs=LABELS,
+            interval="wilson",
         ),
-        "precision_at_10": Metric("the same of the ten most similar ones", "higher", needs=LABELS),
+        "precision_at_10": Metric("the same of the ten most similar ones", "higher", needs=LABELS, interval="own"),
         "mean_average_precision": Metric(
-            "mean average precision (mAP) of all training images, in order of similarity", "higher", needs=LABELS
+            "mean average precision (mAP) of all training images, in order of similarity",
+            "higher",
+            needs=LABELS,
+            interval="own",
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         evaluated = encodings.evaluated
         asking = evenly(torch.arange(len(evaluated), device=evaluated.features.device), self.config.queries)
-        return retrieval(encodings.train, evaluated.at(asking))
+        answers = retrieval(encodings.train, evaluated.at(asking))
+        if not len(answers["precision_at_1"]):
+            return Found({}, images=0)
+        means = {name: values.mean().item() for name, values in answers.items()}
+        own = {name: values for name, values in answers.items() if self.metrics[name].interval == "own"}
+        return Found(means, images=len(answers["precision_at_1"]), intervals=intervals(means, own))
 
 
-def retrieval(train: Features, queries: Features) -> dict[str, float]:
-    """Compute precision at 1 and 10 and mean average precision.
+def retrieval(train: Features, queries: Features) -> dict[str, Tensor]:
+    """Compute precision at 1 and 10 and average precision of every query.
 
     Training images are sorted by the cosine of their features with a query's; those of its class are relevant.
 
@@ -56,8 +67,8 @@ def retrieval(train: Features, queries: Features) -> dict[str, float]:
         queries: the images that ask, with labels.
 
     Returns:
-        {"precision_at_1": …, "precision_at_10": …, "mean_average_precision": …}, from 0 to 1; nothing, if no query
-        has a class of the training images. Of fewer than ten training images, all count.
+        {"precision_at_1": …, "precision_at_10": …, "mean_average_precision": …}, float64 [queries] from 0 to 1, whose
+        means are the metrics. Of fewer than ten training images, all count.
 
     Raises:
         ConfigError: no labels or no images.
@@ -67,15 +78,10 @@ def retrieval(train: Features, queries: Features) -> dict[str, float]:
     labels, asked = train.targets(), queries.targets()
     known = torch.isin(asked, labels)
     bank, points, asked = F.normalize(train.features), F.normalize(queries.features[known]), asked[known]
-    if not len(asked):
-        return {}
     size = max(1, BLOCK // len(bank))
-    parts = [
-        _ranked(points[start : start + size] @ bank.T, labels, asked[start : start + size])
-        for start in range(0, len(asked), size)
-    ]
-    first, ten, average = torch.cat(parts, 1).mean(1).tolist()
-    return {"precision_at_1": first, "precision_at_10": ten, "mean_average_precision": average}
+    blocks = zip(points.split(size), asked.split(size), strict=True)
+    found = torch.cat([_ranked(block @ bank.T, labels, these) for block, these in blocks], 1)
+    return dict(zip(Retrieval.metrics, found, strict=True))
 
 
 def _ranked(similarities: Tensor, labels: Tensor, asked: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
+from eagleray.contracts.features import SAMPLES, intervals, squares, stacked
 from eagleray.contracts.features import spectrum as singular_values
-from eagleray.contracts.features import stacked
 from eagleray.contracts.metric import Metric
 
 BLIND = "it sees how evenly features vary, not what they say of the images; compare runs of one method and encoder"
+STEPS = 30  # of the iteration that finds the largest direction, for intervals
 FIRST, LAST = 11, 100  # eigenvalues that the exponent is fitted on; another range may turn its sign
 
 
@@ -28,6 +29,7 @@ class Spectrum(Evaluator):
             "higher",
             caution=BLIND,
             of_encoder=True,
+            interval="own",
         ),
         "participation_ratio": Metric(
             "participation ratio of the eigenvalues of the features' covariance: at most their width, and too low by "
@@ -35,12 +37,14 @@ class Spectrum(Evaluator):
             "higher",
             caution=BLIND,
             of_encoder=True,
+            interval="own",
         ),
         "stable_rank": Metric(
             "stable rank of the features, which are not centred",
             "higher",
             no_goal="a mean that all features share lowers it alone",
             of_encoder=True,
+            interval="own",
         ),
         "alpha": Metric(
             "exponent with which the 11th to 100th eigenvalue of the covariance fall (alpha-ReQ); near 1 is said to be "
@@ -48,17 +52,22 @@ class Spectrum(Evaluator):
             None,
             no_goal="neither end of it is better",
             of_encoder=True,
+            no_interval="ninety directions have a part in it, and nothing is chosen by it",
         ),
         "self_cluster": Metric(
             "how far images lie in clusters or in a cone: 0 as points drawn evenly from a sphere, 1 all at one point",
             "lower",
             caution=BLIND,
             of_encoder=True,
+            interval="own",
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
-        return spectrum(encodings.evaluated.features)
+    def __call__(self, encodings: Encodings) -> Found:
+        features = encodings.evaluated.features
+        numbers = spectrum(features)
+        own = {name: values for name, values in shares(features).items() if numbers.get(name)}
+        return Found(numbers, images=min(len(features), SAMPLES), intervals=intervals(numbers, own))
 
 
 def spectrum(features: Tensor) -> dict[str, float]:
@@ -99,6 +108,42 @@ def spectrum(features: Tensor) -> dict[str, float]:
         gram = w.T @ w if width < count else w @ w.T
         metrics["self_cluster"] = ((gram.square().sum() - count - even) / (count**2 - count - even)).item()
     return metrics
+
+
+def shares(features: Tensor) -> dict[str, Tensor]:
+    """Return what each image adds to measures of the spectrum, float64 [N], up to a constant.
+
+    By their derivatives; that of the largest eigenvalue is the square of an image's part along its direction. None of
+    features that do not vary.
+    """
+    (x,) = stacked([features])
+    y = x - x.mean(0)
+    count, width = x.shape
+    total, raw = squares(y), squares(x)
+    largest, first = _along(y), _along(x)
+    if not (largest.mean() > 0 and first.mean() > 0 and count > 1 and width > 1):
+        return {}
+    fourth, close = _products(y) / count, _products(F.normalize(x))
+    trace, square = total.mean(), fourth.mean()
+    return {
+        "nesum": (total - trace / largest.mean() * largest) / largest.mean(),
+        "participation_ratio": 2 * trace / square * (total - trace / square * fourth),
+        "stable_rank": (raw - raw.mean() / first.mean() * first) / first.mean(),
+        "self_cluster": 2 * (close - 1) / (count - 1) / (1 - 1 / width),
+    }
+
+
+def _products(x: Tensor) -> Tensor:
+    """Return the sum of the squared products of each row with all rows, [N]."""
+    return squares(x @ x.T) if len(x) < x.shape[1] else (x @ (x.T @ x) * x).sum(1)
+
+
+def _along(x: Tensor) -> Tensor:
+    """Return the square of each row along the direction in which the rows are longest, [N], by power iteration."""
+    direction = x[squares(x).argmax()]
+    for _ in range(STEPS):
+        direction = F.normalize(x.T @ (x @ direction), dim=0)
+    return (x @ direction).square()
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:

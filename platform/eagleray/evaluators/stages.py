@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from eagleray.contracts.encoder import Encoder
-from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import Features, accuracy
 from eagleray.contracts.metric import Metric, Need, When
 from eagleray.evaluators.linear import train_probe
@@ -37,19 +37,23 @@ class Stages(Evaluator):
 
     metrics: ClassVar[dict[str, Metric]] = {
         "stage_1": Metric(
-            "share that the linear probe classifies right after the first quarter", "higher", needs=NEEDS
+            "share that the linear probe classifies right after the first quarter",
+            "higher",
+            interval="wilson",
+            needs=NEEDS,
         ),
-        "stage_2": Metric("the same after half of the encoder", "higher", needs=NEEDS),
-        "stage_3": Metric("the same after three quarters", "higher", needs=NEEDS),
-        "stage_4": Metric("the same at its end", "higher", needs=NEEDS),
+        "stage_2": Metric("the same after half of the encoder", "higher", interval="wilson", needs=NEEDS),
+        "stage_3": Metric("the same after three quarters", "higher", interval="wilson", needs=NEEDS),
+        "stage_4": Metric("the same at its end", "higher", interval="wilson", needs=NEEDS),
         "best_stage": Metric(
             "number of the best of them; below the last: the features of the pretext task peak before the end",
             no_goal=PLACE,
+            no_interval="it is a number of a stage; the stages have intervals",
             needs=NEEDS,
         ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         assert encodings.method is not None, "floors have no stages"
         of = Joined(next(each for each in encodings.method.backbone.modules() if isinstance(each, Encoder)))
         there, widths = encodings.through(of), of.widths(encodings.method.data.channels, encodings.image_size)
@@ -60,7 +64,8 @@ class Stages(Evaluator):
             for fitted, chosen_by, asked in zip(train, held_out, shown, strict=True)
         ]
         best = 1 + reached.index(max(reached))
-        return {**{f"stage_{number}": value for number, value in enumerate(reached, 1)}, "best_stage": float(best)}
+        numbers = {f"stage_{number}": value for number, value in enumerate(reached, 1)}
+        return Found({**numbers, "best_stage": float(best)}, images=len(shown[0]))
 
 
 @dataclass(frozen=True)

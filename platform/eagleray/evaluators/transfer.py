@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from eagleray.contracts.evaluator import Encodings, Evaluator
+from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import accuracy
 from eagleray.contracts.metric import Metric, When
 from eagleray.evaluators.knn import knn
@@ -30,15 +30,16 @@ class Transfer(Evaluator):
         "transfer_linear": Metric(
             "share of the images of evaluate.transfer.data that a linear classifier of the features classifies right",
             "higher",
+            interval="wilson",
         ),
-        "transfer_knn": Metric("the same of a vote of the 200 nearest training images of that source", "higher"),
+        "transfer_knn": Metric(
+            "the same of a vote of the 200 nearest training images of that source", "higher", interval="wilson"
+        ),
     }
 
-    def __call__(self, encodings: Encodings) -> dict[str, float]:
+    def __call__(self, encodings: Encodings) -> Found:
         there = encodings.elsewhere(self.config.data)
         train, shown = there.train, there.evaluated
         probe = train_probe(train, there.validation, seed=there.seed)
-        return {
-            "transfer_linear": accuracy(probe.predict(shown.features), shown.targets()),
-            "transfer_knn": knn(train, shown)["knn"],
-        }
+        right = accuracy(probe.predict(shown.features), shown.targets())
+        return Found({"transfer_linear": right, "transfer_knn": knn(train, shown)[0]}, images=len(shown))

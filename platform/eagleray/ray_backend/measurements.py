@@ -142,12 +142,13 @@ def measure_floor(kind: FloorKind, file: dict[str, Any], directory: str) -> None
         run, record = read_run(file), Record.open(place)
         torch.set_num_threads(run.threads or 1)
         try:
-            metrics = measure(kind, run)
+            found = measure(kind, run)
+            found.keep(record.artifacts)
         except Exception as error:
             keep_error(record, error)
             raise
-        record.append(0, metrics, 0)
-        record.finish("finished", summary=metrics)
+        record.append(0, found, 0)
+        record.finish("finished", summary=found)
 
 
 def measure_test(file: dict[str, Any], directory: str) -> None:
@@ -161,7 +162,8 @@ def measure_test(file: dict[str, Any], directory: str) -> None:
         if any(name.startswith("test_") for name in record.summary):
             return
         torch.set_num_threads(run.threads or 1)
-        if metrics := evaluated_on_test(run, record.directory):
+        if found := evaluated_on_test(run, record.directory):
+            found.keep(record.artifacts, beside=True)
             last = record.metrics()[-1]
-            record.append(last["step"], metrics, last["epoch"])
-            record.finish("finished", summary={**record.summary, **metrics})
+            record.append(last["step"], found, last["epoch"])
+            record.finish("finished", summary={**record.summary, **found})

@@ -7,8 +7,8 @@ import yaml
 
 from eagleray.config.metrics import metrics_of, ordered
 from eagleray.contracts.batch import DataInfo
+from eagleray.contracts.interval import CONFIDENCE
 from eagleray.report.numbers import number, spread
-from eagleray.report.variance import CONFIDENCE
 from eagleray.runs.record import Record
 from eagleray.runs.restore import recorded_run
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from eagleray.report.variance import CONFIDENCE, t_quantile
+from eagleray.contracts.interval import CONFIDENCE
+from eagleray.report.variance import t_quantile
 
 
 def margin(values: Sequence[float]) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
+from eagleray.contracts.interval import CONFIDENCE
 from eagleray.report.least_squares import ROUNDING, Fit, Squares, indicators, left_within
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05  # a larger p-value is not significant
 ACT_TOGETHER = 0.001  # the same for the lack of fit: strict, as it is tested in addition to the keys
-CONFIDENCE = 0.95  # of every interval
 ENDS = ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)  # probabilities of less than what was found, at an interval's ends
 LARGE = 1e6  # an F statistic
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from eagleray.blocks import distributed
 from eagleray.config import Run
-from eagleray.config.metrics import TEST, has, needs
+from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.evaluator import Change, Evaluator
+from eagleray.contracts.evaluator import Change, Evaluator, Found
 from eagleray.contracts.features import Features, evenly
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Need
@@ -25,6 +25,7 @@ from eagleray.data.images import Data, Images, load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.evaluators.collapse import collapse
 from eagleray.runs.finetuning import Tuning, fine_tuned
+from eagleray.runs.measured import Measured, measured
 from eagleray.runs.other_images import check_other, keys_named
 
 VIEWED = 256  # images of which views are made at a time
@@ -55,19 +56,17 @@ class Evaluation:
             name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
         }
 
-    def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> dict[str, float]:
+    def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> Measured:
         """Return the metrics of a method as it is now.
 
         Set it to training mode.
         """
         method.eval()
-        metrics = self._measured(method.encode, method, autocast, final=final, test=final and self.settings.test)
+        found = self._measured(method.encode, method, autocast, final=final, test=final and self.settings.test)
         method.train()
-        return metrics
+        return found
 
-    def measure(
-        self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True
-    ) -> dict[str, float]:
+    def measure(self, encode: Encode, autocast: AbstractContextManager, *, test: bool, final: bool = True) -> Measured:
         """Return the metrics of any encoding.
 
         It may be raw pixels, for example: all metrics that need no method are returned.
@@ -121,30 +120,34 @@ class Evaluation:
 
     def _measured(
         self, encode: Encode, method: Method | None, autocast: AbstractContextManager, *, final: bool, test: bool
-    ) -> dict[str, float]:
-        data, available = self.data, self._has(method)
+    ) -> Measured:
+        data, available, found = self.data, self._has(method), Measured()
         shown = data.train if data.validation is None else data.validation
         encoded = Encoded(self, encode, method, autocast, data, shown)
-        metrics: dict[str, float] = {}
-        for name, evaluator in self.evaluators.items():
+        for name in self.evaluators:
             if self.settings.when(name) not in (("always", "end") if final else ("always",)):
                 continue
             labels, others = "labels" in self.needs[name], name in self.settings.others
             if self.needs[name] <= available and (data.validation is not None or not labels):
-                metrics |= self._declared(name, evaluator(encoded))
+                found |= self._found(name, encoded)
             if self.needs[name] <= available and (labels or others) and test and data.test is not None:
-                on_test = self._declared(name, evaluator(encoded.on(data.test, chosen_by=data.validation)))
-                metrics |= {TEST + metric: value for metric, value in on_test.items()}
-        return metrics
+                found |= self._found(name, encoded.on(data.test, chosen_by=data.validation)).on_test()
+        return found
 
     def _has(self, method: Method | None) -> frozenset[Need]:
         available = has(self.run, labels=self.data.train.labels is not None)
         return available if method is not None else available - {"classifier", "tokens", "network", "stages"}
 
-    def _declared(self, name: str, numbers: dict[str, float]) -> dict[str, float]:
-        if unknown := sorted(set(numbers) - set(self.evaluators[name].metrics)):
+    def _found(self, name: str, encoded: "Encoded") -> Measured:
+        evaluator = self.evaluators[name]
+        result = evaluator(encoded)
+        found = result if isinstance(result, Found) else Found(result)
+        if unknown := sorted({*found.numbers, *found.intervals} - set(evaluator.metrics)):
             raise ConfigError(f"the evaluator {name} returns {unknown[0]}, which it does not declare in `metrics`")
-        return numbers
+        images = len(encoded.evaluated) if found.images is None else found.images
+        settings = evaluator.config.model_dump(mode="json", exclude={"when"})
+        words = " ".join(f"{key}={value}" for key, value in settings.items())
+        return measured(found, images, words, evaluator.metrics)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from eagleray.config.settings import settings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
 from eagleray.runs.assemble import Assembly, assemble
+from eagleray.runs.measured import Measured
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
 MEASURED_WITH = ("image_size", "evaluate", "precision", "seed")  # settings that matter to every kind
@@ -83,7 +84,7 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
                 yield Floor(kind, label, point, run)
 
 
-def measure(kind: FloorKind, run: Run) -> dict[str, float]:
+def measure(kind: FloorKind, run: Run) -> Measured:
     """Return a floor's metrics on validation and test sets.
 
     They are those that need no trained method; of features that are no encoder's, those that are comparable.
@@ -91,7 +92,7 @@ def measure(kind: FloorKind, run: Run) -> dict[str, float]:
     built, known = assemble(run), metrics_of(run)
     found = built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
     is_encoder = "encoder" in KINDS[kind].depends_on
-    return {name: value for name, value in found.items() if is_encoder or not known[name.removeprefix(TEST)].of_encoder}
+    return found.only([name for name in found if is_encoder or not known[name.removeprefix(TEST)].of_encoder])
 
 
 def pixels(images: Tensor) -> Tensor:

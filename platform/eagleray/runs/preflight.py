@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from eagleray.config import Run, Sweep
-from eagleray.config.metrics import check_metric, needs
+from eagleray.config.metrics import check_metric, check_protocols, needs
 from eagleray.config.run import changed
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
@@ -49,7 +49,9 @@ def check_run(run: Run, address: str | None = None) -> None:
     if lies_elsewhere(run, address):
         return
     _check_trained(run)
-    _check_facts(run, facts_of(run))
+    if facts := facts_of(run):  # else training downloads the images first
+        _check_facts(run, facts)
+        check_protocols(run, labels=facts.labels is not None, validation=facts.has_validation)
     check_others(run)
 
 
@@ -260,9 +262,7 @@ def _check_trained(run: Run) -> None:
             )
 
 
-def _check_facts(run: Run, facts: Facts | None) -> None:
-    if facts is None:
-        return  # training downloads the images first
+def _check_facts(run: Run, facts: Facts) -> None:
     check_images(run, samples=facts.samples, channels=facts.channels, has_labels=facts.labels is not None)
     if run.labels is not None and facts.labels is not None and facts.class_names is not None:
         few_of_each(facts.labels, run.labels, run.seed, facts.class_names)

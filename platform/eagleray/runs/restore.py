@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from eagleray.config import Run, read_run
+from eagleray.config.metrics import TEST
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.data.images import Data
 from eagleray.runs.assemble import Assembly, assemble, from_blueprint
 from eagleray.runs.checkpoint import last_state
+from eagleray.runs.measured import Measured
 from eagleray.runs.record import Record
 from eagleray.storage.mirror import run_at_hand
 
@@ -39,7 +41,7 @@ def restored(run: Run, directory: Path, data: Data | None = None) -> Assembly:
     return built
 
 
-def evaluated(run: Run, directory: Path, data: Data | None = None) -> dict[str, float]:
+def evaluated(run: Run, directory: Path, data: Data | None = None) -> Measured:
     """Measure all metrics of a trained run.
 
     Those on the test set (`test_...`) are included.
@@ -49,12 +51,13 @@ def evaluated(run: Run, directory: Path, data: Data | None = None) -> dict[str, 
     return built.evaluation(built.method, built.autocast, final=True)
 
 
-def evaluated_on_test(run: Run, directory: Path) -> dict[str, float]:
+def evaluated_on_test(run: Run, directory: Path) -> Measured:
     """Measure a trained run on the test set.
 
     The metrics are `test_knn`, `test_linear`, ...
     """
-    return {name: value for name, value in evaluated(run, directory).items() if name.startswith("test_")}
+    found = evaluated(run, directory)
+    return found.only([name for name in found if name.startswith(TEST)])
 
 
 def trained(source: Path | Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:

@@ -25,6 +25,7 @@ from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import blueprint
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from eagleray.runs.evaluation import batch_health
+from eagleray.runs.measured import Measured
 from eagleray.runs.notice import Notice
 
 CHECK_EVERY = 16  # steps between checks of the loss, at most: each check waits for the device
@@ -164,6 +165,11 @@ class TrainingState:
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         """Keep a complete epoch's metrics and start the next."""
         self.counters = Counters(self.counters.step, metrics=dict(metrics))
+
+    def keep(self, measured: Measured) -> None:
+        """Keep what the last evaluation found, for people."""
+        if distributed.rank() == 0:
+            measured.keep(self.directory / "artifacts")
 
     def save(self) -> None:
         """Write a checkpoint; all workers wait for it."""

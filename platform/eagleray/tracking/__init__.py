@@ -9,7 +9,7 @@ mlflow itself is imported at the first call that needs it: the import takes two 
 
 from eagleray.tracking.read import rows
 from eagleray.tracking.send import Sent, Unsent, sync
-from eagleray.tracking.sender import Sender, Synced, sync_all
+from eagleray.tracking.sender import Sender, Synced, send_again, sync_all
 from eagleray.tracking.server import charts_url, page_url, served_at, ui, ui_base, ui_command
 from eagleray.tracking.store import store_uri
 from eagleray.tracking.sync_state import is_sent
@@ -23,6 +23,7 @@ __all__ = [
     "is_sent",
     "page_url",
     "rows",
+    "send_again",
     "served_at",
     "store_uri",
     "sync",

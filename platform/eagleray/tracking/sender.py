@@ -11,9 +11,9 @@ from pathlib import Path
 from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record, find_records, sound
-from eagleray.tracking.send import Destination, Unsent
+from eagleray.tracking.send import Destination, Sent, Unsent
 from eagleray.tracking.store import store_uri
-from eagleray.tracking.sync_state import is_sent, traces
+from eagleray.tracking.sync_state import is_sent, read_note, traces
 
 Traces = dict[str, list[int]]
 
@@ -165,6 +165,14 @@ def sync_all(root: Path | str, uri: str | None = None) -> Synced:
         else:
             already += 1
     return Synced(sent, already, unsent, [lack for each in destinations.values() for lack in each.lacks])
+
+
+def send_again(record: Record) -> Sent | Unsent | None:
+    """Send what is new of a run to its store; None: nothing was sent there before, or there is nothing new."""
+    store = _store_of(record, None)
+    if read_note(record, without_password(store)) is None or is_sent(record, store):
+        return None
+    return Destination(store).send(record)
 
 
 def _store_of(record: Record, uri: str | None) -> str:

@@ -10,7 +10,8 @@ from eagleray.app.commands.plugin import check_file
 from eagleray.app.line import app, console, only_settings, say
 from eagleray.app.plan import counted, size
 from eagleray.app.ready import check_run, check_sweep
-from eagleray.config import load_run, load_sweep
+from eagleray.config import Run, load_run, load_sweep
+from eagleray.config.metrics import measuring
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.plugin_files import PluginFile
@@ -83,7 +84,8 @@ def check(
     overrides = only_settings(settings)
     if PluginFile.of(str(file)):
         check_file(str(file), overrides)
-    elif is_sweep(read_tree(file)):
+        return
+    if is_sweep(read_tree(file)):
         sweep = load_sweep(file, overrides)
         with placed(file, overrides):
             runs = check_sweep(sweep, full=full)
@@ -92,8 +94,20 @@ def check(
         run = load_run(file, overrides)
         with placed(file, overrides):
             check_run(run, full=full)
-        what = f"{run.method.name} with {run.encoder.name} on {run.data.name}"
+        runs, what = [run], f"{run.method.name} with {run.encoder.name} on {run.data.name}"
         say(f"{file} is a valid run: {what}, {counted(run.epochs, 'epoch')}")
+    for names in dict.fromkeys(map(_measuring, runs)):
+        say(f"measured by {names}")
+
+
+def _measuring(run: Run) -> str:
+    """List a run's evaluators: after every evaluation, and those of its end."""
+    names: dict[str, list[str]] = {}
+    for name in measuring(run):
+        names.setdefault(run.evaluate.when(name), []).append(name)
+    parts = {"always": f"every {counted(run.evaluate.every, 'epoch')}", "end": "at the end"}
+    said = [f"{', '.join(names[when])} ({words})" for when, words in parts.items() if when in names]
+    return "; ".join(said) or "nothing but its loss"
 
 
 def _list(kind: Kind, name: str | None) -> None:

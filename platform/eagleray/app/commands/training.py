@@ -26,7 +26,7 @@ from eagleray.app.line import (
 )
 from eagleray.app.ready import check_sweep
 from eagleray.config import Run, Sweep, load_run, load_sweep, read_run
-from eagleray.config.metrics import check_measured, measured_by
+from eagleray.config.metrics import check_protocols, measured_by
 from eagleray.config.nested import read_tree
 from eagleray.config.places import placed
 from eagleray.config.run import run_tree
@@ -35,6 +35,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.report import Failed
 from eagleray.runs.browse import open_run
 from eagleray.runs.preflight import check_writable
+from eagleray.storage.mirror import mirrored
 
 if TYPE_CHECKING:
     from eagleray.data.images import Data
@@ -68,8 +69,9 @@ def train(
     except Exception as error:
         failed(error)
     from eagleray.app.terminal import metrics_table
+    from eagleray.runs.measured import kept
 
-    out.print(metrics_table(result.metrics, result.run))
+    out.print(metrics_table(result.metrics, result.run, dict(kept(result.directory / "artifacts"))))
     farewell(result.directory, {"run": result.directory}, result.run.tracking.uri, result.unsent)
 
 
@@ -160,16 +162,28 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run again, from its checkpoint.
 
-    The test set is evaluated too.
+    The test set is evaluated too. What is found is kept among the artifacts of the run, and sent to MLflow if the run
+    was.
     """
     record = open_run(directory)
     run = measured_by(read_run(record.file()), protocol or (), only_settings(settings))
-    from eagleray.app.terminal import metrics_table
+    from eagleray.app.terminal import found_table, metrics_table
     from eagleray.runs.restore import evaluated
+    from eagleray.tracking import Unsent, send_again
 
     data = _read(run)
-    check_measured(run, protocol or (), labels=data.train.labels is not None)
-    console.print(metrics_table(evaluated(run, record.directory, data), run))
+    check_protocols(run, labels=data.train.labels is not None, validation=data.validation is not None)
+    with mirrored(record.directory):
+        found = evaluated(run, record.directory, data)
+        found.keep(record.artifacts, beside=True)
+        sent = send_again(record)
+    console.print(metrics_table(found, run, found.numbers))
+    for name, rows in found.tables.items():
+        say(f"\n{name}")
+        console.print(found_table(rows))
+    say("\n".join(["", *found.words, f"kept in {record.artifacts}"]))
+    if isinstance(sent, Unsent):
+        say(f"not yet in MLflow: {sent.reason}. Nothing is lost; `eagleray sync` sends it.")
 
 
 @app.command()
