@@ -61,8 +61,8 @@ HEAD = """\
 # Written by benchmarks/label_free_sweep.py: five methods with twelve settings each, by a Sobol sequence, and three
 # planted failures each (the last three of a method). Every score is measured after every epoch.
 #
-# Cost: 150 runs. On 4,000 images of 32x32 pixels about two hours on two cores:
-#     eagleray sweep sweeps/label_free.yaml data.root=PATH
+# Cost: 150 runs. On 4,000 images of 32x32 pixels two hours on two cores:
+#     eagleray sweep sweeps/label_free.yaml data=folder data.root=PATH
 #     python benchmarks/label_free.py bank DIRECTORY && python benchmarks/label_free.py page
 # Finding: docs/label-free.md
 """
@@ -70,7 +70,7 @@ SWEEP: dict[str, Any] = {
     "name": "label_free",
     "question": "Can a run be chosen without labels?",
     "run": {
-        "data": {"name": "folder", "limit": 4000, "validation": 0.2048},  # of 10,000: 2,048 are validation images
+        "data": {"name": "digits", "limit": 4000, "validation": 0.2048},  # of 10,000: 2,048 are validation images
         "epochs": 6,
         "batch_size": 256,
         "threads": 1,

@@ -221,3 +221,15 @@ def test_a_pulse_ends_where_its_directory_is_gone(record: Record, monkeypatch: p
         record.directory.rename(record.directory.with_name("away"))
         pulse.join(5)
         assert not pulse.is_alive()
+
+
+def test_the_first_report_is_told_at_once(record: Record, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hangs, "EVERY", 600.0)
+    reports = pulsing(iter([Report(Progress(1, 2, 1, 2), {}, 0.0)] * 2), record.directory)
+    next(reports)
+    end = time.monotonic() + 60
+    while (beat := read(record)) is None or beat.is_starting:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    reports.close()
+    assert read(record) is None

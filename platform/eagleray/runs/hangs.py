@@ -70,7 +70,8 @@ class Pulse(threading.Thread):
         self.rank, self.node, self.created = rank, node, psutil.Process().create_time()
         self.reported = self.computed = time.time()
         self.used = time.process_time()  # seconds of cores, up to the last beat
-        self.is_starting, self.is_resting, self.over = True, False, threading.Event()
+        self.is_starting, self.is_resting = True, False
+        self.due, self.is_over = threading.Event(), False
 
     def __enter__(self) -> "Pulse":
         self._file = self.traces.open("w")
@@ -80,7 +81,8 @@ class Pulse(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.is_over = True
+        self.due.set()
         self.join()
         faulthandler.unregister(SHOW)
         self._file.close()
@@ -88,9 +90,12 @@ class Pulse(threading.Thread):
             path.unlink(missing_ok=True)
 
     def run(self) -> None:
-        """Write a beat every few seconds."""
-        while not self.over.wait(EVERY) and self._beat():
-            continue
+        """Write a beat every few seconds, and where one is due."""
+        while not self.is_over:
+            self.due.wait(EVERY)
+            self.due.clear()
+            if not self.is_over and not self._beat():
+                return
 
     def _beat(self) -> bool:
         """Write a beat; return whether it could be written."""
@@ -113,7 +118,9 @@ def pulsing(reports: Iterator[Report], directory: Path, rank: int = 0, node: str
     """Pass on the reports of this process, with a pulse beside them."""
     with Pulse(directory, rank, node) as pulse:
         for report in reports:
-            pulse.is_starting, pulse.is_resting = False, True
+            is_first, pulse.is_starting, pulse.is_resting = pulse.is_starting, False, True
+            if is_first:
+                pulse.due.set()  # from now on it may be silent for minutes only
             yield report
             pulse.is_resting, pulse.reported = False, time.time()
 
