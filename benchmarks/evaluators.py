@@ -6,7 +6,7 @@
 Ten classes are clusters in noise; a tenth of the images is evaluated and the others train, as by default. Features are
 given, so encoding costs nothing, and evaluators that encode other images than these are left out. Each time is the
 shortest of several rounds, on all cores; seconds of cores are told beside, as those of a busy machine mean more. kNN
-costs the product of both parts, up to the 5,000 images that it classifies at most; all others are linear or constant.
+costs the product of both parts, up to the 10,000 images that it classifies at most; all others are linear or constant.
 The exit status is 1 if the default set takes longer than 15 s.
 """
 

@@ -25,7 +25,7 @@ class KNN(Evaluator):
 
         k: Annotated[int, Field(ge=1, description="neighbours of knn; bounded by the data")] = 200
         temperature: Annotated[float, Field(gt=0, description="of the votes: low, and near neighbours decide")] = 0.07
-        queries: Annotated[int, Field(ge=1, description="evaluated images that are classified, evenly spaced")] = 5000
+        queries: Annotated[int, Field(ge=1, description="evaluated images that are classified, evenly spaced")] = 10_000
 
     metrics: ClassVar[dict[str, Metric]] = {
         "knn": Metric(
