@@ -55,7 +55,8 @@ class Pairs(Evaluator):
             needs=frozenset({"two_views"}),
         ),
         "separability": Metric(
-            "chance that two views of one image are more alike than two of different images (AUROC): 0.5 collapsed",
+            "chance that two views of one image are more alike than two of different images (AUROC, of 512 images); "
+            "0.5 collapsed",
             "higher",
             caution=ONE_IMAGE,
             no_interval="every image is in a thousand of its pairs; gap, which it goes with, has one",
