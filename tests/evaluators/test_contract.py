@@ -357,7 +357,7 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
     assert offered == (
-        "knn, linear, images_per_second, rank, rankme, knn_1, knn_5, knn_20, gap, separability, nesum, "
+        "knn, linear, images_per_second, rank, rankme, knn_1, knn_5, knn_20, label_free, gap, separability, nesum, "
         "participation_ratio, self_cluster"
     )
 
@@ -365,7 +365,7 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
     for name, metric in shipped().items():
         assert metric.better or metric.no_goal, name
-    unlabelled = {"rank", "rankme", "gap", "separability", "nesum", "participation_ratio", "self_cluster"}
+    unlabelled = {"rank", "rankme", "label_free", "gap", "separability", "nesum", "participation_ratio", "self_cluster"}
     assert {name for name, metric in shipped().items() if metric.caution} == {*unlabelled, "lidar"}
     assert set(shipped()) < set(known())
 

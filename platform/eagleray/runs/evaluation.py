@@ -17,7 +17,7 @@ from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Change, Evaluator, Found
-from eagleray.contracts.features import Features, evenly
+from eagleray.contracts.features import SAMPLES, Features, evenly
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
@@ -42,13 +42,16 @@ class Evaluation:
         data: classifiers are fitted on the training set and evaluated on the validation set; on request on the test
             set too.
         loader: prepares images for the network.
+        untrained: builds the method as it is before any training.
 
     Raises:
         ConfigError: images that an evaluator names are missing, or do not fit the network.
     """
 
-    def __init__(self, run: Run, data: Data, loader: BatchLoader):
+    def __init__(self, run: Run, data: Data, loader: BatchLoader, untrained: Callable[[], Method]):
         self.run, self.settings, self.data, self.loader = run, run.evaluate, data, loader
+        self.untrained = untrained
+        self.before = dict[Images, Features]()  # what it makes of images: the same at every evaluation
         self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
         # Images that evaluators name beside the run's, loaded now, so that no training ends with what is wrong of them.
         self.others = [(choice, self._other(name, choice)) for name, choice in run.evaluate.others.items()]
@@ -179,6 +182,16 @@ class Encoded:
     @property
     def evaluated(self) -> Features:
         return self.of(self.images)
+
+    @property
+    def untrained(self) -> Features:
+        before = self.evaluation.before
+        if self.images not in before:
+            some = self.images.only(evenly(torch.arange(len(self.images)), SAMPLES).numpy())
+            with torch.random.fork_rng():  # its weights are drawn from the generator that training draws from
+                method = self.evaluation.untrained().eval()
+            before[self.images] = _labelled(self.evaluation.encode(method.encode, some, self.autocast), some)
+        return before[self.images]
 
     @property
     def validation(self) -> Features | None:
