@@ -112,7 +112,7 @@ def changed(directory: str) -> dict[str, Any]:
         "plain": plain.features,
         "labels": plain.targets(),
         "whole": encoded.evaluated.features,
-        "metrics": built.evaluation(method, built.autocast, final=False),
+        "metrics": dict(built.evaluation(method, built.autocast, final=False)),
     }
 
 

@@ -27,7 +27,7 @@ def measured(cache: str) -> Found:
     """Return the metrics of an untrained network, and features of changed images."""
     torch.set_num_threads(1)
     built = assemble(load_run(None, [*RUN, *SETTINGS, f"workers={distributed.world_size()}", f"data.cache={cache}"]))
-    metrics = built.evaluation(built.method, built.autocast, final=True)
+    metrics = dict(built.evaluation(built.method, built.autocast, final=True))
     encoded = Encoded(built.evaluation, built.method.eval().encode, None, built.autocast, built.data, built.data.train)
     changed = encoded.changed(lambda pixels, places: pixels + 0.01 * places.view(-1, 1, 1, 1), 37)
     return metrics, changed.features
