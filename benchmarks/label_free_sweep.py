@@ -63,8 +63,8 @@ HEAD = """\
 #
 # Cost: 150 runs. On 4,000 images of 32x32 pixels two hours on two cores:
 #     eagleray sweep sweeps/label_free.yaml data=folder data.root=PATH
-#     python benchmarks/label_free.py bank DIRECTORY && python benchmarks/label_free.py page
-# Finding: docs/label-free.md
+#     python benchmarks/label_free.py bank DIRECTORY && python benchmarks/label_free.py tables
+# Finding: none yet, as it has not been run whole.
 """
 SWEEP: dict[str, Any] = {
     "name": "label_free",

@@ -67,9 +67,9 @@ def rows(directory: Path) -> list[dict[str, Any]]:
 
 
 def repeated(directory: Path) -> int:
-    """Return how many rows of a run, as they were written, tell of a step that another row tells of."""
-    steps = [row["step"] for row in Record.open(directory).read()[0]]
-    return len(steps) - len(set(steps))
+    """Return how many numbers of a run, as they were written, are of a step and metric that another row tells of."""
+    told = [(row["step"], name) for row in Record.open(directory).read()[0] for name in row["metrics"]]
+    return len(told) - len(set(told))  # the winner of a sweep has its test numbers in a row of their own
 
 
 def differences(one: Path, other: Path) -> str:

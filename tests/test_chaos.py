@@ -249,3 +249,13 @@ def test_the_table_in_docs_is_that_of_the_rows():
     page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
     assert table.filled(page) == page, "make docs"
     assert page.count("<!-- table: faults -->\n| ") == 1
+
+
+def test_a_number_that_is_told_twice_is_found_and_the_winners_test_numbers_are_none(tmp_path: Path):
+    record = Record.create(tmp_path / "r", name="r", experiment="e", params={}, run={})
+    record.append(10, {"knn": 0.5}, 1)
+    record.append(20, {"knn": 0.6}, 2)
+    record.append(20, {"test_knn": 0.6}, 2)
+    assert observed.repeated(record.directory) == 0
+    record.append(20, {"knn": 0.6}, 2)
+    assert observed.repeated(record.directory) == 1

@@ -133,7 +133,7 @@ def test_a_job_outlives_its_terminal_and_is_stopped_so_that_it_can_be_resumed(cl
         assert time.monotonic() < end
     (run,) = runs.glob("eagleray/*")
     while Record.open(run).state == "running":  # Ray may call the job stopped while its last files are written
-        assert time.monotonic() < end
+        assert time.monotonic() < end, answer(lab, "logs", job, *at)
         time.sleep(0.2)
     assert Record.open(run).state == "stopped"
     log = answer(lab, "logs", job, *at)

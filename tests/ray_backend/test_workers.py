@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,26 @@ def test_a_group_one_of_whose_workers_hangs_starts_again(
     assert text.count("it does not answer: it is stopped") == 1
     assert "in work" in text  # where the other worker waits for it
     assert Record.open(directory).state == "finished"
+
+
+class Interrupted:
+    """Interrupts this process where Python drops exceptions: Ray's own objects have such places, too."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_python_would_drop_ends_the_group(session: None, tmp_path: Path):
+    directory = started(run := run_of(1, "epochs=40"), tmp_path / "run")
+    with closing(train_on_workers(run, directory)) as reports:
+        next(reports)
+        Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            list(reports)
+    assert checkpoints(directory), "what the interrupt ended is saved"
+    # A thread that calls Ray after the end of the connection would end this process where it is.
+    assert not any(isinstance(thread, ray_train.FitThread) for thread in threading.enumerate())
+    wait_for_cpus(2)
 
 
 def test_workers_whose_driver_was_killed_are_ended(session: None, tmp_path: Path):

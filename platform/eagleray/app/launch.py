@@ -6,8 +6,8 @@ Their results are kept and sent to MLflow.
 import fcntl
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,14 +179,11 @@ def _train(
     if run.workers > 1 or address is not None:
         from eagleray.ray_backend.workers import train_on_workers
 
-        reports, watch, heeded = train_on_workers(run, record.directory, address=address), nullcontext(), nullcontext()
+        reports = train_on_workers(run, record.directory, address=address)
     else:
-        notice = Notice()
-        reports = recorded(pulsing(local(notice), record.directory), record)
-        heeded = notice.heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        watch = HangWatch(record.directory, signalled, may_end=False)  # it is this process that would be ended
+        reports = _train_here(record, local)
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
-    with watch, heeded:
+    with closing(reports):
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             if (
                 may_collapse
@@ -195,6 +192,15 @@ def _train(
             ):
                 may_collapse, epoch = False, report.progress.epoch
                 notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
+
+
+def _train_here(record: Record, local: Callable[[Notice], Iterator[Report]]) -> Generator[Report]:
+    """Train in this process, which an interrupt ends after the step that is under way."""
+    notice = Notice()
+    heeded = notice.heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    watch = HangWatch(record.directory, signalled, may_end=False)  # it is this process that would be ended
+    with watch, heeded:
+        yield from recorded(pulsing(local(notice), record.directory), record)
 
 
 def _headlines(metrics: Mapping[str, float]) -> str:

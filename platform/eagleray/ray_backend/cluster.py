@@ -34,6 +34,7 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths start from the directory where the sweep was started
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # notice soon that a worker was killed, or the end
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # count again: a node may be lost, which Ray does not know at once
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's own controller does so
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # `preemption.py` asks, without a process of its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that asked for no GPU sees none
 }

@@ -1,21 +1,43 @@
 """Ray Train's trainer of a group, with what a group of ours needs and nothing that only takes time."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import distributed
 
 from eagleray.ray_backend.elastic import DivisorPolicy
+from eagleray.ray_backend.signals import here
+
+PATIENCE = 20.0  # seconds in which a group that is ended may give back its share of the machines
 
 
 class Trainer(TorchTrainer):
-    """Starts no process for the datasets of Ray Data, of which there are none; an elastic one has our policy."""
+    """Starts no process for the datasets of Ray Data, of which there are none; an elastic one has our policy.
+
+    Another thread can end it.
+    """
+
+    _controller: Any = None
+    _is_ended = False
+
+    def end(self) -> None:
+        """End the group, if there is one, and `fit`, which raises an error of Ray's; another thread may do so."""
+        self._is_ended = True
+        if self._controller is not None:
+            with suppress(RayError):  # it ends itself before it can answer
+                ray.get(self._controller.abort.remote(), timeout=PATIENCE)
+            ray.kill(self._controller)
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
@@ -23,7 +45,14 @@ class Trainer(TorchTrainer):
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         if self.scaling_config.elasticity_enabled:
             given |= {"scaling_policy": DivisorPolicy(scaling_config=self.scaling_config)}
-        return super()._initialize_and_run_controller(**given)
+        with_driver = NodeAffinitySchedulingStrategy(here(), soft=False)
+        options = {"scheduling_strategy": with_driver, "runtime_env": {"env_vars": get_env_vars_to_propagate()}}
+        actor: Any = ray.remote(num_cpus=0, **options)(TrainController)
+        self._controller = actor.remote(**given)  # Ray's own method keeps it for itself
+        if self._is_ended:
+            self.end()
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
 
 
 @dataclass

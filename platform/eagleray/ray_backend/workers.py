@@ -87,8 +87,10 @@ def train_on_workers(
         if address is not None:
             wait_for_room(run.fewest_workers, cpus, gpus)
             check_nodes([run], directory.absolute())
-        with HangWatch(directory, send):
-            yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile)
+        notice = Notice()  # an interrupt may come where Python can only drop it, as in a `__del__` of Ray's; this stays
+        heeded = notice.heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        with HangWatch(directory, send), heeded:
+            yield from group(run, directory.absolute(), cpus=cpus, gpus=gpus, profile=profile, notice=notice)
 
 
 def group(
@@ -139,7 +141,7 @@ def group(
         _save(directory)
         raise
     finally:
-        thread.is_over = True
+        thread.end()
         ray.kill(exchange)
     refresh(directory, of_record)
     (directory / ".workers").unlink(missing_ok=True)
@@ -217,6 +219,7 @@ class FitThread(threading.Thread):
         super().__init__(daemon=True)
         self.trainer, self.directory, self.exchange = trainer, directory, exchange
         self.failure: Exception | None = None
+        self.fitted: Trainer | None = None
         self.is_over, self.node = False, here()  # nobody asks for reports any more; the node of this Ray
 
     def run(self) -> None:
@@ -228,7 +231,10 @@ class FitThread(threading.Thread):
         while True:
             before = checkpoints(self.directory)
             try:
-                self.trainer().fit()
+                self.fitted = self.trainer()
+                if self.is_over:
+                    self.fitted.end()
+                self.fitted.fit()
             except Exception as error:
                 is_wanted = here() == self.node and not self.is_over  # else it would start, or use, another Ray
                 if is_wanted:
@@ -239,6 +245,16 @@ class FitThread(threading.Thread):
             break
         if here() == self.node:  # else a person has stopped the driver, and this call would start another Ray
             self.exchange.send.remote(None)
+
+    def end(self) -> None:
+        """End the group and wait for this thread.
+
+        Else it would call Ray after the end of the connection, and Ray then ends the process where it is.
+        """
+        self.is_over = True
+        if self.fitted:
+            self.fitted.end()
+        self.join(PATIENCE)
 
 
 def work(config: dict[str, Any]) -> None:
