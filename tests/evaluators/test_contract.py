@@ -253,7 +253,11 @@ def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Evaluation, "encode", counted)
     built.evaluation(built.method, built.autocast, final=True)
-    assert encoded == [built.evaluation.data.validation]  # train and test cost nothing
+    shown = built.evaluation.data.validation
+    assert shown is not None
+    assert [*map(len, encoded)] == [len(shown)] * 2, "its own features and those before training"
+    built.evaluation(built.method, built.autocast, final=True)
+    assert encoded[2:] == [shown], "train and test cost nothing, and the untrained network is asked once"
 
 
 def test_pairs_are_the_same_for_every_method():

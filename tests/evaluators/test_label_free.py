@@ -11,7 +11,7 @@ from torch import Tensor
 from eagleray.app.ready import check_sweep
 from eagleray.config import Sweep, load_run, validated
 from eagleray.contracts.features import Features
-from eagleray.evaluators.collapse import collapse
+from eagleray.evaluators.collapse import Collapse, collapse
 from eagleray.evaluators.label_free import LabelFree
 from eagleray.evaluators.spectrum import spectrum
 from eagleray.loop import train
@@ -49,6 +49,15 @@ def test_above_the_gate_it_is_nesum_and_below_it_the_share_of_directions():
     assert value(features(4), before) == pytest.approx(few - 1)
     assert value(features(2), before) < value(features(4), before) < 0 < value(features(15), before)
     assert value(torch.zeros(3000, 64), before) == -1
+
+
+def test_the_share_of_directions_is_that_of_the_effective_ranks():
+    found = Collapse(Collapse.Config())(Both(Features(features(4)), Features(features(20))))  # type: ignore[arg-type]
+    expected = collapse(features(4))["rank"] / collapse(features(20))["rank"]
+    assert found.numbers["rank_share"] == pytest.approx(expected)
+    assert found.numbers["rank"] == collapse(features(4))["rank"]
+    alike = Both(Features(features(4)), Features(torch.ones(3000, 64)))
+    assert Collapse(Collapse.Config())(alike).numbers["rank_share"] == 1  # type: ignore[arg-type]
 
 
 def test_a_run_reports_it_beside_its_own_untrained_network(tmp_path: Path):

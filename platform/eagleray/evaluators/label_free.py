@@ -5,10 +5,8 @@ from typing import ClassVar
 from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import SAMPLES, evenly
 from eagleray.contracts.metric import Metric
-from eagleray.evaluators.collapse import collapse
+from eagleray.evaluators.collapse import GATE, rank_share
 from eagleray.evaluators.spectrum import spectrum
-
-GATE = 0.5  # of the untrained network's effective rank: below it NESum says nothing of use
 
 
 class LabelFree(Evaluator):
@@ -27,8 +25,5 @@ class LabelFree(Evaluator):
     }
 
     def __call__(self, encodings: Encodings) -> Found:
-        features = evenly(encodings.evaluated.features, SAMPLES)
-        before = collapse(encodings.untrained.features)["rank"]
-        share = collapse(features)["rank"] / before if before else 1.0
-        value = spectrum(features)["nesum"] if share >= GATE else share - 1
-        return Found({"label_free": value}, images=len(features))
+        features, share = evenly(encodings.evaluated.features, SAMPLES), rank_share(encodings)
+        return Found({"label_free": spectrum(features)["nesum"] if share >= GATE else share - 1}, images=len(features))

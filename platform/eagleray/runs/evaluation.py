@@ -23,7 +23,7 @@ from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
 from eagleray.data.images import Data, Images, load_data
 from eagleray.data.loader import BatchLoader
-from eagleray.evaluators.collapse import collapse
+from eagleray.evaluators.collapse import GATE, collapse
 from eagleray.runs.finetuning import Tuning, fine_tuned
 from eagleray.runs.measured import Measured, measured
 from eagleray.runs.other_images import check_other, keys_named
@@ -270,11 +270,12 @@ def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
-def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> bool:
-    """Return whether all embeddings have become nearly one line or one point, or all views agree.
+def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> str:
+    """Return in which way a run has collapsed; empty: it has not.
 
-    What counts is the fall since the first epoch: healthy methods may have little spread, in many directions, and
-    some networks begin with little. A collapse within the first epoch shows only once it is complete.
+    Of the embeddings what counts is the fall since the first epoch: healthy methods may have little spread, in many
+    directions, and some networks begin with little. A collapse within the first epoch shows only once it is complete.
+    The features are compared with those of the untrained network, after epochs in which they were evaluated.
 
     Args:
         epochs: the metrics after each epoch so far.
@@ -282,8 +283,14 @@ def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) 
     """
     first, last = epochs[0], epochs[-1]
     if loss is not None and last["loss"] - loss < (first["loss"] - loss) / 100:
-        return True
-    return last["z_std"] < 0.01 or last["z_rank"] < 2 or _extent(last) < _extent(first) / 10
+        return "all views agree: the loss is what only collapse reaches"
+    if last["z_std"] < 0.01 or last["z_rank"] < 2:
+        return "the embeddings are nearly one point or one line"
+    if _extent(last) < _extent(first) / 10:
+        return "the embeddings have a tenth of their first extent"
+    if last.get("rank_share", 1) < GATE:
+        return f"the features have {last['rank_share']:.0%} of the directions of the untrained network"
+    return ""
 
 
 def _extent(metrics: Mapping[str, float]) -> float:
