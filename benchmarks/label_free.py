@@ -311,7 +311,8 @@ SPECTRA = {
 
 def rules(bank: Bank) -> str:
     """What rules end: spoilt runs, and runs that would have been good."""
-    is_bad = bank.truth("linear") < bank.random("linear")
+    linear = bank.truth("linear")
+    is_bad, below_best = linear < bank.random("linear"), 100 * (linear.max(1, keepdims=True) - linear)
     lines = []
     for name, rule in RULES.items():
         flagged = np.zeros(is_bad.shape, dtype=int)
@@ -319,18 +320,25 @@ def rules(bank: Bank) -> str:
             flagged[place] = next((epoch for epoch in range(1, bank.last + 1) if rule(bank, place, epoch)), 0)
         told, false = flagged[is_bad & (flagged > 0)], (flagged > 0) & ~is_bad
         first = f"{np.median(told):.0f}" if len(told) else "-"
-        lines.append([name, f"{len(told)} of {is_bad.sum()}", f"{false.sum()} of {(~is_bad).sum()}", first])
-    return markdown(["rule", "spoilt runs that it ends", "others that it ends", "after epoch (median)"], lines)
+        least = f"{below_best[false].min():.1f}" if false.any() else "-"
+        lines.append([name, f"{len(told)} of {is_bad.sum()}", first, f"{false.sum()} of {(~is_bad).sum()}", least])
+    best = "the best of these, points below the best of its method"
+    return markdown(["rule", "spoilt runs that it ends", "after epoch (median)", "others that it ends", best], lines)
 
 
 Rule = Callable[[Bank, tuple[int, int, int], int], bool]
 
 
-def now(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
-    """Ask the rule of `stop_collapsed`."""
+def embeddings(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
+    """Ask the first stage of `stop_collapsed`, which sees the loss and embeddings of a batch."""
     read = ("loss", "z_std", "z_rank")
     seen = [{key: float(row[key]) for key in read} for row in bank.runs[place][:epoch]]
-    return bool(seen) and collapsed(seen, find("method", bank.methods[place[0]]).values["collapsed_loss"])
+    return bool(seen and collapsed(seen, find("method", bank.methods[place[0]]).values["collapsed_loss"]))
+
+
+def both_stages(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
+    """Ask both; the second compares features with the untrained network's."""
+    return embeddings(bank, place, epoch) or below("rank", GATE)(bank, place, epoch)
 
 
 def below(key: str, share: float) -> Rule:
@@ -349,7 +357,8 @@ def fallen(key: str) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "stop_collapsed": now,
+    "embeddings and loss": embeddings,
+    "both stages of stop_collapsed": both_stages,
     "NESum below the untrained network's": below("nesum", 1),
     "NESum below half of it": below("nesum", 0.5),
     "NESum below half of its most": fallen("nesum"),

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 import eagleray
 from eagleray.config import Sweep, validated
 from eagleray.config.budget import OVER
 from eagleray.config.search_points import points
-from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.sweep import trial_config
 from eagleray.ray_backend.trial import results
 from eagleray.runs.record import Record
+from ray_sessions import two_cores
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -84,10 +83,7 @@ def test_a_sweep_without_time_left_says_what_is_left_and_tells_it_once(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    os.environ.update(SETTINGS)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)  # fmt: skip
-    try:
+    with two_cores():
         endless = a_sweep(1_000_000, notify=address, budget={"hours": 45 / 3600})
         result = eagleray.sweep(endless)
         assert result.is_unfinished
@@ -101,8 +97,6 @@ def test_a_sweep_without_time_left_says_what_is_left_and_tells_it_once(
         again = eagleray.sweep(a_sweep(1_000_000, notify=address, budget={"hours": 1 / 3600}), resume=True)
         assert again.directory == result.directory
         assert again.is_unfinished
-    finally:
-        ray.shutdown()
     assert Sink.got == ["budget"]
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"xoxb-canary" in path.read_bytes()]
     assert kept == []

@@ -21,6 +21,7 @@ import eagleray
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend import KNOWN, cluster
 from eagleray.runs.preflight import cluster_at
+from ray_sessions import two_cores
 
 
 def test_an_address_must_answer(monkeypatch: pytest.MonkeyPatch):
@@ -104,11 +105,8 @@ def test_machines_are_asked_for_and_waited_for_but_not_forever(monkeypatch: pyte
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    os.environ.update(cluster.SETTINGS)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)  # fmt: skip
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    with two_cores():
+        yield ray.get_runtime_context().gcs_address
 
 
 @pytest.mark.slow

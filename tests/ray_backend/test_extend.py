@@ -7,20 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 import eagleray
 from eagleray.config import Sweep, validated
 from eagleray.config.search_points import points
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend.callbacks import TrialFollower
-from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.sweep import _check_images
 from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import checkpoints, load_checkpoint
 from eagleray.runs.record import Record
 from eagleray.runs.writer import keep_data
 from eagleray.tracking import rows
+from ray_sessions import two_cores
 from recorded_runs import recorded_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -32,11 +31,8 @@ FLIPS, CROPS = [0, 0.25, 0.5, 1], [0.2, 0.5, 0.8]
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    os.environ.update(SETTINGS)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)  # fmt: skip
-    yield
-    ray.shutdown()
+    with two_cores():
+        yield
 
 
 def a_sweep(crops: list[float], **changes: Any) -> Sweep:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -17,13 +16,13 @@ from eagleray.config import Sweep, validated
 from eagleray.contracts.errors import Noted
 from eagleray.contracts.report import Diverged, Failed
 from eagleray.ray_backend import sweep as sweeps
-from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.sweep import sweep
 from eagleray.ray_backend.workers import group
 from eagleray.runs import hangs
 from eagleray.runs.failures import failure_in, may_resume
 from eagleray.runs.record import Record
+from ray_sessions import two_cores
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -80,11 +79,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         patch.syspath_prepend(str(place))
-        os.environ.update(SETTINGS)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-                 object_store_memory=100 * 2**20)  # fmt: skip
-        yield place
-        ray.shutdown()
+        with two_cores():
+            yield place
 
 
 def a_sweep(notes: Path, vary: dict[str, Any], **more: Any) -> Sweep:

@@ -1,6 +1,5 @@
 """Ray loses no cores when a sweep takes back what it has asked for."""
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -10,8 +9,8 @@ import ray
 from ray.air.execution import ResourceRequest
 from ray.tune.execution import tune_controller
 
-from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.placement import PREPARED, PreparedGroups, keep_cores
+from ray_sessions import two_cores
 
 
 def test_sweeps_ask_through_it(monkeypatch: pytest.MonkeyPatch):
@@ -22,11 +21,8 @@ def test_sweeps_ask_through_it(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def session() -> Iterator[None]:
-    os.environ.update(SETTINGS)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)  # fmt: skip
-    yield
-    ray.shutdown()
+    with two_cores():
+        yield
 
 
 @pytest.mark.slow

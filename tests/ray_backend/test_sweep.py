@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 from PIL import Image
 
@@ -22,9 +21,9 @@ from eagleray.app.conclude import conclude
 from eagleray.config import Sweep, validated
 from eagleray.contracts.errors import ConfigError
 from eagleray.ray_backend import sweep as ray_tune
-from eagleray.ray_backend.cluster import SETTINGS
 from eagleray.ray_backend.sweep import sweep
 from eagleray.runs.record import Record
+from ray_sessions import two_cores
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,12 +37,8 @@ TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # `rank`
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    """Start Ray with two cores, and a GPU in name only."""
-    os.environ.update(SETTINGS)
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False,
-             object_store_memory=100 * 2**20)  # fmt: skip
-    yield
-    ray.shutdown()
+    with two_cores(gpus=1):
+        yield
 
 
 def a_sweep(run: Mapping[str, Any] = TINY, **settings: Any) -> Sweep:
