@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from tables import DOCS, filled, markdown
 
 from eagleray.config.registry import find
+from eagleray.evaluators.collapse import GATE
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import Record
 
@@ -44,7 +45,6 @@ BANK, PAGE = DOCS / "results" / "label_free.csv", DOCS / "label-free.md"
 PLANTED = ("broken", "still", "fast")  # the last settings of a method, as benchmarks/label_free_sweep.py plants them
 SETTINGS = 15  # of each method
 RUNGS = (1, 2, 6)  # epochs after which successive halving compares
-GATE = 0.5  # of the random network's effective rank
 RANDOM = "random"
 LEFT_OUT = ("time", "step", "test_", "images_per_second")  # the speed is that of a shared machine
 Row = Mapping[str, Any]
@@ -216,7 +216,7 @@ def correlations(bank: Bank) -> str:
                 with_interval(score, linear),
                 " / ".join(f"{kendall(score[..., [n]], linear[..., [n]]):.2f}" for n in range(len(bank.seeds))),
                 with_interval(score, linear, bank.healthy),
-                with_interval(score, knn),
+                with_interval(score, knn) if name != "kNN" else "",
                 f"{kendall(score_of(name, bank, 1), linear):+.2f}" if name != AT_END else "",
                 f"{adjusted[name]:.3f}" if name in adjusted else "",
             ]
@@ -305,7 +305,6 @@ SPECTRA = {
     "std": "std",
     "signal": "signal",
     "LiDAR": "lidar",
-    "z_rank": "z_rank",
 }
 
 
@@ -338,12 +337,17 @@ def embeddings(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
 
 def both_stages(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
     """Ask both; the second compares features with the untrained network's."""
-    return embeddings(bank, place, epoch) or below("rank", GATE)(bank, place, epoch)
+    return embeddings(bank, place, epoch) or twice(below("rank", GATE))(bank, place, epoch)
 
 
 def below(key: str, share: float) -> Rule:
     """Ask whether a number lies below a share of the untrained network's."""
     return lambda bank, place, epoch: bool(bank.values(key, epoch)[place] < share * bank.random(key)[place[-1]])
+
+
+def twice(rule: Rule) -> Rule:
+    """Ask whether a rule holds after an epoch and the one before."""
+    return lambda bank, place, epoch: epoch > 1 and all(rule(bank, place, each) for each in (epoch - 1, epoch))
 
 
 def fallen(key: str) -> Rule:
@@ -366,6 +370,7 @@ RULES: dict[str, Rule] = {
     "participation ratio below half of it": below("participation_ratio", 0.5),
     "effective rank below the untrained network's": below("rank", 1),
     "effective rank below half of it": below("rank", 0.5),
+    "the same twice in a row": twice(below("rank", 0.5)),
     "effective rank below a quarter of it": below("rank", 0.25),
 }
 TABLES = {

@@ -275,7 +275,7 @@ def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) 
 
     Of the embeddings what counts is the fall since the first epoch: healthy methods may have little spread, in many
     directions, and some networks begin with little. A collapse within the first epoch shows only once it is complete.
-    The features are compared with those of the untrained network, after epochs in which they were evaluated.
+    The features are compared with those of the untrained network, at the last two epochs that evaluated them.
 
     Args:
         epochs: the metrics after each epoch so far.
@@ -288,8 +288,9 @@ def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) 
         return "the embeddings are nearly one point or one line"
     if _extent(last) < _extent(first) / 10:
         return "the embeddings have a tenth of their first extent"
-    if last.get("rank_share", 1) < GATE:
-        return f"the features have {last['rank_share']:.0%} of the directions of the untrained network"
+    shares = [epoch["rank_share"] for epoch in epochs if "rank_share" in epoch][-2:]
+    if len(shares) == 2 and max(shares) < GATE:  # once may be the start of a training that recovers
+        return f"the features have {shares[-1]:.0%} of the directions of the untrained network"
     return ""
 
 
