@@ -216,18 +216,20 @@ def correlations(bank: Bank) -> str:
                 with_interval(score, linear),
                 " / ".join(f"{kendall(score[..., [n]], linear[..., [n]]):.2f}" for n in range(len(bank.seeds))),
                 with_interval(score, linear, bank.healthy),
+                with_interval(together(score), together(linear)),
                 with_interval(score, knn) if name != "kNN" else "",
                 f"{kendall(score_of(name, bank, 1), linear):+.2f}" if name != AT_END else "",
                 f"{adjusted[name]:.3f}" if name in adjusted else "",
             ]
         )
     learnt = fitted_elsewhere([ranked(bank.values(name)) for name in LEARNT], linear)
-    lines.insert(len(SCORES), ["fitted on the other four methods", with_interval(learnt, linear), *[""] * 5])
+    lines.insert(len(SCORES), ["fitted on the other four methods", with_interval(learnt, linear), *[""] * 6])
     head = [
         "score",
         "linear, all runs",
         "by seed",
         "linear, healthy runs",
+        "linear, all methods together",
         "kNN, all runs",
         "after epoch 1",
         "p (Holm)",
@@ -253,11 +255,15 @@ def losses(bank: Bank) -> str:
     learnt = fitted_elsewhere([ranked(bank.values(name)) for name in LEARNT], linear)
     found = {name: score_of(name, bank) for name in SCORES} | {"fitted on the other four methods": learnt}
     found |= {name: score_of(name, bank) for name in WITH_LABELS}
-    lines = [["a random pick", f"{100 * random_regret(linear):.1f}", "", ""]]
+    by_chance, of_all = (f"{100 * random_regret(each):.1f}" for each in (linear, together(linear)))
+    lines = [["a random pick", by_chance, "", "", of_all]]
     for name, score in found.items():
         lost = 100 * regrets(score, linear)
-        lines.append([name, f"{lost.mean():.1f}", f"{np.quantile(lost, 0.95):.1f}", f"{lost.max():.1f}"])
-    return markdown(["chosen by", "mean", "95th percentile", "worst"], lines)
+        of_all = 100 * regrets(together(score), together(linear)).mean()
+        lines.append(
+            [name, f"{lost.mean():.1f}", f"{np.quantile(lost, 0.95):.1f}", f"{lost.max():.1f}", f"{of_all:.1f}"]
+        )
+    return markdown(["chosen by", "mean", "95th percentile", "worst", "mean, all methods together"], lines)
 
 
 def pruned(bank: Bank) -> str:
@@ -381,6 +387,11 @@ TABLES = {
     "alarms": alarms,
     "rules": rules,
 }
+
+
+def together(values: Scores) -> Scores:
+    """Return all settings as those of one method: [methods, settings, seeds] -> [1, methods * settings, seeds]."""
+    return values.reshape(1, -1, values.shape[-1])
 
 
 def with_interval(score: Scores, truth: Scores, among: NDArray[np.bool_] | None = None) -> str:

@@ -1,15 +1,19 @@
 """`label_free` is NESum behind a gate that the untrained network sets, and training does not notice it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from eagleray.app.ready import check_sweep
 from eagleray.config import Sweep, load_run, validated
+from eagleray.config.metrics import WITHOUT_LABELS
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.features import Features
 from eagleray.evaluators.collapse import Collapse, collapse
 from eagleray.evaluators.label_free import LabelFree
@@ -60,6 +64,26 @@ def test_the_share_of_directions_is_that_of_the_effective_ranks():
     assert Collapse(Collapse.Config())(alike).numbers["rank_share"] == 1  # type: ignore[arg-type]
 
 
+def test_its_caution_has_the_figures_of_the_study():
+    page = (Path(__file__).parents[2] / "docs/label-free.md").read_text(encoding="utf-8")
+    own, by_chance = (re.search(rf"^\| {name} \| ([\d.]+) \|", page, re.M) for name in ("gated NESum", "a random pick"))
+    assert own is not None
+    assert by_chance is not None
+    caution = LabelFree.metrics["label_free"].caution
+    assert f"lay {own[1]} points of linear accuracy below the best, a random one {by_chance[1]} " in caution
+
+
+def test_a_sweep_without_labels_is_told_of_it(tmp_path: Path):
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    run = {"data": {"name": "folder", "root": str(tmp_path)}, "batch_size": 16, "encoder": {"width": 4}}
+    sweep = validated(Sweep, {"name": "s", "run": run, "vary": {"augment.flip": [0, 0.5]}})
+    with pytest.raises(
+        ConfigError, match=f"metric=knn: these images have no labels; set metric={WITHOUT_LABELS}, whose choices docs/"
+    ):
+        check_sweep(sweep, None)
+
+
 def test_a_run_reports_it_beside_its_own_untrained_network(tmp_path: Path):
     run = load_run(None, RUN)
     *_, last = train(run, tmp_path / "run")
@@ -86,7 +110,8 @@ def test_a_run_reports_it_beside_its_own_untrained_network(tmp_path: Path):
 def test_training_does_not_notice_it(tmp_path: Path):
     weights = []
     for name, when in (("with", "always"), ("without", "never")):
-        list(train(load_run(None, [*RUN, f"evaluate.label_free.when={when}"]), tmp_path / name))
+        settings = [f"evaluate.{each}.when={when}" for each in ("label_free", "collapse")]
+        list(train(load_run(None, [*RUN, *settings]), tmp_path / name))
         weights.append(load_checkpoint(sorted((tmp_path / name / "checkpoints").glob("*.pt"))[-1])["method"])
     assert all(torch.equal(one, weights[1][key]) for key, one in weights[0].items())
 
