@@ -78,9 +78,8 @@ def test_a_sweep_without_labels_is_told_of_it(tmp_path: Path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     run = {"data": {"name": "folder", "root": str(tmp_path)}, "batch_size": 16, "encoder": {"width": 4}}
     sweep = validated(Sweep, {"name": "s", "run": run, "vary": {"augment.flip": [0, 0.5]}})
-    with pytest.raises(
-        ConfigError, match=f"metric=knn: these images have no labels; set metric={WITHOUT_LABELS}, whose choices docs/"
-    ):
+    told = f"metric=knn: these images have no labels; set metric={WITHOUT_LABELS}, whose choices docs/"
+    with pytest.raises(ConfigError, match=told):
         check_sweep(sweep, None)
 
 
