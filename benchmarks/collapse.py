@@ -4,7 +4,8 @@
 
 Methods without what keeps their embeddings apart, and the same methods whole, are trained for 200 steps on 320 digits.
 A line for each run: the least spread and rank of the embeddings after any epoch, how many times their product fell
-since the first epoch, what part of the first epoch's loss the least one is (above the loss that only collapse reaches),
+since the first epoch, the least share of the untrained network's rank that the features have, what part of the first
+epoch's loss the least one is (above the loss that only collapse reaches),
 and the step after which the run is called collapsed (`eagleray.runs.evaluation.collapsed`).
 """
 
@@ -32,7 +33,7 @@ from eagleray_methods.dino import Centre
 from eagleray_methods.simsiam import SimSiam
 
 SHORT = ["data.limit=320", "batch_size=32", "epochs=20", "threads=1", "device=cpu", "precision=fp32"]
-QUIET = ["evaluate.every=1000", *(f"evaluate.{name}.when=never" for name in ("linear", "knn", "pairs"))]
+QUIET = ["evaluate.protocols=[collapse]", "data.validation=0.3"]
 # The heads of the papers: a batch norm at their end, as in the small recipe, keeps embeddings apart for longer.
 BYOL_HEAD = ("method.last_norm=false",)
 DINO_HEAD = ("method.norm=false", "method.last_norm=false", "method.local_crops=0")
@@ -147,7 +148,7 @@ def main() -> None:
             seen = [report.metrics for report in reports]
             first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1], end)), None)
             flagged = "-" if first is None else reports[first].progress.step
-            least = {key: min(report.metrics[key] for report in reports) for key in ("z_std", "z_rank")}
+            least = {key: min(report.metrics[key] for report in reports) for key in ("z_std", "z_rank", "rank_share")}
             extents = [report.metrics["z_std"] * report.metrics["z_rank"] for report in reports]
             least["fall"] = extents[0] / min(extents)
             if end is not None:

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from tables import DOCS, filled, markdown
 
 from eagleray.config.registry import find
+from eagleray.evaluators.collapse import GATE
 from eagleray.runs.evaluation import collapsed
 from eagleray.runs.record import Record
 
@@ -44,7 +45,6 @@ BANK, PAGE = DOCS / "results" / "label_free.csv", DOCS / "label-free.md"
 PLANTED = ("broken", "still", "fast")  # the last settings of a method, as benchmarks/label_free_sweep.py plants them
 SETTINGS = 15  # of each method
 RUNGS = (1, 2, 6)  # epochs after which successive halving compares
-GATE = 0.5  # of the random network's effective rank
 RANDOM = "random"
 LEFT_OUT = ("time", "step", "test_", "images_per_second")  # the speed is that of a shared machine
 Row = Mapping[str, Any]
@@ -216,18 +216,20 @@ def correlations(bank: Bank) -> str:
                 with_interval(score, linear),
                 " / ".join(f"{kendall(score[..., [n]], linear[..., [n]]):.2f}" for n in range(len(bank.seeds))),
                 with_interval(score, linear, bank.healthy),
-                with_interval(score, knn),
+                with_interval(together(score), together(linear)),
+                with_interval(score, knn) if name != "kNN" else "",
                 f"{kendall(score_of(name, bank, 1), linear):+.2f}" if name != AT_END else "",
                 f"{adjusted[name]:.3f}" if name in adjusted else "",
             ]
         )
     learnt = fitted_elsewhere([ranked(bank.values(name)) for name in LEARNT], linear)
-    lines.insert(len(SCORES), ["fitted on the other four methods", with_interval(learnt, linear), *[""] * 5])
+    lines.insert(len(SCORES), ["fitted on the other four methods", with_interval(learnt, linear), *[""] * 6])
     head = [
         "score",
         "linear, all runs",
         "by seed",
         "linear, healthy runs",
+        "linear, all methods together",
         "kNN, all runs",
         "after epoch 1",
         "p (Holm)",
@@ -253,11 +255,15 @@ def losses(bank: Bank) -> str:
     learnt = fitted_elsewhere([ranked(bank.values(name)) for name in LEARNT], linear)
     found = {name: score_of(name, bank) for name in SCORES} | {"fitted on the other four methods": learnt}
     found |= {name: score_of(name, bank) for name in WITH_LABELS}
-    lines = [["a random pick", f"{100 * random_regret(linear):.1f}", "", ""]]
+    by_chance, of_all = (f"{100 * random_regret(each):.1f}" for each in (linear, together(linear)))
+    lines = [["a random pick", by_chance, "", "", of_all]]
     for name, score in found.items():
         lost = 100 * regrets(score, linear)
-        lines.append([name, f"{lost.mean():.1f}", f"{np.quantile(lost, 0.95):.1f}", f"{lost.max():.1f}"])
-    return markdown(["chosen by", "mean", "95th percentile", "worst"], lines)
+        of_all = 100 * regrets(together(score), together(linear)).mean()
+        lines.append(
+            [name, f"{lost.mean():.1f}", f"{np.quantile(lost, 0.95):.1f}", f"{lost.max():.1f}", f"{of_all:.1f}"]
+        )
+    return markdown(["chosen by", "mean", "95th percentile", "worst", "mean, all methods together"], lines)
 
 
 def pruned(bank: Bank) -> str:
@@ -305,7 +311,6 @@ SPECTRA = {
     "std": "std",
     "signal": "signal",
     "LiDAR": "lidar",
-    "z_rank": "z_rank",
 }
 
 
@@ -338,12 +343,17 @@ def embeddings(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
 
 def both_stages(bank: Bank, place: tuple[int, int, int], epoch: int) -> bool:
     """Ask both; the second compares features with the untrained network's."""
-    return embeddings(bank, place, epoch) or below("rank", GATE)(bank, place, epoch)
+    return embeddings(bank, place, epoch) or twice(below("rank", GATE))(bank, place, epoch)
 
 
 def below(key: str, share: float) -> Rule:
     """Ask whether a number lies below a share of the untrained network's."""
     return lambda bank, place, epoch: bool(bank.values(key, epoch)[place] < share * bank.random(key)[place[-1]])
+
+
+def twice(rule: Rule) -> Rule:
+    """Ask whether a rule holds after an epoch and the one before."""
+    return lambda bank, place, epoch: epoch > 1 and all(rule(bank, place, each) for each in (epoch - 1, epoch))
 
 
 def fallen(key: str) -> Rule:
@@ -366,6 +376,7 @@ RULES: dict[str, Rule] = {
     "participation ratio below half of it": below("participation_ratio", 0.5),
     "effective rank below the untrained network's": below("rank", 1),
     "effective rank below half of it": below("rank", 0.5),
+    "the same twice in a row": twice(below("rank", 0.5)),
     "effective rank below a quarter of it": below("rank", 0.25),
 }
 TABLES = {
@@ -376,6 +387,11 @@ TABLES = {
     "alarms": alarms,
     "rules": rules,
 }
+
+
+def together(values: Scores) -> Scores:
+    """Return all settings as those of one method: [methods, settings, seeds] -> [1, methods * settings, seeds]."""
+    return values.reshape(1, -1, values.shape[-1])
 
 
 def with_interval(score: Scores, truth: Scores, among: NDArray[np.bool_] | None = None) -> str:

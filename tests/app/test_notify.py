@@ -158,11 +158,11 @@ def test_a_run_tells_how_it_ended_and_goes_on_if_nobody_listens(
     }  # fmt: skip
     with pytest.raises(Diverged):
         eagleray.train({**tiny, "optimizer": {"lr": 1e30}})
-    monkeypatch.setattr(launch, "collapsed", lambda *_: True)
+    monkeypatch.setattr(launch, "collapsed", lambda *_: "flat")
     run = eagleray.train(tiny, tmp_path / "a")
     assert [each["event"] for each in sink.got] == ["failed", "collapsed", "finished"]
     assert "failed: the loss is nan at step" in sink.got[0]["text"]
-    assert sink.got[1]["text"] == "a has collapsed embeddings at epoch 1"
+    assert sink.got[1]["text"] == "a has collapsed at epoch 1: flat"
     assert f"knn {number(run.metrics['knn'])}" in sink.got[2]["text"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 

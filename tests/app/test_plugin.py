@@ -179,7 +179,7 @@ def test_a_collapse_is_a_failed_check(here: Path):
     text = Path("mine.py").read_text().replace("list(targets))", "[z.detach() for z in targets])")
     Path("mine.py").write_text(text)
     (found,) = trains(load_run(None, ["method=./mine.py", *SHORT, *QUIET, "encoder.width=8"]))
-    assert re.search(r"after \d+ steps the embeddings have collapsed \(z_std 0\.\d+, z_rank \d\.", found)
+    assert re.search(r"after \d+ steps it has collapsed: .+ \(z_std 0\.\d+, z_rank \d\.", found)
 
 
 def test_code_that_crashes_is_shown_with_its_line(here: Path):

@@ -242,7 +242,8 @@ def test_every_evaluator_is_measured_when_the_run_says(name: str, when: str):
 
 
 def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch):
-    built = assemble(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in ("knn", "linear", "pairs"))]))
+    off = ("knn", "linear", "pairs", "label_free")
+    built = assemble(load_run(None, [*TINY, *(f"evaluate.{name}.when=never" for name in off)]))
     encoded = []
     encode = Evaluation.encode
 
@@ -252,7 +253,11 @@ def test_nothing_is_encoded_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Evaluation, "encode", counted)
     built.evaluation(built.method, built.autocast, final=True)
-    assert encoded == [built.evaluation.data.validation]  # train and test cost nothing
+    shown = built.evaluation.data.validation
+    assert shown is not None
+    assert [*map(len, encoded)] == [len(shown)] * 2, "its own features and those before training"
+    built.evaluation(built.method, built.autocast, final=True)
+    assert encoded[2:] == [shown], "train and test cost nothing, and the untrained network is asked once"
 
 
 def test_pairs_are_the_same_for_every_method():
@@ -357,7 +362,7 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
         a_sweep(run={"method": "vicreg"}, metric=metric, **mode)
     offered = str(refused.value).partition("choose by one of ")[2]
     assert offered == (
-        "knn, linear, images_per_second, rank, rankme, knn_1, knn_5, knn_20, gap, separability, nesum, "
+        "knn, linear, images_per_second, rank, rankme, knn_1, knn_5, knn_20, label_free, gap, separability, nesum, "
         "participation_ratio, self_cluster"
     )
 
@@ -365,7 +370,7 @@ def test_what_is_no_goal_is_refused_with_the_reason_and_what_to_take_instead(met
 def test_every_metric_has_a_better_end_or_a_reason_or_is_a_methods_own():
     for name, metric in shipped().items():
         assert metric.better or metric.no_goal, name
-    unlabelled = {"rank", "rankme", "gap", "separability", "nesum", "participation_ratio", "self_cluster"}
+    unlabelled = {"rank", "rankme", "label_free", "gap", "separability", "nesum", "participation_ratio", "self_cluster"}
     assert {name for name, metric in shipped().items() if metric.caution} == {*unlabelled, "lidar"}
     assert set(shipped()) < set(known())
 

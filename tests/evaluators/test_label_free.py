@@ -1,174 +1,122 @@
-"""Measures without labels: against their formulas in numpy, independent routines of SciPy, and known answers."""
+"""`label_free` is NESum behind a gate that the untrained network sets, and training does not notice it."""
 
-import numpy as np
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from scipy.linalg import fractional_matrix_power
-from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial.distance import cdist
-from sklearn.linear_model import LinearRegression
+from PIL import Image
+from torch import Tensor
 
+from eagleray.app.ready import check_sweep
+from eagleray.config import Sweep, load_run, validated
+from eagleray.config.metrics import WITHOUT_LABELS
 from eagleray.contracts.errors import ConfigError
-from eagleray.evaluators.dimension import dimension, tree_length
-from eagleray.evaluators.lidar import DELTA, lidar
-from eagleray.evaluators.spectrum import FIRST, LAST, spectrum
+from eagleray.contracts.features import Features
+from eagleray.evaluators.collapse import Collapse, collapse
+from eagleray.evaluators.label_free import LabelFree
+from eagleray.evaluators.spectrum import spectrum
+from eagleray.loop import train
+from eagleray.runs.assemble import assemble
+from eagleray.runs.checkpoint import load_checkpoint
 
-COUNT, WIDTH = 2048, 256
-
-
-def gaussian(count: int = COUNT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, width))
-
-
-def falling(power: float) -> np.ndarray:
-    return gaussian() * np.arange(1, WIDTH + 1.0) ** (-power / 2)
+RUN = ["data.limit=160", "batch_size=40", "epochs=2", "encoder.width=8", "threads=1", "device=cpu", "precision=fp32",
+       "evaluate.linear.when=never"]  # fmt: skip
 
 
-def of_rank(rank: int) -> np.ndarray:
-    return gaussian(width=rank) @ np.linalg.qr(gaussian(WIDTH, rank, 1))[0].T
+@dataclass
+class Both:
+    """The `Encodings` of a network and of the untrained one."""
+
+    evaluated: Features
+    untrained: Features
 
 
-# spectrum
+def features(directions: int, width: int = 64, count: int = 3000) -> Tensor:
+    """Draw features that vary evenly in some directions."""
+    draw = torch.Generator().manual_seed(directions)
+    return torch.randn(count, directions, generator=draw) @ torch.randn(directions, width, generator=draw)
 
 
-@pytest.mark.parametrize(
-    "x", [gaussian(), gaussian() + 10, falling(1), gaussian(100)], ids=["even", "mean", "1/j", "few"]
-)
-def test_the_spectrum_is_its_formulas(x: np.ndarray):
-    count = len(x)
-    eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
-    eigenvalues = eigenvalues[: min(count - 1, WIDTH)]
-    singular = np.linalg.svd(x, compute_uv=False)
-    w = x / np.linalg.norm(x, axis=1, keepdims=True)
-    cosines = (w @ w.T) ** 2
-    even = count * (count - 1) / WIDTH
-    place = np.arange(FIRST, min(LAST, len(eigenvalues)) + 1)
-    line = LinearRegression().fit(np.log(place)[:, None], np.log(eigenvalues[place - 1]), sample_weight=1 / place)
-    assert spectrum(torch.from_numpy(x)) == pytest.approx(
-        {
-            "nesum": eigenvalues.sum() / eigenvalues[0],
-            "participation_ratio": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
-            "stable_rank": (singular**2).sum() / singular[0] ** 2,
-            "alpha": -line.coef_[0],
-            "self_cluster": (cosines.sum() - count - even) / (count**2 - count - even),
-        },
-        rel=1e-6,
-        abs=1e-9,
-    )
+def value(now: Tensor, before: Tensor) -> float:
+    found = LabelFree(LabelFree.Config())(Both(Features(now), Features(before)))  # type: ignore[arg-type]
+    assert found.images == 2048
+    return found.numbers["label_free"]
 
 
-def test_known_spectra():
-    even, shifted, rank16 = (spectrum(torch.from_numpy(x)) for x in (gaussian(), gaussian() + 10, of_rank(16)))
-    assert even["nesum"] == pytest.approx(143, rel=0.02)
-    assert even["alpha"] == pytest.approx(0.18, abs=0.02)
-    assert even["self_cluster"] == pytest.approx(0, abs=1e-3)
-    assert shifted["nesum"] == pytest.approx(even["nesum"])  # centred
-    assert shifted["stable_rank"] < 1.1  # the mean alone
-    assert rank16["participation_ratio"] == pytest.approx(16, rel=0.02)
-    assert "alpha" not in rank16  # six eigenvalues from the 11th on
-    for power in (1, 2):
-        assert spectrum(torch.from_numpy(falling(power)))["alpha"] == pytest.approx(power, abs=0.03)
+def test_above_the_gate_it_is_nesum_and_below_it_the_share_of_directions():
+    before = features(20)
+    assert value(features(40), before) == pytest.approx(spectrum(features(40))["nesum"])
+    few = collapse(features(4))["rank"] / collapse(before)["rank"]
+    assert value(features(4), before) == pytest.approx(few - 1)
+    assert value(features(2), before) < value(features(4), before) < 0 < value(features(15), before)
+    assert value(torch.zeros(3000, 64), before) == -1
 
 
-def test_collapse_has_no_spectrum():
-    point = spectrum(torch.ones(50, 8))
-    assert point == {
-        "nesum": 0,
-        "participation_ratio": 0,
-        "stable_rank": pytest.approx(1),
-        "self_cluster": pytest.approx(1),
-    }
-    assert spectrum(torch.zeros(50, 8))["stable_rank"] == 0
-    assert "self_cluster" not in spectrum(torch.ones(1, 8))
+def test_the_share_of_directions_is_that_of_the_effective_ranks():
+    found = Collapse(Collapse.Config())(Both(Features(features(4)), Features(features(20))))  # type: ignore[arg-type]
+    expected = collapse(features(4))["rank"] / collapse(features(20))["rank"]
+    assert found.numbers["rank_share"] == pytest.approx(expected)
+    assert found.numbers["rank"] == collapse(features(4))["rank"]
+    alike = Both(Features(features(4)), Features(torch.ones(3000, 64)))
+    assert Collapse(Collapse.Config())(alike).numbers["rank_share"] == 1  # type: ignore[arg-type]
 
 
-def test_the_mean_of_features_as_large_as_rounding_errors_does_not_add_directions():
-    x = torch.from_numpy(of_rank(16)).float() + 1000
-    assert spectrum(x)["participation_ratio"] < 17
+def test_its_caution_has_the_figures_of_the_study():
+    page = (Path(__file__).parents[2] / "docs/label-free.md").read_text(encoding="utf-8")
+    own, by_chance = (re.search(rf"^\| {name} \| ([\d.]+) \|", page, re.M) for name in ("gated NESum", "a random pick"))
+    assert own is not None
+    assert by_chance is not None
+    caution = LabelFree.metrics["label_free"].caution
+    assert f"lay {own[1]} points of linear accuracy below the best, a random one {by_chance[1]} " in caution
 
 
-# LiDAR
+def test_a_sweep_without_labels_is_told_of_it(tmp_path: Path):
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    run = {"data": {"name": "folder", "root": str(tmp_path)}, "batch_size": 16, "encoder": {"width": 4}}
+    sweep = validated(Sweep, {"name": "s", "run": run, "vary": {"augment.flip": [0, 0.5]}})
+    told = f"metric=knn: these images have no labels; set metric={WITHOUT_LABELS}, whose choices docs/"
+    with pytest.raises(ConfigError, match=told):
+        check_sweep(sweep, None)
 
 
-def views_of(images: np.ndarray, noise: float, views: int = 8) -> list[torch.Tensor]:
-    random = np.random.default_rng(1)
-    return [torch.from_numpy(images + noise * random.standard_normal(images.shape)) for _ in range(views)]
+def test_a_run_reports_it_beside_its_own_untrained_network(tmp_path: Path):
+    run = load_run(None, RUN)
+    *_, last = train(run, tmp_path / "run")
+    assert last.metrics["label_free"] == pytest.approx(last.metrics["nesum"])
+    built = assemble(run)
+    assert built.data.validation is not None
+    method = built.method.eval()
+    method.load_state_dict(load_checkpoint(sorted((tmp_path / "run/checkpoints").glob("*.pt"))[-1])["method"])
+    first = assemble(run).method.eval()
+    seen: list[Any] = []
+
+    class Asked(LabelFree):
+        def __call__(self, encodings: Any) -> Any:
+            seen.append((encodings.untrained.features, encodings.untrained.features))
+            return super().__call__(encodings)
+
+    built.evaluation.evaluators["label_free"] = Asked(LabelFree.Config())
+    built.evaluation(method, built.autocast, final=False)
+    expected = built.evaluation.encode(first.encode, built.data.validation, built.autocast)
+    torch.testing.assert_close(seen[0][0], expected)  # weights lie in memory in another order
+    assert seen[0][0] is seen[0][1], "encoded once"
 
 
-def test_lidar_is_its_formula():
-    views = views_of(gaussian(300, 24) * np.linspace(0.1, 2, 24), 0.7, views=4)
-    x = np.stack([view.numpy() for view in views])
-    x -= x.mean((0, 1))
-    x /= x.std()
-    means = x.mean(0)
-    within = np.concatenate(list(x - means))
-    inside = within.T @ within / (300 * 3)
-    between = np.cov(means.T)
-    root = fractional_matrix_power(inside + DELTA * np.eye(24), -0.5)
-    values = np.linalg.eigvalsh(root @ between @ root)
-    share = values / values.sum()
-    found = lidar(views)
-    assert found["lidar"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
-    assert found["signal"] == pytest.approx((np.trace(between) - np.trace(inside) / 4) / np.trace(inside), rel=1e-6)
+def test_training_does_not_notice_it(tmp_path: Path):
+    weights = []
+    for name, when in (("with", "always"), ("without", "never")):
+        settings = [f"evaluate.{each}.when={when}" for each in ("label_free", "collapse")]
+        list(train(load_run(None, [*RUN, *settings]), tmp_path / name))
+        weights.append(load_checkpoint(sorted((tmp_path / name / "checkpoints").glob("*.pt"))[-1])["method"])
+    assert all(torch.equal(one, weights[1][key]) for key, one in weights[0].items())
 
 
-def test_lidar_does_not_see_missing_signal_and_the_ratio_does():
-    nothing, everything = lidar(views_of(np.zeros((1000, 64)), 1)), lidar(views_of(gaussian(1000, 64), 1e-3))
-    assert nothing["lidar"] > 58
-    assert everything["lidar"] > 58
-    assert nothing["signal"] == pytest.approx(0, abs=0.01)
-    assert everything["signal"] > 1e5
-    few = np.concatenate([3 * gaussian(1000, 8), np.zeros((1000, 56))], 1)
-    assert lidar(views_of(few, 1))["lidar"] == pytest.approx(12.4, abs=0.5)
-
-
-def test_lidar_does_not_mind_the_scale_and_has_an_answer_for_collapse():
-    views = views_of(gaussian(200, 16), 0.5)
-    assert lidar([1000 * view for view in views]) == pytest.approx(lidar(views))
-    assert lidar([torch.ones(20, 4)] * 2) == {"lidar": 0, "signal": 0}
-    same = torch.from_numpy(gaussian(40, 4))
-    assert set(lidar([same, same])) == {"lidar"}  # no view differs: the ratio would be infinite
-    with pytest.raises(ConfigError, match="2 or more"):
-        lidar([same])
-
-
-# dimension
-
-
-@pytest.mark.parametrize(("width", "idest"), [(2, 1.98), (5, 4.59), (10, 8.3), (20, 15.2)])
-def test_the_dimension_of_a_cube(width: int, idest: float):
-    found = dimension(torch.from_numpy(np.random.default_rng(0).random((COUNT, width))))
-    assert found["idest"] == pytest.approx(idest, rel=0.06)  # both fall short of the truth in many dimensions
-    assert found["twonn"] == pytest.approx(idest, rel=0.1)
-
-
-def test_two_nearest_neighbours_are_the_formula():
-    x = gaussian(500, 6)
-    distances = np.sort(cdist(x, x), 1)
-    ratio = np.sort(distances[:, 2] / distances[:, 1])[:450]
-    empirical = np.arange(1, 451) / 500
-    line = LinearRegression(fit_intercept=False).fit(np.log(ratio)[:, None], -np.log(1 - empirical))
-    assert dimension(torch.from_numpy(x))["twonn"] == pytest.approx(line.coef_[0], rel=1e-9)
-
-
-def test_the_tree_is_that_of_scipy():
-    x = gaussian(300, 5)
-    distances = cdist(x, x)
-    assert tree_length(torch.from_numpy(distances)) == pytest.approx(minimum_spanning_tree(distances).sum())
-
-
-def test_clusters_that_lie_apart_are_learnt_and_the_order_and_copies_of_images_do_not_matter():
-    centres = 100 * gaussian(16, 8)
-    x = torch.from_numpy(np.repeat(centres, 16, 0) + gaussian(256, 8, 1))
-    found = dimension(x)
-    assert found["learnable"] == 1
-    mixed = torch.cat([x, x[:50]])[torch.randperm(306, generator=torch.Generator().manual_seed(0))]
-    assert dimension(mixed) == found
-    assert dimension(x[:31]) == {}
-    assert dimension(torch.ones(100, 4)) == {}
-
-
-def test_points_at_even_distances_have_an_answer():
-    grid = torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0))
-    assert "twonn" not in dimension(grid)  # every ratio is 1
-    assert 2 < dimension(grid)["idest"] < 4  # of a hundred points it is rough
+def test_a_sweep_without_labels_may_choose_and_prune_by_it():
+    run = {"data": {"name": "digits", "limit": 400}, "epochs": 3}
+    question = {"name": "s", "run": run, "vary": {"method.temperature": [0.1, 0.5]}, "metric": "label_free",
+                "scheduler": "asha", "trials": 2}  # fmt: skip
+    check_sweep(validated(Sweep, question), None)

@@ -98,7 +98,13 @@ def test_a_quarter_ends_after_a_quarter_of_the_stages(stages: int, kept: list[in
 
 @pytest.mark.parametrize("name", ["convnet", "shallow"])
 def test_each_stage_is_the_probe_of_its_features(name: str, monkeypatch: pytest.MonkeyPatch):
-    one = built(name, "evaluate.linear.when=never", "evaluate.knn.when=never", "evaluate.pairs.when=never")
+    one = built(
+        name,
+        "evaluate.linear.when=never",
+        "evaluate.knn.when=never",
+        "evaluate.pairs.when=never",
+        "evaluate.label_free.when=never",
+    )
     passes: list[object] = []
     encode = Evaluation.encode
 

@@ -1,5 +1,6 @@
 """Collapse is a state of a trial: without what keeps embeddings apart it ends so, and a healthy one does not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def ended(folder: Path, case: Any, *more: str) -> Record:
 @pytest.mark.parametrize("case", BENCHMARK.BROKEN, ids=str)
 def test_a_broken_method_ends_collapsed_within_200_steps(case: Any, tmp_path: Path):
     record = ended(tmp_path, case)
-    assert (record.state, record.status["message"]) == ("collapsed", "")
+    assert record.state == "collapsed"
+    assert re.search(r"all views agree|one point or one line|a tenth of their first extent", record.status["message"])
     assert record.metrics()[-1]["step"] <= 200
 
 
@@ -65,6 +67,15 @@ def test_embeddings_collapse_onto_a_point_or_a_line_or_to_a_tenth_of_their_exten
     assert not collapsed([apart, small, apart])  # the last epoch decides
     assert collapsed([line])
     assert collapsed([point])
+
+
+def test_features_collapse_to_less_than_half_of_the_directions_of_the_untrained_network():
+    apart = {"z_std": 0.9, "z_rank": 20}
+    flat, half = {**apart, "rank_share": 0.49}, {**apart, "rank_share": 0.5}
+    assert collapsed([flat, apart, flat]) == "the features have 49% of the directions of the untrained network"
+    assert not collapsed([flat]), "a training may begin so, and recover"
+    assert not collapsed([flat, flat, half])
+    assert not collapsed([apart, half, flat])
 
 
 def test_a_loss_that_only_collapse_reaches_is_collapse():

@@ -31,7 +31,9 @@ def test_each_encoder_and_data_set_has_its_floors_once():
     masked = load_run(None, [*(setting for setting in TINY if not setting.startswith("encoder")), "method=mae"])
     tuned = load_run(None, [TINY[0], "method=finetune", "encoder=pretrained", "encoder.run=somewhere"])
     runs = [run_of(), run_of("method=byol"), run_of("encoder.width=16"), masked, tuned]
-    assert [(floor.kind, floor.label, floor.point) for floor in floors([*runs, *runs], ["pixels", "random"])] == [
+    assert [
+        (floor.kind, floor.label, floor.point) for floor in floors([*runs, *runs], ["pixels", "random"], "knn")
+    ] == [
         ("pixels", "raw pixels", "raw pixels digits"),
         ("random", "random init", "random init convnet digits"),
         ("random", "random init", "random init convnet digits 2"),
@@ -40,10 +42,15 @@ def test_each_encoder_and_data_set_has_its_floors_once():
     ]
 
 
+def test_pixels_are_no_floor_of_a_metric_that_grows_with_the_width_of_features():
+    for metric, kinds in {"label_free": ["random"], "rank": ["random"], "gap": ["random", "pixels"]}.items():
+        assert [floor.kind for floor in floors([run_of()], ["random", "pixels"], metric)] == kinds
+
+
 def test_the_floor_of_a_file_of_ones_own_is_named_without_its_folder(tmp_path: Path):
     """Its name is that of a folder beside the trials, where reports look for it."""
     write("encoder", tmp_path / "fancy.py")
-    (floor,) = floors([load_run(None, [*TINY[:3], f"encoder={tmp_path / 'fancy.py'}"])], ["random"])
+    (floor,) = floors([load_run(None, [*TINY[:3], f"encoder={tmp_path / 'fancy.py'}"])], ["random"], "knn")
     assert floor.name == "random init fancy digits seed0"
 
 
@@ -51,7 +58,7 @@ def test_the_floor_of_a_file_of_ones_own_is_named_without_its_folder(tmp_path: P
 def test_a_floor_is_measured_with_every_seed_of_the_trials(search: dict):
     tree = {"name": "s", "vary": {"method.temperature": [0.1, 0.2]}, "seeds": 3, "run": {"seed": 4}, **search}
     question = validated(Sweep, tree)
-    found = list(floors(planned(question), question.floor))
+    found = list(floors(planned(question), question.floor, question.metric))
     assert [(floor.kind, floor.run.seed) for floor in found] == [
         (kind, seed) for seed in (4, 5, 6) for kind in ("random", "pixels")
     ]

@@ -185,13 +185,11 @@ def _train(
     may_collapse = run.notify is not None and run.labels is None  # classes need few directions
     with closing(reports):
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
-            if (
-                may_collapse
-                and report.epoch_ended
-                and collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
-            ):
-                may_collapse, epoch = False, report.progress.epoch
-                notify(run, record.directory, "collapsed", f"has collapsed embeddings at epoch {epoch}")
+            if may_collapse and report.epoch_ended:
+                why = collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+                if why:
+                    may_collapse = False
+                    notify(run, record.directory, "collapsed", f"has collapsed at epoch {report.progress.epoch}: {why}")
 
 
 def _train_here(record: Record, local: Callable[[Notice], Iterator[Report]]) -> Generator[Report]:

@@ -127,11 +127,12 @@ def trains(run: Run) -> Iterator[str]:
     if wrong := [name for name, value in epochs[-1].metrics.items() if value != value]:
         yield f"{', '.join(wrong)} is not a number; return only what could be measured"
     seen, loss = [report.metrics for report in epochs], run.method.declaration.values["collapsed_loss"]
-    first = next((number for number in range(len(seen)) if collapsed(seen[: number + 1], loss)), None)
-    if first is not None and run.labels is None:
+    found = ((report, collapsed(seen[:count], loss)) for count, report in enumerate(epochs, 1))
+    report, why = next(((report, why) for report, why in found if why), (epochs[-1], ""))
+    if why and run.labels is None:
         yield (
-            f"after {epochs[first].progress.step} steps the embeddings have collapsed "
-            f"(z_std {seen[first]['z_std']:.3f}, z_rank {seen[first]['z_rank']:.1f}); "
+            f"after {report.progress.step} steps it has collapsed: {why} "
+            f"(z_std {report.metrics['z_std']:.3f}, z_rank {report.metrics['z_rank']:.1f}); "
             "does a target lack its stop-gradient, or the loss its negatives or variance term?"
         )
 

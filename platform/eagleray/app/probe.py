@@ -82,4 +82,4 @@ def gpus() -> int:
 
 def floor_count(sweep: Sweep) -> int:
     """Return how many floors a sweep measures."""
-    return sum(1 for _ in floors(planned(sweep), sweep.floor))
+    return sum(1 for _ in floors(planned(sweep), sweep.floor, sweep.metric))

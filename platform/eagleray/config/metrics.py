@@ -15,6 +15,7 @@ from eagleray.contracts.metric import LOOP, Metric, Need
 
 Table = Mapping[str, Metric]
 TEST = "test_"  # before the name of a metric that was measured on the test set
+WITHOUT_LABELS = "label_free"  # what a sweep without labels is best compared by (docs/label-free.md)
 
 
 @cache
@@ -245,6 +246,8 @@ def _why_missing(name: str, run: Run, names: set[str], labels: bool) -> str:
         return f"{run.method.name} reports no such number{nearest(name, table)} (there are: {_goals(names, table)})"
     if run.evaluate.when(evaluator) != "never":
         free = f"use one that needs no labels ({_goals(names, table)})"
+        if WITHOUT_LABELS in names:
+            free = f"set metric={WITHOUT_LABELS}, whose choices docs/label-free.md judges, or {free}"
         return _what_it_lacks(evaluator, run, free, labels)
     if run.evaluate.protocols is None:
         return f"it is not measured with run.evaluate.{evaluator}.when=never"

@@ -81,6 +81,11 @@ class Encodings(Protocol):
         ...
 
     @property
+    def untrained(self) -> "Features":
+        """At most 2,048 of the evaluated images, evenly spaced, by the run's network before any training."""
+        ...
+
+    @property
     def validation(self) -> "Features | None":
         """Images to choose a setting on, or None.
 

@@ -15,6 +15,7 @@ from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import NOISE, SAMPLES, spectrum, squares, stacked
 from eagleray.contracts.metric import GROWS, MAGNITUDE, Metric
 
+GATE = 0.5  # of the untrained network's effective rank: with less, training has done harm (docs/label-free.md)
 RANK = "it tells collapsed runs from healthy ones; among healthy ones it hardly follows accuracy"
 
 
@@ -42,6 +43,13 @@ class Collapse(Evaluator):
             no_interval=GROWS,
             of_encoder=True,
         ),
+        "rank_share": Metric(
+            "rank as a share of the untrained network's; below 0.5 training has lost half of the directions",
+            "higher",
+            no_goal="it shows collapse; of healthy runs it says what rank says",
+            no_interval=GROWS,
+            of_encoder=True,
+        ),
         "dead": Metric(
             "share of the features that do not vary",
             "lower",
@@ -58,7 +66,18 @@ class Collapse(Evaluator):
 
     def __call__(self, encodings: Encodings) -> Found:
         features = encodings.evaluated.features
-        return Found(collapse(features), images=min(len(features), SAMPLES))
+        share = {"rank_share": rank_share(encodings)}
+        return Found(collapse(features) | share, images=min(len(features), SAMPLES))
+
+
+def rank_share(encodings: Encodings) -> float:
+    """Return the effective rank of the features as a share of what it is before any training.
+
+    1.0 if the untrained network tells no images apart.
+    """
+    matrices = (stacked([one.features])[0] for one in (encodings.evaluated, encodings.untrained))
+    now, before = (_effective_rank(x, spectrum(x)) for x in matrices)
+    return now / before if before else 1.0
 
 
 def collapse(embeddings: Tensor) -> dict[str, float]:
@@ -84,11 +103,10 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
     count, width = x.shape
     z = F.normalize(x, dim=1)
     whole = spectrum(x)
-    largest = whole.max()
     deviations = x.std(0, correction=0)
     metrics = {
         "std": z.std(0, correction=0).mean().item() * math.sqrt(width),
-        "rank": _perplexity(spectrum(x - x.mean(0), largest)),
+        "rank": _effective_rank(x, whole),
         "rankme": _perplexity(whole),
         "dead": (deviations <= 10 * NOISE * x.square().mean().sqrt()).double().mean().item(),
     }
@@ -97,6 +115,11 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
         pairs = (potential.sum() - potential.diagonal().sum()) / (count * (count - 1))
         metrics["uniformity"] = pairs.log().item()
     return metrics
+
+
+def _effective_rank(x: Tensor, whole: Tensor) -> float:
+    """Return the effective rank of x less its mean; `whole` is the spectrum of x as it is."""
+    return _perplexity(spectrum(x - x.mean(0), whole.max()))
 
 
 def _perplexity(values: Tensor) -> float:

@@ -46,7 +46,9 @@ class Measurements:
 
         Return a function that waits for all of them.
         """
-        records = [(floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor)]
+        records = [
+            (floor, floor_record(floor, self.parent)) for floor in floors(runs, self.sweep.floor, self.sweep.metric)
+        ]
         results = [
             self._start(measure_floor, floor.kind, floor.run.file(), shared(record.directory))
             for floor, record in records

@@ -149,12 +149,10 @@ def _ending(report: Report, trial: dict[str, Any], run: Run, record: Record) -> 
     if report.done:
         return None, ""
     may_collapse = trial["stop_collapsed"] and run.labels is None  # classes need few directions
-    if (
-        report.epoch_ended
-        and may_collapse
-        and collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
-    ):
-        return "collapsed", ""
+    if report.epoch_ended and may_collapse:
+        why = collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+        if why:
+            return "collapsed", why
     # Nothing is lost where a checkpoint was saved; a group of workers listens only between epochs.
     if _is_over(trial) and (report.epoch_ended or (report.checkpoint and run.workers == 1)):
         return "stopped", OVER

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,14 +54,19 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
     """
     device, data = device or pick_device(run.device), data or images_of(run)
     info = fitted(run, data.info)
-    method = build_method(run, info).to(device)
+    untrained = partial(_placed, run, info, device)
+    method = untrained()
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
     loader = BatchLoader(run, data, info, method, device)
     method.to(memory_format=loader.layout)
-    evaluation = Evaluation(run, data, loader)
+    evaluation = Evaluation(run, data, loader, untrained)
     autocast, forward = autocast_for(run.precision, device), distributed.data_parallel(method)
     return Assembly(run, data, method, loader, evaluation, device, autocast, forward)
+
+
+def _placed(run: Run, data: DataInfo, device: torch.device) -> Method:
+    return build_method(run, data).to(device)
 
 
 def images_of(run: Run) -> Data:

@@ -17,13 +17,13 @@ from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Change, Evaluator, Found
-from eagleray.contracts.features import Features, evenly
+from eagleray.contracts.features import SAMPLES, Features, evenly
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
 from eagleray.data.images import Data, Images, load_data
 from eagleray.data.loader import BatchLoader
-from eagleray.evaluators.collapse import collapse
+from eagleray.evaluators.collapse import GATE, collapse
 from eagleray.runs.finetuning import Tuning, fine_tuned
 from eagleray.runs.measured import Measured, measured
 from eagleray.runs.other_images import check_other, keys_named
@@ -42,13 +42,16 @@ class Evaluation:
         data: classifiers are fitted on the training set and evaluated on the validation set; on request on the test
             set too.
         loader: prepares images for the network.
+        untrained: builds the method as it is before any training.
 
     Raises:
         ConfigError: images that an evaluator names are missing, or do not fit the network.
     """
 
-    def __init__(self, run: Run, data: Data, loader: BatchLoader):
+    def __init__(self, run: Run, data: Data, loader: BatchLoader, untrained: Callable[[], Method]):
         self.run, self.settings, self.data, self.loader = run, run.evaluate, data, loader
+        self.untrained = untrained
+        self.before = dict[Images, Features]()  # what it makes of images: the same at every evaluation
         self.needs = {name: needs(one) for name, one in run.evaluate.evaluators.items()}
         # Images that evaluators name beside the run's, loaded now, so that no training ends with what is wrong of them.
         self.others = [(choice, self._other(name, choice)) for name, choice in run.evaluate.others.items()]
@@ -181,6 +184,16 @@ class Encoded:
         return self.of(self.images)
 
     @property
+    def untrained(self) -> Features:
+        before = self.evaluation.before
+        if self.images not in before:
+            some = self.images.only(evenly(torch.arange(len(self.images)), SAMPLES).numpy())
+            with torch.random.fork_rng():  # its weights are drawn from the generator that training draws from
+                method = self.evaluation.untrained().eval()
+            before[self.images] = _labelled(self.evaluation.encode(method.encode, some, self.autocast), some)
+        return before[self.images]
+
+    @property
     def validation(self) -> Features | None:
         return None if self.chosen_by is None else self.of(self.chosen_by)
 
@@ -257,11 +270,12 @@ def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
-def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> bool:
-    """Return whether all embeddings have become nearly one line or one point, or all views agree.
+def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> str:
+    """Return in which way a run has collapsed; empty: it has not.
 
-    What counts is the fall since the first epoch: healthy methods may have little spread, in many directions, and
-    some networks begin with little. A collapse within the first epoch shows only once it is complete.
+    Of the embeddings what counts is the fall since the first epoch: healthy methods may have little spread, in many
+    directions, and some networks begin with little. A collapse within the first epoch shows only once it is complete.
+    The features are compared with those of the untrained network, at the last two epochs that evaluated them.
 
     Args:
         epochs: the metrics after each epoch so far.
@@ -269,8 +283,15 @@ def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) 
     """
     first, last = epochs[0], epochs[-1]
     if loss is not None and last["loss"] - loss < (first["loss"] - loss) / 100:
-        return True
-    return last["z_std"] < 0.01 or last["z_rank"] < 2 or _extent(last) < _extent(first) / 10
+        return "all views agree: the loss is what only collapse reaches"
+    if last["z_std"] < 0.01 or last["z_rank"] < 2:
+        return "the embeddings are nearly one point or one line"
+    if _extent(last) < _extent(first) / 10:
+        return "the embeddings have a tenth of their first extent"
+    shares = [epoch["rank_share"] for epoch in epochs if "rank_share" in epoch][-2:]
+    if len(shares) == 2 and max(shares) < GATE:  # once may be the start of a training that recovers
+        return f"the features have {shares[-1]:.0%} of the directions of the untrained network"
+    return ""
 
 
 def _extent(metrics: Mapping[str, float]) -> float:

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from eagleray.blocks.patch_features import fit_patch_features, image_patches, side_for
 from eagleray.config import Run
 from eagleray.config.floors import FloorKind
-from eagleray.config.metrics import TEST, metrics_of
+from eagleray.config.metrics import TEST, Table, metrics_of
 from eagleray.config.settings import settings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
@@ -61,16 +61,18 @@ class Floor:
         return {"kind": "floor", "floor": self.kind, "point": self.point, "label": self.label}
 
 
-def floors(runs: Iterable[Run], kinds: Sequence[FloorKind]) -> Iterator[Floor]:
-    """Yield the floors of some runs.
+def floors(runs: Iterable[Run], kinds: Sequence[FloorKind], metric: str) -> Iterator[Floor]:
+    """Yield the floors of some runs that are compared by a metric.
 
-    There is one for each seed, and for each encoder and dataset that a floor depends on.
+    There is one for each seed, and for each encoder and dataset that a floor depends on; none that has no such metric.
     """
     known: dict[str, list[str]] = {}  # name -> what is measured under it
     yielded = set[tuple[str, int]]()
     for run in runs:
-        file = run.file()
+        file, known_metrics = run.file(), metrics_of(run)
         for kind in kinds:
+            if not _has(kind, metric, known_metrics):
+                continue
             label, keys = KINDS[kind].label(run), KINDS[kind].depends_on
             what = json.dumps([file[key] for key in (*keys, "image_size")])
             name = " ".join([label, *(getattr(run, key).title for key in keys)])
@@ -91,8 +93,13 @@ def measure(kind: FloorKind, run: Run) -> Measured:
     """
     built, known = assemble(run), metrics_of(run)
     found = built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
-    is_encoder = "encoder" in KINDS[kind].depends_on
-    return found.only([name for name in found if is_encoder or not known[name.removeprefix(TEST)].of_encoder])
+    return found.only([name for name in found if _has(kind, name, known)])
+
+
+def _has(kind: FloorKind, metric: str, known: Table) -> bool:
+    """Tell whether a metric of a floor can be compared: what grows with the width of features is an encoder's alone."""
+    one = known.get(metric.removeprefix(TEST))
+    return "encoder" in KINDS[kind].depends_on or one is None or not one.of_encoder
 
 
 def pixels(images: Tensor) -> Tensor:

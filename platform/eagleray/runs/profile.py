@@ -177,7 +177,7 @@ class Profile:
         self.clock = clock = Clock(built.device)
         self.epoch_steps = built.loader.steps_per_epoch
         self.loader = TimedLoader(built, clock, self.steps)
-        evaluation = Evaluation(run, built.data, self.loader)
+        evaluation = Evaluation(run, built.data, self.loader, built.evaluation.untrained)
         timed = {name: clock.timed("evaluation", getattr(evaluation, name)) for name in ("embed", "_measured")}
         vars(evaluation).update(timed)
         for handle in (
