@@ -146,6 +146,12 @@ def test_a_run_without_numbers_is_the_worst_of_all():
     assert (label_free.score_of("IdEst (low)", bank)[2].argmin(0) == 0).all()
 
 
+@pytest.mark.parametrize("name", sorted({*label_free.TABLES} - {"correlations"}))  # its bootstrap takes long
+def test_the_page_has_the_tables_of_its_rows(name: str):
+    page = (ROOT / "docs/label-free.md").read_text(encoding="utf-8")
+    assert f"<!-- table: {name} -->\n{label_free.TABLES[name](label_free.Bank.read())}\n\n" in page
+
+
 def test_the_sweep_is_the_one_its_script_writes():
     written = yaml.safe_load((ROOT / "sweeps/label_free.yaml").read_text(encoding="utf-8"))
     runs = [run for method in label_free_sweep.OWN for run in label_free_sweep.variants(method)]
