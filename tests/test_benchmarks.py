@@ -16,7 +16,9 @@ SCRIPTS = [file for file in FILES if "def main()" in file.read_text(encoding="ut
 
 
 def loaded(file: Path) -> ModuleType:
-    return import_file(f"benchmark_{file.stem}", file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(file.parent)  # as for a script; not for longer: its methods.py would hide tests/methods
+        return import_file(f"benchmark_{file.stem}", file)
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.stem)
