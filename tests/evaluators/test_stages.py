@@ -104,6 +104,7 @@ def test_each_stage_is_the_probe_of_its_features(name: str, monkeypatch: pytest.
         "evaluate.knn.when=never",
         "evaluate.pairs.when=never",
         "evaluate.label_free.when=never",
+        "evaluate.collapse.when=never",
     )
     passes: list[object] = []
     encode = Evaluation.encode

@@ -59,6 +59,11 @@ class Evaluation:
             name: one.load()(getattr(run.evaluate, name)) for name, one in run.evaluate.evaluators.items()
         }
 
+    @property
+    def shown(self) -> Images:
+        """The evaluated images, except at the end those of the test set."""
+        return self.data.train if self.data.validation is None else self.data.validation
+
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> Measured:
         """Return the metrics of a method as it is now.
 
@@ -111,6 +116,15 @@ class Evaluation:
             parts = [encode(view).float() for view in views]
         return distributed.gather(torch.cat(parts))[:count]
 
+    def of_untrained(self, images: Images, autocast: AbstractContextManager) -> Features:
+        """Return what the network before any training makes of some images (`Encodings.untrained`)."""
+        if images not in self.before:
+            some = images.only(evenly(torch.arange(len(images)), SAMPLES).numpy())
+            with torch.random.fork_rng():  # its weights are drawn from the generator that training draws from
+                method = self.untrained().eval()
+            self.before[images] = _labelled(self.encode(method.encode, some, autocast), some)
+        return self.before[images]
+
     def _other(self, name: str, choice: DataChoice) -> Data:
         """Load the images that an evaluator names, split by the run's seed."""
         with keys_named(name):
@@ -125,8 +139,7 @@ class Evaluation:
         self, encode: Encode, method: Method | None, autocast: AbstractContextManager, *, final: bool, test: bool
     ) -> Measured:
         data, available, found = self.data, self._has(method), Measured()
-        shown = data.train if data.validation is None else data.validation
-        encoded = Encoded(self, encode, method, autocast, data, shown)
+        encoded = Encoded(self, encode, method, autocast, data, self.shown)
         for name in self.evaluators:
             if self.settings.when(name) not in (("always", "end") if final else ("always",)):
                 continue
@@ -185,13 +198,7 @@ class Encoded:
 
     @property
     def untrained(self) -> Features:
-        before = self.evaluation.before
-        if self.images not in before:
-            some = self.images.only(evenly(torch.arange(len(self.images)), SAMPLES).numpy())
-            with torch.random.fork_rng():  # its weights are drawn from the generator that training draws from
-                method = self.evaluation.untrained().eval()
-            before[self.images] = _labelled(self.evaluation.encode(method.encode, some, self.autocast), some)
-        return before[self.images]
+        return self.evaluation.of_untrained(self.images, self.autocast)
 
     @property
     def validation(self) -> Features | None:

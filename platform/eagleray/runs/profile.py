@@ -178,6 +178,7 @@ class Profile:
         self.epoch_steps = built.loader.steps_per_epoch
         self.loader = TimedLoader(built, clock, self.steps)
         evaluation = Evaluation(run, built.data, self.loader, built.evaluation.untrained)
+        evaluation.of_untrained(evaluation.shown, built.autocast)  # once in a run, so no part of an epoch
         timed = {name: clock.timed("evaluation", getattr(evaluation, name)) for name in ("embed", "_measured")}
         vars(evaluation).update(timed)
         for handle in (
