@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
+from eagleray.config.metrics import needs
 from eagleray.config.registry import Declaration, declared
 from eagleray.config.sections import evaluator_settings
-from eagleray.contracts.features import Features, evenly
+from eagleray.contracts.features import SAMPLES, Features, evenly
 
 LONGEST = 15.0  # seconds of the default set
 CLASSES = 10
@@ -65,6 +66,10 @@ class Drawn:
         return clusters(self.images // 10, self.width, seed=2)
 
     @cached_property
+    def untrained(self) -> Features:
+        return clusters(min(SAMPLES, self.images // 10), self.width, seed=4)
+
+    @cached_property
     def noise(self) -> list[torch.Tensor]:
         draw = torch.Generator().manual_seed(3)
         return [0.3 * torch.randn(self.images // 10, self.width, generator=draw) for _ in range(9)]
@@ -74,8 +79,8 @@ class Drawn:
         some = self.evaluated.at(chosen)
         return [Features(some.features + one[chosen], some.labels) for one in self.noise[: len(views)]]
 
-    def of(self, *_: Any) -> Features:
-        raise NeedsImages
+    def __getattr__(self, name: str) -> Any:
+        raise NeedsImages(name)
 
 
 def clusters(count: int, width: int, seed: int) -> Features:
@@ -107,7 +112,7 @@ def measured(images: int, width: int, rounds: int) -> list[list[Any]]:
     encodings, rows = Drawn(images, width), list[list[Any]]()
     _ = encodings.train, encodings.evaluated, encodings.noise
     for name, one in declared("evaluator").items():
-        if "classifier" in {need for metric in one.values["metrics"].values() for need in metric.needs}:
+        if needs(one) & {"classifier", "stages"}:  # of the network, not of its features
             continue
         try:
             rows.append([images, name, one.values["when"] != "never", *seconds(one, encodings, rounds)])

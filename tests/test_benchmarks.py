@@ -9,6 +9,7 @@ import pytest
 
 from eagleray.config import load_run
 from eagleray.config.plugin_files import import_file
+from eagleray.config.registry import declared
 from method_cases import METHODS
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -44,3 +45,10 @@ def test_a_step_of_every_method_that_needs_no_other_run_can_be_measured(monkeypa
     benchmark.main()
     measured = {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]}
     assert set(METHODS) - measured == {"distillation", "finetune"}
+
+
+def test_the_time_of_every_evaluator_of_the_default_set_can_be_measured():
+    rows = loaded(next(file for file in FILES if file.stem == "evaluators")).measured(images=600, width=16, rounds=1)
+    measured = {name for _, name, is_default, *_ in rows if is_default}
+    default = {name for name, one in declared("evaluator").items() if one.values["when"] != "never"}
+    assert measured == {*default, "default set"}
