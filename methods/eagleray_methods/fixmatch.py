@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.losses import precise
-from eagleray.blocks.networks import copy_buffers, ema_update, frozen_copy
+from eagleray.blocks.networks import frozen_copy
+from eagleray.blocks.semi_supervised import follow, guesses, pseudo_label_loss
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -76,9 +77,7 @@ class FixMatch(Method):
         return StepResult(loss, list(pair), {"confident": confident})
 
     def after_step(self, progress: Progress) -> None:
-        student = nn.Sequential(self.encoder, self.classifier)
-        ema_update(self.average, student, self.config.momentum)
-        copy_buffers(self.average, student)  # in evaluation mode an average of weights needs running statistics
+        follow(self.average, self.config.momentum, self.encoder, self.classifier)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -102,6 +101,5 @@ def consistency(weak: Tensor, strong: Tensor, threshold: float) -> tuple[Tensor,
     Returns:
         The loss, and the share of images that counted.
     """
-    confidence, guess = weak.detach().softmax(1).max(1)
-    counts = (confidence >= threshold).float()
-    return (F.cross_entropy(strong, guess, reduction="none") * counts).mean(), counts.mean()
+    guessed, counts = guesses(weak, threshold)
+    return pseudo_label_loss(guessed, strong, counts), counts.mean()
