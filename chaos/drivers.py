@@ -95,15 +95,15 @@ def disturbed(
         injure: makes one, and returns what is noted of it.
         words: more words of the command, asked for at every start.
     """
-    draw, found, stamps = random.Random(number), Rows(), dict[str, int]()
+    draw, found, kept = random.Random(number), Rows(), dict[str, bytes]()
     process = begun(place, *words())
     for _ in range(kills):
         next_row(process, place)
         time.sleep(draw.uniform(0, 4))
         if process.poll() is not None:
             break  # the sweep has ended before the fault
-        stamps |= finished_trials(place)
-        found.append({"sweep": number, "finished": len(stamps), **injure(process, place, draw), "broken": ""})
+        kept = finished_trials(place) | kept  # as they were when they were first seen
+        found.append({"sweep": number, "finished": len(kept), **injure(process, place, draw), "broken": ""})
         if process.returncode == 0:
             break  # it was not even noticed
         process = begun(place, "--resume", *words())
@@ -112,7 +112,7 @@ def disturbed(
     ended(process, place)
     wrong = [name for name, value in outcome(place).items() if whole[name] != value]
     after = finished_trials(place)
-    wrong += [f"the finished trial {name} was written to" for name, stamp in stamps.items() if after.get(name) != stamp]
+    wrong += [f"the finished trial {name} was written to" for name, rows in kept.items() if after.get(name) != rows]
     if found:
         found[-1]["broken"] = ", ".join(wrong)
     print(f"sweep {number}: {', '.join(wrong) or 'equal'}", flush=True)
