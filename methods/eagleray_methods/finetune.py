@@ -5,12 +5,15 @@ any finished run:
 
     eagleray train method=finetune encoder.run=runs/eagleray/NAME
 
-A step has `batch_size` labelled images; if there are few, each of them occurs many times in an epoch.
+A step has `batch_size` labelled images; if there are few, each of them occurs many times in an epoch. With
+`method.frozen=true` the classifier alone learns: a linear probe on the same labels.
 Differs from the paper: the small recipe uses AdamW, at a low rate since the weights are already good.
 """
 
+from typing import Annotated, Self
+
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +29,9 @@ class Finetune(Method):
     """Semi-supervised: a pretrained network (encoder.run) and a new classifier learn from few labels."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
-        """Fine-tuning has no hyperparameters of its own."""
+        frozen: Annotated[
+            bool, Field(description="train the classifier alone, on the network as it is: a linear probe")
+        ] = False
 
     config: Config
     needs = frozenset({"trained_encoder", "only_labels"})
@@ -40,6 +45,7 @@ class Finetune(Method):
         super().__init__(encoder, config, data)
         self.classifier = nn.Linear(encoder.dim, data.classes or 0)
         nn.init.zeros_(self.classifier.weight)  # as in the paper's code: the first steps hardly change the network
+        self.encoder.requires_grad_(not config.frozen)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -48,6 +54,12 @@ class Finetune(Method):
     @property
     def labelled_views(self) -> tuple[View, ...]:
         return (View(crop=(0.08, 1.0), flip=0.5),)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.frozen:
+            self.encoder.eval()  # the features of an image must not depend on the others of its batch
+        return self
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         # LARS scales a step by the size of the weights, and the classifier's start at zero; the paper's code excludes

@@ -47,6 +47,23 @@ def test_fine_tuning_starts_with_no_opinion_and_with_the_heads_first_layer():
     assert abs(float(loss.detach()) - float(F.cross_entropy(logits[:4], torch.tensor([0, 1, 1, 2])))) < 1e-6
 
 
+def test_frozen_it_is_a_linear_probe():
+    """The network's weights and statistics stay, and an image's features do not depend on its batch."""
+    method = small("finetune", "method.frozen=true")
+    before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    optimizer = make_optimizer(method, Finetune.recipes.small)
+    set_rates(optimizer, Finetune.recipes.small, 256, NOW)
+    batch = batch_of(method)
+    assert batch.labelled is not None
+    alone = method.eval().encode(batch.labelled.views[0][:1])
+    result = method.train()(batch, NOW)
+    torch.testing.assert_close(result.embeddings[0][:1], alone)
+    result.loss.backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in method.encoder.state_dict().items())
+    assert method.classifier.weight.abs().sum() > 0
+
+
 def test_under_the_papers_recipe_lars_adapts_the_network_but_not_the_new_classifier():
     method = small("finetune").train()
     assert isinstance(method, Finetune)
