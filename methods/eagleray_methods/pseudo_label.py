@@ -2,8 +2,8 @@
 
 Lee 2013, http://deeplearning.net/wp-content/uploads/2013/03/pseudo_label_final.pdf
 The labelled images alone move the running statistics of batch norms; the unlabelled ones, in a pass of their own, are
-normalised by their batch: so it is in Google's code (google-research/mixmatch, pseudo_label.py), whose threshold, weight
-and ramp are the defaults here.
+normalised by their batch. So it is in Google's code (google-research/mixmatch, pseudo_label.py), whose threshold,
+weight and ramp are the defaults here.
 Differs from the paper: an image counts only if its prediction is confident, and the weight is smaller and rises from
 the first step. In the paper every image counts, and the weight is 0 for 100 epochs, then rises linearly to 3 at epoch
 600. There is no dropout and no pre-training by a denoising autoencoder. Under the small recipe a confidence of 0.6 is
