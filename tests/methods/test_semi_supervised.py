@@ -24,11 +24,12 @@ LATE = Progress(step=8, steps=10, epoch=8, epochs=10)  # past every ramp
 
 
 def ready(name: str, weight: float | None = None) -> Method:
-    """Return a small method after an epoch's preparation, whose average, if it has one, is no copy of the student."""
+    """Return a small method in its second epoch, whose average, if it has one, is no copy of the student."""
     method = small(name, *([] if weight is None else [f"method.weight={weight}"]))
     images = torch.randn(100, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     labelled = torch.tensor([90, 91, 95, 99]), torch.tensor([0, 1, 1, 2])
     with torch.no_grad():
+        method(batch_of(method), LATE)  # so that there are targets from an earlier epoch
         for number, p in enumerate(method.parameters()):
             p.add_(0.3 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(number)))
         method.before_epoch(EpochView(lambda: method.encode(images), labelled, LATE))
