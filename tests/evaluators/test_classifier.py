@@ -1,0 +1,116 @@
+"""What is measured of a method's own classifier: its calibration."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from eagleray.contracts.evaluator import Found
+from eagleray.contracts.features import Features
+from eagleray.contracts.interval import wilson
+from eagleray.evaluators.calibration import Calibration, bins, calibration_error, interval
+
+RUN = ["data=digits", "data.limit=300", "batch_size=40", "encoder.width=4", "threads=1", "device=cpu", "precision=fp32",
+       "labels.per_class=3", "epochs=2"]  # fmt: skip
+OF_CLASSIFIER = {"accuracy", "ece", "guess_entropy", "entropy_share", "largest_class", "pseudo_recall"}
+
+
+@dataclass
+class Given:
+    """The `Encodings` of a classifier with given logits."""
+
+    logits: Features | None = None
+    guesses: Features | None = None
+    method: Any = field(default_factory=lambda: SimpleNamespace(config=SimpleNamespace()))
+
+
+def found(evaluator: Any, given: Given, **settings: Any) -> Found:
+    return evaluator(evaluator.Config(**settings))(given)
+
+
+def drawn(count: int, classes: int, scale: float) -> Features:
+    """Draw logits of a classifier, 0.6 of whose guesses are right, and others by chance."""
+    random = np.random.default_rng(count)
+    logits = scale * random.standard_normal((count, classes))
+    labels = np.where(random.random(count) < 0.6, logits.argmax(1), random.integers(0, classes, count))
+    return Features(torch.from_numpy(logits), torch.from_numpy(labels))
+
+
+def of_probabilities(rows: Any, labels: Any = None) -> Features:
+    """Return the logits of a classifier that gives these probabilities."""
+    return Features(torch.tensor(rows, dtype=torch.float64).log(), None if labels is None else torch.tensor(labels))
+
+
+# calibration
+
+
+def by_hand(given: Features, count: int) -> tuple[float, dict[int, list[float]]]:
+    """Return Guo's equation 3 and the sums of each bin, image by image."""
+    of_bins: dict[int, list[float]] = {}
+    for logits, label in zip(given.features.numpy(), given.targets().numpy(), strict=True):
+        chances = np.exp(logits) / np.exp(logits).sum()
+        place = next(m for m in range(count) if m / count < chances.max() <= (m + 1) / count)
+        sums = of_bins.setdefault(place, [0, 0.0, 0.0])
+        for number, more in enumerate((1, chances.max(), float(chances.argmax() == label))):
+            sums[number] += more
+    return sum(n / len(given) * abs(hits / n - sure / n) for n, sure, hits in of_bins.values()), of_bins
+
+
+# The last column: MulticlassCalibrationError(classes, n_bins=bins, norm="l1") of torchmetrics 1.9.0 on the same.
+@pytest.mark.parametrize(
+    ("images", "classes", "scale", "count", "theirs"),
+    [
+        (1000, 10, 2.0, 15, 0.2347869),
+        (1000, 10, 2.0, 10, 0.2302869),
+        (57, 3, 4.0, 15, 0.1863826),
+        (2000, 100, 3.0, 15, 0.2398839),
+    ],
+)
+def test_ece_is_its_formula_and_torchmetrics(images: int, classes: int, scale: float, count: int, theirs: float):
+    given = drawn(images, classes, scale)
+    result = found(Calibration, Given(given), bins=count)
+    expected, of_bins = by_hand(given, count)
+    assert result.numbers["ece"] == pytest.approx(expected)
+    assert result.numbers["ece"] == pytest.approx(theirs, abs=1e-6)
+    assert result.images == images
+    heads, *rows = result.tables["calibration"]
+    assert heads[:5] == ("above", "up_to", "images", "confidence", "right")
+    for row, (place, (n, sure, hits)) in zip(rows, sorted(of_bins.items()), strict=True):
+        assert row[:5] == pytest.approx([place / count, (place + 1) / count, n, sure / n, hits / n])
+        assert row[5:] == pytest.approx(wilson(hits / n, int(n)))
+
+
+def test_a_bin_holds_its_upper_edge():
+    confidence = torch.tensor([0.2, 0.2000001, 0.4, 1.0], dtype=torch.float64)
+    assert bins(confidence, 5).tolist() == [0, 1, 1, 4]
+
+
+def test_confidence_that_is_right_and_that_is_not():
+    sure = of_probabilities([[0.75, 0.25]] * 8, [0] * 6 + [1] * 2)
+    assert found(Calibration, Given(sure)).numbers["ece"] == pytest.approx(0)
+    assert found(Calibration, Given(sure.at(torch.arange(6, 8)))).numbers["ece"] == pytest.approx(0.75)
+    alone = found(Calibration, Given(sure.at(torch.arange(1))))
+    assert (alone.numbers["ece"], alone.intervals) == (pytest.approx(0.25), {})
+
+
+@pytest.mark.parametrize("images", [60, 1000])
+@pytest.mark.parametrize("wrong", [0.0, 0.05, 0.3])
+def test_the_interval_of_ece_holds_the_truth_although_chance_adds_to_it(images: int, wrong: float):
+    """At least in 95 of 100 draws, where that of a mean holds hardly ever of a classifier that is calibrated."""
+    random, held, alone = np.random.default_rng(0), list[bool](), list[bool]()
+    for _ in range(500):
+        sure = torch.from_numpy(random.uniform(wrong, 1, images))
+        right = (torch.from_numpy(random.random(images)) < sure - wrong).double()
+        places = bins(sure, 15)
+        ((low, high),) = interval(sure, right, places).values()
+        held.append(low <= wrong <= high)
+        value, gaps = calibration_error(sure, right, places).item(), right - sure
+        signs = torch.stack([gaps[places == place].sum().sign() for place in range(15)])[places]
+        alone.append(value - norm.ppf(0.975) * (signs * gaps).std().item() / images**0.5 <= wrong)
+    assert np.mean(held) > 0.95
+    if not wrong:
+        assert np.mean(alone) < 0.1, "the estimate alone is far too high"
