@@ -1,5 +1,6 @@
-"""What is measured of a method's own classifier: its calibration."""
+"""What is measured of a method's own classifier: calibration, and balance of its guesses."""
 
+import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy as scipy_entropy
 from scipy.stats import norm
 
 from eagleray.contracts.evaluator import Found
 from eagleray.contracts.features import Features
 from eagleray.contracts.interval import wilson
+from eagleray.evaluators.balance import Balance
 from eagleray.evaluators.calibration import Calibration, bins, calibration_error, interval
 
 RUN = ["data=digits", "data.limit=300", "batch_size=40", "encoder.width=4", "threads=1", "device=cpu", "precision=fp32",
@@ -114,3 +117,48 @@ def test_the_interval_of_ece_holds_the_truth_although_chance_adds_to_it(images: 
     assert np.mean(held) > 0.95
     if not wrong:
         assert np.mean(alone) < 0.1, "the estimate alone is far too high"
+
+
+# balance
+
+
+def test_balance_is_its_formulas():
+    given = drawn(400, 7, 2.0)
+    result, chances = found(Balance, Given(given)), torch.softmax(given.features, 1).numpy()
+    mean, classes = chances.mean(0), np.bincount(given.targets().numpy()) / 400
+    assert result.numbers["guess_entropy"] == pytest.approx(scipy_entropy(mean) / math.log(7))
+    assert result.numbers["entropy_share"] == pytest.approx(scipy_entropy(mean) / scipy_entropy(classes))
+    assert result.numbers["largest_class"] == np.bincount(chances.argmax(1)).max() / 400
+    assert result.images == 400
+
+
+def test_its_intervals_have_the_jackknifes_error():
+    given = drawn(150, 3, 1.0)
+    tilted = Features(given.features + torch.tensor([1.0, 0, 0]), given.labels)
+    result, chances = found(Balance, Given(tilted)), torch.softmax(tilted.features, 1).numpy()
+    without = [scipy_entropy(np.delete(chances, left, 0).mean(0)) for left in range(150)]
+    error = np.std(without) * 149**0.5
+    for name, scale in (
+        ("guess_entropy", math.log(3)),
+        ("entropy_share", scipy_entropy(np.bincount(given.targets()) / 150)),
+    ):
+        low, high = result.intervals[name]
+        assert (low + high) / 2 == pytest.approx(result.numbers[name])
+        assert (high - low) / 2 / norm.ppf(0.975) == pytest.approx(error / scale, rel=0.03)
+
+
+def test_balance_at_its_ends():
+    one = found(Balance, Given(of_probabilities([[1 - 2e-9, 1e-9, 1e-9]] * 9, [0, 1, 2] * 3))).numbers
+    assert one == {"guess_entropy": pytest.approx(0, abs=1e-6), "entropy_share": pytest.approx(0, abs=1e-6),
+                   "largest_class": 1}  # fmt: skip
+    each = Features(1e4 * torch.eye(3), torch.arange(3))  # probabilities of exactly 0
+    assert found(Balance, Given(each)).numbers == pytest.approx(
+        {"guess_entropy": 1, "entropy_share": 1, "largest_class": 1 / 3}
+    )
+
+
+def test_balance_needs_no_labels():
+    given = of_probabilities([[0.9, 0.1], [0.2, 0.8]])
+    assert set(found(Balance, Given(given)).numbers) == {"guess_entropy", "largest_class"}
+    alike = Features(given.features, torch.zeros(2, dtype=torch.long))  # no entropy to compare with
+    assert set(found(Balance, Given(alike)).numbers) == {"guess_entropy", "largest_class"}
