@@ -74,6 +74,10 @@ class Drawn:
         return guessed(self.images // 10, seed=5)
 
     @cached_property
+    def guesses(self) -> Features:
+        return guessed(min(SAMPLES, self.images * 9 // 10), seed=6)
+
+    @cached_property
     def noise(self) -> list[torch.Tensor]:
         draw = torch.Generator().manual_seed(3)
         return [0.3 * torch.randn(self.images // 10, self.width, generator=draw) for _ in range(9)]
@@ -121,7 +125,7 @@ def seconds(one: Declaration, encodings: Drawn, rounds: int) -> tuple[float, flo
 def measured(images: int, width: int, rounds: int) -> list[list[Any]]:
     """Return a row for each evaluator, and one for the default set."""
     encodings, rows = Drawn(images, width), list[list[Any]]()
-    _ = encodings.train, encodings.evaluated, encodings.noise, encodings.logits
+    _ = encodings.train, encodings.evaluated, encodings.noise, encodings.logits, encodings.guesses
     for name, one in declared("evaluator").items():
         if "stages" in needs(one):  # of the network, not of its features
             continue

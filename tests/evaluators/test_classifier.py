@@ -1,7 +1,9 @@
-"""What is measured of a method's own classifier: calibration, and balance of its guesses."""
+"""What is measured of a method's own classifier: calibration, balance of its guesses, and its pseudo-labels."""
 
+import csv
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +13,19 @@ import torch
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import norm
 
+from eagleray.config import load_run
 from eagleray.contracts.evaluator import Found
 from eagleray.contracts.features import Features
 from eagleray.contracts.interval import wilson
 from eagleray.evaluators.balance import Balance
 from eagleray.evaluators.calibration import Calibration, bins, calibration_error, interval
+from eagleray.evaluators.pseudo_labels import PseudoLabels
+from eagleray.loop import train
+from eagleray.runs.assemble import assemble
+from eagleray.runs.evaluation import Encoded
+from eagleray.runs.record import Record
+from eagleray.runs.writer import recorded
+from eagleray.tracking.contents import Rows
 
 RUN = ["data=digits", "data.limit=300", "batch_size=40", "encoder.width=4", "threads=1", "device=cpu", "precision=fp32",
        "labels.per_class=3", "epochs=2"]  # fmt: skip
@@ -162,3 +172,107 @@ def test_balance_needs_no_labels():
     assert set(found(Balance, Given(given)).numbers) == {"guess_entropy", "largest_class"}
     alike = Features(given.features, torch.zeros(2, dtype=torch.long))  # no entropy to compare with
     assert set(found(Balance, Given(alike)).numbers) == {"guess_entropy", "largest_class"}
+
+
+# pseudo-labels
+
+GUESSES = of_probabilities([[0.97, 0.03], [0.96, 0.04], [0.3, 0.7], [0.2, 0.8], [0.55, 0.45]], [0, 1, 1, 1, 1])
+
+
+def test_precision_is_of_confident_guesses_and_recall_of_all():
+    result = found(PseudoLabels, Given(guesses=GUESSES))
+    assert result.numbers == {"pseudo_precision": 1 / 2, "pseudo_recall": 1 / 5}
+    assert result.images == {"pseudo_precision": 2, "pseudo_recall": 5}
+
+
+def test_the_threshold_is_the_settings_the_methods_or_the_usual_one():
+    own = Given(guesses=GUESSES, method=SimpleNamespace(config=SimpleNamespace(threshold=0.6)))
+    for given, settings, used, precision in (
+        (own, {}, "0.6", 3 / 4),
+        (own, {"threshold": 0.5}, "0.5", 3 / 5),
+        (Given(guesses=GUESSES), {"threshold": 0.75}, "0.75", 2 / 3),
+        (Given(guesses=GUESSES), {}, "0.95", 1 / 2),
+    ):
+        result = found(PseudoLabels, given, **settings)
+        assert result.numbers["pseudo_precision"] == pytest.approx(precision)
+        assert list(result.words) == [f"pseudo-labels count here from a confidence of {used} on"]
+
+
+def test_where_no_guess_is_confident_there_is_no_precision():
+    unsure = Given(guesses=GUESSES.at(torch.tensor([4])))
+    assert found(PseudoLabels, unsure).numbers == {"pseudo_recall": 0}
+    assert found(PseudoLabels, Given()).numbers == {}
+
+
+def labelled_by(built: Any) -> set[int]:
+    assert built.loader.labelled_set is not None
+    return set(built.loader.labelled_set[0].tolist())
+
+
+def encoded(built: Any) -> Encoded:
+    method = built.method.eval()
+    return Encoded(built.evaluation, method.encode, method, built.autocast, built.data, built.evaluation.shown)
+
+
+def test_guesses_are_of_training_images_of_known_class_that_are_not_labelled(monkeypatch: pytest.MonkeyPatch):
+    built = assemble(load_run(None, [*RUN, "method=fixmatch"]))
+    train, seen = built.data.train, labelled_by(built)
+    assert train.labels is not None
+    train.labels[[*range(0, 300, 7)]] = -1
+    kept = [place for place in range(300) if place not in seen and train.labels[place] >= 0]
+    guesses = encoded(built).guesses
+    assert guesses is not None
+    assert guesses.targets().tolist() == train.labels[kept].tolist()
+    (images,) = train.batches([torch.tensor(kept)])
+    with torch.no_grad():
+        expected = built.method.classify(built.loader.evaluation_view(images))
+    torch.testing.assert_close(guesses.features, expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("eagleray.runs.evaluation.SAMPLES", 20)
+    few = encoded(assemble(load_run(None, [*RUN, "method=fixmatch"]))).guesses
+    assert few is not None
+    assert len(few) == 20
+
+
+def test_where_all_images_are_labelled_nothing_is_guessed():
+    built = assemble(load_run(None, [*RUN[:-2], "labels.fraction=1", "method=supervised"]))
+    assert len(labelled_by(built)) == 300
+    assert encoded(built).guesses is None
+    measured = built.evaluation(built.method, built.autocast, final=True)
+    assert not {"pseudo_precision", "pseudo_recall"} & set(measured)
+    assert "ece" in measured
+
+
+# in a run
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "supervised"])
+def test_they_are_kept_with_their_images_and_sent_of_every_epoch(method: str, tmp_path: Path):
+    settings = ["evaluate.protocols=[accuracy,balance,calibration,pseudo_labels]", "evaluate.pseudo_labels.threshold=0"]
+    run = load_run(None, [*RUN, f"method={method}", *settings])
+    record = Record.create(tmp_path / "run", name="r", experiment="e", params={}, run=run.file())
+    for _ in recorded(train(run, record.directory), record):
+        pass
+    points = {(step, name) for step, name, *_ in Rows().read(record)}  # what MLflow is sent, and charts by their steps
+    ends = [row["step"] for row in record.metrics()]
+    assert len(ends) == 2
+    assert {(step, name) for step in ends for name in {*OF_CLASSIFIER, "pseudo_precision"}} <= points
+    with (record.artifacts / "evaluation.csv").open() as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert {"test_ece", "test_accuracy"} <= set(rows)
+    assert not [name for name in rows if name.startswith("test_pseudo")], "they are of training images"
+    assert rows["pseudo_recall"]["images"] == "270"
+    assert rows["pseudo_precision"]["value"] == rows["pseudo_recall"]["value"]
+    assert all(rows[name]["low"] for name in rows)
+    assert (record.artifacts / "calibration.csv").read_text().startswith("above,up_to,images,confidence,right,low,high")
+
+
+def test_only_what_is_asked_for_is_encoded(monkeypatch: pytest.MonkeyPatch):
+    run = load_run(None, [*RUN, "method=fixmatch", "evaluate.protocols=[balance,calibration]", "evaluate.test=false"])
+    built = assemble(run)
+    seen = []
+    encode = built.evaluation.encode
+    monkeypatch.setattr(
+        built.evaluation, "encode", lambda network, *rest: seen.append(network) or encode(network, *rest)
+    )
+    built.evaluation(built.method, built.autocast, final=True)
+    assert seen == [built.method.classify], "once for both, and no features"

@@ -6,7 +6,7 @@ It gives every number that a run reports in addition to its loss.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -64,6 +64,16 @@ class Evaluation:
     def shown(self) -> Images:
         """The evaluated images, except at the end those of the test set."""
         return self.data.train if self.data.validation is None else self.data.validation
+
+    @cached_property
+    def unlabelled(self) -> Images:
+        """At most 2,048 training images of known class that are not labelled for training, evenly spaced."""
+        train, seen = self.data.train, self.loader.labelled_set
+        assert train.labels is not None
+        assert seen is not None, "without labelled images there is no classifier"
+        others = train.labels >= 0
+        others[seen[0].cpu().numpy()] = False
+        return train.only(evenly(torch.from_numpy(others).nonzero().flatten(), SAMPLES).numpy())
 
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> Measured:
         """Return the metrics of a method as it is now.
@@ -209,6 +219,12 @@ class Encoded:
     def logits(self) -> Features:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
         return self.through(self.method.classify).evaluated
+
+    @property
+    def guesses(self) -> Features | None:
+        assert self.method is not None, "an evaluator that asks for guesses needs a classifier, and says so"
+        images = self.evaluation.unlabelled
+        return self.through(self.method.classify).of(images) if len(images) else None
 
     def fine_tuned(
         self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
