@@ -4,10 +4,10 @@
         [--out docs/results/evaluators.csv]
 
 Ten classes are clusters in noise; a tenth of the images is evaluated and the others train, as by default. Features are
-given, so encoding costs nothing, and evaluators that encode other images than these are left out. Each time is the
-shortest of several rounds, on all cores; seconds of cores are told beside, as those of a busy machine mean more. kNN
-costs the product of both parts, up to the 10,000 images that it classifies at most; all others are linear or constant.
-The exit status is 1 if the default set takes longer than 15 s.
+given, and the logits of a classifier, so encoding costs nothing, and evaluators that encode other images than these are
+left out. Each time is the shortest of several rounds, on all cores; seconds of cores are told beside, as those of a
+busy machine mean more. kNN costs the product of both parts, up to the 10,000 images that it classifies at most; all
+others are linear or constant. The exit status is 1 if the default set takes longer than 15 s.
 """
 
 import argparse
@@ -70,6 +70,14 @@ class Drawn:
         return clusters(min(SAMPLES, self.images // 10), self.width, seed=4)
 
     @cached_property
+    def logits(self) -> Features:
+        return guessed(self.images // 10, seed=5)
+
+    @cached_property
+    def guesses(self) -> Features:
+        return guessed(min(SAMPLES, self.images * 9 // 10), seed=6)
+
+    @cached_property
     def noise(self) -> list[torch.Tensor]:
         draw = torch.Generator().manual_seed(3)
         return [0.3 * torch.randn(self.images // 10, self.width, generator=draw) for _ in range(9)]
@@ -93,6 +101,13 @@ def clusters(count: int, width: int, seed: int) -> Features:
     return Features((0.1 * centres[labels] + noise) * torch.arange(1, width + 1) ** -0.5, labels)
 
 
+def guessed(count: int, seed: int) -> Features:
+    """Draw the logits of a classifier that is often right, [count, 10], and the classes."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return Features(2 * torch.randn(count, CLASSES, generator=draw) + 4 * torch.eye(CLASSES)[labels], labels)
+
+
 def seconds(one: Declaration, encodings: Drawn, rounds: int) -> tuple[float, float]:
     """Return the shortest time of some rounds, and the shortest of all cores together.
 
@@ -110,9 +125,9 @@ def seconds(one: Declaration, encodings: Drawn, rounds: int) -> tuple[float, flo
 def measured(images: int, width: int, rounds: int) -> list[list[Any]]:
     """Return a row for each evaluator, and one for the default set."""
     encodings, rows = Drawn(images, width), list[list[Any]]()
-    _ = encodings.train, encodings.evaluated, encodings.noise
+    _ = encodings.train, encodings.evaluated, encodings.noise, encodings.logits, encodings.guesses
     for name, one in declared("evaluator").items():
-        if needs(one) & {"classifier", "stages"}:  # of the network, not of its features
+        if "stages" in needs(one):  # of the network, not of its features
             continue
         try:
             rows.append([images, name, one.values["when"] != "never", *seconds(one, encodings, rounds)])
@@ -127,7 +142,7 @@ def measured(images: int, width: int, rounds: int) -> list[list[Any]]:
 
 
 def _say(row: Sequence[Any]) -> None:
-    print(f"{row[0]:>8,}  {row[1]:<12}{row[3]:>8.2f} s  {row[4]:>8.2f} s of cores", flush=True)
+    print(f"{row[0]:>8,}  {row[1]:<14}{row[3]:>8.2f} s  {row[4]:>8.2f} s of cores", flush=True)
 
 
 def main() -> None:
@@ -137,7 +152,7 @@ def main() -> None:
     of_cores = {(row[0], row[1]): row[4] for row in rows}
     for name in dict.fromkeys(row[1] for row in rows) if most > least else ():
         grown = of_cores[most, name] / of_cores[least, name]
-        print(f"{name:<12} {grown:.1f} times the seconds of cores for {most / least:.1f} times the images")
+        print(f"{name:<14} {grown:.1f} times the seconds of cores for {most / least:.1f} times the images")
     if arguments.out:
         with arguments.out.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")

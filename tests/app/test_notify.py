@@ -158,7 +158,7 @@ def test_a_run_tells_how_it_ended_and_goes_on_if_nobody_listens(
     }  # fmt: skip
     with pytest.raises(Diverged):
         eagleray.train({**tiny, "optimizer": {"lr": 1e30}})
-    monkeypatch.setattr(launch, "collapsed", lambda *_: "flat")
+    monkeypatch.setattr(launch, "collapsed", lambda *_, **__: "flat")
     run = eagleray.train(tiny, tmp_path / "a")
     assert [each["event"] for each in sink.got] == ["failed", "collapsed", "finished"]
     assert "failed: the loss is nan at step" in sink.got[0]["text"]

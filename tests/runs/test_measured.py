@@ -37,6 +37,11 @@ def test_shares_get_wilsons_interval_and_the_others_their_own():
     assert list((found | tested).only(["test_b"])) == ["test_b"]
 
 
+def test_numbers_may_be_of_different_images():
+    found = measured(Found({"a": 0.5, "c": 3.0}), {"a": 7, "c": 40}, "k=3", METRICS)
+    assert found.numbers == {"a": Number(0.5, 7, wilson(0.5, 7), "k=3"), "c": Number(3.0, 40, None, "k=3")}
+
+
 def test_what_is_kept_is_read_back_and_grows_by_what_is_new(tmp_path: Path):
     first, other = measured(FOUND, 40, "k=3", METRICS), measured(Found({"a": 0.7}), 40, "k=5", METRICS)
     folder = tmp_path / "artifacts"

@@ -182,11 +182,11 @@ def _train(
         reports = train_on_workers(run, record.directory, address=address)
     else:
         reports = _train_here(record, local)
-    may_collapse = run.notify is not None and run.labels is None  # classes need few directions
+    may_collapse, loss = run.notify is not None, run.method.declaration.values["collapsed_loss"]
     with closing(reports):
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             if may_collapse and report.epoch_ended:
-                why = collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+                why = collapsed(record.metrics(), loss, classes=run.labels is not None)
                 if why:
                     may_collapse = False
                     notify(run, record.directory, "collapsed", f"has collapsed at epoch {report.progress.epoch}: {why}")

@@ -107,7 +107,9 @@ class Sweep(Strict, frozen=True):
         Field(description="what ends or changes trials", json_schema_extra=_one_of("scheduler")),
     ] = "none"
     grace: Annotated[int, Field(ge=1, description="epochs before asha may stop a trial, and between pbt's changes")] = 1
-    stop_collapsed: Annotated[bool, Field(description="end a trial whose embeddings or features have collapsed")] = True
+    stop_collapsed: Annotated[
+        bool, Field(description="end a trial whose embeddings, features or guesses have collapsed")
+    ] = True
     floor: Annotated[
         tuple[FloorKind, ...],
         Field(description=f"what the trials must beat: {'; '.join(map(': '.join, MEANINGS.items()))}. [] for none"),

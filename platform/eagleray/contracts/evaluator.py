@@ -101,6 +101,14 @@ class Encodings(Protocol):
         """
         ...
 
+    @property
+    def guesses(self) -> "Features | None":
+        """The classifier's logits on training images whose labels training does not see, [N, classes].
+
+        At most 2,048 images of known class, evenly spaced; None if all of these are labelled. Needs "classifier".
+        """
+        ...
+
     def fine_tuned(
         self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
     ) -> "Features":
@@ -160,7 +168,7 @@ class Found:
     """
 
     numbers: Mapping[str, float]
-    images: int | None = None  # that were measured; None: all evaluated ones
+    images: int | Mapping[str, int] | None = None  # that were measured, by number if they differ; None: all evaluated
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics that declare interval="own"
     words: Sequence[str] = ()  # sentences on how to read the numbers
     tables: Mapping[str, Table] = field(default_factory=dict)  # shown, and kept as NAME.csv

@@ -148,9 +148,9 @@ def _ending(report: Report, trial: dict[str, Any], run: Run, record: Record) -> 
     """Return the state in which a trial ends after a report, and why; None: it goes on."""
     if report.done:
         return None, ""
-    may_collapse = trial["stop_collapsed"] and run.labels is None  # classes need few directions
-    if report.epoch_ended and may_collapse:
-        why = collapsed(record.metrics(), run.method.declaration.values["collapsed_loss"])
+    if report.epoch_ended and trial["stop_collapsed"]:
+        loss = run.method.declaration.values["collapsed_loss"]
+        why = collapsed(record.metrics(), loss, classes=run.labels is not None)
         if why:
             return "collapsed", why
     # Nothing is lost where a checkpoint was saved; a group of workers listens only between epochs.

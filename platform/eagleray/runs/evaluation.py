@@ -6,7 +6,7 @@ It gives every number that a run reports in addition to its loss.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from eagleray.contracts.metric import Need
 from eagleray.contracts.view import View
 from eagleray.data.images import Data, Images, load_data
 from eagleray.data.loader import BatchLoader
+from eagleray.evaluators.balance import ONE_CLASS
 from eagleray.evaluators.collapse import GATE, collapse
 from eagleray.runs.finetuning import Tuning, fine_tuned
 from eagleray.runs.measured import Measured, measured
@@ -63,6 +64,16 @@ class Evaluation:
     def shown(self) -> Images:
         """The evaluated images, except at the end those of the test set."""
         return self.data.train if self.data.validation is None else self.data.validation
+
+    @cached_property
+    def unlabelled(self) -> Images:
+        """At most 2,048 training images of known class that are not labelled for training, evenly spaced."""
+        train, seen = self.data.train, self.loader.labelled_set
+        assert train.labels is not None
+        assert seen is not None, "without labelled images there is no classifier"
+        others = train.labels >= 0
+        others[seen[0].cpu().numpy()] = False
+        return train.only(evenly(torch.from_numpy(others).nonzero().flatten(), SAMPLES).numpy())
 
     def __call__(self, method: Method, autocast: AbstractContextManager, *, final: bool) -> Measured:
         """Return the metrics of a method as it is now.
@@ -209,6 +220,12 @@ class Encoded:
         assert self.method is not None, "an evaluator that asks for logits needs a classifier, and says so"
         return self.through(self.method.classify).evaluated
 
+    @property
+    def guesses(self) -> Features | None:
+        assert self.method is not None, "an evaluator that asks for guesses needs a classifier, and says so"
+        images = self.evaluation.unlabelled
+        return self.through(self.method.classify).of(images) if len(images) else None
+
     def fine_tuned(
         self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
     ) -> Features:
@@ -277,17 +294,22 @@ def batch_health(embeddings: Sequence[Tensor]) -> dict[str, float]:
     return {"z_std": metrics["std"], "z_rank": metrics["rank"]}
 
 
-def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) -> str:
+def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None, *, classes: bool = False) -> str:
     """Return in which way a run has collapsed; empty: it has not.
 
     Of the embeddings what counts is the fall since the first epoch: healthy methods may have little spread, in many
     directions, and some networks begin with little. A collapse within the first epoch shows only once it is complete.
-    The features are compared with those of the untrained network, at the last two epochs that evaluated them.
+    The features are compared with those of the untrained network, and the guesses of a classifier with the true
+    classes, at the last two epochs that evaluated them: once may be the start of a training that recovers.
 
     Args:
         epochs: the metrics after each epoch so far.
         loss: that only collapse reaches (`Method.collapsed_loss`); None: no such loss.
+        classes: whether the method learns classes: these need few directions, so that its classifier alone tells.
     """
+    if classes:
+        shares = _last_two(epochs, "entropy_share")
+        return "the classifier gives nearly all images one class" if shares and max(shares) < ONE_CLASS else ""
     first, last = epochs[0], epochs[-1]
     if loss is not None and last["loss"] - loss < (first["loss"] - loss) / 100:
         return "all views agree: the loss is what only collapse reaches"
@@ -295,10 +317,16 @@ def collapsed(epochs: Sequence[Mapping[str, float]], loss: float | None = None) 
         return "the embeddings are nearly one point or one line"
     if _extent(last) < _extent(first) / 10:
         return "the embeddings have a tenth of their first extent"
-    shares = [epoch["rank_share"] for epoch in epochs if "rank_share" in epoch][-2:]
-    if len(shares) == 2 and max(shares) < GATE:  # once may be the start of a training that recovers
+    shares = _last_two(epochs, "rank_share")
+    if shares and max(shares) < GATE:
         return f"the features have {shares[-1]:.0%} of the directions of the untrained network"
     return ""
+
+
+def _last_two(epochs: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    """Return the last two values of a metric; none where it was measured less often."""
+    values = [epoch[name] for epoch in epochs if name in epoch]
+    return values[-2:] if len(values) > 1 else []
 
 
 def _extent(metrics: Mapping[str, float]) -> float:

@@ -89,18 +89,23 @@ class Measured(Mapping[str, float]):
             write(folder / name, content)
 
 
-def measured(found: Found, images: int, settings: str, metrics: Mapping[str, Metric]) -> Measured:
+def measured(found: Found, images: int | Mapping[str, int], settings: str, metrics: Mapping[str, Metric]) -> Measured:
     """Return what an evaluator found, with the intervals of shares.
 
     Args:
         found: by the evaluator.
-        images: that it measured.
+        images: that it measured, for all numbers or for each.
         settings: of the evaluator.
         metrics: that it declares.
     """
-    shares = {name: wilson(found.numbers[name], images) for name in found.numbers if metrics[name].interval == "wilson"}
+    counts = images if isinstance(images, Mapping) else dict.fromkeys(found.numbers, images)
+    shares = {
+        name: wilson(value, counts[name]) for name, value in found.numbers.items() if metrics[name].interval == "wilson"
+    }
     intervals = {**shares, **found.intervals}
-    numbers = {name: Number(value, images, intervals.get(name), settings) for name, value in found.numbers.items()}
+    numbers = {
+        name: Number(value, counts[name], intervals.get(name), settings) for name, value in found.numbers.items()
+    }
     return Measured(numbers, tuple(found.words), found.tables, found.files)
 
 
