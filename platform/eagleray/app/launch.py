@@ -153,7 +153,13 @@ class SenderWatch:
             self.watch.data(read)
 
     def trial(
-        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+        self,
+        label: str,
+        params: Mapping[str, Any],
+        state: str,
+        epoch: int,
+        epochs: int | None,
+        metrics: Mapping[str, float],
     ) -> None:
         """Pass on the state of a trial (see `ray_backend.callbacks.Watch`)."""
         if not self.is_known and (self.directory / "record.json").exists():

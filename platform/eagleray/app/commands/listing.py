@@ -8,7 +8,7 @@ import typer
 
 from eagleray.app.commands.plugin import check_file
 from eagleray.app.line import app, console, only_settings, say
-from eagleray.app.plan import counted, size
+from eagleray.app.plan import counted, length, size
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, load_run, load_sweep
 from eagleray.config.metrics import measuring
@@ -95,7 +95,7 @@ def check(
         with placed(file, overrides):
             check_run(run, full=full)
         runs, what = [run], f"{run.method.name} with {run.encoder.name} on {run.data.name}"
-        say(f"{file} is a valid run: {what}, {counted(run.epochs, 'epoch')}")
+        say(f"{file} is a valid run: {what}, {length(run)}")
     for names in dict.fromkeys(map(_measuring, runs)):
         say(f"measured by {names}")
 
