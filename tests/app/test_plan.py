@@ -128,6 +128,7 @@ def test_numbers_that_cost_nothing_are_one_kind():
     assert all(kind(changed(run, {key: value})) == kind(run) for key, value in same.items())
     by_steps = changed(run, {"epochs": None, "steps": 7})
     assert kind(changed(by_steps, {"steps": 9})) == kind(by_steps) == kind(run)
+    assert kind(changed(run, {"data.imbalance": 10})) != kind(run), "its epochs are shorter"
     for key, value in {"batch_size": 64, "encoder.width": 16, "precision": "bf16", "augment.only": ["crop"]}.items():
         assert kind(changed(run, {key: value})) != kind(run)
 

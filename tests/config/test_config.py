@@ -104,6 +104,20 @@ def test_a_fraction_of_labels_replaces_a_number_of_them():
     assert (back.per_class, back.fraction) == (5, None)
 
 
+def test_a_number_of_validation_images_replaces_a_share():
+    run = load_run(None, ["data.validation_per_class=4"])
+    for again in (run, read_run(run.file()), changed(run, {"seed": 3})):
+        assert (again.data.settings.validation, again.data.settings.validation_per_class) == (None, 4)
+
+
+@pytest.mark.parametrize("key", ["data.imbalance", "labels.imbalance"])
+def test_imbalance_may_be_varied_over_its_declared_range(key: str):
+    run = {"method": "fixmatch", "data": {"name": "digits"}}
+    sweep = validated(Sweep, {"name": "s", "run": run, "vary": {key: "declared"}, "trials": 2})
+    assert sweep.ranges()[key] == LogUniform(1, 200)
+    assert len(list(sweep.probes())) == 3
+
+
 def test_steps_replace_epochs():
     run = load_run(None, ["steps=1000"])
     for again in (run, read_run(run.file()), changed(run, {"seed": 3})):
@@ -186,6 +200,16 @@ MISTAKES = [
     (["epochs=null"], "epochs=null leaves nothing to train; set it, or steps"),
     (["batch_size=1"], "batch_size=1 is out of range (allowed: >= 2)"),
     (["augment.flip=1.5"], "augment.flip=1.5 is out of range (allowed: 0 to 1)"),
+    (["data.imbalance=0.5"], "data.imbalance=0.5 is out of range (allowed: >= 1)"),
+    (["method=fixmatch", "labels.imbalance=0"], "labels.imbalance=0 is out of range (allowed: >= 1)"),
+    (
+        ["data.validation=0.1", "data.validation_per_class=4"],
+        "data.validation_per_class=4 and data.validation=0.1 exclude each other; set one to null",
+    ),
+    (
+        ["data.validation=null"],
+        "data.validation=null says nothing; set it (0: hold out none), or data.validation_per_class",
+    ),
     (["data.validation=0.9"], "data.validation=0.9 is out of range (allowed: 0 to 0.5)"),
     (["method.temperature=-1"], "method.temperature=-1 is out of range (allowed: > 0)"),
     (["method=mae", "method.mask_ratio=1"], "method.mask_ratio=1 is out of range (allowed: > 0 and < 1)"),

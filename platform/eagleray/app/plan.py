@@ -21,6 +21,8 @@ SAME_COST = (
     "threads",
 )  # beside numbers such as rates, temperatures and probabilities
 
+SIZES = ("data.imbalance",)  # fractional numbers that decide how many steps an epoch has
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -121,7 +123,9 @@ def plan(
     kept = sum(
         cost.checkpoint * min(run.checkpoints.keep, cost.epochs(run)) for run in runs for cost in [costs[kind(run)]]
     )
-    caches = {json.dumps(run.file()["data"]): costs[kind(run)].images for run in runs}
+    caches = {
+        json.dumps([run.data.name, run.data.config.model_dump(mode="json")]): costs[kind(run)].images for run in runs
+    }
     return Plan(
         sweep,
         size(sweep, runs),
@@ -138,7 +142,10 @@ def plan(
 def kind(run: Run) -> str:
     """Return what decides the cost of a run: all settings but seeds, epochs and fractional numbers."""
     table = settings(run).items()
-    return json.dumps({key: value for key, value in table if key not in SAME_COST and not isinstance(value, float)})
+    costs = {
+        key: value for key, value in table if key not in SAME_COST and (key in SIZES or not isinstance(value, float))
+    }
+    return json.dumps(costs)
 
 
 def packing(sweep: Sweep, workers: int, gpus: int) -> int:
