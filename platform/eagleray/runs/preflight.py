@@ -22,6 +22,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.machine import cores, may_have_gpu
 from eagleray.contracts.paths import address_of
 from eagleray.contracts.report import Failed
+from eagleray.data.cautions import choosing
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
 from eagleray.runs.browse import open_run
@@ -87,6 +88,15 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> list[Run]:
                 sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation
             )
     return runs
+
+
+def caution_of(run: Run) -> str:
+    """Return a sentence on what the images of a run that needs labels do not show; empty: there is nothing."""
+    facts = facts_of(run) if run.labels and all(path.exists() for _, path in run_paths(run)) else None
+    if run.labels is None or facts is None or facts.labels is None or facts.class_names is None:
+        return ""
+    few = few_of_each(facts.labels, run.labels, run.seed, facts.class_names)
+    return choosing(len(few), facts.validation_labels, len(facts.class_names))
 
 
 def is_for_jobs(address: str | None) -> bool:

@@ -11,7 +11,7 @@ from eagleray.config.metrics import check_metric
 from eagleray.config.run import changed, epochs_of
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
-from eagleray.data.description import described
+from eagleray.data.description import cautioned, described
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, opened_once
 from eagleray.runs.preflight import check_grace, check_settings
@@ -36,6 +36,8 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
         info = fitted(run, images.info)
         check_grace(sweep, run, info.samples)
         read[described(images, info.image_size)] = None
+        if caution := cautioned(images, run.labels):
+            read[caution] = None
         kind = json.dumps(
             [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
         )
