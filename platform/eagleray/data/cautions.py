@@ -6,8 +6,8 @@ MANY = 2  # times as many labels to choose by as to learn from
 def choosing(learnt: int, held: int, classes: int) -> str:
     """Say that a choice would know far more labels than the method; nothing, if it would not.
 
-    Source: Oliver et al. 2018, arXiv 1804.09170, section 4.6: with validation sets of a realistic size, methods can
-    hardly be told apart.
+    Source: Oliver et al. 2018, arXiv 1804.09170, section 4.6: validation sets of a realistic size hardly
+    distinguish methods.
 
     Args:
         learnt: labelled images that the method learns from.
