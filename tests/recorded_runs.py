@@ -33,7 +33,7 @@ def recorded_sweep(directory: Path, knn: Callable[[Point], float] = knn_of, **ch
             place, name=point.name, experiment=sweep.name, run=point.alone(sweep).file(), params=point.params(sweep),
             parent=parent, tags=point.tags, meanings=meanings(run),
         )  # fmt: skip
-        finish(record, run.epochs, knn=knn(point), linear=knn(point) + 0.05, loss=2.0)
+        finish(record, run.epochs or 0, knn=knn(point), linear=knn(point) + 0.05, loss=2.0)
     for seed in range(sweep.seeds):
         tags = {"kind": "floor", "floor": "pixels", "point": "raw pixels digits", "label": "raw pixels"}
         floor = Record.create(
@@ -52,7 +52,7 @@ def recorded_run(directory: Path, *overrides: str, knn: float = 0.8, **facts: An
         directory, name=directory.name, experiment=run.tracking.experiment, run=run.file(), params=settings(run),
         meanings=meanings(run), **facts,
     )  # fmt: skip
-    finish(record, run.epochs, knn=knn, linear=knn + 0.1, loss=2.0)
+    finish(record, run.epochs or 0, knn=knn, linear=knn + 0.1, loss=2.0)
     return record
 
 

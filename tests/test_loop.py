@@ -13,7 +13,7 @@ from eagleray.blocks.optimizers import decays, make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine, warmup_cosine
 from eagleray.config import Run, load_run
 from eagleray.config.registry import find
-from eagleray.config.run import LABELS
+from eagleray.config.run import LABELS, changed
 from eagleray.contracts.batch import DataInfo, EpochView, LabelledBatch, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import ParameterGroup
@@ -68,6 +68,40 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: 
         for key, value in weights(tmp_path / "whole").items():
             assert torch.equal(weights(resumed)[key], value), f"{key} after resuming from {place.stem}"
         assert report.metrics == whole.metrics
+
+
+@pytest.mark.parametrize("name", ["simclr", "fixmatch"])
+def test_a_run_of_steps_ends_after_exactly_these_wherever_it_was_interrupted(name: str, tmp_path: Path):
+    """An epoch has four steps, so the second of six has two: a checkpoint lies before it, inside it, after it."""
+    few = ["labels.per_class=3"] if name == "fixmatch" else []
+    run = load_run(None, [*settings(name), *few, *(each for each in TINY if "epochs" not in each), "steps=6",
+                          "batch_size=40", "checkpoints.every_steps=1", "checkpoints.keep=9"])  # fmt: skip
+    reports = list(train(run, tmp_path / "whole"))
+    ended = [each.progress for each in reports if each.epoch_ended]
+    assert [(each.step, each.epoch, each.epochs, each.steps) for each in ended] == [(4, 1, 2, 6), (6, 2, 2, 6)]
+    assert reports[-1].done
+    assert "knn" in reports[-1].metrics
+    assert (tmp_path / "whole/artifacts/evaluation.csv").exists(), "the short epoch is the last, and evaluated as such"
+    saved = checkpoints(tmp_path / "whole")
+    assert [load_checkpoint(each)["step"] for each in saved] == [1, 2, 3, 4, 5, 6]
+    for place in saved[:-1]:
+        resumed = tmp_path / place.stem
+        (resumed / "checkpoints").mkdir(parents=True)
+        (resumed / "checkpoints" / place.name).write_bytes(place.read_bytes())
+        report = finish(run, resumed)
+        for key, value in weights(tmp_path / "whole").items():
+            assert torch.equal(weights(resumed)[key], value), f"{key} after resuming from {place.stem}"
+        assert report.metrics == reports[-1].metrics
+    again = list(train(run, tmp_path / "whole"))
+    assert [(each.metrics, each.done) for each in again] == [(reports[-1].metrics, True)]
+
+
+def test_as_many_steps_as_some_epochs_have_are_the_same_run(tmp_path: Path):
+    run = tiny("simclr")
+    finish(run, tmp_path / "epochs")
+    finish(changed(run, {"epochs": None, "steps": 4}), tmp_path / "steps")
+    one, two = (weights(tmp_path / name) for name in ("epochs", "steps"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_a_complete_run_repeats_its_last_report_and_trains_nothing(tmp_path: Path):
@@ -158,6 +192,13 @@ def test_the_warm_up_is_linear_and_the_rest_half_a_cosine():
         assert cosine(3.0, 0.5, step / 8) == pytest.approx(reference.get_last_lr()[0])
         reference.optimizer.step()
         reference.step()
+
+
+def test_a_short_last_epoch_is_its_part_of_one_to_schedules():
+    halfway = Progress(50, 150, 0, 2, steps_per_epoch=100)
+    assert (halfway.length, halfway.epochs_done) == (1.5, pytest.approx(0.5))
+    assert warmup_cosine(1.0, 0.0, 1, halfway) == pytest.approx(0.51)
+    assert warmup_cosine(1.0, 0.0, 1, Progress(100, 150, 1, 2, steps_per_epoch=100)) == pytest.approx(1.0)
 
 
 def test_a_rate_that_drops_falls_by_the_recipes_factor_each_time():

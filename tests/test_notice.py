@@ -115,6 +115,24 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_and_no_step_is_lost(
     assert_equal(tmp_path, whole)
 
 
+def test_a_signal_in_the_evaluation_of_a_short_last_epoch_loses_none_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = load_run(None, [*(each for each in TINY if not each.startswith("epochs=")), "steps=6", "evaluate.every=2"])
+    expected, notice = numbers(reports_of(run, tmp_path / "whole")), Notice()
+
+    def told(self: Evaluation, *_: Any, **more: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the evaluation goes on")
+
+    with monkeypatch.context() as patch, notice.heeded(signal.SIGTERM):
+        patch.setattr(Evaluation, "__call__", told)
+        assert numbers(reports_of(run, tmp_path / "told", notice)) == expected[:1]
+    assert state_of(tmp_path / "told")["counters"]["step"] == 6
+    assert numbers(reports_of(run, tmp_path / "told")) == expected[1:]
+    assert_equal(tmp_path / "told", tmp_path / "whole")
+
+
 def test_a_second_signal_interrupts_where_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before, notice = signal.getsignal(signal.SIGINT), Notice()
 

@@ -46,6 +46,7 @@ class FixMatch(Method):
     metrics: ClassVar[dict[str, Metric]] = {"confident": Metric("share of unlabelled images whose pseudo-label counts")}
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
+        paper_steps=2**20,
         small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
         small_settings={"threshold": 0.6, "momentum": 0.97},
     )

@@ -64,13 +64,13 @@ def train(
     method.train()
     watch = Stopwatch(run.batch_size)
     while not state.is_done:
-        epoch, start = state.place
+        epoch, start, stop = state.place
         if start == 0:
             seed_all(run.seed, epoch)
             embed = partial(built.evaluation.embed, method, built.autocast)
             with state.interruptible():
                 method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
-        for batch in loader.epoch(epoch, start):
+        for batch in loader.epoch(epoch, start, stop):
             seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)
             with built.autocast:

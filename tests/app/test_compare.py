@@ -274,6 +274,13 @@ def test_the_best_run_is_found_by_the_metric_of_its_sweep(eagleray: Any):
     assert "eagleray train runs/s/2/trials/002-seed0/run.yaml epochs=200" in outcome.out
 
 
+def test_the_best_run_of_steps_is_trained_longer_by_steps(eagleray: Any):
+    recorded_run(Path("runs/eagleray/a"), "steps=50")
+    (Path("runs/eagleray/a/status.json")).unlink()
+    assert re.search(r"running +0/\?$", eagleray("runs", "ls").out, re.MULTILINE), "of unknown images"
+    assert "eagleray train runs/eagleray/a/run.yaml steps=100" in eagleray("runs", "best").out
+
+
 def test_the_best_of_runs_on_different_images_is_not_named(eagleray: Any):
     Path("images").mkdir()
     recorded_run(Path("runs/eagleray/a"))

@@ -53,6 +53,22 @@ def test_a_run_costs_its_start_its_steps_its_checkpoints_and_its_evaluations():
     assert Cost(**LARGE).seconds(run) == 3 + 5 * 10 * 0.5 + 2 * 0.25 + 2 * 2 + 7  # after epochs 2 and 4, and at the end
 
 
+def test_a_run_of_steps_costs_these_and_the_epochs_that_they_take():
+    run = validated(Run, {"steps": 43, "evaluate": {"every": 2}, "checkpoints": {"every_epochs": 2}})
+    cost = Cost(**LARGE)
+    assert cost.epochs(run) == 5
+    assert cost.seconds(run) == 3 + 43 * 0.5 + 2 * 0.25 + 2 * 2 + 7
+
+
+def test_a_plan_of_steps_counts_them(two_cores: None):
+    made = plan(a_sweep(run={"steps": 15, "checkpoints": {"keep": 3}}), Probe())
+    assert lines(made)["runs"] == "2 points x 2 seeds = 4 runs, 60 steps"
+    assert made.checkpoints == 4 * 2 * 3_000_000, "15 steps take two epochs of 10"
+    mixed = a_sweep(vary={"run": [{"epochs": 3}, {"steps": 7}]}, run={}, seeds=1)
+    assert plans.size(mixed, planned(mixed)) == "2 runs, 3 epochs and 7 steps"
+    assert plans.length(validated(Run, {"steps": 1000})) == "1,000 steps"
+
+
 def test_a_plan_is_the_sum_of_its_runs_packed_onto_the_machine(two_cores: None):
     probe = Probe()
     made = plan(a_sweep(), probe, price=6.0, floors=2)
@@ -110,6 +126,9 @@ def test_numbers_that_cost_nothing_are_one_kind():
     run = validated(Run, {})
     same = {"method.temperature": 0.3, "optimizer.lr": 0.1, "seed": 4, "epochs": 70, "augment.flip": 0.5}
     assert all(kind(changed(run, {key: value})) == kind(run) for key, value in same.items())
+    by_steps = changed(run, {"epochs": None, "steps": 7})
+    assert kind(changed(by_steps, {"steps": 9})) == kind(by_steps) == kind(run)
+    assert kind(changed(run, {"data.imbalance": 10})) != kind(run), "its epochs are shorter"
     for key, value in {"batch_size": 64, "encoder.width": 16, "precision": "bf16", "augment.only": ["crop"]}.items():
         assert kind(changed(run, {key: value})) != kind(run)
 
@@ -165,4 +184,6 @@ def test_a_real_probe_measures_and_leaves_nothing(
     assert cost.steps == 3
     assert cost.checkpoint == pytest.approx(max(sizes), rel=0.01)
     assert 0 < cost.step < 2
+    short = probe(changed(run, {"epochs": None, "steps": 4}))
+    assert (short.steps, short.epochs(changed(run, {"epochs": None, "steps": 4}))) == (3, 2)
     assert cost.ending > 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from eagleray.config import load_run
+from eagleray.runs.browse import epochs_in_all
 from eagleray.runs.record import Record
 
 SWEEP = {"name": "s", "question": "Which of these views and temperatures suit the images that we have, and why?",
@@ -205,6 +206,21 @@ def test_a_run_is_watched_epoch_by_epoch_and_one_whose_process_is_gone_says_so(t
     assert out[1].startswith("2  epoch 2/4  loss 1.000  knn 0.500  10 images/s")
     assert out[2] == "runs/lab/2: its process is gone; --resume continues it"
     assert watched(tmp_path, "lab").stdout.splitlines() == ["runs/lab/3: finished", ""]  # the newest of an experiment
+
+
+@pytest.mark.slow
+def test_the_epochs_of_a_run_of_steps_are_known_once_its_images_are(tmp_path: Path):
+    run = load_run(None, ["steps=24", "batch_size=32"]).file()
+    record = Record.create(tmp_path / "runs/lab/2", name="2", experiment="lab", params={}, run=run)
+    assert epochs_in_all(record.directory, run) is None
+    record.keep_data({"images": {"train": 330}, "digest": "x"})
+    assert epochs_in_all(record.directory, run) == 3
+    for step, epoch in ((10, 1), (20, 2), (24, 3)):
+        record.append(step, {"loss": 1.0, "knn": 0.5, "images_per_second": 10.0}, epoch)
+    (record.directory / "lock").touch()  # which no process holds
+    out = watched(tmp_path, "runs/lab/2").stdout.splitlines()
+    assert out[0] == "2  epoch 1/3  loss 1.000  knn 0.500  10 images/s"
+    assert out[2].startswith("2  epoch 3/3  loss 1.000")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from eagleray.config import Run, Sweep, changed, load_run, load_sweep, read_run, run_keys, validated
 from eagleray.config.nested import merged, parse_override
 from eagleray.config.registry import declared
+from eagleray.config.run import epochs_of
 from eagleray.config.search_points import as_trial
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
@@ -103,6 +104,58 @@ def test_a_fraction_of_labels_replaces_a_number_of_them():
     assert (back.per_class, back.fraction) == (5, None)
 
 
+def test_a_number_of_validation_images_replaces_a_share():
+    run = load_run(None, ["data.validation_per_class=4"])
+    for again in (run, read_run(run.file()), changed(run, {"seed": 3})):
+        assert (again.data.settings.validation, again.data.settings.validation_per_class) == (None, 4)
+
+
+@pytest.mark.parametrize("key", ["data.imbalance", "labels.imbalance"])
+def test_imbalance_may_be_varied_over_its_declared_range(key: str):
+    run = {"method": "fixmatch", "data": {"name": "digits"}}
+    sweep = validated(Sweep, {"name": "s", "run": run, "vary": {key: "declared"}, "trials": 2})
+    assert sweep.ranges()[key] == LogUniform(1, 200)
+    assert len(list(sweep.probes())) == 3
+
+
+def test_steps_replace_epochs():
+    run = load_run(None, ["steps=1000"])
+    for again in (run, read_run(run.file()), changed(run, {"seed": 3})):
+        assert (again.epochs, again.steps) == (None, 1000)
+    back = changed(run, {"steps": None, "epochs": 5})
+    assert (back.epochs, back.steps) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "length"),
+    [
+        (["recipe=paper"], (None, 2**20)),
+        (["recipe=small"], (10, None)),
+        (["recipe=paper", "epochs=3"], (3, None)),
+        (["recipe=paper", "steps=9"], (None, 9)),
+        (["recipe=paper", "steps=null"], (10, None)),
+        (["recipe=paper", "method=simclr"], (10, None)),
+    ],
+)
+def test_the_papers_updates_are_the_length_of_its_recipe_unless_another_is_typed(typed: list[str], length: object):
+    run = load_run(None, ["method=fixmatch", *typed])
+    assert (run.epochs, run.steps) == length
+    assert read_run(run.file()) == run
+
+
+def test_the_epochs_of_steps_follow_from_the_images_and_the_last_may_be_short():
+    file = load_run(None, ["steps=10", "batch_size=32"]).file()
+    assert [epochs_of(file, samples) for samples in (None, 64, 95, 96, 10_000)] == [None, 5, 5, 4, 1]
+    assert epochs_of(load_run(None, ["epochs=7"]).file(), None) == 7
+
+
+def test_a_sweep_may_vary_steps():
+    sweep = validated(Sweep, {"name": "s", "vary": {"steps": [10, 20]}})
+    assert [(run.epochs, run.steps) for run in sweep.probes()] == [(None, 10), (None, 20)]
+    with pytest.raises(ConfigError, match="steps=10 and epochs=3 exclude each other"):
+        validated(Sweep, {"name": "s", "run": {"epochs": 3}, "vary": {"steps": [10, 20]}})
+
+
 @given(st.floats(1e-6, 1e3))
 def test_numbers_are_read_however_yaml_writes_them(value: float):
     for text in (repr(value), f"{value:.17e}", f"{value:.17e}".replace("e-0", "e-")):
@@ -141,8 +194,22 @@ MISTAKES = [
     (["epochs=2.5"], "epochs=2.5 is not a whole number"),
     (["epochs=true"], "epochs=true is not a number (allowed: >= 1)"),
     (["epochs=0"], "epochs=0 is out of range (allowed: >= 1)"),
+    (["steps=0"], "steps=0 is out of range (allowed: >= 1)"),
+    (["steps=2.5"], "steps=2.5 is not a whole number"),
+    (["steps=100", "epochs=3"], "steps=100 and epochs=3 exclude each other; set one to null"),
+    (["epochs=null"], "epochs=null leaves nothing to train; set it, or steps"),
     (["batch_size=1"], "batch_size=1 is out of range (allowed: >= 2)"),
     (["augment.flip=1.5"], "augment.flip=1.5 is out of range (allowed: 0 to 1)"),
+    (["data.imbalance=0.5"], "data.imbalance=0.5 is out of range (allowed: >= 1)"),
+    (["method=fixmatch", "labels.imbalance=0"], "labels.imbalance=0 is out of range (allowed: >= 1)"),
+    (
+        ["data.validation=0.1", "data.validation_per_class=4"],
+        "data.validation_per_class=4 and data.validation=0.1 exclude each other; set one to null",
+    ),
+    (
+        ["data.validation=null"],
+        "data.validation=null says nothing; set it (0: hold out none), or data.validation_per_class",
+    ),
     (["data.validation=0.9"], "data.validation=0.9 is out of range (allowed: 0 to 0.5)"),
     (["method.temperature=-1"], "method.temperature=-1 is out of range (allowed: > 0)"),
     (["method=mae", "method.mask_ratio=1"], "method.mask_ratio=1 is out of range (allowed: > 0 and < 1)"),

@@ -1,6 +1,7 @@
 """Reading, keeping, splitting and ordering images."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,16 +20,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
+from eagleray.config import load_run
 from eagleray.config.registry import find
 from eagleray.config.sections import DataSettings, Labels
 from eagleray.contracts.dataset import Dataset, Decoding, Part
 from eagleray.contracts.errors import ConfigError
 from eagleray.data import archive
 from eagleray.data.decode import Bad, decode, settled
+from eagleray.data.description import described
+from eagleray.data.facts import facts_of
 from eagleray.data.images import Data, Images, load_data
 from eagleray.data.order import epoch_order, labelled_order
 from eagleray.data.pixels import Stored
-from eagleray.data.splits import held_out
+from eagleray.data.splits import held_out, long_tailed
 
 
 @pytest.fixture(autouse=True)
@@ -691,6 +695,123 @@ def test_a_fraction_of_a_class_without_images_is_refused(tmp_path):
     data.train.labels[data.train.labels == 1] = -1
     with pytest.raises(ConfigError, match=r"labels\.fraction=0\.1: train has 0 images of class 'b'"):
         data.labelled(Labels(fraction=0.1), seed=0)
+
+
+# The counts that papers on long-tailed CIFAR-10 print: 5,000 images of the first class, and imbalance 100.
+LONG_TAILED_CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+
+def test_a_long_tail_has_the_counts_of_the_papers_and_keeps_unlabelled_images():
+    labels = np.random.default_rng(0).permutation(np.repeat([*range(10), -1], [*[5000] * 10, 70]))
+    kept = long_tailed(labels, 100, seed=0, classes=10)
+    assert (np.diff(kept) > 0).all()
+    assert np.bincount(labels[kept][labels[kept] >= 0]).tolist() == LONG_TAILED_CIFAR10
+    assert (labels[kept] < 0).sum() == 70
+    assert set(long_tailed(labels, 150, seed=0, classes=10)) < set(kept), "more imbalance keeps a subset"
+    assert set(long_tailed(labels, 100, seed=1, classes=10)) != set(kept)
+
+
+def test_a_class_of_a_long_tail_keeps_one_image_at_least_and_no_more_than_it_has():
+    labels = np.repeat([0, 1, 2, 3], [3, 20, 50, 5])
+    assert np.bincount(labels[long_tailed(labels, 100, seed=0, classes=5)], minlength=5).tolist() == [3, 15, 5, 1, 0]
+    assert long_tailed(np.zeros(4, np.int64), 10, seed=0, classes=1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_long_tailed_training_set_leaves_validation_and_test_as_they_are():
+    whole, tailed = load("digits"), load("digits", shared={"imbalance": 10})
+    counts = np.bincount(tailed.train.labels).tolist()
+    most = np.bincount(whole.train.labels).max()
+    known = np.bincount(whole.train.labels).tolist()
+    assert counts == [min(own, int(most * 10 ** (-k / 9))) for k, own in enumerate(known)]
+    assert set(tailed.train._rows) < set(whole.train._rows)
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(tailed, part)._rows, getattr(whole, part)._rows)
+    assert "of 1,797 images (data.imbalance), 10 classes" in described(tailed)
+    run = load_run(None, ["data.imbalance=10"])
+    facts = facts_of(run)
+    assert facts is not None
+    np.testing.assert_array_equal(facts.labels, tailed.train.labels)
+
+
+def test_long_tailed_labels_are_rarer_from_class_to_class():
+    data = load("digits")
+    known = data.train.labels
+    chosen = data.labelled(Labels(per_class=40, imbalance=10), seed=3)
+    assert np.bincount(known[chosen]).tolist() == [40, 30, 23, 18, 14, 11, 8, 6, 5, 4]  # 40 * 10^(-k/9), rounded down
+    assert np.bincount(known[data.labelled(Labels(per_class=2, imbalance=100), seed=3)]).tolist() == [2, *[1] * 9]
+    assert set(chosen.tolist()) < set(data.labelled(Labels(per_class=40), seed=3).tolist())
+    tailed = data.labelled(Labels(fraction=0.5, imbalance=4), seed=3)
+    halves = [round(count / 2) for count in np.bincount(known)]
+    assert np.bincount(known[tailed]).tolist() == [int(half * 4 ** (-k / 9) + 1e-9) for k, half in enumerate(halves)]
+
+
+@pytest.mark.parametrize("setting", [{"imbalance": 10}, {"validation_per_class": 2}])
+def test_images_without_labels_have_no_classes_to_take_from(setting, tmp_path):
+    write_noise(tmp_path, {".": 10})
+    ((key, value),) = setting.items()
+    with pytest.raises(ConfigError, match=rf"data\.{key}={value} needs labels, and these images have none; remove it"):
+        load("folder", root=tmp_path, shared=setting)
+
+
+def test_as_many_images_of_each_class_are_held_out_as_asked_for():
+    data = load("digits", shared={"validation_per_class": 4})
+    assert np.bincount(data.validation.labels).tolist() == [4] * 10
+    assert len(data.train) == 1295 + 143 - 40
+    assert not set(data.train._rows) & set(data.validation._rows)
+    fewer = load("digits", shared={"validation_per_class": 3})
+    assert set(fewer.validation._rows) < set(data.validation._rows)
+    assert set(load("digits", seed=1, shared={"validation_per_class": 4}).validation._rows) != set(
+        data.validation._rows
+    )
+    facts = facts_of(load_run(None, ["data.validation_per_class=4"]))
+    assert facts is not None
+    assert (facts.samples, facts.validation_labels) == (len(data.train), 40)
+
+
+def test_a_sources_own_validation_images_are_drawn_from_too(tmp_path):
+    write_noise(tmp_path, {f"{part}/{name}": 8 for part in ("train", "val", "test") for name in "ab"})
+    shared = {"validation_per_class": 3}
+    data = load("folder", root=tmp_path, shared=shared)
+    assert np.bincount(data.validation.labels).tolist() == [3, 3]
+    whole = load("folder", root=tmp_path)
+    assert len(whole.validation) == 16
+    assert set(data.validation._rows) < set(whole.validation._rows)
+    np.testing.assert_array_equal(data.train._rows, whole.train._rows)
+    folder = ["data=folder", f"data.root={tmp_path}"]
+    facts = [facts_of(load_run(None, [*folder, *more])) for more in ([], ["data.validation_per_class=3"])]
+    assert [each.validation_labels for each in facts] == [16, 6]
+    with pytest.raises(
+        ConfigError, match=r"data\.validation_per_class=9: validation has 8 labelled images of class 'a'$"
+    ):
+        load("folder", root=tmp_path, shared={"validation_per_class": 9})
+
+
+def test_a_class_keeps_an_image_to_train_on(tmp_path):
+    write_noise(tmp_path, {"train/a": 9, "train/b": 5, "test/a": 1, "test/b": 1})
+    assert len(load("folder", root=tmp_path, shared={"validation_per_class": 4}).train) == 6
+    said = (
+        r"data\.validation_per_class=5: train has 5 labelled images of class 'b', of which some must be left to train"
+    )
+    with pytest.raises(ConfigError, match=said):
+        load("folder", root=tmp_path, shared={"validation_per_class": 5})
+
+
+def test_all_labels_that_a_file_gives_are_used_and_no_others(tmp_path):
+    write_noise(tmp_path, {"train/pictures": 20, "test/pictures": 2})
+    given = {"train/pictures/002.png": "a", "train/pictures/007.jpg": "b", "train/pictures/011.jpg": "a"}
+    given |= {"test/pictures/000.png": "a", "test/pictures/001.jpg": "b"}
+    (tmp_path / "labels.csv").write_text("".join(f"{name},{label}\n" for name, label in given.items()))
+    data = load("folder", root=tmp_path, labels=str(tmp_path / "labels.csv"), shared={"validation": 0})
+    assert len(data.train) == 20
+    chosen = data.labelled(Labels(per_class=None, fraction=1), seed=5)
+    assert torch.equal(chosen, data.labelled(Labels(fraction=1), seed=0)), "they are given, not drawn"
+    assert data.train.labels[chosen].tolist() == [data.train.labels[i] for i in np.flatnonzero(data.train.labels >= 0)]
+    assert len(chosen) == 3
+    said = (
+        "labels.per_class=40: train has 1 images of class 'b' with a label (17 images have none); ask for no more, or"
+    )
+    with pytest.raises(ConfigError, match=re.escape(f"{said} for all labels: labels.fraction=1")):
+        data.labelled(Labels(), seed=0)
 
 
 def test_labels_are_needed_to_choose_by_them(tmp_path):

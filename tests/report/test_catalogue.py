@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eagleray.config.registry import declared
-from eagleray.report.catalogue import metrics_page, page, read_runs
+from eagleray.config.registry import declared, find
+from eagleray.report.catalogue import metrics_page, page, read_runs, recipes
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,6 +25,11 @@ def test_every_method_names_its_paper_its_settings_and_both_recipes():
         assert "`recipe=small`: " in section
         assert "`recipe=paper`: " in section
         assert "http" in section or method.name == "supervised"  # a baseline has no paper
+
+
+def test_the_papers_updates_stand_with_its_recipe():
+    assert recipes(find("method", "fixmatch"))["recipe=paper"].endswith(", steps 1048576")
+    assert "steps" not in recipes(find("method", "simclr"))["recipe=paper"]
 
 
 def test_numbers_are_the_means_over_the_seeds_of_a_methods_first_point(tmp_path: Path):

@@ -86,6 +86,11 @@ def test_the_stage_that_is_slow_is_named(stage: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
+def test_a_run_of_few_steps_is_profiled_too(tmp_path: Path):
+    assert profiled(tmp_path, "steps=2")["steps_per_epoch"] == 8
+
+
+@pytest.mark.slow
 def test_what_happens_once_in_an_epoch_counts_as_often_as_the_run_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Eight steps of 60 seconds each, 60 seconds of saving every fourth epoch: a share of 1 in 33."""
     slowness = Slowness(monkeypatch.setattr)

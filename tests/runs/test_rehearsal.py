@@ -7,9 +7,10 @@ import pytest
 
 from eagleray.app.plugin import write
 from eagleray.config import Sweep, validated
+from eagleray.contracts.errors import ConfigError
 from eagleray.runs import assemble
-from eagleray.runs.preflight import planned
-from eagleray.runs.rehearsal import rehearse
+from eagleray.runs.preflight import check_sweep, planned
+from eagleray.runs.rehearsal import longest, rehearse
 
 RUN = {"data": {"limit": 64}, "batch_size": 16, "encoder": {"width": 4}}
 
@@ -21,6 +22,18 @@ def test_images_are_opened_once_for_all_runs(monkeypatch: pytest.MonkeyPatch):
     varied = {"method.temperature": [0.1, 0.2], "data.validation": [0.1, 0.2]}
     sweep = validated(Sweep, {"name": "s", "run": RUN, "vary": varied, "seeds": 2})
     assert len(rehearse(sweep, planned(sweep))) == len(opened) == 2
+
+
+def test_a_sweep_of_steps_knows_its_epochs_from_the_images():
+    vary = {"steps": [5, 9]}
+    sweep = validated(Sweep, {"name": "s", "run": RUN, "vary": vary, "scheduler": "asha", "grace": 2})
+    runs = planned(sweep)
+    assert longest(runs) == 3, "an epoch of 64 images has four steps of 16"
+    assert check_sweep(sweep) == runs
+    late = validated(Sweep, {**sweep.model_dump(mode="json"), "grace": 3})
+    for check in (check_sweep, lambda sweep: rehearse(sweep, runs)):
+        with pytest.raises(ConfigError, match=r"grace=3 is longer than a trial: run\.steps=5 end in epoch 2"):
+            check(late)
 
 
 def test_a_method_may_have_lists_of_settings(tmp_path: Path):

@@ -23,7 +23,7 @@ from eagleray.config.settings import settings
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import make_folder, writable
 from eagleray.contracts.report import Report, Stopped
-from eagleray.data.description import described
+from eagleray.data.description import cautioned, described
 from eagleray.loop import train
 from eagleray.report.analysis import Analysis
 from eagleray.report.finding import finding
@@ -73,6 +73,7 @@ def launch_run(
     data = built.data
     if run.threads is not None:
         torch.set_num_threads(run.threads)
+    caution = cautioned(data, run.labels)
     with _directory(place, folder, run.method.title) as directory:
         if (directory / "record.json").exists():
             check_images(Record.open(directory), data)
@@ -83,7 +84,7 @@ def launch_run(
             params=settings(run),
             run=run.file(),
             tags={
-                "data": described(data, built.loader.info.image_size),
+                "data": "; ".join(filter(None, [described(data, built.loader.info.image_size), caution])),
                 "headlines": " ".join(headlines(metrics_of(run))),
             },
             meanings=meanings(run),
@@ -153,7 +154,13 @@ class SenderWatch:
             self.watch.data(read)
 
     def trial(
-        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+        self,
+        label: str,
+        params: Mapping[str, Any],
+        state: str,
+        epoch: int,
+        epochs: int | None,
+        metrics: Mapping[str, float],
     ) -> None:
         """Pass on the state of a trial (see `ray_backend.callbacks.Watch`)."""
         if not self.is_known and (self.directory / "record.json").exists():

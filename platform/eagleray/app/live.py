@@ -33,8 +33,13 @@ class Line:
     params: Mapping[str, Any]
     state: str
     epoch: int
-    epochs: int
+    epochs: int | None  # None: unknown yet
     metrics: Mapping[str, float]
+
+    @property
+    def reached(self) -> str:
+        """The last epoch, of how many."""
+        return f"{self.epoch}/{self.epochs or '?'}"
 
 
 class SweepDisplay:
@@ -80,7 +85,13 @@ class SweepDisplay:
             self._print(f"data: {line}")
 
     def trial(
-        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+        self,
+        label: str,
+        params: Mapping[str, Any],
+        state: str,
+        epoch: int,
+        epochs: int | None,
+        metrics: Mapping[str, float],
     ) -> None:
         """Show the state of a trial (see `ray_backend.callbacks.Watch`)."""
         before = self.lines.get(label)
@@ -116,7 +127,7 @@ class SweepDisplay:
         value = f"{self.metric} {number(line.metrics[self.metric])}" if self.metric in line.metrics else "no number"
         ended = sum(each.state in ENDED for each in self.lines.values())
         left = "".join(f", {each}" for each in self._left())
-        running = f"epoch {line.epoch}/{line.epochs}, {value}" if line.epoch else "started"
+        running = f"epoch {line.reached}, {value}" if line.epoch else "started"
         state = f"{line.state} after epoch {line.epoch}, {value}{left}" if line.state in ENDED else running
         return f"[{ended}/{self.count}] {label} {params}: {state}"
 
@@ -174,7 +185,7 @@ class SweepDisplay:
     def _cells(self, label: str, line: Line, keys: Sequence[str]) -> list[RenderableType]:
         params = [cut(param_text(line.params[key]) if key in line.params else "") for key in keys]
         value = number(line.metrics[self.metric]) if self.metric in line.metrics else ""
-        return [cut(label), *params, cut(f"{line.epoch}/{line.epochs}"), cut(value), state_text(line.state)]
+        return [cut(label), *params, cut(line.reached), cut(value), state_text(line.state)]
 
     def _summary(self, hidden: int, unseen: int) -> str:
         states = Counter(line.state for line in self.lines.values())
@@ -193,6 +204,6 @@ class SweepDisplay:
         lines = list(self.lines.values())
         if self.pace.first is None and not any(line.state == "running" for line in lines):
             return []
-        done = sum(1 if line.state in ENDED else line.epoch / line.epochs for line in lines)
+        done = sum(1 if line.state in ENDED else line.epoch / (line.epochs or float("inf")) for line in lines)
         left = self.pace.left(done / self.count)
         return [f"about {left} of training left"] if left and done < self.count else []

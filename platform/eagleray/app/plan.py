@@ -13,7 +13,15 @@ from eagleray.contracts.machine import cores
 from eagleray.runs.preflight import planned
 
 STARTUP = 20.0  # seconds until Ray and the processes of the first trials are ready
-SAME_COST = ("seed", "epochs", "device", "threads")  # beside numbers such as rates, temperatures and probabilities
+SAME_COST = (
+    "seed",
+    "epochs",
+    "steps",
+    "device",
+    "threads",
+)  # beside numbers such as rates, temperatures and probabilities
+
+SIZES = ("data.imbalance",)  # fractional numbers that decide how many steps an epoch has
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,15 @@ class Cost:
 
     def seconds(self, run: Run) -> float:
         """Return the seconds of a whole run."""
-        evaluations = (run.epochs - 1) // run.evaluate.every
-        saves = run.epochs // run.checkpoints.every_epochs
-        training = run.epochs * self.steps * self.step + saves * self.saving
+        epochs = self.epochs(run)
+        evaluations = (epochs - 1) // run.evaluate.every
+        saves = epochs // run.checkpoints.every_epochs
+        training = (run.steps or epochs * self.steps) * self.step + saves * self.saving
         return self.start + training + evaluations * self.evaluation + self.ending
+
+    def epochs(self, run: Run) -> int:
+        """Return the epochs of a run, the last of which may be short."""
+        return run.epochs or -(-(run.steps or 0) // self.steps)
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,15 @@ def size(sweep: Sweep, runs: Sequence[Run]) -> str:
     count = trial_count(sweep) if sweep.learns else len(runs)
     points = counted(count // sweep.seeds, "point")
     shown = f"{points} x {sweep.seeds} seeds = {count} runs" if sweep.seeds > 1 else counted(count, "run")
-    each = [run.epochs for run in runs]
-    epochs = max(each) * count if sweep.learns else sum(each)
-    return f"{shown}, {'at most ' if sweep.learns or is_upper_bound(sweep) else ''}{counted(epochs, 'epoch')}"
+    units = {"epoch": [run.epochs or 0 for run in runs], "step": [run.steps or 0 for run in runs]}
+    lengths = {unit: max(each) * count if sweep.learns else sum(each) for unit, each in units.items()}
+    words = " and ".join(counted(length, unit) for unit, length in lengths.items() if length)
+    return f"{shown}, {'at most ' if sweep.learns or is_upper_bound(sweep) else ''}{words}"
+
+
+def length(run: Run) -> str:
+    """Return how long a run trains, in words."""
+    return counted(run.steps, "step") if run.steps else counted(run.epochs or 0, "epoch")
 
 
 def is_upper_bound(sweep: Sweep) -> bool:
@@ -101,8 +120,12 @@ def plan(
     slowest = max(cost.start + 2 * cost.ending for cost in costs.values())
     wall = STARTUP + makespan(seconds, at_once) + floors * slowest
     gpu_hours = sum(seconds) / 3600 * sweep.gpus_per_trial * max(run.workers for run in runs)
-    kept = sum(costs[kind(run)].checkpoint * min(run.checkpoints.keep, run.epochs) for run in runs)
-    caches = {json.dumps(run.file()["data"]): costs[kind(run)].images for run in runs}
+    kept = sum(
+        cost.checkpoint * min(run.checkpoints.keep, cost.epochs(run)) for run in runs for cost in [costs[kind(run)]]
+    )
+    caches = {
+        json.dumps([run.data.name, run.data.config.model_dump(mode="json")]): costs[kind(run)].images for run in runs
+    }
     return Plan(
         sweep,
         size(sweep, runs),
@@ -119,7 +142,10 @@ def plan(
 def kind(run: Run) -> str:
     """Return what decides the cost of a run: all settings but seeds, epochs and fractional numbers."""
     table = settings(run).items()
-    return json.dumps({key: value for key, value in table if key not in SAME_COST and not isinstance(value, float)})
+    costs = {
+        key: value for key, value in table if key not in SAME_COST and (key in SIZES or not isinstance(value, float))
+    }
+    return json.dumps(costs)
 
 
 def packing(sweep: Sweep, workers: int, gpus: int) -> int:

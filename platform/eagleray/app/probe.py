@@ -23,6 +23,7 @@ def probe(run: Run) -> Cost:
 
     Of several workers, one is measured.
     """
+    batch_size = run.batch_size
     run = changed(run, {"batch_size": run.batch_size // run.workers, "workers": 1})
     before = torch.get_num_threads()
     torch.set_num_threads(run.threads or before)
@@ -37,7 +38,7 @@ def probe(run: Run) -> Cost:
     return Cost(
         start=start,
         step=step,
-        steps=built.loader.steps_per_epoch,
+        steps=len(built.data.train) // batch_size,
         saving=saving,
         evaluation=evaluation,
         ending=ending,
@@ -51,8 +52,9 @@ def _training(run: Run) -> tuple[float, float, int]:
 
     The first half of the steps warms up.
     """
-    epochs = run.epochs + STEPS
-    longer = {"epochs": epochs, "evaluate.every": epochs, "checkpoints.every_steps": STEPS // 2}
+    kind, length = ("steps", run.steps) if run.steps else ("epochs", run.epochs or 0)
+    most = length + STEPS
+    longer = {kind: most, "evaluate.every": most, "checkpoints.every_steps": STEPS // 2}
     with TemporaryDirectory() as folder:
         directory, times, saved = Path(folder), dict[int, float](), dict[int, Path | None]()
         for report in train(changed(run, longer), directory):

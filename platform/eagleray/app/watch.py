@@ -21,6 +21,7 @@ from eagleray.config.search_points import trial_count
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import address_of
 from eagleray.contracts.report import Progress, Report
+from eagleray.runs.browse import epochs_in_all
 from eagleray.runs.record import PLACES, Record, sound
 from eagleray.storage.mirror import records_at_hand, told
 from eagleray.storage.store import items_at
@@ -101,12 +102,14 @@ def _has_process(record: Record) -> bool:
 
 def _reports(record: Record) -> Iterator[Report]:
     """Yield the epochs of a run as the loop reported them."""
-    epochs, seen = int(record.file()["epochs"]), 0.0
+    file, seen = record.file(), 0.0
     for _ in _looks(record):
         for row in record.metrics():
             if row["epoch"] is not None and row["epoch"] > seen:
                 seen = row["epoch"]
-                progress = Progress(row["step"], round(row["step"] / seen * epochs), int(seen), epochs)
+                epochs = epochs_in_all(record.directory, file) or int(seen)
+                steps = file.get("steps") or round(row["step"] / seen * epochs)
+                progress = Progress(row["step"], steps, int(seen), epochs)
                 metrics = {name: value for name, value in row.items() if name not in PLACES}
                 yield Report(progress, metrics, metrics.pop("images_per_second", 0.0), epoch_ended=True)
 
@@ -142,8 +145,8 @@ class _Child:
         self.metrics: dict[str, float] = {}
 
     @cached_property
-    def epochs(self) -> int:
-        return int(self.record.file()["epochs"])
+    def file(self) -> dict[str, Any]:
+        return self.record.file()
 
     @property
     def floor(self) -> str | None:
@@ -164,7 +167,8 @@ class _Child:
             self.epoch = int(row["epoch"] or self.epoch)
             self.metrics |= row["metrics"]
         params = {key: self.record.params[key] for key in keys if key in self.record.params}
-        display.trial(self.record.name, params, self.record.state, self.epoch, self.epochs, self.metrics)
+        epochs = epochs_in_all(self.record.directory, self.file)
+        display.trial(self.record.name, params, self.record.state, self.epoch, epochs, self.metrics)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -20,9 +20,10 @@ def cosine(start: float, end: float, fraction: float) -> float:
 def warmup_cosine(peak: float, final: float, warmup_epochs: float, progress: Progress) -> float:
     """Rise linearly to `peak`, then fall by a cosine.
 
-    It rises from 0 during the warm-up and ends at `final`.
+    It rises from 0 during the warm-up and ends at `final`. In training shorter than an epoch, the warm-up is that part
+    of it.
     """
-    warmup = min(1.0, warmup_epochs / max(1, progress.epochs))
+    warmup = min(1.0, warmup_epochs / max(1, progress.length))
     if progress.fraction < warmup:
         # The first step is not wasted at rate 0: step 0 of a warm-up of S steps has 1/S of the peak.
         return peak * min(1.0, (progress.step + 1) / (warmup * progress.steps))

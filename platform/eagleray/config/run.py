@@ -51,7 +51,13 @@ class Run(Strict, frozen=True):
     batch_size: Annotated[
         int, IntRange(32, 1024), Field(ge=2, description="images in a step, over all workers together")
     ] = 256
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
+    epochs: Annotated[
+        int | None, Field(ge=1, description="passes over the training images; null if steps are given")
+    ] = 10
+    steps: Annotated[
+        int | None,
+        Field(ge=1, description="updates of the weights in all, for epochs; the last epoch ends with the last of them"),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=10**9, description="of the weights, the order, the views and the splits")] = 0
     image_size: Annotated[
         int | None, Field(ge=4, le=8192, description="side of the views in pixels; null: that of the images")
@@ -75,7 +81,7 @@ class Run(Strict, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, tree: Any) -> Any:
-        """Add defaults from the method: encoder, recipe, labels."""
+        """Add defaults from the method: encoder, recipe, length, labels."""
         tree = {**tree, **_named(tree)}
         # An unknown method is reported together with the other mistakes, when its section is validated.
         method = _known("method", tree["method"]["name"]) or find("method", DEFAULT_METHOD)
@@ -86,6 +92,10 @@ class Run(Strict, frozen=True):
         if isinstance(tree.setdefault("optimizer", {}), Mapping):
             recipe = (recipes.small if small else recipes.paper).model_dump()
             tree["optimizer"] = {**recipe, **_used(tree["optimizer"], recipe)}
+        if not small and recipes.paper_steps and tree.get("epochs") is None and "steps" not in tree:
+            tree["steps"] = recipes.paper_steps
+        if tree.get("steps") is not None:
+            tree = {"epochs": None, **tree}
         if method.needs & LABELS:
             ratio = {"ratio": 1} if "only_labels" in method.needs else {}
             labels = tree.get("labels")
@@ -94,6 +104,10 @@ class Run(Strict, frozen=True):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise wrong(f"steps={self.steps} and epochs={self.epochs} exclude each other; set one to null")
+        if self.epochs is None and self.steps is None:
+            raise wrong("epochs=null leaves nothing to train; set it, or steps")
         needs = self.method.declaration.needs
         if "tokens" in needs and not self.encoder.declaration.values["has_tokens"]:
             raise wrong(
@@ -156,6 +170,21 @@ class Run(Strict, frozen=True):
     def file(self) -> dict[str, Any]:
         """Return the resolved run file, as JSON values."""
         return self.model_dump(mode="json")
+
+
+def epochs_of(file: Mapping[str, Any], samples: int | None) -> int | None:
+    """Return the epochs of a run, of which the last may be short.
+
+    Args:
+        file: of the run (`Run.file`).
+        samples: images that it trains on; None: unknown.
+
+    Returns:
+        None: they follow from its steps and the images, and these are unknown.
+    """
+    if (steps := file.get("steps")) is None:
+        return file["epochs"]
+    return None if samples is None else -(-steps // max(1, samples // file["batch_size"]))
 
 
 def load_run(file: Path | None, overrides: list[str]) -> Run:

@@ -35,6 +35,7 @@ from eagleray.contracts.address import without_password
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.metric import When
 from eagleray.contracts.paths import AbsolutePath, expanded, located, shared
+from eagleray.contracts.ranges import LogUniform
 from eagleray.contracts.visible import visible
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -102,17 +103,35 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     """How every source's images are split, stored, read."""
 
     validation: Annotated[
-        float,
+        float | None,
         Field(
             ge=0,
             le=0.5,
-            description="share of train held out by the run's seed, unless the source has its own validation images",
+            description="share of train held out by the run's seed, unless the source has its own validation images; "
+            "null if validation_per_class is given",
         ),
     ] = 0.1
+    validation_per_class: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="labelled images of each class to validate on, for validation; drawn by the run's seed from "
+            "train, or from the source's own validation images",
+        ),
+    ] = None
     limit: Annotated[
         int | None,
         Field(ge=2, description="train on at most this many images, drawn by the run's seed; null: on all"),
     ] = None
+    imbalance: Annotated[
+        float,
+        LogUniform(1, 200),
+        Field(
+            ge=1,
+            description="of K classes, class k trains on at most imbalance^(-k/(K-1)) times the images of the largest "
+            "one, drawn by the run's seed after validation and limit; 1: on all",
+        ),
+    ] = 1.0
     memory_limit: Annotated[
         ByteSize,
         Field(gt=0, description="a folder that decodes to more (`4 GiB`, or bytes) is read again in every epoch"),
@@ -129,6 +148,23 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         AbsolutePath | None,
         Field(description="folder of decoded images, shared by all runs; null: eagleray in the user's cache folder"),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_default(cls, values: Any) -> Any:
+        is_count = isinstance(values, Mapping) and values.get("validation_per_class") is not None
+        return {"validation": None, **values} if is_count else values
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        share, count = self.validation, self.validation_per_class
+        if share is not None and count is not None:
+            raise wrong(
+                f"data.validation_per_class={count} and data.validation={share:g} exclude each other; set one to null"
+            )
+        if share is None and count is None:
+            raise wrong("data.validation=null says nothing; set it (0: hold out none), or data.validation_per_class")
+        return self
 
 
 class DataChoice(Chosen, frozen=True):
@@ -177,7 +213,10 @@ class Augment(_ViewSettings, frozen=True):
 
 
 class Labels(Strict, frozen=True):
-    """The few labels of a semi-supervised method."""
+    """The few labels of a semi-supervised method.
+
+    Images without a label are never among them: with `fraction=1` they are all that the source gives to train.
+    """
 
     per_class: Annotated[
         int | None,
@@ -186,9 +225,20 @@ class Labels(Strict, frozen=True):
     fraction: Annotated[
         float | None,
         Field(
-            gt=0, le=1, description="share of each class's images that keep their label, at least one; for per_class"
+            gt=0,
+            le=1,
+            description="share of each class's labelled images that keep their label, at least one; 1: all labels that "
+            "train has; for per_class",
         ),
     ] = None
+    imbalance: Annotated[
+        float,
+        LogUniform(1, 200),
+        Field(
+            ge=1,
+            description="of K classes, class k has imbalance^(-k/(K-1)) times as many labels, at least one; 1: as many",
+        ),
+    ] = 1.0
     ratio: Annotated[
         int, Field(ge=1, description="images in a step for each labelled image; 1 if all are labelled")
     ] = 7

@@ -69,5 +69,6 @@ class Recipes(BaseModel, frozen=True, extra="forbid"):
     """A method's two recipes: `recipe=paper` and `recipe=small`."""
 
     paper: Recipe  # as its authors train it; the method's Config holds their settings
+    paper_steps: int | None = None  # updates of the paper's training: the default of `steps` with recipe=paper
     small: Recipe = SMALL  # on some 10,000 images of 32 pixels, for tens of epochs
     small_settings: dict[str, Any] = {}  # Config settings that differ there

@@ -46,7 +46,8 @@ class Progress:
     step: int  # optimizer steps done
     steps: int  # optimizer steps in all
     epoch: int  # epochs completed
-    epochs: int
+    epochs: int  # in all; the last may be short
+    steps_per_epoch: int | None = None  # of a whole epoch; None: all epochs are equally long
 
     @property
     def done(self) -> bool:
@@ -61,7 +62,12 @@ class Progress:
     @property
     def epochs_done(self) -> float:
         """Epochs done, with the part of the current one."""
-        return self.fraction * self.epochs
+        return self.fraction * self.length
+
+    @property
+    def length(self) -> float:
+        """Whole epochs in all, of a short one its part."""
+        return self.steps / self.steps_per_epoch if self.steps_per_epoch else self.epochs
 
 
 @dataclass(frozen=True)

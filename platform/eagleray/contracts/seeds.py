@@ -28,6 +28,7 @@ class Stream(IntEnum):
     VALIDATION = 12
     LIMIT = 13  # which images `data.limit` keeps
     PICK = 14  # which images keep their labels
+    IMBALANCE = 16  # which images `data.imbalance` keeps
     LETTERS = 15  # how the letters of `datasets/letters.py` look
 
 

@@ -5,6 +5,8 @@ It is printed at every start and kept with the run.
 
 import numpy as np
 
+from eagleray.config.sections import Labels
+from eagleray.data.cautions import choosing
 from eagleray.data.images import Data, Images
 
 NAMED = 12  # classes that are listed one by one
@@ -22,7 +24,7 @@ def described(data: Data, view: int | None = None) -> str:
     unused = data.stored - sum(map(len, present.values()))
     sizes = f"stored at {_sides(*data.sides)}, views of {_sides(*2 * [view or data.info.image_size])}"
     facts = [
-        f"{_counted(data.stored, unused)}, {_classes(data, present)}",
+        f"{_counted(data, unused)}, {_classes(data, present)}",
         ", ".join(f"{name} {_part(images)}" for name, images in present.items()),
         f"{sizes} pixels, {'grey' if data.info.channels == 1 else 'RGB'}",
         *(
@@ -35,8 +37,18 @@ def described(data: Data, view: int | None = None) -> str:
     return "; ".join(facts)
 
 
-def _counted(stored: int, unused: int) -> str:
-    return f"{stored - unused:,} of {stored:,} images (data.limit)" if unused else f"{stored:,} images"
+def cautioned(data: Data, labels: Labels | None) -> str:
+    """Return a sentence on what these images do not show of a method that needs labels; empty: there is nothing."""
+    if labels is None or data.validation is None or data.validation.labels is None:
+        return ""
+    held = int((data.validation.labels >= 0).sum())
+    return choosing(len(data.labelled(labels, seed=0)), held, len(data.class_names or ()))
+
+
+def _counted(data: Data, unused: int) -> str:
+    if not unused:
+        return f"{data.stored:,} images"
+    return f"{data.stored - unused:,} of {data.stored:,} images ({', '.join(data.cut)})"
 
 
 def _classes(data: Data, parts: dict[str, Images]) -> str:

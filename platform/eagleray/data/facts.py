@@ -13,7 +13,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.paths import address_of
 from eagleray.data.archive import Labels, Rows, arranged, open_archive, opened, parts_of
 from eagleray.data.cache import digest
-from eagleray.data.splits import split
+from eagleray.data.splits import split, validation_of_each
 from eagleray.storage.mirror import told
 from eagleray.storage.store import items_at
 
@@ -26,6 +26,7 @@ class Facts:
     labels: np.ndarray | None  # int64 [samples], -1: unknown; None: there are no classes
     class_names: tuple[str, ...] | None
     has_validation: bool
+    validation_labels: int  # labelled images among those
     channels: int | None  # None: known only when the files are decoded
 
 
@@ -68,12 +69,17 @@ def facts_of(run: Run) -> Facts | None:
             return None
         raise
     own, known = "validation" in rows, labels["train"]
-    train, held = split(len(rows["train"]), known, settings, run.seed, own_validation=own)
+    names, seed = dataset.class_names(), run.seed
+    train, held = split(len(rows["train"]), known, names, settings, seed, own_validation=own)
+    shown = labels["validation"] if own else None if known is None else known[held]
+    if own and settings.validation_per_class is not None:
+        shown = shown if shown is None else shown[validation_of_each(shown, names, settings, seed, part="validation")]
     return Facts(
         samples=len(train),
         labels=None if known is None else known[train],
-        class_names=dataset.class_names(),
+        class_names=names,
         has_validation=own or len(held) > 0,
+        validation_labels=0 if shown is None else int((shown >= 0).sum()),
         channels=channels,
     )
 

@@ -19,7 +19,9 @@ from eagleray.contracts.ragged import Ragged
 from eagleray.data.archive import Archive, open_archive, opened
 from eagleray.data.cache import digest
 from eagleray.data.pixels import Decoded, Pixels, Stored
-from eagleray.data.splits import few_of_each, split
+from eagleray.data.splits import few_of_each, split, validation_of_each
+
+CUTS = ("limit", "imbalance", "validation_per_class")  # settings of DataSettings that use a part of the images
 
 
 class Images:
@@ -91,7 +93,8 @@ class Data:
     info: DataInfo
     class_names: tuple[str, ...] | None
     skipped: int  # files left out because they could not be read
-    stored: int  # images of the source, more than the parts have under `data.limit`
+    stored: int  # images of the source, more than the parts have under `data.limit` and the like
+    cut: tuple[str, ...]  # the settings that leave some of them out
     sides: tuple[int, int]  # shortest and longest of all stored images, in pixels
     notes: tuple[str, ...]  # of the source, on how it was read
     digest: str  # of all images and labels of the source, whatever part of them the run uses
@@ -143,7 +146,7 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
     archive = open_archive(dataset, settings)
     everything, validation, test = (_part(archive, part) for part in ("train", "validation", "test"))
     assert everything is not None, "an archive has a training set"
-    train, validation = _held_out(everything, validation, settings, seed)
+    train, validation = _held_out(everything, validation, archive.about.class_names, settings, seed)
     if len(train) < 2:
         raise ConfigError(f"{name} leaves {len(train)} image to train on; at least two are needed")
     about = archive.about
@@ -155,6 +158,7 @@ def load_data(name: str, config: BaseModel, settings: DataSettings, seed: int) -
         about.class_names,
         about.skipped,
         stored=sum(map(len, archive.rows.values())),
+        cut=tuple(f"data.{key}" for key in CUTS if getattr(settings, key) != DataSettings.model_fields[key].default),
         sides=about.sides,
         notes=tuple(dataset.notes()),
         digest=_digest(archive),
@@ -175,14 +179,16 @@ def _part(archive: Archive, name: PartName) -> Images | None:
 
 
 def _held_out(
-    train: Images, validation: Images | None, settings: DataSettings, seed: int
+    train: Images, own: Images | None, names: tuple[str, ...] | None, settings: DataSettings, seed: int
 ) -> tuple[Images, Images | None]:
     """Return the training and validation sets.
 
-    A source's own validation set is kept.
+    A source's own validation set is kept, or as many of each class as are asked for.
     """
-    chosen, held = split(len(train), train.labels, settings, seed, own_validation=validation is not None)
-    return train.only(chosen), validation or (train.only(held) if len(held) else None)
+    chosen, held = split(len(train), train.labels, names, settings, seed, own_validation=own is not None)
+    if own is not None and settings.validation_per_class is not None:
+        own = own.only(validation_of_each(own.labels, names, settings, seed, part="validation"))
+    return train.only(chosen), own or (train.only(held) if len(held) else None)
 
 
 def _info(archive: Archive, samples: int) -> DataInfo:

@@ -59,10 +59,10 @@ class BatchLoader:
             self.labelled_set = places.to(device), torch.from_numpy(self.labelled.labels).to(device)
         self.steps_per_epoch = len(data.train) // run.batch_size
 
-    def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield an epoch's batches from step `start` on."""
+    def epoch(self, epoch: int, start: int, stop: int | None = None) -> Iterator[Batch]:
+        """Yield an epoch's batches from step `start` on, to its end or before step `stop`."""
         rank, world = distributed.rank(), distributed.world_size()
-        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:]
+        order = epoch_order(len(self.data.train), self.run.batch_size, self.run.seed, epoch, rank, world)[start:stop]
         first = epoch * self.steps_per_epoch + start
         if not self.views:
             for step, indices in enumerate(order, first):

@@ -16,6 +16,7 @@ from eagleray.contracts.report import Preempted
 from eagleray.ray_backend.failures import failure_of
 from eagleray.ray_backend.trial import place_of, started
 from eagleray.ray_backend.workers import free
+from eagleray.runs.browse import epochs_in_all
 from eagleray.runs.failures import ALIKE, failure_in, keep, kills_for_memory
 from eagleray.runs.record import Record
 from eagleray.storage.copy import of_record
@@ -29,11 +30,18 @@ class Watch(Protocol):
         """Show what was read: a line for each kind of data."""
 
     def trial(
-        self, label: str, params: Mapping[str, Any], state: str, epoch: int, epochs: int, metrics: Mapping[str, float]
+        self,
+        label: str,
+        params: Mapping[str, Any],
+        state: str,
+        epoch: int,
+        epochs: int | None,
+        metrics: Mapping[str, float],
     ) -> None:
         """Show the state of a trial.
 
-        It waits, runs (with its last epoch and metrics), or has ended (as its record says).
+        It waits, runs (with its last epoch and metrics), or has ended (as its record says). `epochs` is None while they
+        are unknown.
         """
 
     def floor(self, name: str, metrics: Sequence[Mapping[str, float]]) -> None:
@@ -179,9 +187,9 @@ class TrialFollower(tune.Callback):
     def notify(self, trial: dict[str, Any], state: str, result: dict[str, Any] | None = None) -> None:
         """Show the state of a configuration's trial."""
         if self.watch:
-            label, epochs = place_of(trial).name, trial["run"]["epochs"]
-            epoch = (result or {}).get("epoch", 0)
-            self.watch.trial(label, trial["varied"], state, epoch, epochs, _metrics(result))
+            epoch, place = (result or {}).get("epoch", 0), place_of(trial)
+            epochs = epochs_in_all(place, trial["run"])
+            self.watch.trial(place.name, trial["varied"], state, epoch, epochs, _metrics(result))
 
 
 def _error_of(trial: Trial) -> BaseException:

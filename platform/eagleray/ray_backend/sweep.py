@@ -38,7 +38,7 @@ from eagleray.runs.failures import reopen_unfinished, told
 from eagleray.runs.hangs import HangWatch
 from eagleray.runs.preflight import planned
 from eagleray.runs.record import Record
-from eagleray.runs.rehearsal import rehearse
+from eagleray.runs.rehearsal import longest, rehearse
 from eagleray.runs.writer import check_images
 from eagleray.storage.mirror import flush
 
@@ -169,7 +169,7 @@ def _tuner(
             metric=f"metrics/{sweep.metric}",
             mode=sweep.mode,
             search_alg=searcher,
-            scheduler=_scheduler(sweep, known, max(run.epochs for run in runs), directory),
+            scheduler=_scheduler(sweep, known, longest(runs), directory),
             num_samples=trial_count(sweep) if searcher else 1,
             max_concurrent_trials=_concurrent(sweep, workers),
             reuse_actors=True,

@@ -126,7 +126,8 @@ def recipes(method: Declaration) -> dict[str, str]:
     Each gives the optimizer and the settings that differ from its defaults.
     """
     both: Recipes = method.values["recipes"]
-    return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper)}
+    steps = f", steps {both.paper_steps}" if both.paper_steps else ""
+    return {"recipe=small": _recipe(both.small), "recipe=paper": _recipe(both.paper) + steps}
 
 
 def read_runs(file: Path) -> dict[str, dict[str, float]]:

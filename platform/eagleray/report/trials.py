@@ -29,7 +29,7 @@ LEADS = {
 }
 # Runs that differ in these measure different things, or had different budgets.
 OTHER_TASK = ("data.", "evaluate.", "image_size")
-OTHER_BUDGET = ("epochs", "labels.per_class")
+OTHER_BUDGET = ("epochs", "steps", "labels.per_class", "labels.fraction", "labels.imbalance")
 DIGEST = "data.digest"  # of the images and labels: if it is on record, it counts
 PLACES = ("data.root", "data.labels")  # and where these lie does not
 CODE = "code"  # the version of the code, where sweeps of several versions are compared

@@ -4,9 +4,12 @@ What is damaged or half written is named, and does not hide the rest.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from eagleray.config.run import epochs_of
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.record import Record, run_directories
 from eagleray.storage.mirror import records_at_hand, run_at_hand
@@ -34,7 +37,11 @@ def browse(root: Path, *, trials: bool = False) -> Found:
     for directory in _candidates(root, trials=trials):
         try:
             record = Record.open(directory)
-            _ = record.status, epochs_done(record)  # damaged as often as the record
+            _ = (
+                record.status,
+                epochs_done(record),
+                epochs_in_all(directory, record.params),
+            )  # damaged as often as the record
             records[directory] = record
         except (ConfigError, OSError) as error:
             damaged[directory] = str(error)
@@ -85,6 +92,23 @@ def epochs_done(record: Record) -> int | None:
     rows, _ = record.read(max(0, size - TAIL))
     epochs = [row["epoch"] for row in rows if row["epoch"] is not None]
     return int(epochs[-1]) if epochs else None
+
+
+def epochs_in_all(directory: Path, settings: Mapping[str, Any]) -> int | None:
+    """Return the epochs that a run is to have, the last of which may be short.
+
+    Args:
+        directory: of the run; it may be missing.
+        settings: of the run, from its file or its record.
+
+    Returns:
+        None: they follow from steps, and its images are not known yet.
+    """
+    if settings.get("steps") is None:
+        return settings.get("epochs")
+    known = (directory / "data.json").exists() and (directory / "record.json").exists()
+    facts = Record.open(directory).data() if known else None
+    return epochs_of(settings, (facts or {}).get("images", {}).get("train"))
 
 
 def directory_of(text: str, runs: str) -> Path | None:

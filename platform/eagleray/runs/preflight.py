@@ -16,12 +16,13 @@ from pathlib import Path
 
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import check_metric, check_protocols, needs
-from eagleray.config.run import changed
+from eagleray.config.run import changed, epochs_of
 from eagleray.config.search_points import as_trial, points
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.machine import cores, may_have_gpu
 from eagleray.contracts.paths import address_of
 from eagleray.contracts.report import Failed
+from eagleray.data.cautions import choosing
 from eagleray.data.facts import Facts, facts_of
 from eagleray.data.splits import few_of_each
 from eagleray.runs.browse import open_run
@@ -81,11 +82,21 @@ def check_sweep(sweep: Sweep, address: str | None = None) -> list[Run]:
             check_others(run)
         if facts := known[key]:
             _check_facts(run, facts)
+            check_grace(sweep, run, facts.samples)
             labels, validation = facts.labels is not None, facts.has_validation
             check_metric(
                 sweep.metric, run, every_epoch=sweep.compares_every_epoch, labels=labels, validation=validation
             )
     return runs
+
+
+def caution_of(run: Run) -> str:
+    """Return a sentence on what the images of a run that needs labels do not show; empty: there is nothing."""
+    facts = facts_of(run) if run.labels and all(path.exists() for _, path in run_paths(run)) else None
+    if run.labels is None or facts is None or facts.labels is None or facts.class_names is None:
+        return ""
+    few = few_of_each(facts.labels, run.labels, run.seed, facts.class_names)
+    return choosing(len(few), facts.validation_labels, len(facts.class_names))
 
 
 def is_for_jobs(address: str | None) -> bool:
@@ -152,14 +163,25 @@ def check_settings(sweep: Sweep, runs: list[Run]) -> None:
         ConfigError: they contradict each other.
     """
     _check_share(sweep)
-    shortest = min(run.epochs for run in runs)
-    if sweep.grace > shortest:
-        raise ConfigError(f"grace={sweep.grace} is longer than a trial: run.epochs={shortest}")
+    for run in sorted(runs, key=lambda run: run.epochs or 0):
+        check_grace(sweep, run)
     if sweep.changes_trials and "optimizer.name" in sweep.vary:
         raise ConfigError(
             f"vary.optimizer.name cannot change during training (scheduler={sweep.scheduler}): "
             "another optimizer has another state"
         )
+
+
+def check_grace(sweep: Sweep, run: Run, samples: int | None = None) -> None:
+    """Check that a sweep waits no longer than a trial lasts, as far as that is known.
+
+    Raises:
+        ConfigError: it does.
+    """
+    epochs = epochs_of(run.file(), samples)
+    if epochs is not None and sweep.grace > epochs:
+        known = f"run.epochs={epochs}" if run.steps is None else f"run.steps={run.steps} end in epoch {epochs}"
+        raise ConfigError(f"grace={sweep.grace} is longer than a trial: {known}")
 
 
 def cluster_at(address: str) -> str:

@@ -119,7 +119,7 @@ class TimedLoader(BatchLoader):
         self.operators: list[dict[str, Any]] = []
         self._views = clock.timed("views", self._views)
 
-    def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int, stop: int | None = None) -> Iterator[Batch]:
         clock, loader = self.clock, super()
         batches = chain.from_iterable(loader.epoch(each, 0) for each in count())
         trace = operators_of(activities=_activities(self.device))
@@ -159,7 +159,10 @@ class Profile:
             directory: of the run.
             options: of the loop.
         """
-        short = changed(self.run, {"evaluate.every": 1, "checkpoints.every_epochs": 1, "epochs": self.run.epochs + 1})
+        # The epoch is not the last one, which is evaluated by other evaluators.
+        run, own = self.run, WARM + self.steps + TRACED
+        longer = {"steps": run.steps + own} if run.steps else {"epochs": (run.epochs or 0) + 1}
+        short = changed(run, {"evaluate.every": 1, "checkpoints.every_epochs": 1, **longer})
         with ExitStack() as hooks:
             build = partial(self._build, hooks)
             for report in train(short, directory, build=build, **options):

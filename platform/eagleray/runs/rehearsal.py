@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 from eagleray.config import Run, Sweep
 from eagleray.config.metrics import check_metric
-from eagleray.config.run import changed
+from eagleray.config.run import changed, epochs_of
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.ranges import probes
-from eagleray.data.description import described
+from eagleray.data.description import cautioned, described
 from eagleray.data.images import Data
 from eagleray.runs.assemble import build_method, fitted, opened_once
-from eagleray.runs.preflight import check_settings
+from eagleray.runs.preflight import check_grace, check_settings
 
 
 def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
@@ -34,7 +34,10 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
     for run in runs:
         images = images_of(run)
         info = fitted(run, images.info)
+        check_grace(sweep, run, info.samples)
         read[described(images, info.image_size)] = None
+        if caution := cautioned(images, run.labels):
+            read[caution] = None
         kind = json.dumps(
             [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
         )
@@ -46,6 +49,12 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
     if sweep.changes_trials:
         _check_changes(sweep, runs[0], images_of(runs[0]))
     return list(read)
+
+
+def longest(runs: list[Run]) -> int:
+    """Return the epochs of the longest run."""
+    images_of = opened_once()
+    return max(run.epochs or epochs_of(run.file(), images_of(run).info.samples) or 1 for run in runs)
 
 
 def _check_changes(sweep: Sweep, run: Run, data: Data) -> None:

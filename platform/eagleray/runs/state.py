@@ -78,14 +78,21 @@ class TrainingState:
     @property
     def progress(self) -> Progress:
         """Steps and epochs, done and in total."""
-        step, epochs = self.counters.step, self.run.epochs
-        return Progress(step, self.steps_per_epoch * epochs, step // self.steps_per_epoch, epochs)
+        step, each = self.counters.step, self.steps_per_epoch
+        steps = self.run.steps or each * (self.run.epochs or 0)
+        epochs = -(-steps // each)
+        return Progress(step, steps, epochs if step >= steps else step // each, epochs, each)
 
     @property
-    def place(self) -> tuple[int, int]:
-        """The epoch that is under way, and its steps that are done: all of them, if it is to be evaluated."""
-        epoch, start = divmod(self.counters.step, self.steps_per_epoch)
-        return (epoch - 1, self.steps_per_epoch) if self.is_to_be_evaluated else (epoch, start)
+    def place(self) -> tuple[int, int, int]:
+        """The epoch that is under way, its steps that are done, and all its steps.
+
+        If it is to be evaluated, all are done.
+        """
+        progress = self.progress
+        epoch = progress.epoch - self.is_to_be_evaluated
+        first = epoch * self.steps_per_epoch
+        return epoch, progress.step - first, min(self.steps_per_epoch, progress.steps - first)
 
     @property
     def is_done(self) -> bool:
@@ -95,7 +102,7 @@ class TrainingState:
     @property
     def is_between_epochs(self) -> bool:
         """Whether the last step ended an epoch."""
-        return self.counters.step % self.steps_per_epoch == 0
+        return self.counters.step % self.steps_per_epoch == 0 or self.progress.done
 
     @property
     def is_at_report(self) -> bool:

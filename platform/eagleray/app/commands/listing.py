@@ -8,7 +8,7 @@ import typer
 
 from eagleray.app.commands.plugin import check_file
 from eagleray.app.line import app, console, only_settings, say
-from eagleray.app.plan import counted, size
+from eagleray.app.plan import counted, length, size
 from eagleray.app.ready import check_run, check_sweep
 from eagleray.config import Run, load_run, load_sweep
 from eagleray.config.metrics import measuring
@@ -18,6 +18,7 @@ from eagleray.config.plugin_files import PluginFile
 from eagleray.config.registry import WORDS, Kind, declared, find, found_here
 from eagleray.config.sweep_file import is_sweep
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.preflight import caution_of
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all its settings")]
 
@@ -95,9 +96,17 @@ def check(
         with placed(file, overrides):
             check_run(run, full=full)
         runs, what = [run], f"{run.method.name} with {run.encoder.name} on {run.data.name}"
-        say(f"{file} is a valid run: {what}, {counted(run.epochs, 'epoch')}")
+        say(f"{file} is a valid run: {what}, {length(run)}")
     for names in dict.fromkeys(map(_measuring, runs)):
         say(f"measured by {names}")
+    for caution in _cautions(runs):
+        say(caution)
+
+
+def _cautions(runs: list[Run]) -> list[str]:
+    """Return what the images of runs that need labels do not show."""
+    kinds = {json.dumps([run.file()["data"], run.labels.model_dump(mode="json")]): run for run in runs if run.labels}
+    return list(dict.fromkeys(filter(None, map(caution_of, kinds.values()))))
 
 
 def _measuring(run: Run) -> str:

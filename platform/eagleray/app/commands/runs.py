@@ -11,7 +11,7 @@ from eagleray.app.plan import size_of
 from eagleray.config import load_run
 from eagleray.config.metrics import headlines, meaning_of, ordered, shipped
 from eagleray.contracts.errors import ConfigError
-from eagleray.runs.browse import browse, directory_of, epochs_done
+from eagleray.runs.browse import browse, directory_of, epochs_done, epochs_in_all
 from eagleray.runs.record import CHANGES, Record
 from eagleray.storage.mirror import records_at_hand, run_at_hand
 
@@ -126,7 +126,8 @@ def best(
     say(f"{chosen}\n{' '.join(filter(None, [winner.name, values]))}: {analysis.metric} {winner.measured}\n")
     say(f"all about it:     eagleray runs show {chosen}")
     say(f"on the test set:  eagleray evaluate {chosen}")
-    say(f"train it longer:  eagleray train {chosen}/run.yaml epochs=200")
+    longer = f"steps={2 * steps}" if (steps := Record.open(Path(chosen)).file().get("steps")) else "epochs=200"
+    say(f"train it longer:  eagleray train {chosen}/run.yaml {longer}")
     say(f'in Python:        eagleray.load_encoder("{chosen}")')
 
 
@@ -153,7 +154,7 @@ def _epochs(record: Record) -> str:
     if record.kind == "sweep":
         trials = [child for child in browse(record.directory, trials=True).records if child.kind == "trial"]
         return f"{sum(child.has_ended for child in trials)}/{len(trials)} trials"
-    return f"{epochs_done(record) or 0}/{record.params.get('epochs', '?')}"
+    return f"{epochs_done(record) or 0}/{epochs_in_all(record.directory, record.params) or '?'}"
 
 
 def _state_of(record: Record) -> str:
