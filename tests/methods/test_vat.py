@@ -1,6 +1,7 @@
 """VAT against its formulas, and whether the direction it finds is the one that matters."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_a_bf16_autocast_does_not_blur_the_direction(monkeypatch: pytest.MonkeyP
     batch.labelled.views[0] = batch.labelled.views[0].float()
     found: list[Tensor] = []
 
-    def kept(*arguments: Tensor) -> Tensor:
+    def kept(*arguments: Any) -> Tensor:
         found.append(direction(*arguments))
         return found[-1]
 
