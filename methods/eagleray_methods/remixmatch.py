@@ -2,15 +2,15 @@
 
 Berthelot et al. 2020, https://arxiv.org/abs/1911.09785
 A guess is multiplied by the ratio of the labelled images' class frequencies to those predicted in the last 128 batches,
-then sharpened; it labels the weak view, from which it comes, and all strong views. Labelled images are seen in a strong
-view. A pass that leaves running statistics alone predicts the weak view, the first strong view and the same rotated,
+then sharpened; it labels the weak view, from which it comes, and all strong views. Labelled images have a strong view.
+One pass, which leaves running statistics alone, predicts the weak view, the first strong view and the same rotated,
 normalised together. The mixed images are predicted one part at a time, interleaved as in MixMatch. The paper has as
 many labelled as unlabelled images in a step, `labels.ratio=1`.
-Differs from the paper: strong views are RandAugment at a fixed magnitude and cutout, not CTAugment. Where a step has
-fewer labelled images, each is repeated until there are as many. The optimizer is the one that all semi-supervised
-methods are compared with (SGD, rate falling by a cosine; the paper's is Adam at a constant rate). The ramp is a share
-of the training, by default the 16,384 of 2^20 steps of the authors' code. Under the small recipe it is 0.4, and there
-are two strong views.
+Differs from the paper: class frequencies are counted in all labelled images at once. Strong views are RandAugment at a
+fixed magnitude and cutout, not CTAugment. Where a step has fewer labelled images, each is repeated until there are as
+many. The optimizer is the one that all semi-supervised methods are compared with (SGD, rate falling by a cosine; the
+paper's is Adam at a constant rate). The ramp is a share of the training, by default the 16,384 of 2^20 steps of the
+authors' code. Under the small recipe it is 0.4, and there are two strong views.
 """
 
 from typing import Annotated, ClassVar

@@ -1,8 +1,8 @@
 """UDA: the strong view is predicted as the weak view, where that prediction is confident, and sharpened.
 
 Unsupervised data augmentation. Xie, Dai, Hovy, Luong, Le 2020, https://arxiv.org/abs/1904.12848
-The defaults are those of CIFAR-10, without training-signal annealing; one pass normalises labelled, weak and strong
-images together, as in the authors' code.
+The defaults are those of the authors' last runs on CIFAR-10, which anneal nothing. As in their code, one pass
+normalises labelled, weak and strong images together.
 Differs from the paper: the learning rate falls by half a cosine to 0.195 of its peak, as it does for all
 semi-supervised methods, and not to 0.004 after a warm-up. RandAugment applies two of torchvision's fourteen operations
 at a fixed magnitude. Under the small recipe a confidence of 0.6 is enough, and the averaged model is faster.
@@ -105,7 +105,7 @@ class UDA(Method):
 
 
 def annealed(schedule: Annealing, fraction: float, classes: int) -> float:
-    """Return the largest probability of its class at which a labelled image counts (1904.12848, section 2.3's TSA).
+    """Return the largest probability of its class at which a labelled image counts (TSA in 1904.12848).
 
     a + (1 - a) / K, where a is t, exp(5 (t - 1)) or 1 - exp(-5 t) and t the share of the training that is done.
     """

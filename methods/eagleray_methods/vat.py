@@ -41,9 +41,9 @@ class VAT(Method):
         epsilon: Annotated[
             float, LogUniform(0.5, 20), Field(ge=0, description="length of the change of an image, as it is normalised")
         ] = 8.0
-        entropy: Annotated[float, Uniform(0, 1), Field(ge=0, description="weight of the entropy among both terms")] = (
-            1.0
-        )
+        entropy: Annotated[
+            float, Uniform(0, 1), Field(ge=0, description="weight of the entropy beside the divergence")
+        ] = 1.0
         weight: Annotated[float, LogUniform(0.1, 10), Field(ge=0, description="of the unlabelled loss")] = 1.0
 
     config: Config
@@ -91,7 +91,7 @@ def adversarial_direction(predict: Callable[[Tensor], Tensor], images: Tensor, c
     """Find the direction in which each image's prediction changes most.
 
     One step of the power method: the gradient of KL(p(x) || p(x + xi d)) with respect to d, at length 1 (1704.03976,
-    equations 10 to 12). It is finite differences' way to multiply d by the divergence's second derivative.
+    section 3.3). It is finite differences' way to multiply d by the divergence's second derivative.
 
     Args:
         predict: images -> logits.
