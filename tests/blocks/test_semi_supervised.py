@@ -69,6 +69,14 @@ def test_shares_are_at_least_a_half_and_have_the_betas_mean():
     assert torch.equal(shares, again)
 
 
+def test_rows_are_repeated_about_equally_often_and_by_workers_alike():
+    rows = torch.arange(6)
+    whole = pieces.repeated(rows, 16)
+    assert whole.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
+    assert torch.cat([pieces.repeated(own, 8) for own in rows.chunk(2)]).tolist() == whole.tolist()
+    assert pieces.repeated(rows, 6).tolist() == rows.tolist()
+
+
 def parts() -> list[torch.Tensor]:
     return [torch.arange(8.0).view(8, 1) + 10 * place for place in range(3)]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eagleray.blocks.distributed import all_reduce_mean, rank
+from eagleray.blocks.distributed import all_reduce_mean, gather, own_rows, rank
+from eagleray.blocks.frozen import frozen_statistics
 from eagleray.blocks.losses import precise
 from eagleray.blocks.networks import copy_buffers, ema_update
 from eagleray.contracts.seeds import numpy_generator
@@ -131,6 +132,44 @@ def interleaved(parts: list[Tensor]) -> list[Tensor]:
         (torch.where(owner == place, part, 0) for place, part in enumerate(parts)), torch.zeros_like(parts[0])
     )
     return swapped
+
+
+def interleaved_logits(network: nn.Module, parts: list[Tensor]) -> list[Tensor]:
+    """Predict P parts, one pass each, of which only the first updates running statistics.
+
+    It has a share of all parts, which are interleaved for it, and back again.
+
+    Args:
+        network: images -> logits.
+        parts: P tensors of one shape [N, C, H, W].
+    """
+    first, *others = interleaved(parts)
+    logits = [precise(network(first))]
+    with frozen_statistics(network):
+        logits += [precise(network(part)) for part in others]
+    return interleaved(logits)
+
+
+def mixed_with_all(parts: list[Tensor], order: Tensor, share: Tensor) -> list[Tensor]:
+    """Mix the rows of P parts with a shuffle of the rows of all parts and workers (1905.02249, algorithm 1).
+
+    Args:
+        parts: P tensors of one shape [N, ...].
+        order: of all workers' rows, int64 [workers * N * P], the same on all.
+        share: of each row itself, the rest is its partner's, [workers * N * P].
+    """
+    rows = torch.stack(parts, 1).flatten(0, 1)  # image by image: a worker's rows are neighbours for any P
+    partners = gather(rows)[own_rows(order).to(rows.device)]
+    return list(mixed(rows, partners, own_rows(share)).unflatten(0, (-1, len(parts))).unbind(1))
+
+
+def repeated(rows: Tensor, count: int) -> Tensor:
+    """Repeat rows until there are `count`, [M, ...] -> [count, ...].
+
+    Copies are neighbours, so that every number of workers repeats the same rows. Where M does not divide `count`, some
+    rows have one copy more.
+    """
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 
 def mean_prediction(logits: Tensor) -> Tensor:
