@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eagleray.blocks import distributed
 from eagleray.config import Run, load_run
+from eagleray.config.registry import declared, find
 from eagleray.data.images import load_data
 from eagleray.data.loader import BatchLoader
 from eagleray.loop import train
@@ -23,12 +24,14 @@ pytestmark = pytest.mark.slow  # starts up to four processes
 # A step has twelve images, which two, three and four workers can share; three steps are an epoch.
 SHARED = ["batch_size=12", "epochs=1", "precision=fp32", "device=cpu", "evaluate.linear.when=never", "evaluate.knn.k=5"]
 VIT = ["encoder=vit_tiny", "encoder.depth=1", "encoder.dim=32"]
+FEW = ["labels.fraction=0.13", "labels.ratio=1", "encoder.width=8"]
 RUNS = {
     "byol": ["encoder=test_efficientnet"],  # two views, a teacher, batch norms, also those of timm with an activation
     "ibot": [*VIT, "method.prototypes=16"],  # multi-crop, masks
     "mae": [*VIT, "method.decoder_dim=32", "method.decoder_depth=1"],  # other masks
-    "fixmatch": ["labels.fraction=0.13", "labels.ratio=1"],  # RandAugment, and labelled images with views of their own
     "simclr": ["encoder.width=8", "image_size=16"],  # on photos of several shapes
+    # RandAugment, and labelled images with views of their own; mixtures, banks, graphs, directions
+    **{name: FEW for name in declared("method") if "labels" in find("method", name).needs and name != "distillation"},
 }
 # How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
 # otherwise. Other views would differ by about 1, and change weights by 1e-3.

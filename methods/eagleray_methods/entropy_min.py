@@ -24,7 +24,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import LogUniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SEMI_SUPERVISED, SEMI_SUPERVISED_SMALL, SEMI_SUPERVISED_STEPS, Recipes
 
 
 class EntropyMin(Method):
@@ -44,8 +44,9 @@ class EntropyMin(Method):
         ),
     }
     recipes = Recipes(
-        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
-        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
+        paper=SEMI_SUPERVISED,
+        paper_steps=SEMI_SUPERVISED_STEPS,
+        small=SEMI_SUPERVISED_SMALL,
     )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):

@@ -29,7 +29,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SEMI_SUPERVISED, SEMI_SUPERVISED_SMALL, SEMI_SUPERVISED_STEPS, Recipes
 
 BLOCK = 2**22  # similarities computed at a time: 16 MB, or 32 in float64
 TOLERANCE = 1e-6  # residual, relative to the labels, at which conjugate gradients end
@@ -57,8 +57,9 @@ class LabelPropagation(Method):
         "kept": Metric("share of images whose prediction is their pseudo-label, of those that have one"),
     }
     recipes = Recipes(
-        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
-        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
+        paper=SEMI_SUPERVISED,
+        paper_steps=SEMI_SUPERVISED_STEPS,
+        small=SEMI_SUPERVISED_SMALL,
         small_settings={"labels_only": 0.2},
     )
 

@@ -41,7 +41,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SEMI_SUPERVISED, SEMI_SUPERVISED_SMALL, SEMI_SUPERVISED_STEPS, Recipes
 
 BATCHES = 128  # whose mean prediction is the model's class frequencies
 STRONG = View(flip=0.5, shift=0.125, randaugment=(2, 10), cutout=0.5)
@@ -86,8 +86,9 @@ class ReMixMatch(Method):
         "rotation": Metric("share of unlabelled images whose rotation is recognised"),
     }
     recipes = Recipes(
-        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
-        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
+        paper=SEMI_SUPERVISED,
+        paper_steps=SEMI_SUPERVISED_STEPS,
+        small=SEMI_SUPERVISED_SMALL,
         small_settings={"strong_views": 2, "momentum": 0.97, "ramp": 0.4},
     )
 

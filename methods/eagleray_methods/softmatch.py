@@ -27,7 +27,7 @@ from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SEMI_SUPERVISED, SEMI_SUPERVISED_SMALL, SEMI_SUPERVISED_STEPS, Recipes
 
 
 class SoftMatch(Method):
@@ -56,8 +56,9 @@ class SoftMatch(Method):
         "confidence": Metric("moving mean of the confidence, at which weights begin to fall"),
     }
     recipes = Recipes(
-        paper=Recipe(name="sgd", lr=0.03, nesterov=True, lr_scaling="none", weight_decay=5e-4, final_lr=0.195),
-        small=Recipe(lr=2e-3, lr_scaling="sqrt", weight_decay=1e-3, warmup_epochs=0.5),
+        paper=SEMI_SUPERVISED,
+        paper_steps=SEMI_SUPERVISED_STEPS,
+        small=SEMI_SUPERVISED_SMALL,
         small_settings={"confidence_momentum": 0.97, "momentum": 0.97},
     )
 

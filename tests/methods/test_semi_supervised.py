@@ -17,7 +17,8 @@ from eagleray.data.images import Data
 from eagleray.loop import train
 from eagleray.runs.assemble import images_of
 from eagleray.runs.checkpoint import load_checkpoint, newest_checkpoint
-from method_cases import METHODS, batch_of, own, settings, small
+from eagleray.runs.method_checks import built
+from method_cases import INFO, METHODS, batch_of, finished_run, own, settings, small
 
 FAMILY = [name for name in METHODS if "labels" in find("method", name).needs and name != "distillation"]
 LATE = Progress(step=8, steps=10, epoch=8, epochs=10)  # past every ramp
@@ -40,6 +41,27 @@ def gradients(method: Method) -> Mapping[str, Tensor]:
     method.zero_grad()
     method(batch_of(method), LATE).loss.backward()
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(scope="module")
+def run_without_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("runs") / "trained", INFO, "method=simclr", "encoder.width=8", "seed=7")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_one_starts_from_the_network_of_a_run_without_labels(name: str, run_without_labels: Path):
+    own_settings = [each for each in settings(name) if not each.startswith("encoder.")]
+    method = built(load_run(None, [*own_settings, "encoder=pretrained", f"encoder.run={run_without_labels}"]))
+    checkpoint = newest_checkpoint(run_without_labels)
+    assert checkpoint is not None
+    trained_before = load_checkpoint(checkpoint, torch.device("cpu"))["method"]
+    weight = next(value for key, value in trained_before.items() if key.startswith("encoder.") and value.dim() == 4)
+    assert any(torch.equal(p.float(), weight) for p in method.encoder.parameters() if p.shape == weight.shape)
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    # The averaged network, where there is one, starts there too.
+    torch.testing.assert_close(method.eval().encode(images), method.encoder(images))
+    moved = gradients(method.train())
+    assert any(key.startswith("encoder.") for key in moved)
 
 
 @pytest.mark.parametrize("name", FAMILY)
