@@ -12,7 +12,6 @@ of steps: the teacher moves faster, and the centres faster still, since all imag
 behind the teacher. The teacher stays sharp.
 """
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from eagleray.augment import View, byol_views, multi_crop
 from eagleray.blocks.distributed import rank, world_size
 from eagleray.blocks.losses import cross_view_loss
+from eagleray.blocks.masking import block_masks
 from eagleray.blocks.networks import Centre, PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
 from eagleray.blocks.schedules import cosine, ramp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
@@ -222,45 +222,3 @@ def masked_loss(targets: Tensor, logits: Tensor, share: Tensor, temperature: flo
     """
     with torch.autocast(logits.device.type, enabled=False):
         return -((targets * (logits / temperature).log_softmax(-1)).sum(-1) * share).sum()
-
-
-def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
-    """Hide random rectangles of a grid.
-
-    They are added until enough places are hidden, or ten in a row do not fit. Areas are between (grid / 3)² and the
-    number of places still to hide, aspect ratios between 0.3 and 1 / 0.3 (BEiT, 2106.08254, algorithm 1).
-
-    Args:
-        wanted: largest number of places to hide, [M].
-        grid: places along a side.
-        numbers: random from 0 to 1, [rectangles tried, 4, M].
-
-    Returns:
-        [M, grid * grid] bool, row by row.
-    """
-    mask = torch.zeros(len(wanted), grid, grid, dtype=torch.bool)
-    failed = torch.zeros(len(wanted))
-    for area, aspect, top, left in numbers:
-        missing = wanted - mask.sum((1, 2))
-        active = (missing > 0) & (failed < 10)
-        if not active.any():
-            break
-        area = (grid // 3) ** 2 + area * (missing - (grid // 3) ** 2)
-        aspect = ((2 * aspect - 1) * math.log(1 / 0.3)).exp()
-        rows, columns = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-        block = _within(top, rows, grid)[:, :, None] & _within(left, columns, grid)[:, None, :]
-        new = (block & ~mask).sum((1, 2))
-        fits = active & (rows < grid) & (columns < grid) & (new > 0) & (new <= missing)
-        mask |= block & fits[:, None, None]
-        failed = torch.where(fits, 0, failed + 1)
-    return mask.flatten(1)
-
-
-def _within(position: Tensor, length: Tensor, grid: int) -> Tensor:
-    """Return which places an interval covers, [M, grid].
-
-    Places are those of a side; the interval's position is 0 at the start, 1 at the end.
-    """
-    start = (position * (grid - length + 1)).floor()[:, None]
-    places = torch.arange(grid)
-    return (places >= start) & (places < start + length[:, None])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
+from eagleray.blocks.masking import patchify, take, unpatchify
 from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -160,30 +161,3 @@ def draw_weights(method: nn.Module) -> None:
     for name, parameter in method.named_parameters():
         if name.endswith(("cls_token", "reg_token", "mask_token")):
             nn.init.normal_(parameter, std=0.02)
-
-
-def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """Return the tokens at given places of each sample.
-
-    [N, L, D], [N, K] -> [N, K, D].
-    """
-    return tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
-def patchify(images: Tensor, size: int) -> Tensor:
-    """Cut images into patches, row by row.
-
-    [N, C, S, S] -> [N, (S/size)^2, size*size*C], channels last in each patch.
-    """
-    count, channels, side, _ = images.shape
-    grid = side // size
-    cut = images.reshape(count, channels, grid, size, grid, size)
-    return cut.permute(0, 2, 4, 3, 5, 1).reshape(count, grid * grid, size * size * channels)
-
-
-def unpatchify(patches: Tensor, size: int) -> Tensor:
-    """Put patches together again, the inverse of `patchify`."""
-    count, cut, pixels = patches.shape
-    grid, channels = math.isqrt(cut), pixels // size**2
-    placed = patches.reshape(count, grid, grid, size, size, channels)
-    return placed.permute(0, 5, 1, 3, 2, 4).reshape(count, channels, grid * size, grid * size)

@@ -25,6 +25,7 @@ from eagleray.blocks.distributed import own_rows
 from eagleray.blocks.frozen import frozen_statistics
 from eagleray.blocks.losses import precise
 from eagleray.blocks.networks import frozen_copy
+from eagleray.blocks.rotations import rotated
 from eagleray.blocks.semi_supervised import (
     beta_shares,
     cross_entropy_with,
@@ -173,9 +174,3 @@ def aligned(probabilities: Tensor, wanted: Tensor, predicted: Tensor) -> Tensor:
     """
     weighted = probabilities * ((wanted + 1e-6) / (predicted + 1e-6))
     return weighted / weighted.sum(1, keepdim=True)
-
-
-def rotated(images: Tensor, turns: Tensor) -> Tensor:
-    """Rotate each image by its own number of right angles, [N, C, S, S]."""
-    all_turns = torch.stack([torch.rot90(images, turn, (2, 3)) for turn in range(4)])
-    return all_turns[turns, torch.arange(len(images), device=images.device)]

@@ -12,10 +12,11 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
+from eagleray.blocks.rotations import four_rotations
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -64,11 +65,3 @@ class RotNet(Method):
         # The four parts are the same images under four rotations, like two views under two crops.
         embeddings = list(features.detach().chunk(4))
         return StepResult(F.cross_entropy(logits, targets), embeddings, {"rotation": recognised})
-
-
-def four_rotations(images: Tensor) -> Tensor:
-    """Rotate every image by 0, 90, 180, 270 degrees.
-
-    [N, C, S, S] -> [4N, C, S, S], without interpolation.
-    """
-    return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])

@@ -6,10 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.blocks import distributed
+from eagleray.blocks.kmeans import kmeans, nearest, split_empty
 from eagleray.contracts.batch import Batch, EpochView, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.processes import two_processes
-from eagleray_methods.deepcluster import DeepCluster, evening, kmeans, nearest, split_empty, whiten
+from eagleray_methods.deepcluster import DeepCluster, evening, whiten
 from method_cases import INFO, NOW, small
 
 SMALL = ["method.clusters=5", "method.components=4"]

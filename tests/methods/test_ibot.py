@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from eagleray.blocks.masking import block_masks
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray_methods import ibot
-from eagleray_methods.ibot import IBOT, TRIED, block_masks, masked_loss
+from eagleray_methods.ibot import IBOT, TRIED, masked_loss
 from method_cases import NOW, batch_of, small
 
 SMALL = [

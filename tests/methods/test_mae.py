@@ -9,6 +9,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from eagleray.augment import View
+from eagleray.blocks.masking import patchify
 from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo
@@ -16,7 +17,6 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.recipe import Recipe
 from eagleray.runs.assemble import build_method
-from eagleray_methods.mae import patchify
 from method_cases import INFO, NOW, batch_of, small
 
 # --- the authors' network: models_mae.py of facebookresearch/mae, told step by step ------------------------

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.blocks.rotations import rotated
 from eagleray.blocks.semi_supervised import beta_shares
 from eagleray.contracts.batch import EpochView, Progress
 from eagleray.contracts.method import Method
-from eagleray_methods.remixmatch import aligned, rotated
+from eagleray_methods.remixmatch import aligned
 from method_cases import batch_of, small
 
 SMALL = ["method.strong_views=2"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eagleray.augment import View
+from eagleray.blocks.rotations import four_rotations
 from eagleray.config import load_run
-from eagleray_methods.rotnet import four_rotations
 from method_cases import NOW, batch_of, small
 
 
