@@ -61,7 +61,9 @@ def test_the_step_is_the_authors_loss(size: int, channels: int, settings: list[s
     expected, loss = authors_loss(method, images), method(Batch([images], torch.arange(5)), NOW).loss
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
     parameters = [p for p in method.parameters() if p.requires_grad]
-    for found, wanted in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)):  # noqa: B905
+    for found, wanted in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
 
 
