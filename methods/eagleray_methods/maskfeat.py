@@ -99,7 +99,7 @@ class MaskFeat(Method):
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Compute the mean squared error of hidden patches' histograms.
 
-    See section 3.1; it is averaged over patches and bins, as by the authors.
+    It is averaged over patches and bins, as by the authors.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         return (precise(predicted) - target).square().mean()

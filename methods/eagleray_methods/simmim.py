@@ -113,7 +113,7 @@ def patches_of(squares: Tensor, grid: int, unit: int) -> Tensor:
 
 
 def absolute_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean absolute error of hidden pixels (equation 1).
+    """Compute the mean absolute error of hidden pixels (section 3.4).
 
     loss = ‖predicted - target‖_1 / numbers, with as many numbers as hidden pixels times channels.
     """
