@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def normalised(vector: list[float]) -> list[float]:
 
 def slow_targets(method: Data2Vec, images: Tensor) -> list[list[list[float]]]:
     """What the teacher's last blocks give to each patch of the whole image, before its last norm."""
-    vit, kept = method.teacher.vit, []
+    vit: Any = method.teacher.vit
+    kept = []
     x = torch.cat([vit.cls_token.expand(len(images), -1, -1), vit.patch_embed(images)], 1) + vit.pos_embed
     for block in vit.blocks:
         x = block(x)
@@ -96,10 +98,11 @@ def test_each_block_counts_the_same_whatever_its_size():
 
 def test_equal_targets_have_no_spread():
     method = made()
-    for block in method.teacher.vit.blocks:
+    vit: Any = method.teacher.vit
+    for block in vit.blocks:
         for p in block.parameters():
             p.data.zero_()
-    method.teacher.vit.pos_embed.data.zero_()
+    vit.pos_embed.data.zero_()
     batch = batch_of(method)
     equal = Batch([torch.ones_like(batch.views[0])], batch.indices)
     assert method(equal, NOW).metrics["target_std"] < 1e-6

@@ -1,6 +1,7 @@
 """SimMIM against its authors' loss pixel by pixel, its squares, its picture, and what cannot work."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def made(info: DataInfo = INFO, *more: str) -> SimMIM:
 
 def authors_loss(method: SimMIM, images: Tensor) -> Tensor:
     """models/simmim.py of microsoft/SimMIM: x * (1 - w) + token * w, pixel shuffle, |x - x_rec| * mask, division."""
-    vit, size, grid, unit = method.encoder.vit, method.encoder.patch_size, method.encoder.grid, method.unit
+    vit: Any = method.encoder.vit
+    size, grid, unit = method.encoder.patch_size, method.encoder.grid, method.unit
     squares = grid // unit
     noise = torch.rand(len(images), squares**2, generator=method.rng(NOW.step))
     count = int(np.ceil(squares**2 * method.config.mask_ratio))
