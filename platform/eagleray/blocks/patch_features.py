@@ -64,9 +64,23 @@ def image_patches(images: Tensor, side: int) -> Tensor:
 
     Each loses its mean and is divided by its contrast. [N, C, H, W] of 0 to 255 -> [N, positions, D]
     """
-    patches = F.unfold(images, side).transpose(1, 2)
-    variance, mean = torch.var_mean(patches, 2, keepdim=True)
+    return normalise_contrast(F.unfold(images, side).transpose(1, 2))
+
+
+def normalise_contrast(patches: Tensor) -> Tensor:
+    """Subtract each patch's mean and divide it by its contrast.
+
+    [..., D] of 0 to 255 -> the same shape.
+    """
+    variance, mean = torch.var_mean(patches, -1, keepdim=True)
     return (patches - mean) / (variance + CONTRAST).sqrt()
+
+
+def whiten(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D] and the whitening matrix [D, D] (ZCA) of patches [P, D]."""
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T.cov())
+    return mean, vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
 
 
 def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeatures:
@@ -81,9 +95,7 @@ def fit_patch_features(patches: Tensor, side: int, *, seed: int) -> PatchFeature
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    mean = patches.mean(0)
-    values, vectors = torch.linalg.eigh((patches - mean).T.cov())
-    whitening = vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
+    mean, whitening = whiten(patches)
     count = min(CENTROIDS, max(1, len(patches) // PATCHES_EACH))
     kmeans = MiniBatchKMeans(count, init="random", batch_size=10_000, compute_labels=False, random_state=seed)
     kmeans.fit(((patches - mean) @ whitening).cpu().numpy())
