@@ -89,7 +89,8 @@ def coarsened(tiles: Tensor, sides: Tensor) -> Tensor:
 
 def resampled(images: Tensor, matrix: Tensor) -> Tensor:
     """Resample rows and columns alike, [..., S, S] by [..., s, S] -> [..., s, s]."""
-    return matrix @ images @ matrix.mT
+    with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
+        return matrix @ images @ matrix.mT
 
 
 def resampling(source: int, size: int, kernel: Kernel) -> Tensor:
