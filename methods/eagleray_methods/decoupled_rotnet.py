@@ -154,11 +154,11 @@ class DecoupledRotNet(Method):
 def mean_and_distance(instance: Tensor) -> tuple[Tensor, Tensor]:
     """Compare the rotations of an image with their mean.
 
-    [4, N, D] -> the mean, [N, D], and the mean squared difference of all numbers to it; the mean of that difference is
-    a target, through which no gradient passes.
+    [4, N, D] -> the mean, [N, D], and the mean squared difference of all numbers to it. The paper holds the mean
+    constant, which changes nothing: the differences sum to 0, and so does the gradient through it.
     """
     mean = instance.mean(0)
-    return mean, (precise(instance) - precise(mean).detach()).square().mean()
+    return mean, (precise(instance) - precise(mean)).square().mean()
 
 
 def rotation_weights(upright: Tensor, power: float) -> Tensor:

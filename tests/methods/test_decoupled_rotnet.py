@@ -64,7 +64,7 @@ def test_loss_and_gradients_are_those_of_the_formula_written_out():
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-def test_the_mean_is_a_target_and_gets_no_gradient_of_the_distance():
+def test_the_distance_has_the_gradient_of_one_to_a_constant_mean():
     instance = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
     mean, distance = mean_and_distance(instance)
     (gradient,) = torch.autograd.grad(distance, instance)
