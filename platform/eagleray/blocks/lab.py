@@ -16,7 +16,7 @@ _KNEE = 6 / 29  # below its cube, the cube root is continued by a line
 
 def lab(images: Tensor) -> Tensor:
     """Convert sRGB to Lab: [N, 3, H, W], values in 0..1, -> L in 0..100, a and b in about -108..108."""
-    linear = torch.where(images > 0.04045, ((images.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, images / 12.92)
+    linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92)
     x, y, z = _cube_root(torch.einsum("dc,nchw->ndhw", _TO_XYZ.to(images), linear)).unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
