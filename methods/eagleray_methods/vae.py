@@ -38,7 +38,7 @@ class VAE(Method):
             float,
             LogUniform(0.1, 1.0),
             Field(ge=0.01, description="of pixels around their reconstruction, as a part of the channel's own"),
-        ] = 1.0
+        ] = 0.3
         decoder_width: Annotated[
             int, Choice(16, 32, 64, 128), Field(ge=1, description="channels of the decoder's last map but one")
         ] = 128
