@@ -49,7 +49,7 @@ class PatchBERT(Method):
     config: Config
     needs = frozenset({"tokens"})
     metrics: ClassVar[dict[str, Metric]] = {
-        "accuracy": Metric("share of hidden patches whose word is guessed right", "higher", no_goal=UNEQUAL),
+        "word_accuracy": Metric("share of hidden patches whose word is guessed right", "higher", no_goal=UNEQUAL),
         "words_used": Metric("effective number of words among hidden patches, exp of their entropy", no_goal=UNEQUAL),
     }
     recipes = Recipes(
@@ -97,7 +97,7 @@ class PatchBERT(Method):
         logits = self.head(take(tokens, places)).flatten(0, 1)
         shares = all_reduce_mean(F.one_hot(words, self.config.words).to(patches.dtype).mean(0))
         measured = {
-            "accuracy": (logits.detach().argmax(1) == words).to(patches.dtype).mean(),
+            "word_accuracy": (logits.detach().argmax(1) == words).to(patches.dtype).mean(),
             "words_used": torch.special.entr(shares).sum().exp(),
         }
         return StepResult(word_loss(logits, words), [tokens.detach().mean(1)], measured)
