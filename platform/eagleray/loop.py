@@ -69,7 +69,8 @@ def train(
             seed_all(run.seed, epoch)
             embed = partial(built.evaluation.embed, method, built.autocast)
             with state.interruptible():
-                method.before_epoch(EpochView(embed, loader.labelled_set, state.progress))
+                images = built.evaluation.training_images
+                method.before_epoch(EpochView(embed, loader.labelled_set, state.progress, images))
         for batch in loader.epoch(epoch, start, stop):
             seed_all(run.seed, state.counters.step)
             set_rates(optimizer, run.optimizer, run.batch_size, state.progress)

@@ -34,7 +34,8 @@ def images(image_size: int = 32, channels: int = 3, samples: int = 2) -> Tensor:
 
 def test_what_a_file_declares_is_read_without_its_contract():
     assert set(declared("encoder")) == {
-        "convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", "vit_base", "pretrained", "timm"
+        "convnet", "resnet18", "resnet34", "resnet50", "vit_tiny", "vit_small", "vit_base", "pretrained", "timm",
+        "triangle_codes", "shrinkage_codes",
     }  # fmt: skip
     tokens = {name for name, file in declared("encoder").items() if file.values.get("has_tokens")}
     assert tokens == {"vit_tiny", "vit_small", "vit_base"}

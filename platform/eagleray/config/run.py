@@ -113,6 +113,9 @@ class Run(Strict, frozen=True):
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} works on a ViT's patches; use encoder=vit_tiny"
             )
+        only = self.method.declaration.values["only_encoder"]
+        if only not in (None, self.encoder.name):
+            raise wrong(f"encoder={self.encoder.name}: {self.method.name} trains {only} alone; use encoder={only}")
         if "trained_encoder" in needs and self.encoder.name != "pretrained":
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} starts from a trained run; use encoder=pretrained "
@@ -323,8 +326,8 @@ def _named(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return method, encoder and data as mappings with names."""
     method = _with_name(tree.get("method", {}), DEFAULT_METHOD)
     known = _known("method", method["name"])
-    needs = known.needs if known else ()
-    encoder = "pretrained" if "trained_encoder" in needs else "vit_tiny" if "tokens" in needs else "convnet"
+    needs, only = (known.needs, known.values["only_encoder"]) if known else ((), None)
+    encoder = "pretrained" if "trained_encoder" in needs else "vit_tiny" if "tokens" in needs else only or "convnet"
     return {
         "method": method,
         "encoder": _with_name(tree.get("encoder", {}), encoder),

@@ -1,6 +1,6 @@
 """Values that pass between the loop and a method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -52,6 +52,8 @@ class EpochView:
     embed: Callable[[], Tensor]  # encodes all training images: [samples, D], in the order of `indices`
     labelled: tuple[Tensor, Tensor] | None  # indices [L] and targets [L] of the labelled images; None: it needs none
     progress: Progress
+    # Gives the images at some indices, [n], as they are evaluated: in batches of any size, each [.., C, S, S].
+    images: Callable[[Tensor], Iterable[Tensor]] = lambda _: ()
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Method(nn.Module):
 
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
+    only_encoder: ClassVar[str | None] = None  # the one that it trains, by name; None: any that has what it needs
     metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]
     collapsed_loss: ClassVar[float | None] = None  # what the loss is if all views agree, where only collapse reaches it

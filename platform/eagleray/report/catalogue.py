@@ -186,7 +186,8 @@ def _needs(method: Declaration) -> str:
     tokens = ["a ViT"] if "tokens" in method.needs else []
     labels = ["a few labels"] if method.needs & {"labels", "only_labels"} else []
     run = ["a trained run"] if method.needs_run else []
-    return ", ".join(tokens + labels + run)
+    own = [f"`{only}`"] if (only := method.values["only_encoder"]) else []
+    return ", ".join(tokens + own + labels + run)
 
 
 def _numbers(numbers: Mapping[str, float]) -> list[str]:

@@ -3,7 +3,7 @@
 It gives every number that a run reports in addition to its loss.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -107,6 +107,11 @@ class Evaluation:
         features = self.encode(method.encode, self.data.train, autocast)
         method.train()
         return features
+
+    def training_images(self, places: Tensor) -> Iterator[Tensor]:
+        """Yield the training images at some places, [n], as they are evaluated: batches of [.., C, S, S]."""
+        for batch in self.data.train.batches(places.split(self.settings.batch_size)):
+            yield self.loader.evaluation_view(batch)
 
     def encode(
         self, encode: Encode, images: Images, autocast: AbstractContextManager, change: Change | None = None

@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
-from eagleray.blocks.patch_features import fit_patch_features, image_patches, side_for
+from eagleray.blocks.patch_features import (
+    LARGEST,
+    drawn_images,
+    drawn_patches,
+    fit_patch_features,
+    in_bytes,
+    shrunk,
+    side_for,
+)
 from eagleray.config import Run
 from eagleray.config.floors import FloorKind
 from eagleray.config.metrics import TEST, Table, metrics_of
@@ -24,9 +30,6 @@ from eagleray.runs.measured import Measured
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
 MEASURED_WITH = ("image_size", "evaluate", "precision", "seed")  # settings that matter to every kind
-LARGEST = 32  # side in pixels to which larger images are shrunk, where pixels or patches are compared
-IMAGES = 10_000  # training images from which k-means takes patches
-PATCHES = 200_000  # from all of these images together
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,6 @@ def pixels(images: Tensor) -> Tensor:
     return shrunk(images).flatten(1)
 
 
-def shrunk(images: Tensor) -> Tensor:
-    """Shrink images to at most 32 pixels a side.
-
-    [N, C, H, W] -> [N, C, h, w].
-    """
-    return adaptive_avg_pool2d(images, LARGEST) if max(images.shape[-2:]) > LARGEST else images
-
-
 def _kmeans(built: Assembly) -> Encode:
     """Fit patch features to the training images.
 
@@ -125,14 +120,9 @@ def _kmeans(built: Assembly) -> Encode:
     """
     images, loader, seed = built.data.train, built.loader, built.run.seed
     side, draw = side_for(min(LARGEST, loader.info.image_size)), generator(seed, purpose="patches")
-    chosen = torch.randperm(len(images), generator=draw)[:IMAGES]
-    each = -(-PATCHES // len(chosen))
-    samples = []
-    for batch in images.batches(chosen.split(64)):
-        patches = image_patches(_in_bytes(loader.evaluation_view(batch), loader.info), side)
-        places = torch.rand(patches.shape[:2], generator=draw).argsort(1)[:, :each].to(patches.device)
-        samples.append(patches.take_along_dim(places[:, :, None], 1).flatten(0, 1))
-    features = fit_patch_features(torch.cat(samples), side, seed=seed)
+    chosen = drawn_images(len(images), draw)
+    batches = (_in_bytes(loader.evaluation_view(batch), loader.info) for batch in images.batches(chosen.split(64)))
+    features = fit_patch_features(drawn_patches(batches, len(chosen), side, draw), side, seed=seed)
     return lambda normalised: features(_in_bytes(normalised, loader.info))
 
 
@@ -141,8 +131,7 @@ def _in_bytes(normalised: Tensor, info: DataInfo) -> Tensor:
 
     Numbers are from 0 to 255, with at most 32 pixels a side.
     """
-    mean, std = (torch.tensor(each).to(normalised).view(1, -1, 1, 1) for each in (info.mean, info.std))
-    return shrunk((normalised * std + mean) * 255)
+    return shrunk(in_bytes(normalised, info.mean, info.std))
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def _begin_epoch(method: Method, progress: Progress) -> None:
         return features
 
     with torch.no_grad():
-        method.before_epoch(EpochView(embed, labelled, progress))
+        method.before_epoch(EpochView(embed, labelled, progress, lambda places: images[places].split(BATCH)))
 
 
 def _with_images(batch: Batch, spoil: Callable[[Tensor], Tensor]) -> Batch:
