@@ -65,6 +65,8 @@ class Colorization(Method):
     bins: Tensor
     seen: Tensor
     luma: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
