@@ -71,7 +71,7 @@ class BiGAN(Method):
     }
     recipes = Recipes(
         paper=Recipe(lr=2e-4, momentum=0.5, lr_scaling="none", weight_decay=2.5e-5, final_lr=0.01),
-        small=SMALL.model_copy(update={"lr": 5e-4, "momentum": 0.5}),
+        small=SMALL.model_copy(update={"lr": 2e-4, "momentum": 0.5}),
         small_settings={"latent": 100, "width": 32, "hidden": 256},
     )
 
