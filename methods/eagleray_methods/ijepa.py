@@ -110,8 +110,9 @@ class IJEPA(Method):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for depth, block in enumerate(self.predictor[:-2], start=1):
             assert isinstance(block, Block)
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+            for layer in (block.attn.proj, block.mlp.fc2):
+                assert isinstance(layer, nn.Linear)
+                layer.weight.div_(math.sqrt(2 * depth))
 
     @property
     def views(self) -> tuple[View, ...]:

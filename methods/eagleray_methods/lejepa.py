@@ -2,7 +2,7 @@
 
 Balestriero, LeCun 2025, https://arxiv.org/abs/2511.08544
 There is neither a teacher nor a stopped gradient. Views and rates are those of the authors' page, for ViTs; for ResNets
-it takes `optimizer.weight_decay=5e-4`. Directions are drawn anew in every step.
+it takes `optimizer.weight_decay=5e-4`. Each step draws new directions.
 The statistic grows with the images of a step, N: for Gaussian embeddings it is 1 at any N, for equal ones 0.4 N. So
 `weight` says something else at another batch size.
 Differs from the paper: small crops have 3/7 of the side instead of 98 of 224 pixels, and warm-up takes one epoch, as in
@@ -10,6 +10,7 @@ the authors' example. Images up to 64 pixels are not blurred, and their small cr
 The small recipe has two small crops, a narrower projector and fewer directions.
 """
 
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -17,8 +18,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from eagleray.augment import View, multi_crop
-from eagleray.augment.papers import SMALL
+from eagleray.augment import View, moco_view, multi_crop
 from eagleray.blocks.distributed import all_reduce_mean, world_size
 from eagleray.blocks.losses import precise
 from eagleray.blocks.networks import encode_crops, mlp, small_crop_size
@@ -29,7 +29,7 @@ from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
-POINTS, LAST = 17, 3.0  # the statistic is integrated over so many frequencies from 0 to the last
+POINTS, LAST = 17, 3.0  # the statistic is integrated over 17 frequencies from 0 to 3
 
 
 class LeJEPA(Method):
@@ -77,14 +77,7 @@ class LeJEPA(Method):
     @property
     def views(self) -> tuple[View, ...]:
         size, config = self.data.image_size, self.config
-        view = View(
-            flip=0.5,
-            jitter=1.0,
-            jitter_scale=(0.4, 0.4, 0.2, 0.1),
-            grayscale=0.2,
-            blur=0.5 if size > SMALL else 0.0,
-            solarize=0.2,
-        )
+        view = replace(moco_view(size), jitter_scale=(0.4, 0.4, 0.2, 0.1), solarize=0.2)
         return multi_crop((view, view), size, config.local_crops, self.local_size, config.crop_split)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:

@@ -14,14 +14,14 @@ narrower head and a faster teacher.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from eagleray.augment import View, multi_crop
-from eagleray.augment.papers import SMALL
+from eagleray.augment import View, multi_crop, simclr_view
 from eagleray.blocks.distributed import all_reduce_mean, all_reduce_sum, own_rows, world_size
 from eagleray.blocks.losses import precise
 from eagleray.blocks.masking import take
@@ -104,12 +104,7 @@ class MSN(Method):
     @property
     def views(self) -> tuple[View, ...]:
         size, config = self.data.image_size, self.config
-        view = View(
-            flip=0.5,
-            jitter=0.5,
-            grayscale=0.2,
-            blur=0.5 if size > SMALL else 0.0,
-        )
+        view = replace(simclr_view(size), jitter=0.5)
         return multi_crop((view, view), size, config.local_crops, self.local_size, config.crop_split)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from eagleray.config import load_run
 from eagleray.contracts.batch import Progress
+from eagleray.encoders.vit import ViT
 from eagleray_methods.msn import MSN, msn_terms, sharpened
 from gradients import assert_two_are_one, of_own_part
 from method_cases import NOW, batch_of, small
@@ -85,6 +86,7 @@ def test_each_image_loses_its_own_patches_and_only_the_second_view_does():
     assert len({tuple(sorted(row.tolist())) for row in kept}) > 4
     seen: list[tuple[int, ...]] = []
     for part in (method.encoder, method.teacher):
+        assert isinstance(part, ViT)
         part.vit.blocks[0].register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape[:2])))
     method(batch_of(method), NOW)
     assert seen == [(8, 12), (8, 5), (8, 17)]  # with the class token; the small crop has 2 x 2 patches

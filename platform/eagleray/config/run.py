@@ -27,7 +27,7 @@ from eagleray.config.sections import (
 )
 from eagleray.config.told import Target
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.ranges import IntRange, is_range
+from eagleray.contracts.ranges import IntRange, LogUniform, is_range
 from eagleray.contracts.recipe import Recipe, Recipes
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -48,6 +48,15 @@ class Run(Strict, frozen=True):
         Field(description="which of the method's recipes: for small data and short runs, or the paper's"),
     ] = "small"
     optimizer: Recipe
+    koleo: Annotated[
+        float,
+        LogUniform(0.01, 1.0),
+        Field(
+            ge=0,
+            description="weight of a term beside the method's loss that moves the features of each image away from the "
+            "nearest of another image in the step; DINOv2's, of two crops, is 0.2; 0: none",
+        ),
+    ] = 0.0
     batch_size: Annotated[
         int, IntRange(32, 1024), Field(ge=2, description="images in a step, over all workers together")
     ] = 256
@@ -116,6 +125,11 @@ class Run(Strict, frozen=True):
         only = self.method.declaration.values["only_encoder"]
         if only not in (None, self.encoder.name):
             raise wrong(f"encoder={self.encoder.name}: {self.method.name} trains {only} alone; use encoder={only}")
+        if self.koleo and needs & {"tokens", *LABELS}:
+            what = "patches" if "tokens" in needs else "labelled images too"
+            raise wrong(
+                f"koleo={self.koleo:g} takes whole unlabelled views, and {self.method.name} encodes {what}; remove it"
+            )
         if "trained_encoder" in needs and self.encoder.name != "pretrained":
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} starts from a trained run; use encoder=pretrained "

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eagleray.blocks import distributed
+from eagleray.blocks.koleo import KoLeo
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.method import Method
@@ -61,7 +62,8 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
     loader = BatchLoader(run, data, info, method, device)
     method.to(memory_format=loader.layout)
     evaluation = Evaluation(run, data, loader, untrained)
-    autocast, forward = autocast_for(run.precision, device), distributed.data_parallel(method)
+    steps = KoLeo(method, run.koleo) if run.koleo else method
+    autocast, forward = autocast_for(run.precision, device), distributed.data_parallel(steps)
     return Assembly(run, data, method, loader, evaluation, device, autocast, forward)
 
 
