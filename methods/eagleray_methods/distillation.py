@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.losses import precise
+from eagleray.blocks.normalisation import renormalised
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
@@ -112,17 +113,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     targets = (precise(teacher.detach()) / temperature).softmax(1)
     return F.cross_entropy(precise(student) / temperature, targets)
-
-
-def renormalised(images: Tensor, now: DataInfo, then: DataInfo) -> Tensor:
-    """Convert normalised images to another mean and deviation.
-
-    They were normalised for the data `now`, and become so for the data `then`.
-    """
-    mean, std, new_mean, new_std = (
-        images.new_tensor(values).view(-1, 1, 1) for values in (now.mean, now.std, then.mean, then.std)
-    )
-    return images * (std / new_std) + (mean - new_mean) / new_std
 
 
 def check_teacher(teacher: Method, source: Any, data: DataInfo) -> None:

@@ -12,16 +12,14 @@ vectors drift in one direction and the bank follows them. The temperature is hig
 are fewer images, and momentum alone keeps the vectors stable.
 """
 
-import math
 from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import all_reduce_mean, gather
+from eagleray.blocks.memory_bank import MemoryBank
 from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
@@ -65,21 +63,11 @@ class NPID(Method):
         },
     )
 
-    bank: Tensor
-
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         hidden = [config.hidden] if config.hidden else []
         self.projector = mlp([encoder.dim, *hidden, config.projection], last_norm=config.last_norm)
-        # One vector per image, at the image's index: so the distribution of images over workers makes no difference.
-        self.register_buffer("bank", F.normalize(torch.randn(data.samples, config.projection), dim=1))
-        self.constant = 0.0  # Z of equation 4; 0: not estimated yet
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.constant, dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.constant = float(state)
+        self.bank = MemoryBank(data.samples, config.projection)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -90,51 +78,10 @@ class NPID(Method):
         images = batch.views[0]
         embedded = self.projector(self.encoder(images))
         with torch.autocast(images.device.type, enabled=False):
-            vectors = F.normalize(embedded.to(self.bank.dtype), dim=1)  # [N, projection]
-            # The same on all workers: it depends on the step only.
-            generator = self.rng(progress.step)
-            drawn = torch.randint(len(self.bank), (self.config.negatives,), generator=generator)
-            noise, previous = self.bank[drawn.to(images.device, non_blocking=True)], self.bank[batch.indices]
-            if not self.constant:
-                self.constant = float(all_reduce_mean(self._estimate(vectors.detach(), noise)))
-            loss = nce(vectors, previous, noise, self.constant, self.config.temperature, len(self.bank))
-            loss = loss + self.config.proximal * (vectors - previous).square().sum(1).mean()
-        self._remember(batch.indices, previous.lerp(vectors.detach(), 1 - self.config.momentum))
+            vectors = F.normalize(embedded.to(self.bank.rows.dtype), dim=1)  # [N, projection]
+            previous, generator = self.bank.rows[batch.indices], self.rng(progress.step)
+            config = self.config
+            loss = self.bank.contrast(vectors, batch.indices, config.negatives, config.temperature, generator)
+            loss = loss + config.proximal * (vectors - previous).square().sum(1).mean()
+        self.bank.remember(vectors.detach(), batch.indices, config.momentum)
         return StepResult(loss, [vectors.detach()])
-
-    def _estimate(self, vectors: Tensor, noise: Tensor) -> Tensor:
-        """Estimate the normalising constant from noise (equation 8).
-
-        It normalises the similarities to all images. In float64, where low temperatures do not overflow.
-        """
-        return len(self.bank) * (vectors @ noise.T / self.config.temperature).double().exp().mean()
-
-    def _remember(self, indices: Tensor, vectors: Tensor) -> None:
-        """Store all workers' vectors in each worker's bank."""
-        self.bank[gather(indices)] = gather(F.normalize(vectors, dim=1))
-
-
-def nce(vectors: Tensor, previous: Tensor, noise: Tensor, constant: float, temperature: float, samples: int) -> Tensor:
-    """Compute the noise-contrastive loss (equations 4 to 7).
-
-    It separates the image from noise, which is drawn evenly from all n images:
-
-        h(i, v) = P(i|v) / (P(i|v) + m / n),    P(i|v) = exp(v_i·v / T) / Z
-        loss = -log h(i, v) - sum over the m noise images j of log(1 - h(j, v))
-
-    Args:
-        vectors: the current vectors of the images, [N, D], normalised.
-        previous: the bank's vectors of the same images, [N, D].
-        noise: the bank's vectors of the m drawn images, [m, D].
-        constant: Z above.
-        temperature: T above.
-        samples: n above.
-
-    Returns:
-        The mean over the N images.
-    """
-    # h is the logistic function of v_i·v / T - log(Z m / n).
-    shift = math.log(constant * len(noise) / samples)
-    positive = (vectors * previous).sum(1) / temperature - shift  # [N]
-    negative = vectors @ noise.T / temperature - shift  # [N, m]
-    return (F.softplus(-positive) + F.softplus(negative).sum(1)).mean()

@@ -1,8 +1,10 @@
-"""RotNet: predict an image's rotation by right angles.
+"""RotNet: predict by which angle an image was rotated.
 
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
 Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, divided by five after 60, 120 and
-160 of 200 epochs.
+160 of 200 epochs. The paper compares four rotations with 2 and 8, and finds four best. Right angles move pixels alone.
+Rotations by 45 degrees resample the image, so with `method.rotations=8` all eight do; but a network may still tell a
+diagonal by how it was interpolated.
 Differs from the paper: the classifier is one linear layer on the pooled features, so that these features are trained.
 Weight decay excludes biases and norms; the authors' includes them. Under the small recipe crops cover at least half of
 the image.
@@ -10,13 +12,11 @@ the image.
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, Field
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from eagleray.augment import View
-from eagleray.blocks.rotations import four_rotations
+from eagleray.blocks.rotations import eight_rotations, four_rotations, recognise_versions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -26,9 +26,17 @@ from eagleray.contracts.recipe import Recipe, Recipes
 
 
 class RotNet(Method):
-    """Pretext task: predict by which right angle an image was rotated."""
+    """Pretext task: predict by which angle an image was rotated, by default one of four right angles."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
+        rotations: Annotated[
+            Literal[2, 4, 8],
+            Choice(2, 4, 8),
+            Field(
+                description="2: upright and upside down; 4: right angles; 8: multiples of 45 degrees, of the central "
+                "half of the area"
+            ),
+        ] = 4
         crop: Annotated[
             Literal["padded", "resized"],
             Choice("padded", "resized"),
@@ -47,7 +55,7 @@ class RotNet(Method):
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
-        self.classifier = nn.Linear(encoder.dim, 4)
+        self.classifier = nn.Linear(encoder.dim, config.rotations)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -57,11 +65,10 @@ class RotNet(Method):
         return (View(crop=(0.5, 1.0), flip=0.5),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        images = batch.views[0]
-        features = self.encoder(four_rotations(images))  # [4N, dim]
-        targets = torch.arange(4, device=images.device).repeat_interleave(len(images))
-        logits = self.classifier(features)
-        recognised = (logits.detach().argmax(1) == targets).float().mean()
-        # The four parts are the same images under four rotations, like two views under two crops.
-        embeddings = list(features.detach().chunk(4))
-        return StepResult(F.cross_entropy(logits, targets), embeddings, {"rotation": recognised})
+        return recognise_versions(self.encoder, self.classifier, self.rotated(batch.views[0]), "rotation")
+
+    def rotated(self, images: Tensor) -> list[Tensor]:
+        """Return the images under all rotations, each [N, C, S, S]."""
+        if self.config.rotations == 8:
+            return eight_rotations(images)
+        return list(four_rotations(images).chunk(4))[:: 4 // self.config.rotations]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from eagleray.augment import View
 from eagleray.blocks.distributed import all_reduce_mean, broadcast
 from eagleray.blocks.patch_codes import full_precision, layer_of, shrink
-from eagleray.blocks.patch_features import whitened_by
+from eagleray.blocks.patch_features import whiten
 from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -81,7 +81,7 @@ class SparseCoding(Method):
         if epoch.progress.step > 0:
             return
         layer = layer_of(self.encoder)
-        mean, whitening = whitened_by(layer.sample(epoch.images, self.data.samples, self.data.seed))
+        mean, whitening = whiten(layer.sample(epoch.images, self.data.samples, self.data.seed))
         # Sums of many patches may differ in the last digit on different machines.
         layer.mean.copy_(broadcast(mean))
         layer.whitening.copy_(broadcast(whitening))

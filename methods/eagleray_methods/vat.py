@@ -104,7 +104,8 @@ def adversarial_direction(predict: Callable[[Tensor], Tensor], images: Tensor, c
         The shape of `images`, without gradient; length 1, or 0 where the divergence has no gradient.
     """
     step = (XI * of_length_one(start.to(images))).requires_grad_()
-    (gradient,) = torch.autograd.grad(divergence(clean, predict(images + step)).sum(), step)
+    with torch.enable_grad():  # the direction needs a gradient also where the loss needs none
+        (gradient,) = torch.autograd.grad(divergence(clean, predict(images + step)).sum(), step)
     return of_length_one(gradient)
 
 

@@ -196,7 +196,13 @@ def test_code_that_crashes_is_shown_with_its_line(here: Path):
 @pytest.mark.parametrize("name", [name for name in METHODS if not needed(name)])
 def test_the_training_of_a_check_raises_no_false_alarm(name: str):
     """A fifth of its epochs, because all of them take 80 seconds; with all, no method is blamed either."""
-    fitting = {"swav": ["method.prototypes=32"], "w_mse": ["method.sub_batch=32", "method.projection=8"]}.get(name, [])
+    fitting = {
+        "swav": ["method.prototypes=32"],
+        "w_mse": ["method.sub_batch=32", "method.projection=8"],
+        "colorization": ["data=letters"],
+        "context_prediction": ["image_size=32"],
+        "jigsaw": ["image_size=32"],
+    }.get(name, [])
     assert list(trains(load_run(None, [*small_settings(find("method", name)), *fitting, "epochs=5"]))) == []
 
 

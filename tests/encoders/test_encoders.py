@@ -182,6 +182,23 @@ def test_unmasked_tokens_are_timms_forward_features(architecture: str):
     torch.testing.assert_close(encoder.tokens(encoder.patches(batch)), expected)
 
 
+@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_tokens_after_the_last_blocks_are_timms(architecture: str):
+    """Not normalised, and without registers; the last ones, normalised, are the tokens."""
+    encoder = vit(architecture, patch_size=8, depth=3)
+    patches = encoder.patches(images())
+    found = encoder.block_tokens(patches, 2)
+    theirs = encoder.vit.forward_intermediates(
+        images(), [1, 2], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+    )
+    assert encoder.depth == 3
+    assert len(found) == 2
+    for ours, (kept, prefix) in zip(found, theirs, strict=True):
+        torch.testing.assert_close(ours, torch.cat([prefix[:, :1], kept], dim=1))
+    torch.testing.assert_close(encoder.vit.norm(found[-1]), encoder.tokens(patches))
+    assert [each.shape for each in encoder.block_tokens(patches[:, :5], 1)] == [(2, 6, encoder.dim)]
+
+
 @pytest.mark.parametrize("architecture", ["vit_base_patch16_siglip_224", "vit_base_patch16_reg4_gap_256"])
 def test_architectures_without_a_class_token_get_one(architecture: str):
     encoder = vit(architecture, patch_size=8, depth=1)

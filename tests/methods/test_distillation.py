@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from eagleray.blocks.normalisation import renormalised
 from eagleray.config import load_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
-from eagleray_methods.distillation import Distillation, distillation_loss, renormalised
+from eagleray_methods.distillation import Distillation, distillation_loss
 from method_cases import INFO, NOW, batch_of, finished_run, settings, small
 
 DIGITS = DataInfo(image_size=8, channels=1, samples=100, classes=10)

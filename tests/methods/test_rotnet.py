@@ -27,6 +27,22 @@ def test_rotnet_reports_the_share_it_recognises():
     assert float(result.metrics["rotation"]) == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize(("count", "degrees"), [(2, [0, 180]), (4, [0, 90, 180, 270])])
+def test_rotnet_predicts_as_many_rotations_as_it_is_told(count: int, degrees: list[int]):
+    method = small("rotnet", f"method.rotations={count}").train()
+    images = batch_of(method).views[0]
+    for found, angle in zip(method.rotated(images), degrees, strict=True):
+        torch.testing.assert_close(found, images.rot90(angle // 90, (2, 3)))
+    assert method(batch_of(method), NOW).loss.isfinite()
+
+
+def test_eight_rotations_are_shown_without_corners():
+    method = small("rotnet", "method.rotations=8").train()
+    assert all(torch.allclose(each, torch.ones(2, 3, 8, 8)) for each in method.rotated(torch.ones(2, 3, 8, 8)))
+    assert method.classifier.out_features == 8
+    assert len(method(batch_of(method), NOW).embeddings) == 8
+
+
 def test_the_papers_recipe_is_that_of_the_authors_cifar_runs():
     """Rate 0.1 at 128 images, a fifth of it after 60, 120 and 160 of 200 epochs; RandomCrop(32, padding=4)."""
     recipe = load_run(None, ["method=rotnet", "recipe=paper", "batch_size=128"]).optimizer

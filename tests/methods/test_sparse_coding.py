@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.blocks.patch_codes import layer_of, shrink
-from eagleray.blocks.patch_features import whitened_by
+from eagleray.blocks.patch_features import whiten
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, EpochView
 from eagleray.runs.assemble import build_method
@@ -129,7 +129,7 @@ def test_patches_of_the_training_images_are_whitened_once():
     method.before_epoch(view(0, images))
     patches = layer.sample(lambda places: [images[places]], len(images), method.data.seed)
     assert len(patches) == 9 * len(images)
-    mean, whitening = whitened_by(patches)
+    mean, whitening = whiten(patches)
     torch.testing.assert_close(layer.mean, mean)
     torch.testing.assert_close(layer.whitening, whitening)
     method.before_epoch(view(5, 2 * images))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import math
 import os
@@ -32,7 +33,7 @@ from eagleray.report.recorded import from_mlflow
 from eagleray.report.text import csv_text
 from eagleray.report.trials import compared, group_of, of_sweep
 from eagleray.runs.record import SYSTEM, Record
-from eagleray.tracking import Sender, Sent, Unsent, is_sent, rows, send_again, sync, sync_all
+from eagleray.tracking import Sender, Sent, Unsent, is_sent, read, rows, send_again, sync, sync_all
 from eagleray.tracking import sender as sender_module
 from eagleray.tracking.send import Destination
 from eagleray.tracking.store import connect, patient
@@ -624,6 +625,19 @@ def test_two_drivers_may_make_one_fresh_store(tmp_path):
         assert driver.communicate(timeout=120)[0] == "Sent(points=0, files=1, new=True)\n"
     assert len(rows("e", uri)) == 2
     assert len(Database(tmp_path / "new/mlflow.db").query("select * from experiments where name = 'e'")) == 1
+
+
+def test_runs_are_read_without_the_garbage_collector_which_goes_on_afterwards(tmp_path, database, monkeypatch):
+    record, seen = make(tmp_path), []
+    sync(record, database.uri)
+
+    def noted(uri: str):
+        seen.append(gc.isenabled())
+        return connect(uri)
+
+    monkeypatch.setattr(read, "connect", noted)
+    assert len(rows(record.experiment, database.uri)) == 1
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 # The sender ----------------------------------------------------------------------------------------------------

@@ -75,8 +75,26 @@ def image_patches(images: Tensor, side: int, places: Tensor | None = None) -> Te
     patches = F.unfold(images, side).transpose(1, 2)
     if places is not None:
         patches = patches.take_along_dim(places[:, :, None], 1)
-    variance, mean = torch.var_mean(patches, 2, keepdim=True)
+    return normalise_contrast(patches)
+
+
+def normalise_contrast(patches: Tensor) -> Tensor:
+    """Subtract each patch's mean and divide it by its contrast.
+
+    [..., D] of 0 to 255 -> the same shape.
+    """
+    variance, mean = torch.var_mean(patches, -1, keepdim=True)
     return (patches - mean) / (variance + CONTRAST).sqrt()
+
+
+def whiten(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D] of patches [P, D] and the matrix [D, D] that whitens them (ZCA).
+
+    Directions that hardly vary stay small: of the whitened covariance, an eigenvalue v has become v / (v + 0.1).
+    """
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T.cov())
+    return mean, vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
 
 
 def drawn_images(samples: int, generator: torch.Generator) -> Tensor:
@@ -150,16 +168,6 @@ def quadrant_sums(patches: Tensor, grid: tuple[int, int], code: Callable[[Tensor
     return torch.cat([code(quadrant.flatten(1, 2)).sum(1) for quadrant in halves], 1)
 
 
-def whitened_by(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean [D] of patches [P, D] and the matrix [D, D] that whitens them (ZCA).
-
-    Directions that hardly vary stay small: of the whitened covariance, an eigenvalue v has become v / (v + 0.1).
-    """
-    mean = patches.mean(0)
-    values, vectors = torch.linalg.eigh((patches - mean).T.cov())
-    return mean, vectors @ (values.clamp(min=0) + WHITENING).rsqrt().diag() @ vectors.T
-
-
 def fit_patch_features(patches: Tensor, side: int, *, seed: int, centroids: int | None = None) -> PatchFeatures:
     """Whiten patches and group them by k-means.
 
@@ -171,7 +179,7 @@ def fit_patch_features(patches: Tensor, side: int, *, seed: int, centroids: int 
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    mean, whitening = whitened_by(patches)
+    mean, whitening = whiten(patches)
     count = centroids or min(CENTROIDS, max(1, len(patches) // PATCHES_EACH))
     kmeans = MiniBatchKMeans(count, init="random", batch_size=10_000, compute_labels=False, random_state=seed)
     kmeans.fit(((patches - mean) @ whitening).cpu().numpy())

@@ -59,6 +59,7 @@ class TokenEncoder(Encoder):
 
     has_tokens: ClassVar[bool] = True
     grid: int  # patches along a side; L = grid * grid
+    depth: int  # number of its blocks
 
     def patches(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Embed patches and add their positions.
@@ -72,6 +73,13 @@ class TokenEncoder(Encoder):
         """Run the blocks on any subset of patches.
 
         [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
+        """
+        raise NotImplementedError
+
+    def block_tokens(self, patches: Tensor, last: int) -> list[Tensor]:
+        """Run the blocks and return what each of the `last` ones gives, not normalised.
+
+        [N, K, dim] -> each [N, 1 + K, dim], class token first (data2vec).
         """
         raise NotImplementedError
 

@@ -73,7 +73,7 @@ class ViT(TokenEncoder):
         assert isinstance(network, VisionTransformer)
         network.patch_embed.strict_img_size = False  # multi-crop uses smaller images too
         self.vit = network
-        self.dim = network.embed_dim
+        self.dim, self.depth = network.embed_dim, len(network.blocks)
         self.pool = config.pool
 
     def as_timm(self) -> tuple[str, dict[str, Any], nn.Module] | None:
@@ -99,7 +99,19 @@ class ViT(TokenEncoder):
 
         [N, K, dim] -> [N, 1 + K, dim], class token first, normalised.
         """
-        return self._finished(self.vit.blocks(self._begun(patches)))
+        return self._without_registers(self.vit.norm(self.vit.blocks(self._begun(patches))))
+
+    def block_tokens(self, patches: Tensor, last: int) -> list[Tensor]:
+        """Run the blocks and return what each of the `last` ones gives, not normalised.
+
+        [N, K, dim] -> each [N, 1 + K, dim], class token first.
+        """
+        tokens, found = self._begun(patches), []
+        for number, block in enumerate(self.vit.blocks):
+            tokens = block(tokens)
+            if number >= self.depth - last:
+                found.append(self._without_registers(tokens))
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""
@@ -107,19 +119,16 @@ class ViT(TokenEncoder):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Return the features that the tokens after each block give, with the last block's norm."""
-        tokens, found = self._begun(self.patches(images)), []
-        for block in self.vit.blocks:
-            tokens = block(tokens)
-            found.append(self._pooled(self._finished(tokens)))
-        return found
+        found = self.block_tokens(self.patches(images), self.depth)
+        return [self._pooled(self.vit.norm(tokens)) for tokens in found]
 
     def _begun(self, patches: Tensor) -> Tensor:
         """Return what the first block gets, [N, 1 + R + K, dim]."""
         return self.vit.norm_pre(torch.cat([self._prefix().expand(patches.shape[0], -1, -1), patches], dim=1))
 
-    def _finished(self, tokens: Tensor) -> Tensor:
-        """Normalise a block's tokens and leave out the registers, [N, 1 + K, dim]."""
-        tokens, registers = self.vit.norm(tokens), self._prefix().shape[1] - 1
+    def _without_registers(self, tokens: Tensor) -> Tensor:
+        """Leave out the registers, [N, 1 + R + K, dim] -> [N, 1 + K, dim]."""
+        registers = self._prefix().shape[1] - 1
         return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1) if registers else tokens
 
     def _pooled(self, tokens: Tensor) -> Tensor:

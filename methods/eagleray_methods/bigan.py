@@ -1,0 +1,107 @@
+"""BiGAN: an encoder learns to invert a generator, as a discriminator sees pairs of image and latent vector.
+
+Bidirectional generative adversarial network. Donahue, Krähenbühl, Darrell 2016, https://arxiv.org/abs/1605.09782
+The features evaluated are the encoder's, before the linear layer that makes latent vectors of them. Latent vectors,
+optimizer, rate and weight decay are those of the authors' code for ImageNet.
+Differs from the paper: generator and the discriminator's convolutions are DCGAN's with kernels of 4; the latent vector
+meets their features in a perceptron with one hidden layer. The authors keep the rate for half of the training and let
+it fall to a hundredth exponentially, here it falls by a cosine from the start; weight decay is decoupled from Adam.
+"""
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from eagleray.augment import View
+from eagleray.blocks.decoders import SLOPE, Decoder, discriminator, discriminator_loss, draw_weights, recognised
+from eagleray.blocks.distributed import own_rows, world_size
+from eagleray.blocks.frozen import as_constant
+from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
+from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.method import Method
+from eagleray.contracts.metric import Metric
+from eagleray.contracts.ranges import Choice, IntRange
+from eagleray.contracts.recipe import SMALL, Recipe, Recipes
+
+
+class JointDiscriminator(nn.Module):
+    """Tell encoded images from generated ones.
+
+    Images [N, C, S, S] and latent vectors [N, latent] -> logits [N, 1].
+
+    Args:
+        data: channels and side of the images.
+        latent: width of the latent vectors.
+        width: channels of the first map.
+        hidden: width of the features of an image, and of the layer where both meet.
+    """
+
+    def __init__(self, data: DataInfo, latent: int, width: int, hidden: int):
+        super().__init__()
+        self.convolutions = discriminator(data.channels, data.image_size, width, hidden)
+        self.joint = nn.Sequential(
+            nn.LeakyReLU(SLOPE), nn.Linear(hidden + latent, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, 1)
+        )
+        draw_weights(self.joint)
+
+    def forward(self, images: Tensor, latent: Tensor) -> Tensor:
+        return self.joint(torch.cat([self.convolutions(images), latent], 1))
+
+
+class BiGAN(Method):
+    """Generative: an encoder inverts a generator, both against a discriminator of pairs of image and latent vector."""
+
+    class Config(BaseModel, frozen=True, extra="forbid"):
+        latent: Annotated[int, IntRange(16, 256), Field(ge=1, description="numbers that an image is made from")] = 200
+        width: Annotated[
+            int, Choice(16, 32, 64, 128), Field(ge=1, description="channels of both networks at half the side")
+        ] = 64
+        hidden: Annotated[
+            int, IntRange(64, 1024), Field(ge=1, description="width where image and latent vector are joined")
+        ] = 1024
+
+    config: Config
+    metrics: ClassVar[dict[str, Metric]] = {
+        "recognised": Metric(
+            "share of pairs of which the discriminator recognises the origin; 0.5: by chance",
+            no_goal="it is about the players, not about features",
+        )
+    }
+    recipes = Recipes(
+        paper=Recipe(lr=2e-4, momentum=0.5, lr_scaling="none", weight_decay=2.5e-5, final_lr=0.01),
+        small=SMALL.model_copy(update={"lr": 2e-4, "momentum": 0.5}),
+        small_settings={"latent": 100, "width": 32, "hidden": 256},
+    )
+
+    def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
+        super().__init__(encoder, config, data)
+        self.latent = nn.Linear(encoder.dim, config.latent)
+        self.generator = Decoder(config.latent, data, config.width)
+        self.discriminator = JointDiscriminator(data, config.latent, config.width, config.hidden)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return (View(shift=0.0625, flip=0.5),)
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        images = batch.views[0]
+        whole = torch.rand(world_size() * len(images), self.config.latent, generator=self.rng(progress.step))
+        drawn = own_rows(whole * 2 - 1).to(images.device, images.dtype, non_blocking=True)  # evenly from -1 to 1
+        features = self.encoder(images)
+        encoded, generated = self.latent(features), self.generator(drawn)
+        # Each kind of pair in a pass of its own, so that batch norms see them apart.
+        on_encoded = self.discriminator(images, encoded.detach())
+        on_generated = self.discriminator(generated.detach(), drawn)
+        loss = discriminator_loss(on_encoded, on_generated)
+        # Encoder and generator: both labels exchanged, whose gradient is strong where the discriminator is right.
+        loss = loss + discriminator_loss(
+            as_constant(self.discriminator, generated, drawn), as_constant(self.discriminator, images, encoded)
+        )
+        return StepResult(loss, [features.detach()], {"recognised": recognised(on_encoded, on_generated)})
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Generate images from their latent vectors; none is hidden."""
+        return torch.zeros_like(images[:, 0], dtype=torch.bool), self.generator(self.latent(self.encoder(images)))

@@ -1,0 +1,165 @@
+"""Context prediction: pairs and their places, what tiles hide, and the loss."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eagleray.blocks.tiles import cut
+from eagleray.config import load_run
+from eagleray.contracts.batch import Progress
+from eagleray.contracts.errors import ConfigError
+from eagleray.runs.assemble import build_method
+from eagleray_methods.context_prediction import ContextPrediction, neighbours, position
+from method_cases import BATCH, INFO, NOW, batch_of, small
+
+SMALL = ["image_size=32", "method.width=8", "method.enlarge=1"]
+# The eight places around a tile as (rows down, columns to the right), in the order of their labels.
+AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+
+
+def context(*more: str) -> ContextPrediction:
+    method = small("context_prediction", *more)
+    assert isinstance(method, ContextPrediction)
+    return method
+
+
+def test_pairs_are_all_neighbours_in_both_orders():
+    first, second = neighbours(3)
+    expected = {
+        (3 * row + column, 3 * (row + down) + column + right): label
+        for row in range(3)
+        for column in range(3)
+        for label, (down, right) in enumerate(AROUND)
+        if 0 <= row + down < 3 and 0 <= column + right < 3
+    }
+    found = zip(first.tolist(), second.tolist(), position(first, second, 3).tolist(), strict=True)
+    assert {(a, b): label for a, b, label in found} == expected
+    assert len(first) == len(expected) == 40
+
+
+def test_the_place_of_a_pair_is_seven_minus_that_of_the_other_order():
+    first, second = neighbours(3)
+    assert torch.equal(position(first, second, 3), 7 - position(second, first, 3))
+
+
+def test_views_are_not_flipped():
+    assert all(view.flip == 0 for view in context().views)
+
+
+def test_the_loss_is_the_mean_over_pairs_of_cross_entropy():
+    """Written out for each pair; the share that is placed too."""
+    method = context().eval()
+    batch = batch_of(method)
+    images = batch.views[0].requires_grad_()
+    result = method(batch, NOW)
+    (gradient,) = torch.autograd.grad(result.loss, images)
+    tiles = method._tiles(images, method.rng(NOW.step))
+    loss, right, pairs = torch.tensor(0.0, dtype=torch.float64), 0, 0
+    for image in tiles:
+        vectors = [method.projector(method.encoder(tile[None])) for tile in image]
+        for place, vector in enumerate(vectors):
+            for label, (down, right_of) in enumerate(AROUND):
+                row, column = place // 3 + down, place % 3 + right_of
+                if row in range(3) and column in range(3):
+                    logits = method.classifier(torch.cat([vector, vectors[3 * row + column]], 1))[0]
+                    loss, pairs = loss - F.log_softmax(logits, 0)[label], pairs + 1
+                    right += int(logits.argmax() == label)
+    torch.testing.assert_close(result.loss, loss / pairs)
+    torch.testing.assert_close(gradient, torch.autograd.grad(loss / pairs, images)[0])
+    assert float(result.metrics["placed"]) == pytest.approx(right / pairs)
+
+
+def test_guessing_places_an_eighth():
+    """A head that says nothing has a loss of log 8; constant answers are right in an eighth on average."""
+    method = context()
+    last = list(method.classifier.children())[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        assert float(method(batch_of(method), NOW).loss) == pytest.approx(math.log(8))
+        placed = []
+        for label in range(8):
+            last.bias.copy_(8.0 * torch.eye(8)[label])
+            placed.append(float(method(batch_of(method), NOW).metrics["placed"]))
+    assert sum(placed) / 8 == pytest.approx(0.125)
+
+
+def test_tiles_have_one_channel_and_noise_of_half_a_grey_level():
+    method = context("method.one_channel=1", "method.coarse=0")
+    images = batch_of(method).views[0]
+    tiles = method._tiles(images, method.rng(3))
+    spread = tiles.std((3, 4), correction=0).sort(2).values  # [N, T, C]
+    assert spread[:, :, :2].max() < 0.01
+    torch.testing.assert_close(spread[:, :, 2], torch.full_like(spread[:, :, 2], math.sqrt(3)), rtol=1e-3, atol=0)
+    kept = Counter(tiles.std((3, 4)).argmax(2).flatten().tolist())
+    assert set(kept) == {0, 1, 2}
+
+
+def many_tiles(*more: str) -> torch.Tensor:
+    """Return 3,600 tiles of noise, [3600, 3, 8, 8]."""
+    method = context(*more)
+    method.data = replace(method.data, batch_size=400)
+    images = torch.rand(400, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return method._tiles(images, method.rng(0)).flatten(0, 1)
+
+
+def test_a_share_of_the_tiles_keeps_its_colours():
+    colourful = many_tiles("method.one_channel=0.7", "method.coarse=0").std((2, 3)).amin(1) > 0.1
+    assert float(colourful.double().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_share_of_the_tiles_loses_resolution():
+    values = torch.linalg.svdvals(many_tiles("method.one_channel=0", "method.coarse=0.25")[:, 0])  # [3600, 8]
+    reduced = values[:, -1] < 1e-5 * values[:, 0]
+    less_than_8 = ((7.5 / 8) ** 2 - 0.01) / 0.99  # whose drawn side is not rounded to all of the tile's
+    assert float(reduced.double().mean()) == pytest.approx(0.25 * less_than_8, abs=0.03)
+
+
+def test_grey_images_keep_their_channel():
+    run = load_run(None, ["method=context_prediction", *SMALL, "encoder.width=8"])
+    method = build_method(run, replace(INFO, image_size=32, channels=1, mean=(0.5,), std=(0.25,)))
+    assert isinstance(method, ContextPrediction)
+    images = torch.rand(BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    method.config = method.config.model_copy(update={"coarse": 0.0})
+    tiles = method._tiles(images, method.rng(0))
+    places = torch.rand(BATCH, 9, 2, generator=method.rng(0))
+    expected = cut(images, 3, 8, places)
+    expected = expected - expected.mean((2, 3, 4), keepdim=True)
+    deviation = expected.square().mean((2, 3, 4), keepdim=True).sqrt()
+    torch.testing.assert_close(tiles, expected / deviation, rtol=1e-4, atol=1e-4)
+
+
+def test_each_step_has_tiles_of_its_own():
+    method = context()
+    losses = [
+        float(method.eval()(batch_of(method), Progress(step=step, steps=10, epoch=0, epochs=1)).loss.detach())
+        for step in (3, 3, 4)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_papers_tiles_gaps_and_jitter():
+    """Patches of 96 pixels, gaps of 48, jitter of 7 to each side, in an image of 3 x 144."""
+    run = load_run(None, ["method=context_prediction", "recipe=paper", "method.width=16"])
+    method = build_method(run, replace(INFO, image_size=432))
+    assert isinstance(method, ContextPrediction)
+    assert method.tile_size == 96
+    assert round(method.config.jitter * 48) == 14
+    assert [drop * 70 for drop in run.optimizer.drops] == pytest.approx([30, 50])
+    assert run.optimizer.peak_lr(512) == pytest.approx(0.2)
+
+
+def test_small_tiles_are_enlarged():
+    method = context("method.enlarge=2")
+    assert method._tiles(batch_of(method).views[0], method.rng(0)).shape == (BATCH, 9, 3, 16, 16)
+
+
+def test_tiles_too_small_for_the_encoder_are_refused():
+    with pytest.raises(ConfigError, match=r"^method\.tile=0\.8 with method\.enlarge=1 gives tiles of 2 pixels, which"):
+        context("image_size=8")

@@ -1,0 +1,35 @@
+"""Transformations: as many classes as there are, and views that do not undo the task."""
+
+import pytest
+import torch
+
+from eagleray.augment import View
+from eagleray.config import load_run
+from method_cases import NOW, batch_of, small
+
+
+@pytest.mark.parametrize(("group", "classes"), [("square", 8), ("flips", 4)])
+def test_the_classifier_distinguishes_the_transformations(group: str, classes: int):
+    method = small("transformations", f"method.group={group}").train()
+    assert method.get_submodule("classifier").out_features == classes
+    with torch.no_grad():
+        method.classifier.weight.zero_()
+        method.classifier.bias.copy_(5.0 * (torch.arange(classes) == 2))  # says the third of everything
+    result = method(batch_of(method), NOW)
+    assert float(result.metrics["transformation"]) == pytest.approx(1 / classes)
+    assert len(result.embeddings) == classes
+
+
+def test_views_never_flip_or_rotate():
+    """Else an image and its mirror image would both be of either class."""
+    for crop in (1.0, 0.5):
+        for view in small("transformations", f"method.crop_min={crop}").views:
+            assert (view.flip, view.rotate) == (0.0, 0.0)
+            assert view.crop == (None if crop == 1 else (crop, 1.0))
+
+
+def test_the_papers_recipe_is_that_of_the_authors_code():
+    """Adam with its defaults, on images as they are."""
+    run = load_run(None, ["method=transformations", "recipe=paper", "batch_size=128"])
+    assert (run.optimizer.peak_lr(128), run.optimizer.weight_decay, run.optimizer.final_lr) == (1e-3, 0, 1)
+    assert small("transformations", "method.crop_min=1").views == (View(),)
