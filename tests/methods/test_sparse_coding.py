@@ -74,7 +74,7 @@ def test_the_default_search_is_within_a_hundredth_of_the_least_energy():
 
 
 def test_loss_and_gradients_are_those_of_the_energy_with_the_codes_held():
-    method = made("method.sparsity=0.3", "method.prediction=0.7", "encoder.width=6")
+    method = made("method.sparsity=0.3", "method.prediction=0.7", "method.iterations=2", "encoder.width=6")
     batch, layer = batch_of(method), layer_of(method.encoder)
     dictionary = method.decoder.weight.detach().clone().requires_grad_()
     filters = layer.dictionary.detach().clone().requires_grad_()
@@ -83,7 +83,7 @@ def test_loss_and_gradients_are_those_of_the_energy_with_the_codes_held():
     x = layer.draw(batch.views[0], 3, method.rng(NOW.step)).flatten(0, 1)
     products = x @ filters.T
     f = products.sign() * (products.abs() - thresholds).clamp(min=0)
-    z = best_codes(x, dictionary.detach(), f.detach(), 0.3, 0.7, 20)
+    z = best_codes(x, dictionary.detach(), f.detach(), 0.3, 0.7, 2)
     expected = slow_energy(x, dictionary, f, z, 0.3, 0.7)
     expected.backward()
     loss = method(batch, NOW).loss
