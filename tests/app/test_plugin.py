@@ -201,6 +201,7 @@ def test_the_training_of_a_check_raises_no_false_alarm(name: str):
         "w_mse": ["method.sub_batch=32", "method.projection=8"],
         "colorization": ["data=letters"],
         "context_prediction": ["image_size=32"],
+        "data2vec": ["method.blocks=1"],
         "jigsaw": ["image_size=32"],
     }.get(name, [])
     assert list(trains(load_run(None, [*small_settings(find("method", name)), *fitting, "epochs=5"]))) == []
