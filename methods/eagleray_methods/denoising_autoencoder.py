@@ -1,7 +1,7 @@
 """Denoising autoencoder: reconstruct images from corrupted ones.
 
 Vincent, Larochelle, Bengio, Manzagol 2008, https://www.cs.toronto.edu/~larocheh/publications/icml-2008-denoising-autoencoders.pdf
-The three corruptions are those of the authors' longer paper (Vincent et al. 2010, section 3.3); amounts and black and
+The three corruptions are those of the authors' longer paper (Vincent et al. 2010); amounts and black and
 white are in units of pixels from 0 to 1. Nothing but the features reaches the decoder, so it cannot copy.
 Differs from the paper: one deep convolutional network is trained at once, not a stack layer by layer; the decoder is
 DCGAN's, its weights not tied to the encoder's, and its squared error is in units of the normalised channels, over

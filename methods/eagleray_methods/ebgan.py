@@ -104,12 +104,12 @@ class EBGAN(Method):
 
 
 def distances(images: Tensor, others: Tensor) -> Tensor:
-    """Compute the Euclidean distance of each image from another (section 2.3), [N]."""
+    """Compute the Euclidean distance of each image from another, [N]."""
     return ((images - others).square().flatten(1).sum(1) + 1e-12).sqrt()
 
 
 def mean_squared_cosine(features: Tensor) -> Tensor:
-    """Compute the repelling regulariser, or pulling-away term (section 2.4).
+    """Compute the repelling regulariser, or pulling-away term.
 
         1 / (N (N - 1)) sum over i and j != i of cos²(s_i, s_j)
 

@@ -110,7 +110,7 @@ class FlexMatch(Method):
 
 
 def class_thresholds(guessed: Tensor, classes: int, threshold: float) -> Tensor:
-    """Return the threshold of each class, [classes] (sections 3.1 to 3.3).
+    """Return the threshold of each class, [classes].
 
     With s_c the number of images last guessed in class c, and s_0 of those never guessed with confidence:
 

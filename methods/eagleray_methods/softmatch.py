@@ -132,7 +132,7 @@ def uniformly_aligned(probabilities: Tensor, predicted: Tensor) -> Tensor:
 
 
 def truncated_gaussian(confidence: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Return the weight of each image, [N] (section 3.1).
+    """Return the weight of each image, [N].
 
         1 from the mean upwards, exp(-(confidence - mean)^2 / (2 variance)) below it
 

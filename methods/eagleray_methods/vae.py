@@ -87,7 +87,7 @@ class VAE(Method):
 
 
 def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute the divergence of Gaussians from the standard one (appendix B).
+    """Compute the divergence of Gaussians from the standard one.
 
         KL = 1/2 sum over d of (mean_d² + variance_d - 1 - log variance_d)
 

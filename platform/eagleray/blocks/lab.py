@@ -21,17 +21,6 @@ def lab(images: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
-def srgb(colours: Tensor) -> Tensor:
-    """Convert Lab to sRGB, the inverse of `lab`: [N, 3, H, W] -> the same shape, cut off to 0..1."""
-    lightness, a, b = colours.unbind(1)
-    y = (lightness + 16) / 116
-    roots = torch.stack([y + a / 500, y, y - b / 200], 1)
-    xyz = torch.where(roots > _KNEE, roots**3, 3 * _KNEE**2 * (roots - 4 / 29))
-    linear = torch.einsum("dc,nchw->ndhw", torch.linalg.inv(_TO_XYZ).to(colours), xyz)
-    curved = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
-
-
 def _cube_root(values: Tensor) -> Tensor:
     line = values / (3 * _KNEE**2) + 4 / 29
     return torch.where(values > _KNEE**3, values.clamp(min=_KNEE**3) ** (1 / 3), line)
