@@ -8,8 +8,8 @@ new ones in each epoch, not about a hundred drawn once. Nothing is rotated. An i
 reduced. Contrast and colour change as in SimCLR's jitter, not along the principal axes of a patch's colours and by
 powers of HSV's saturation and value. The batches hold all images; those that are no class move batch norms alone. The
 classifier is one linear layer on the pooled features, so that these features are trained; there is no dropout. The rate
-falls by cosine, where the authors divide it by three whenever the validation error stops falling. The small recipe
-makes every image a class.
+of the paper recipe is ours, and falls by cosine, where the authors divide theirs by three whenever the validation error
+stops falling. The small recipe makes every image a class.
 """
 
 from typing import Annotated, ClassVar
