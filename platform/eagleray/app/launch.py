@@ -189,7 +189,7 @@ def _train(
         reports = train_on_workers(run, record.directory, address=address)
     else:
         reports = _train_here(record, local)
-    may_collapse, loss = run.notify is not None, run.method.declaration.values["collapsed_loss"]
+    may_collapse, loss = run.notify is not None, run.collapsed_loss
     with closing(reports):
         for report in display(reports, f"{run.method.title} on {run.data.title}", record.tags["data"]):
             if may_collapse and report.epoch_ended:

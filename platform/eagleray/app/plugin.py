@@ -126,7 +126,7 @@ def trains(run: Run) -> Iterator[str]:
             return
     if wrong := [name for name, value in epochs[-1].metrics.items() if value != value]:
         yield f"{', '.join(wrong)} is not a number; return only what could be measured"
-    seen, loss = [report.metrics for report in epochs], run.method.declaration.values["collapsed_loss"]
+    seen, loss = [report.metrics for report in epochs], run.collapsed_loss
     found = ((report, collapsed(seen[:count], loss)) for count, report in enumerate(epochs, 1))
     report, why = next(((report, why) for report, why in found if why), (epochs[-1], ""))
     if why and run.labels is None:

@@ -4,6 +4,7 @@ The loop, the method and the evaluators declare them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 
 from eagleray.config.mistakes import nearest
@@ -11,9 +12,10 @@ from eagleray.config.nested import merged, parse_override
 from eagleray.config.registry import Declaration, declared
 from eagleray.config.run import Run, changed, leaves
 from eagleray.contracts.errors import ConfigError
-from eagleray.contracts.metric import LOOP, Metric, Need
+from eagleray.contracts.metric import LOOP, TERM, Metric, Need
 
 Table = Mapping[str, Metric]
+LOSS = Metric("the loss of one of several methods that train together, before its weight", "lower", no_goal=TERM)
 TEST = "test_"  # before the name of a metric that was measured on the test set
 WITHOUT_LABELS = "label_free"  # what a sweep without labels is best compared by (docs/label-free.md)
 
@@ -230,8 +232,16 @@ def _table(parts: Iterable[Table]) -> Table:
 
 
 def _own(run: Run) -> Table:
-    """Return the metrics that the method declares."""
-    return run.method.declaration.values["metrics"]
+    """Return the metrics that the method declares, and those of methods beside it, with their names before them."""
+    own = run.method.declaration.values["metrics"]
+    if not run.beside:
+        return own
+    tasks = {
+        f"{task.title}_{name}": replace(metric, meaning=f"{metric.meaning}, of {task.title}")
+        for task in run.beside
+        for name, metric in {"loss": LOSS, **task.declaration.values["metrics"]}.items()
+    }
+    return _table([own, {f"{run.method.title}_loss": LOSS}, tasks])
 
 
 def _evaluator(metric: str, run: Run) -> str | None:

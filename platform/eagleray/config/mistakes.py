@@ -83,7 +83,7 @@ def sentences(errors: Iterable[Any], known: Mapping[str, FieldInfo], above: str 
         others = list[Any]()
         for inner in context["errors"]:
             unknown = str(inner["loc"][-1]) if inner["type"] == "extra_forbidden" else ""
-            if owners := context["owners"].get(unknown):
+            if path != ["beside"] and (owners := context["owners"].get(unknown)):
                 have = f"{_listed(owners)} {'have' if len(owners) > 1 else 'has'}"
                 key, section = ".".join([*path, unknown]), ".".join(path)
                 remedy = f"for example {section}={owners[0]} {key}={_shown(inner['input'])}"

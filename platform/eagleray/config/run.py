@@ -16,12 +16,13 @@ from eagleray.config.sections import (
     Checkpoints,
     Chosen,
     DataChoice,
-    DataSettings,
     EncoderChoice,
     Evaluate,
     Labels,
     MethodChoice,
+    Settled,
     Strict,
+    Task,
     Tracking,
     evaluate_with,
 )
@@ -48,6 +49,13 @@ class Run(Strict, frozen=True):
         Field(description="which of the method's recipes: for small data and short runs, or the paper's"),
     ] = "small"
     optimizer: Recipe
+    beside: Annotated[
+        tuple[Task, ...],
+        Field(
+            description="methods that train the same encoder beside the run's, their losses added: names, or mappings "
+            "of a name, its settings and loss_weight (1)"
+        ),
+    ] = ()
     koleo: Annotated[
         float,
         LogUniform(0.01, 1.0),
@@ -98,6 +106,8 @@ class Run(Strict, frozen=True):
         small = tree.get("recipe", "small") == "small"
         if small:
             tree["method"] = {**recipes.small_settings, **tree["method"]}
+            if isinstance(beside := tree.get("beside"), list | tuple):
+                tree["beside"] = [_with_small_settings(task) for task in beside]
         if isinstance(tree.setdefault("optimizer", {}), Mapping):
             recipe = (recipes.small if small else recipes.paper).model_dump()
             tree["optimizer"] = {**recipe, **_used(tree["optimizer"], recipe)}
@@ -125,6 +135,7 @@ class Run(Strict, frozen=True):
         only = self.method.declaration.values["only_encoder"]
         if only not in (None, self.encoder.name):
             raise wrong(f"encoder={self.encoder.name}: {self.method.name} trains {only} alone; use encoder={only}")
+        self._check_tasks()
         if self.koleo and needs & {"tokens", *LABELS}:
             what = "patches" if "tokens" in needs else "labelled images too"
             raise wrong(
@@ -158,6 +169,30 @@ class Run(Strict, frozen=True):
                 f"step as they do; those that can: {listed}"
             )
         return self
+
+    def _check_tasks(self) -> None:
+        """Refuse methods beside the run's that cannot train its encoder on unlabelled views."""
+        names = [self.method.title]
+        for task in self.beside:
+            needs, only = task.declaration.needs, task.declaration.values["only_encoder"]
+            if task.title in names:
+                raise wrong(f"beside has {task.title} twice, or it is the run's method; name each once")
+            if needs & {"trained_encoder", *LABELS}:
+                what = "labels" if needs & LABELS else "a trained run"
+                raise wrong(f"beside: {task.title} needs {what}; it can be the run's method, beside which others are")
+            if ("tokens" in needs and not self.encoder.declaration.values["has_tokens"]) or only not in (
+                None,
+                self.encoder.name,
+            ):
+                raise wrong(f"beside: {task.title} does not train encoder={self.encoder.name}; remove it")
+            names.append(task.title)
+        if self.beside and "only_labels" in self.method.declaration.needs:
+            raise wrong(f"beside: {self.method.name} sees no unlabelled images, from which the others learn; remove it")
+
+    @property
+    def collapsed_loss(self) -> float | None:
+        """What the loss is if all views agree; None: it does not show it, or other terms are added."""
+        return None if self.beside or self.koleo else self.method.declaration.values["collapsed_loss"]
 
     @property
     def fewest_workers(self) -> int:
@@ -259,7 +294,8 @@ def changed(run: Run, values: Mapping[str, Any]) -> Run:
 
 def _settings_in(tree: Mapping[str, Any]) -> dict[str, set[str]]:
     """Return keys of sections whose settings are declared elsewhere."""
-    return {section: set(tree.get(section, {})) for section in CHOSEN}
+    tasks = (set(task) for task in tree.get("beside", ()) if isinstance(task, Mapping))
+    return {**{section: set(tree.get(section, {})) for section in CHOSEN}, "beside": set().union(*tasks)}
 
 
 def validated(
@@ -325,13 +361,16 @@ def _dotted(section: type[BaseModel], above: str) -> dict[str, FieldInfo]:
 
 def _sections(field: FieldInfo, chosen: Any) -> list[type[BaseModel]]:
     """Return a section's models; none for a single value."""
+    if field is Run.model_fields["beside"]:
+        tasks = (_known("method", each.get("name")) for each in chosen or () if isinstance(each, Mapping))
+        return [Task.Settings, *(known.Config for known in tasks if known)]
     kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
     section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
     if section is Evaluate:
         return [evaluate_with(chosen.get("also", ()) if isinstance(chosen, Mapping) else ())]
     if section is None or not issubclass(section, Chosen):
         return [section] if section else []
-    shared: list[type[BaseModel]] = [DataSettings] if section is DataChoice else []
+    shared = [section.Settings] if issubclass(section, Settled) else []
     known = _known(section.kind, chosen["name"])
     return [known.Config, *shared] if known else shared
 
@@ -358,6 +397,13 @@ def _known(kind: Kind, name: Any) -> Declaration | None:
 
 def _with_name(section: Any, default: str) -> dict[str, Any]:
     return {"name": default, **section} if isinstance(section, Mapping) else {"name": section}
+
+
+def _with_small_settings(task: Any) -> Any:
+    """Return a method beside the run's with its settings for short runs."""
+    flat = _with_name(task, "")
+    known = _known("method", flat["name"])
+    return {**known.values["recipes"].small_settings, **flat} if known else task
 
 
 _USED_BY = {"nesterov": "sgd", "beta2": "adamw"}

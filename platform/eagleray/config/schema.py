@@ -14,9 +14,10 @@ from eagleray.config.run import Run, run_keys
 from eagleray.config.sections import (
     Chosen,
     DataChoice,
-    DataSettings,
     EncoderChoice,
     MethodChoice,
+    Settled,
+    Task,
     evaluate_with,
 )
 from eagleray.config.sweep import Sweep
@@ -25,7 +26,7 @@ from eagleray.contracts.ranges import KINDS
 
 Schema = dict[str, Any]
 
-_SECTIONS: tuple[type[Chosen], ...] = (MethodChoice, EncoderChoice, DataChoice)
+_SECTIONS: tuple[type[Chosen], ...] = (MethodChoice, EncoderChoice, DataChoice, Task)
 _NAMELESS: dict[Kind, tuple[str, ...]] = {  # the defaults, whose settings need no name
     "method": ("simclr",),
     "encoder": ("convnet", "vit_tiny"),
@@ -80,7 +81,7 @@ def _chosen(section: type[Chosen]) -> Schema:
 
     A bare name, the default's settings, or a name with the settings that its file declares.
     """
-    shared = [DataSettings] if section is DataChoice else []
+    shared = [section.Settings] if issubclass(section, Settled) else []
     known, here = declared(section.kind), found_here(section.kind)
     names = {name: [name] for name in {**known, **here}}
     for name in timm_names() if section.kind == "encoder" else ():
@@ -90,7 +91,7 @@ def _chosen(section: type[Chosen]) -> Schema:
         _settings([one.Config, *shared], {"name": {"enum": names[name]}}, description=one.summary)
         for name, one in {**known, **here}.items()
     ]
-    nameless = _settings([*(known[name].Config for name in _NAMELESS[section.kind]), *shared], {})
+    default = [_settings([*(known[name].Config for name in _NAMELESS[section.kind]), *shared], {})]
     own: Schema = {"type": "string", "pattern": r"\.", "not": {"enum": sorted(here)}}
     own["description"] = "a file of your own, such as ./fancy.py, or a module, such as my_lab.fancy"
     return {
@@ -98,7 +99,7 @@ def _chosen(section: type[Chosen]) -> Schema:
         "oneOf": [
             {"enum": sorted(chain.from_iterable(names.values()))},
             own,
-            nameless,
+            *(default if section is not Task else ()),  # which has none
             *objects,
             {"type": "object", "properties": {"name": own}, "required": ["name"]},
         ],

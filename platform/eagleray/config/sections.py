@@ -52,6 +52,7 @@ class Chosen(BaseModel, frozen=True):
     """
 
     kind: ClassVar[Kind]
+    section: ClassVar[str | None] = None  # of the run file; None: called as its kind
     name: str
     config: SerializeAsAny[BaseModel]
 
@@ -70,12 +71,11 @@ class Chosen(BaseModel, frozen=True):
     @classmethod
     def _from_flat(cls, value: Any, info: ValidationInfo) -> Any:
         flat = dict(value) if isinstance(value, Mapping) else {"name": value}
-        if not isinstance(name := flat.pop("name"), str):
-            raise wrong(
-                f"{cls.kind}={'null' if name is None else name} is not a name; `eagleray {WORDS[cls.kind]}s` lists them"
-            )
+        if not isinstance(name := flat.pop("name", None), str):
+            section, shown = cls.section or cls.kind, "null" if name is None else name
+            raise wrong(f"{section}={shown} is not a name; `eagleray {WORDS[cls.kind]}s` lists them")
         declaration = find(cls.kind, name)
-        recorded = (info.context or {}).get(cls.kind, ())
+        recorded = (info.context or {}).get(cls.section or cls.kind, ())
         return {"name": declaration.name, **cls._parts(declaration, flat, recorded)}
 
     @classmethod
@@ -85,6 +85,27 @@ class Chosen(BaseModel, frozen=True):
     @model_serializer(mode="plain")
     def _flat(self) -> dict[str, Any]:
         return {"name": self.name, **self.config.model_dump(mode="json")}
+
+
+class Settled(Chosen, frozen=True):
+    """A choice with settings that do not depend on its name, written beside those that do."""
+
+    Settings: ClassVar[type[BaseModel]]
+    settings: SerializeAsAny[BaseModel]
+
+    @classmethod
+    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
+        shared = {key: flat.pop(key) for key in list(flat) if key in cls.Settings.model_fields}
+        config = _own(declaration, flat, recorded)
+        return {"config": config, "settings": _settings(cls.Settings, shared, declaration)}
+
+    @model_serializer(mode="plain")
+    def _flat(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            **self.config.model_dump(mode="json"),
+            **self.settings.model_dump(mode="json"),
+        }
 
 
 class MethodChoice(Chosen, frozen=True):
@@ -167,25 +188,28 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class DataChoice(Chosen, frozen=True):
+class DataChoice(Settled, frozen=True):
     """The images: source, its settings and the common ones."""
 
     kind: ClassVar[Kind] = "data"
+    Settings: ClassVar[type[BaseModel]] = DataSettings
     settings: DataSettings
 
-    @classmethod
-    def _parts(cls, declaration: Declaration, flat: dict[str, Any], recorded: Collection[str]) -> dict[str, Any]:
-        shared = {key: flat.pop(key) for key in list(flat) if key in DataSettings.model_fields}
-        config = _own(declaration, flat, recorded)
-        return {"config": config, "settings": _settings(DataSettings, shared, declaration)}
 
-    @model_serializer(mode="plain")
-    def _flat(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            **self.config.model_dump(mode="json"),
-            **self.settings.model_dump(mode="json"),
-        }
+class TaskSettings(Strict, frozen=True):
+    """The part of a method beside another in the loss."""
+
+    loss_weight: Annotated[
+        float, LogUniform(0.01, 10), Field(gt=0, strict=True, description="of its loss, which is added to the others")
+    ] = 1.0
+
+
+class Task(Settled, MethodChoice, frozen=True):
+    """A method beside the run's."""
+
+    section: ClassVar[str | None] = "beside"
+    Settings: ClassVar[type[BaseModel]] = TaskSettings
+    settings: TaskSettings
 
 
 if TYPE_CHECKING:

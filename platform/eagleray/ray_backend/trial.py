@@ -149,7 +149,7 @@ def _ending(report: Report, trial: dict[str, Any], run: Run, record: Record) -> 
     if report.done:
         return None, ""
     if report.epoch_ended and trial["stop_collapsed"]:
-        loss = run.method.declaration.values["collapsed_loss"]
+        loss = run.collapsed_loss
         why = collapsed(record.metrics(), loss, classes=run.labels is not None)
         if why:
             return "collapsed", why

@@ -15,6 +15,7 @@ from torch import nn
 
 from eagleray.blocks import distributed
 from eagleray.blocks.koleo import KoLeo
+from eagleray.blocks.multitask import Multitask, Task
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.method import Method
@@ -124,8 +125,14 @@ def build_method(run: Run, data: DataInfo) -> Method:
         image_size=data.image_size,
         channels=data.channels,
     )
-    method_class = run.method.declaration.load()
-    return method_class(encoder, run.method.declaration.real(run.method.config), data)
+    main, *others = (
+        one.declaration.load()(encoder, one.declaration.real(one.config), data) for one in (run.method, *run.beside)
+    )
+    if not run.beside:
+        return main
+    pairs = zip(run.beside, others, strict=True)
+    tasks = {task.title: Task(method, task.settings.loss_weight) for task, method in pairs}
+    return Multitask(run.method.title, main, tasks)
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
@@ -136,6 +143,7 @@ def blueprint(run: Run, method: Method) -> dict[str, Any]:
     return {
         "method": {"name": run.method.name, **method.config.model_dump(mode="json")},
         "encoder": {"name": method.encoder.name, **method.encoder.config.model_dump(mode="json")},
+        "beside": run.file()["beside"],
         "data": asdict(method.data),
     }
 
@@ -146,5 +154,6 @@ def from_blueprint(plan: Mapping[str, Any]) -> Method:
     Raises:
         ConfigError: the settings do not fit today's version of the method.
     """
-    run = read_run({section: plan[section] for section in ("method", "encoder")})
+    # Blueprints of before tell nothing of methods beside another.
+    run = read_run({section: plan[section] for section in ("method", "encoder", "beside") if section in plan})
     return build_method(run, DataInfo(**plan["data"]))

@@ -1,0 +1,94 @@
+"""Several methods on one encoder, their losses added."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from eagleray.augment import View
+from eagleray.contracts.batch import Batch, EpochView, Progress, StepResult
+from eagleray.contracts.method import Method, ParameterGroup
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method beside another."""
+
+    method: Method
+    weight: float  # of its loss
+
+
+class Multitask(Method):
+    """A method and tasks beside it, which train its encoder together: loss + sum over tasks of weight * loss.
+
+    Each sees its own views, in passes of its own; what it does before and after a step it does to the shared encoder.
+    (So colorization makes all of them see luma alone, which is the harmonised input of the paper.) The main method is
+    what is evaluated and kept: its encoder or teacher, its embeddings, its classifier. Numbers of the others have their
+    names before them.
+
+    Source: Doersch, Zisserman 2017, Multi-task Self-Supervised Visual Learning, https://arxiv.org/abs/1708.07860. There
+    every task has batches and gradients of its own, which are added for one step, as here.
+
+    Args:
+        name: of the main method.
+        main: the main method, whose encoder the others were built with.
+        tasks: by name.
+    """
+
+    def __init__(self, name: str, main: Method, tasks: Mapping[str, Task]):
+        super().__init__(main.encoder, main.config, main.data)
+        self.name, self.main, self.tasks = name, main, dict(tasks)
+        self.beside = nn.ModuleList(task.method for task in tasks.values())  # their weights are trained too
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """All methods by name, the main one first."""
+        return {self.name: self.main, **{name: task.method for name, task in self.tasks.items()}}
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return tuple(view for method in self.methods.values() for view in method.views)
+
+    @property
+    def labelled_views(self) -> tuple[View, ...]:
+        return self.main.labelled_views
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.main.backbone
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        views = iter(batch.views)
+        own = {name: [next(views) for _ in method.views] for name, method in self.methods.items()}
+        result = self.main(replace(batch, views=own[self.name]), progress)
+        loss, numbers = result.loss, {**result.metrics, f"{self.name}_loss": result.loss.detach()}
+        for name, task in self.tasks.items():
+            found = task.method(Batch(own[name], batch.indices), progress)
+            loss = loss + task.weight * found.loss
+            numbers |= {f"{name}_{key}": value for key, value in {"loss": found.loss.detach(), **found.metrics}.items()}
+        return replace(result, loss=loss, metrics=numbers)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        return [group for method in self.methods.values() for group in method.parameter_groups()]
+
+    def before_epoch(self, epoch: EpochView) -> None:
+        self.main.before_epoch(epoch)
+        for task in self.tasks.values():
+            task.method.before_epoch(replace(epoch, labelled=None))
+
+    def before_step(self, progress: Progress) -> None:
+        for method in self.methods.values():
+            method.before_step(progress)
+
+    def after_step(self, progress: Progress) -> None:
+        for method in self.methods.values():
+            method.after_step(progress)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.main.encode(images)
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        return self.main.reconstruct(images)
+
+    def classify(self, images: Tensor) -> Tensor:
+        return self.main.classify(images)
