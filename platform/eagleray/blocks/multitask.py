@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from eagleray.augment import View
 from eagleray.contracts.batch import Batch, EpochView, Progress, StepResult
 from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.contracts.view import View
 
 
 @dataclass(frozen=True)
