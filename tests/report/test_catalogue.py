@@ -3,17 +3,26 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from eagleray.config.registry import declared, find
-from eagleray.report.catalogue import metrics_page, page, read_runs, recipes
+from eagleray.report.catalogue import metrics_page, over_all_methods, page, read_runs, recipes
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_the_page_in_docs_is_what_the_code_says_now():
     made = page(read_runs(DOCS / "results" / "methods.csv"))
     assert (DOCS / "methods.md").read_text(encoding="utf-8") == made, "make docs"
     assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), "make docs"
+
+
+def test_the_sweep_over_methods_has_all_that_need_no_trained_run():
+    text = (ROOT / "sweeps" / "methods.yaml").read_text(encoding="utf-8")
+    assert over_all_methods(text) == text, "make docs"
+    listed = [variant["method"] for variant in yaml.safe_load(text)["vary"]["run"]]
+    assert sorted([*listed, "distillation", "finetune"]) == sorted(declared("method"))
 
 
 def test_every_method_names_its_paper_its_settings_and_both_recipes():

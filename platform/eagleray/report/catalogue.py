@@ -1,9 +1,10 @@
-"""Generate the pages of all methods and metrics.
+"""Generate the pages of all methods and metrics, and the list of a sweep over all methods.
 
 They are made from the declarations in files and the runs of one sweep over methods.
 
 python -m eagleray.report.catalogue RUNS.csv > docs/methods.md
 python -m eagleray.report.catalogue --metrics > docs/metrics.md
+python -m eagleray.report.catalogue --sweep sweeps/methods.yaml
 """
 
 import csv
@@ -73,6 +74,24 @@ def metrics_page() -> str:
         *_table(["method", *METRICS], own),
         "",
     ])  # fmt: skip
+
+
+def over_all_methods(sweep: str) -> str:
+    """Return the text of a sweep file whose `vary.run` lists all methods, by family, that need no trained run.
+
+    ViTs are small, and 40 images of each class have labels.
+    """
+    families: dict[str, list[str]] = {}
+    for method in declared("method").values():
+        if not method.needs_run:
+            settings = f"method: {method.name}"
+            if "tokens" in method.needs:
+                settings += ", encoder: {name: vit_tiny, depth: 4, dim: 128}"
+            if method.needs & {"labels", "only_labels"}:
+                settings += f", labels: {{per_class: 40{', ratio: 3' if 'labels' in method.needs else ''}}}"
+            families.setdefault(method.summary.partition(":")[0].lower(), []).append(f"    - {{{settings}}}\n")
+    listed = "".join(f"    # {family}\n{''.join(families[family])}" for family in sorted(families))
+    return re.sub(r"(?<=^vary:\n  run:\n)(    .*\n)+", listed, sweep, flags=re.MULTILINE)
 
 
 def metrics(table: Table) -> list[list[str]]:
@@ -221,5 +240,12 @@ def _recipe(recipe: Recipe) -> str:
 
 
 if __name__ == "__main__":
-    is_metrics = sys.argv[1:] == ["--metrics"]
-    sys.stdout.write(metrics_page() if is_metrics else page(read_runs(Path(sys.argv[1]))))
+    match sys.argv[1:]:
+        case ["--metrics"]:
+            sys.stdout.write(metrics_page())
+        case ["--sweep", file]:
+            Path(file).write_text(over_all_methods(Path(file).read_text(encoding="utf-8")), encoding="utf-8")
+        case [file]:
+            sys.stdout.write(page(read_runs(Path(file))))
+        case _:
+            sys.exit(__doc__)

@@ -39,7 +39,7 @@ def rehearse(sweep: Sweep, runs: list[Run]) -> list[str]:
         if caution := cautioned(images, run.labels):
             read[caution] = None
         kind = json.dumps(
-            [run.file()[key] for key in ("method", "encoder", "data", "image_size", "batch_size", "workers")]
+            [run.file()[key] for key in ("method", "beside", "encoder", "data", "image_size", "batch_size", "workers")]
         )
         if kind not in built:
             build_method(run, info)
