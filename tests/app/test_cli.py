@@ -133,10 +133,16 @@ def errors(kind: str, tree: Any) -> list[str]:
 
 @pytest.mark.parametrize("file", SWEEPS, ids=[file.stem for file in SWEEPS])
 def test_shipped_sweeps_are_valid(eagleray: Any, file: Path, tmp_path: Path):
-    needs_run = "encoder: pretrained" in file.read_text()
-    info = DataInfo(image_size=8, channels=1, samples=100, classes=10)
-    trained = finished_run(tmp_path / "trained", info, "encoder.width=8") if needs_run else None
-    outcome = eagleray("check", str(file), *([f"encoder.run={trained}"] if needs_run else []))
+    text, more = file.read_text(), []
+    if "encoder: pretrained" in text:
+        info = DataInfo(image_size=8, channels=1, samples=100, classes=10)
+        more = [f"encoder.run={finished_run(tmp_path / 'trained', info, 'encoder.width=8')}"]
+    if "data: {name: folder}" in text:
+        for number in range(240):
+            (place := tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(place / f"{number}.png")
+        more = [f"data.root={tmp_path / 'images'}"]
+    outcome = eagleray("check", str(file), *more)
     assert (outcome.code, outcome.err) == (0, "")
     assert "is a valid sweep" in outcome.out
     assert errors("sweep", yaml.safe_load(file.read_text())) == []
