@@ -137,7 +137,7 @@ def test_shipped_sweeps_are_valid(eagleray: Any, file: Path, tmp_path: Path):
     if "encoder: pretrained" in text:
         info = DataInfo(image_size=8, channels=1, samples=100, classes=10)
         more = [f"encoder.run={finished_run(tmp_path / 'trained', info, 'encoder.width=8')}"]
-    if "data: {name: folder}" in text:
+    if "data: {name: folder, root: images}" in text:
         for number in range(240):
             (place := tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), (number, 0, 0)).save(place / f"{number}.png")
