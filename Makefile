@@ -37,6 +37,7 @@ docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md, the list in sweeps/meth
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 	$(BIN)/python -m eagleray.report.catalogue --sweep sweeps/methods.yaml
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/known_answers.py
 	$(BIN)/python chaos/table.py
 
 bench: $(INSTALLED)  ## the side-by-side measurements; takes a while and wants a quiet machine; IMAGES=FOLDER for the last

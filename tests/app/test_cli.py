@@ -40,7 +40,7 @@ from eagleray.runs.restore import restored
 from eagleray_methods.simclr import SimCLR
 from method_cases import finished_run, needed
 
-SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").rglob("*.yaml"))
 NOWHERE = "http://127.0.0.1:1"  # an address where nothing answers
 TINY = [
     "data.limit=64", "batch_size=16", "epochs=2", "encoder.width=4", "encoder.depth=2", "threads=1",
@@ -137,7 +137,7 @@ def test_shipped_sweeps_are_valid(eagleray: Any, file: Path, tmp_path: Path):
     if "encoder: pretrained" in text:
         info = DataInfo(image_size=8, channels=1, samples=100, classes=10)
         more = [f"encoder.run={finished_run(tmp_path / 'trained', info, 'encoder.width=8')}"]
-    if "data: {name: folder, root: images}" in text:
+    if "data: {name: folder, root: images" in text:
         for number in range(240):
             (place := tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), (number, 0, 0)).save(place / f"{number}.png")
