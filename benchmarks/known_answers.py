@@ -36,15 +36,15 @@ ROTNET, VICREG = "[RotNet](https://arxiv.org/abs/1803.07728)", "[VICReg](https:/
 ALL = "['crop', 'flip', 'jitter', 'grayscale']"
 CLAIMS = (
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "0.05"}, f"{SIMCLR}, table 5"),
-    Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "1.0"}, f"{SIMCLR}, table 5"),
+    Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "1"}, f"{SIMCLR}, table 5"),
     Claim(
         "scaling",
         {"batch_size": "64", "optimizer.lr_scaling": "sqrt"},
         {"batch_size": "64", "optimizer.lr_scaling": "linear"},
         f"{SIMCLR}, appendix B.1",
     ),
-    Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "1.0"}, f"{BYOL}, table 5a"),
-    Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "0.0"}, f"{BYOL}, table 5a"),
+    Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "1"}, f"{BYOL}, table 5a"),
+    Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "0"}, f"{BYOL}, table 5a"),
     Claim(
         "views",
         {"augment.only": ALL},
