@@ -57,10 +57,12 @@ def as_param(value: Any) -> Any:
 
     >>> as_param(["crop", "jitter"]), as_param({"method": {"name": "mae", "mask": 0.5}, "epochs": 5})
     ('crop+jitter', 'mae mask=0.5 epochs=5')
+    >>> as_param(["rotnet", {"name": "jigsaw", "loss_weight": 0.5}])
+    'rotnet+jigsaw loss_weight=0.5'
     """
     if isinstance(value, Mapping):
         return " ".join(_words(value))
-    return "+".join(map(str, value)) or NOTHING if isinstance(value, list | tuple) else value
+    return "+".join(str(as_param(each)) for each in value) or NOTHING if isinstance(value, list | tuple) else value
 
 
 def as_names(param: Any) -> list[str] | None:
