@@ -97,12 +97,50 @@ def simclr_v2() -> str:
     return points(rows, ("accuracy", "test_accuracy", "linear"), "step", head)
 
 
+def semi_supervised() -> str:
+    """Make the table of all methods with few labels, the best first, with their differences from the labels alone."""
+    rows = read("semi_supervised")
+    alone = [row for row in rows if row["run"] == "supervised"]
+    metrics = ("accuracy", "linear", "ece", "pseudo_precision", "pseudo_recall", "largest_class")
+    lines = []
+    for value in dict.fromkeys(row["run"] for row in rows):
+        own = [row for row in rows if row["run"] == value]
+        gain = "" if own == alone else f"{average(own, 'accuracy') - average(alone, 'accuracy'):+.3f}"
+        lines.append([value, cell(own, "accuracy"), gain, *(mean(own, metric, ".3f") for metric in metrics[1:])])
+    head = ["run", "accuracy", "difference", "linear", "ECE", "pseudo-labels: precision", "recall", "largest class"]
+    return markdown(head, lines) + below(rows, "run", metrics)
+
+
+def few_labels() -> str:
+    """Make the table of ways to use few labels, by their number."""
+    rows = read("few_labels")
+    counts = sorted({row["labels.per_class"] for row in rows}, key=int)
+    lines = [
+        [
+            way,
+            *(
+                cell([row for row in rows if (row["run"], row["labels.per_class"]) == (way, n)], "accuracy")
+                for n in counts
+            ),
+        ]
+        for way in dict.fromkeys(row["run"] for row in rows)
+    ]
+    widths = ", ".join(
+        f"{n} labels {half_width([row for row in rows if row['labels.per_class'] == n], 'run', 'accuracy'):.3f}"
+        for n in counts
+    )
+    head = ["accuracy with this many labels a class", *counts]
+    return markdown(head, lines) + f"\n\n± of a difference between two of them, 95 %: {widths}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),
     "colour_path": lambda: points(read("colour_path"), ("knn", "linear"), "augment.exact"),
     "simclr_v2": simclr_v2,
+    "semi_supervised": semi_supervised,
+    "few_labels": few_labels,
 }
 
 
@@ -122,8 +160,11 @@ def cell(rows: Sequence[Row], metric: str) -> str:
 
 
 def mean(rows: Sequence[Row], metric: str, shown: str) -> str:
-    values = [float(row[metric]) for row in rows if row.get(metric)]
-    return f"{fmean(values):{shown}}" if values else ""
+    return f"{average(rows, metric):{shown}}" if any(row.get(metric) for row in rows) else ""
+
+
+def average(rows: Sequence[Row], metric: str) -> float:
+    return fmean(float(row[metric]) for row in rows if row.get(metric))
 
 
 def below(rows: Sequence[Row], key: str, metrics: Sequence[str]) -> str:
