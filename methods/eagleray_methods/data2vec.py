@@ -40,8 +40,10 @@ class Data2Vec(Method):
             float, Uniform(0.3, 0.8), Field(gt=0, lt=1, description="share of the patches hidden")
         ] = 0.61
         blocks: Annotated[
-            int, IntRange(1, 12), Field(ge=1, description="last blocks of the teacher that the targets average")
-        ] = 6
+            int | None,
+            IntRange(1, 12),
+            Field(ge=1, description="last blocks of the teacher that the targets average; null: half of all"),
+        ] = None  # the paper's 6 of a ViT-B's 12
         beta: Annotated[
             float, LogUniform(0.1, 4), Field(gt=0, description="error from which the loss is no longer squared")
         ] = 2.0
@@ -65,10 +67,10 @@ class Data2Vec(Method):
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
         self.encoder: TokenEncoder = encoder
-        if config.blocks > encoder.depth:
+        self.blocks = config.blocks or max(1, encoder.depth // 2)
+        if self.blocks > encoder.depth:
             raise ConfigError(
-                f"method.blocks={config.blocks} must not exceed the {encoder.depth} blocks of the encoder: "
-                f"take {max(1, encoder.depth // 2)}"
+                f"method.blocks={self.blocks} must not exceed the {encoder.depth} blocks of the encoder: leave it out"
             )
         self.hidden = count_hidden(config.mask_ratio, encoder.grid**2)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(encoder.dim), std=0.02, a=-0.02, b=0.02))
@@ -89,7 +91,7 @@ class Data2Vec(Method):
         places = places.to(images.device, non_blocking=True)  # [N, K]
         tokens = encode_rest(encoder, images, places, self.mask_token)[:, 1:]
         with torch.no_grad():
-            blocks = self.teacher.block_tokens(self.teacher.patches(images), self.config.blocks)
+            blocks = self.teacher.block_tokens(self.teacher.patches(images), self.blocks)
             targets = average_normalised([take(block[:, 1:], places) for block in blocks])  # [N, K, dim]
         loss = smooth_error(self.head(take(tokens, places)), targets, self.config.beta)
         deviation = mean_and_variance(targets.flatten(0, 1))[1].mean().sqrt()
