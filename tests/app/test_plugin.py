@@ -97,7 +97,10 @@ PLANTED: dict[str, tuple[Edits, str, str]] = {
         r"encode turns 5 images into \[1, 5, 64\]; return \[5, 64\], a row for each image",
     ),
     "a picture of the wrong shape": (
-        {"second.detach()])\n": "second.detach()])\n\n    def picture(self, images):\n        return {'seen': images[0]}\n"},
+        {
+            "second.detach()])\n": "second.detach()])\n\n    def picture(self, images):\n"
+            "        return {'seen': images[0]}\n"
+        },
         "picture",
         r"a picture has the shapes {'seen': \[3, 8, 8\]}; return \[N, 3, s, s\] for each title",
     ),

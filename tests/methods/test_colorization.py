@@ -12,7 +12,15 @@ from eagleray.contracts.batch import Batch
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray.runs.export.encoder import used_encoder
-from eagleray_methods.colorization import Colorization, Decoder, annealed_mean, colour_loss, rarity, seen_as_luma, spread
+from eagleray_methods.colorization import (
+    Colorization,
+    Decoder,
+    annealed_mean,
+    colour_loss,
+    rarity,
+    seen_as_luma,
+    spread,
+)
 from method_cases import INFO, NOW, batch_of, settings, small
 
 SMALL = ["method.width=4"]
