@@ -8,6 +8,7 @@ meets their features in a perceptron with one hidden layer. The authors keep the
 it fall to a hundredth exponentially, here it falls by a cosine from the start; weight decay is decoupled from Adam.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -87,8 +88,7 @@ class BiGAN(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
-        whole = torch.rand(world_size() * len(images), self.config.latent, generator=self.rng(progress.step))
-        drawn = own_rows(whole * 2 - 1).to(images.device, images.dtype, non_blocking=True)  # evenly from -1 to 1
+        drawn = self._drawn(len(images), progress.step).to(images.device, images.dtype, non_blocking=True)
         features = self.encoder(images)
         encoded, generated = self.latent(features), self.generator(drawn)
         # Each kind of pair in a pass of its own, so that batch norms see them apart.
@@ -102,6 +102,11 @@ class BiGAN(Method):
         return StepResult(loss, [features.detach()], {"recognised": recognised(on_encoded, on_generated)})
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Generate images from their latent vectors; none is hidden."""
-        return torch.zeros_like(images[:, 0], dtype=torch.bool), self.generator(self.latent(self.encoder(images)))
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Generate images from their latent vectors, and others from drawn ones."""
+        drawn = self._drawn(2 * len(images), 0).to(images)
+        return {"reconstructed": self.generator(self.latent(self.encoder(images))), "generated": self.generator(drawn)}
+
+    def _drawn(self, count: int, step: int) -> Tensor:
+        """Draw this worker's `count` latent vectors, [count, latent], evenly from -1 to 1."""
+        return own_rows(torch.rand(world_size() * count, self.config.latent, generator=self.rng(step)) * 2 - 1)

@@ -14,6 +14,7 @@ a narrow decoder.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.distributed import all_reduce_sum
-from eagleray.blocks.lab import ab_bins, lab, soft_bins
+from eagleray.blocks.lab import ab_bins, lab, soft_bins, srgb
 from eagleray.blocks.losses import precise
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
@@ -94,8 +95,7 @@ class Colorization(Method):
         logits = self.decoder(features)  # [N, Q, h, w]
         with torch.autocast(images.device.type, enabled=False):
             logits = precise(logits)
-            pixels = (images * self.std + self.mean).clamp(0, 1)
-            colours = lab(pixels[:, :, ::EVERY, ::EVERY])[:, 1:]  # [N, 2, h, w]
+            colours = lab(self._pixels(images)[:, :, ::EVERY, ::EVERY])[:, 1:]  # [N, 2, h, w]
             coloured = (colours.abs() > COLOURED).flatten(1).any(1).to(logits.dtype)  # [N]
             targets = soft_bins(colours.movedim(1, -1).flatten(0, 2), self.bins)  # [N h w, Q]
             targets = targets.unflatten(0, (len(images), *colours.shape[2:])).movedim(-1, 1)
@@ -105,6 +105,21 @@ class Colorization(Method):
             predicted = annealed_mean(logits.detach(), self.bins.to(logits.dtype))
         error = (predicted - colours).norm(dim=1).mean()
         return StepResult(loss, [features.detach()], {"colour_error": error, "coloured": coloured.mean()})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Take the colours from images and predict them; lightness stays that of the image."""
+        logits = self.decoder(self.encoder(seen_as_luma(images, self.luma)))
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = self._pixels(images)
+            grey = seen_as_luma(pixels, pixels.new_tensor(LUMA).view(3, 1, 1))
+            colours = spread(annealed_mean(precise(logits), self.bins.to(pixels)), images.shape[-1])
+            coloured = srgb(torch.cat([lab(pixels)[:, :1], colours], 1))
+            return {title: (each - self.mean) / self.std for title, each in (("seen", grey), ("coloured", coloured))}
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Undo the normalising, to values in 0..1."""
+        return (images * self.std + self.mean).clamp(0, 1)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
@@ -166,6 +181,13 @@ def annealed_mean(logits: Tensor, bins: Tensor) -> Tensor:
     Between the likeliest colour and the mean of all, which is grey. [N, Q, h, w] -> [N, 2, h, w].
     """
     return torch.einsum("nqhw,qc->nchw", (logits / TEMPERATURE).softmax(1), bins)
+
+
+def spread(colours: Tensor, side: int) -> Tensor:
+    """Interpolate the colours of every fourth pixel, the first one first: [N, 2, h, h] -> [N, 2, side, side]."""
+    between = EVERY * (colours.shape[-1] - 1) + 1
+    inside = F.interpolate(colours, (between, between), mode="bilinear", align_corners=True)
+    return F.pad(inside, [0, side - between] * 2, mode="replicate")
 
 
 def seen_as_luma(images: Tensor, luma: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ The encoder's rate is multiplied even where there is no discriminator. Crops cov
 a fixed 128 pixels of 350. Under the small recipe the rate falls by a cosine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -113,11 +113,12 @@ class ContextEncoder(Method):
         return StepResult(loss, [features.detach()], {"reconstruction": error, "recognised": share})
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide a region of each image and paint it."""
         hidden = self._hidden(images, 0)
-        whole = images.clone()
-        self._predicted(whole)[:] = self.decoder(self.encoder(images.masked_fill(hidden, 0.0)))
-        return hidden[:, 0], torch.where(hidden, whole, images)
+        seen, painted = images.masked_fill(hidden, 0.0), images.clone()
+        self._predicted(painted)[:] = self.decoder(self.encoder(seen))
+        return {"seen": seen, "completed": torch.where(hidden, painted, images)}
 
     def _predicted(self, images: Tensor) -> Tensor:
         """Return the part of images that the decoder predicts."""

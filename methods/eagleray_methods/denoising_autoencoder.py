@@ -9,7 +9,7 @@ all pixels. Masking and salt and pepper change all channels of a pixel, as the o
 recipes are ours: AdamW, not plain gradient descent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -65,7 +65,7 @@ class DenoisingAutoencoder(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
-        corrupted, _ = self._corrupt(images, progress.step)
+        corrupted = self._corrupt(images, progress.step)
         features = self.encoder(corrupted)
         reconstructed = self.decoder(features)
         metrics = {
@@ -75,24 +75,19 @@ class DenoisingAutoencoder(Method):
         return StepResult((reconstructed - images).square().mean(), [features.detach()], metrics)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Corrupt images and reconstruct all their pixels.
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Corrupt images and reconstruct all their pixels."""
+        corrupted = self._corrupt(images, 0)
+        return {"seen": corrupted, "reconstructed": self.decoder(self.encoder(corrupted))}
 
-        Pixels that the corruption replaced are hidden; Gaussian noise hides none.
-        """
-        corrupted, hidden = self._corrupt(images, 0)
-        return hidden[:, 0], self.decoder(self.encoder(corrupted))
-
-    def _corrupt(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Corrupt images, and tell which pixels were replaced, bool [N, 1, S, S]."""
+    def _corrupt(self, images: Tensor, step: int) -> Tensor:
         mean, std = self.decoder.mean, self.decoder.std
         if self.config.corruption == "gaussian":
-            noise = self._draw(torch.randn, images, step)
-            return images + self.config.noise / std * noise, torch.zeros_like(images[:, :1], dtype=torch.bool)
+            return images + self.config.noise / std * self._draw(torch.randn, images, step)
         numbers = self._draw(torch.rand, images[:, :1], step)
         is_replaced = numbers < self.config.share
         is_white = (numbers < self.config.share / 2) & (self.config.corruption == "salt_pepper")
-        return torch.where(is_replaced, (is_white.to(images.dtype) - mean) / std, images), is_replaced
+        return torch.where(is_replaced, (is_white.to(images.dtype) - mean) / std, images)
 
     def _draw(self, distribution: Callable[..., Tensor], images: Tensor, step: int) -> Tensor:
         """Draw this worker's random numbers, of the images' shape.

@@ -11,7 +11,7 @@ recipe the rate is larger and falls by a cosine.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -77,8 +77,8 @@ class EBGAN(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
-        whole = torch.randn(world_size() * len(images), self.config.latent, generator=self.rng(progress.step))
-        generated = self.generator(own_rows(whole).to(images.device, images.dtype, non_blocking=True))
+        drawn = self._drawn(len(images), progress.step)
+        generated = self.generator(drawn.to(images.device, images.dtype, non_blocking=True))
         # Real and generated images are normalised apart, and evaluation uses the statistics of real ones.
         features, energy = self._judge(self.encoder, self.decoder, images)
         with frozen_statistics(self.encoder), frozen_statistics(self.decoder):
@@ -93,9 +93,14 @@ class EBGAN(Method):
         return StepResult(loss, [features.detach()], {**metrics, "similarity": similarity.detach()})
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruct all pixels; none is hidden."""
-        return torch.zeros_like(images[:, 0], dtype=torch.bool), self.decoder(self.encoder(images))
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Reconstruct images by the discriminator, and generate others."""
+        drawn = self._drawn(2 * len(images), 0).to(images)
+        return {"reconstructed": self.decoder(self.encoder(images)), "generated": self.generator(drawn)}
+
+    def _drawn(self, count: int, step: int) -> Tensor:
+        """Draw this worker's `count` latent vectors, [count, latent]."""
+        return own_rows(torch.randn(world_size() * count, self.config.latent, generator=self.rng(step)))
 
     def _judge(self, encode: Network, decode: Network, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and energies of images, [N, dim] and [N]."""

@@ -11,6 +11,7 @@ area, and flipped; their colour is dropped before they are normalised. The small
 features of a tile.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from itertools import permutations
 from typing import Annotated, ClassVar, Literal
@@ -24,7 +25,7 @@ from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows
 from eagleray.blocks.masking import take
 from eagleray.blocks.networks import mlp
-from eagleray.blocks.tiles import check_tiles, cut, standardised, tile_size
+from eagleray.blocks.tiles import check_tiles, cut, laid, reordered, standardised, tile_size
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
@@ -84,13 +85,26 @@ class Jigsaw(Method):
         targets = torch.randint(self.config.permutations, (self.data.batch_size,), generator=draw)
         numbers = torch.rand(self.data.batch_size, self.tiles, 2, generator=draw)
         targets = own_rows(targets).to(images.device, non_blocking=True)
-        tiles = standardised(cut(images, self.config.grid, self.tile_size, own_rows(numbers)))  # [N, T, C, s, s]
-        features = self.encoder(tiles.flatten(0, 1)).unflatten(0, (-1, self.tiles))  # [N, T, dim]
-        reduced = self.projector(features.flatten(0, 1)).unflatten(0, (-1, self.tiles))
-        # Each tile is encoded alone, so to shuffle features is to shuffle tiles.
-        logits = self.classifier(take(reduced, self.permutations[targets]).flatten(1))
+        features, logits = self._recognise(cut(images, self.config.grid, self.tile_size, own_rows(numbers)), targets)
         solved = (logits.detach().argmax(1) == targets).float().mean()
         return StepResult(F.cross_entropy(logits, targets), list(features.detach().unbind(1)), {"solved": solved})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Shuffle the tiles of images, and put them back by the permutation that is recognised."""
+        targets = torch.randint(self.config.permutations, (len(images),), generator=self.rng(0)).to(images.device)
+        tiles = cut(images, self.config.grid, self.tile_size)
+        predicted = self._recognise(tiles, targets)[1].argmax(1)
+        shuffled = reordered(tiles, self.permutations[targets])
+        solved = reordered(shuffled, self.permutations[predicted].argsort(1))
+        return {"shuffled": laid(shuffled, images.shape[-1]), "solved": laid(solved, images.shape[-1])}
+
+    def _recognise(self, tiles: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode tiles, [N, T, C, s, s] -> [N, T, dim], and shuffle them -> logits [N, permutations]."""
+        features = self.encoder(standardised(tiles).flatten(0, 1)).unflatten(0, (-1, self.tiles))
+        reduced = self.projector(features.flatten(0, 1)).unflatten(0, (-1, self.tiles))
+        # Each tile is encoded alone, so to shuffle features is to shuffle tiles.
+        return features, self.classifier(take(reduced, self.permutations[targets]).flatten(1))
 
 
 @cache

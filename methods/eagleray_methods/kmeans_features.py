@@ -10,6 +10,7 @@ centroids, the paper's best features have 4,000 (`encoder.width`). Features are 
 patches. Images of more than 32 pixels are shrunk.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -86,6 +87,15 @@ class KMeansFeatures(Method):
         squares = points.square().sum(1).mean() / 2
         metrics = {"unexplained": loss.detach() / squares.clamp(min=1e-6), "used": (seen > 0).to(loss.dtype).mean()}
         return StepResult(loss, [embeddings], metrics)
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Rebuild images from the centroids nearest to their patches, and show all centroids."""
+        layer, centroids = layer_of(self.encoder), layer_of(self.encoder).dictionary
+        with full_precision(images):
+            rebuilt = layer.rebuilt(images, lambda x: centroids[nearest(x.flatten(0, 1), centroids)].view_as(x))
+            # A patch without its brightness and contrast has the mean 0 and the deviation 1 that images have.
+            return {"reconstructed": rebuilt, "centroids": layer.shaped(layer.unwhitened(centroids))}
 
 
 def quantisation_error(points: Tensor, centroids: Tensor, assigned: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ are meant for fine-tuning and the linear probe.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
-from eagleray.blocks.masking import patchify, take, unpatchify
+from eagleray.blocks.masking import patchify, put, take, unpatchify
 from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -94,21 +94,21 @@ class MAE(Method):
         return StepResult(loss, [tokens[:, 1:].detach().mean(1)])
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict hidden patches, as in the paper's figure 2.
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide patches and predict them, as in the paper's figure 2.
 
         Normalised patches get back the mean and deviation of the true ones, which the network does not know.
         """
-        size = self.encoder.patch_size
         order = self._orders(0, len(images)).to(images.device)
         tokens = self.encoder.tokens(take(self.encoder.patches(images), order[:, : self.kept]))
-        predicted, target = self._reconstruct(tokens, order), patchify(images, size)
+        predicted, target = self._reconstruct(tokens, order), patchify(images, self.encoder.patch_size)
         if self.config.normalise:
             mean, deviation = _statistics(target)
             predicted = predicted * deviation + mean
-        hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, : self.kept], False)  # [N, L]
-        whole = unpatchify(torch.where(hidden.unsqueeze(-1), predicted, target), size)
-        return hidden.unflatten(1, (self.encoder.grid, -1)).repeat_interleave(size, 1).repeat_interleave(size, 2), whole
+        hidden = order[:, self.kept :]
+        new = take(predicted, hidden)
+        shown = {"seen": torch.zeros_like(new), "reconstructed": new}  # 0: the mean colour
+        return {title: unpatchify(put(target, hidden, each), self.encoder.patch_size) for title, each in shown.items()}
 
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw this worker's patch orders, [N, L], kept first.

@@ -10,13 +10,15 @@ Weight decay excludes biases and norms; the authors' includes them. Under the sm
 the image.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.augment import View
-from eagleray.blocks.rotations import eight_rotations, four_rotations, recognise_versions
+from eagleray.blocks.rotations import chosen, eight_rotations, four_rotations, recognise_versions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -66,6 +68,19 @@ class RotNet(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         return recognise_versions(self.encoder, self.classifier, self.rotated(batch.views[0]), "rotation")
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Rotate each image, and turn it back by the rotation that is recognised.
+
+        Each of eight rotations shows the central half of the area, and the way back the central half of that.
+        """
+        count = self.config.rotations
+        turned = chosen(
+            self.rotated(images), torch.randint(count, (len(images),), generator=self.rng(0)).to(images.device)
+        )
+        predicted = self.classifier(self.encoder(turned)).argmax(1)
+        return {"turned": turned, "turned back": chosen(self.rotated(turned), -predicted % count)}
 
     def rotated(self, images: Tensor) -> list[Tensor]:
         """Return the images under all rotations, each [N, C, S, S]."""

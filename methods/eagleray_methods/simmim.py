@@ -8,6 +8,7 @@ recipe ends in a cosine, at a higher rate. The features are meant for fine-tunin
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -18,7 +19,7 @@ from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.hidden_patches import encode_rest
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import patchify, take, unpatchify
+from eagleray.blocks.masking import patchify, put, take, unpatchify
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -77,21 +78,26 @@ class SimMIM(Method):
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         images = batch.views[0]
         places = self._places(progress.step, len(images)).to(images.device, non_blocking=True)  # [N, K]
-        tokens = encode_rest(self.encoder, images, places, self.mask_token)
-        predicted = self.head(take(tokens[:, 1:], places))  # [N, K, pixels]
+        tokens, predicted = self._predict(images, places)
         target = take(patchify(images, self.encoder.patch_size), places)
         return StepResult(absolute_error(predicted, target), [tokens[:, 1:].detach().mean(1)])
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict hidden squares."""
-        size = self.encoder.patch_size
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide squares and predict them."""
         places = self._places(0, len(images)).to(images.device)
-        patches = patchify(images, size)
-        predicted = self.head(encode_rest(self.encoder, images, places, self.mask_token)[:, 1:]).to(patches.dtype)
-        hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=images.device).scatter(1, places, True)
-        whole = unpatchify(torch.where(hidden.unsqueeze(-1), predicted, patches), size)
-        return hidden.unflatten(1, (self.encoder.grid, -1)).repeat_interleave(size, 1).repeat_interleave(size, 2), whole
+        predicted = self._predict(images, places)[1]
+        patches = patchify(images, self.encoder.patch_size)
+        shown = {"seen": torch.zeros_like(predicted), "reconstructed": predicted}  # 0: the mean colour
+        return {title: unpatchify(put(patches, places, each), self.encoder.patch_size) for title, each in shown.items()}
+
+    def _predict(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images without their patches at `places`, and predict these.
+
+        [N, C, S, S], [N, K] -> tokens [N, 1 + L, dim] and patches [N, K, pixels].
+        """
+        tokens = encode_rest(self.encoder, images, places, self.mask_token)
+        return tokens, self.head(take(tokens[:, 1:], places))
 
     def _places(self, step: int, count: int) -> Tensor:
         """Draw this worker's hidden patches, [N, K].

@@ -12,6 +12,7 @@ f, not plain gradients. Patches have 6 pixels and are prepared as those of Coate
 are chosen for such patches.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -103,6 +104,16 @@ class SparseCoding(Method):
             "used": (all_reduce_mean(is_active.to(loss.dtype).mean(0)) > 0).to(loss.dtype).mean(),
         }
         return StepResult(loss, [predictions.detach().abs().mean(1)], metrics)
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Rebuild images from the predicted codes of their patches, and show the dictionary."""
+        layer, dictionary = layer_of(self.encoder), self.decoder.weight.T  # [K, D]
+        with full_precision(images):
+            rebuilt = layer.rebuilt(images, lambda patches: layer.codes(patches) @ dictionary)
+            # What an entry adds to a patch, at a contrast that shows it: up to two deviations of the images' pixels.
+            entries = 2 * F.normalize(layer.unwhitened(dictionary) - layer.mean, torch.inf, dim=1)
+        return {"reconstructed": rebuilt, "dictionary": layer.shaped(entries)}
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:

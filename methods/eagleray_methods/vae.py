@@ -8,6 +8,7 @@ deviation around their reconstruction, the paper's a learnt one each; the consta
 loss. Both recipes are ours: AdamW, the paper's is Adagrad.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -67,8 +68,7 @@ class VAE(Method):
         images = batch.views[0]
         features = self.encoder(images)
         mean, log_variance = precise(self.posterior(features)).chunk(2, 1)  # each [N, latent]
-        whole = torch.randn(world_size() * len(mean), mean.shape[1], generator=self.rng(progress.step))
-        noise = own_rows(whole).to(images.device, non_blocking=True)
+        noise = self._drawn(len(mean), progress.step).to(images.device, non_blocking=True)
         reconstructed = self.decoder(mean + (log_variance / 2).exp() * noise)
         divergence = kl_from_prior(mean, log_variance).mean()
         loss = negative_log_density(images, reconstructed, self.config.deviation).mean() + self.config.beta * divergence
@@ -80,10 +80,15 @@ class VAE(Method):
         return StepResult(loss, [features.detach()], metrics)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruct all pixels from the means; none is hidden."""
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Reconstruct images from the means of their latent variables, and generate others from the prior."""
         mean = precise(self.posterior(self.encoder(images))).chunk(2, 1)[0]
-        return torch.zeros_like(images[:, 0], dtype=torch.bool), self.decoder(mean)
+        drawn = self._drawn(2 * len(images), 0).to(mean)
+        return {"reconstructed": self.decoder(mean), "generated": self.decoder(drawn)}
+
+    def _drawn(self, count: int, step: int) -> Tensor:
+        """Draw this worker's `count` latent vectors from the prior, [count, latent]."""
+        return own_rows(torch.randn(world_size() * count, self.config.latent, generator=self.rng(step)))
 
 
 def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:

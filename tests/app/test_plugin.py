@@ -96,6 +96,22 @@ PLANTED: dict[str, tuple[Edits, str, str]] = {
         "shapes",
         r"encode turns 5 images into \[1, 5, 64\]; return \[5, 64\], a row for each image",
     ),
+    "a picture of the wrong shape": (
+        {
+            "second.detach()])\n": "second.detach()])\n\n    def picture(self, images):\n"
+            "        return {'seen': images[0]}\n"
+        },
+        "picture",
+        r"a picture has the shapes {'seen': \[3, 8, 8\]}; return \[N, 3, s, s\] for each title",
+    ),
+    "a picture that is another each time": (
+        {
+            "second.detach()])\n": "second.detach()])\n\n    def picture(self, images):\n"
+            "        return {'drawn': torch.randn_like(images)}\n"
+        },
+        "picture",
+        r"two equal pictures differ in drawn; draw with self\.rng\(0\)",
+    ),
 }
 
 
@@ -144,7 +160,7 @@ def test_check_prints_a_line_for_each_check_and_the_remedy(here: Path):
     ]
     assert re.search(says, done.stdout)
     note = f"note: running code of {here / 'fancy.py'}, to read what it declares (see `eagleray docs security`)\n"
-    assert done.stderr == f"{note}eagleray: fancy.py: 1 of 8 checks failed\n"
+    assert done.stderr == f"{note}eagleray: fancy.py: 1 of 9 checks failed\n"
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if check != "two workers"])

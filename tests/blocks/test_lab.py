@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eagleray.blocks.lab import ab_bins, lab, soft_bins
+from eagleray.blocks.lab import ab_bins, lab, soft_bins, srgb
 
 KNOWN = {  # sRGB -> Lab, of scikit-image 0.26's rgb2lab
     (1.0, 1.0, 1.0): (100.0, 0.0, 0.0),
@@ -25,6 +25,17 @@ def pixels(colours: list[tuple[float, ...]]) -> torch.Tensor:
 def test_known_colours():
     found = lab(pixels(list(KNOWN)))
     torch.testing.assert_close(found, pixels(list(KNOWN.values())), rtol=0, atol=0.005)
+
+
+def test_known_colours_are_found_again():
+    found = srgb(pixels(list(KNOWN.values())))
+    torch.testing.assert_close(found, pixels(list(KNOWN)), rtol=0, atol=1e-4)
+
+
+def test_a_colour_that_srgb_lacks_gets_values_of_srgb():
+    found = srgb(pixels([(50.0, 120.0, -120.0), (101.0, 0.0, 0.0), (0.0, 50.0, 0.0)]))
+    assert found.min() == 0
+    assert found.max() == pytest.approx(1)
 
 
 def test_the_conversion_has_finite_gradients_at_black():

@@ -66,6 +66,21 @@ def test_features_are_codes_averaged_over_quadrants(code: Code, size: int, chann
     assert (found > 0).any()
 
 
+@pytest.mark.parametrize(("size", "channels"), [(11, 3), (4, 1)])
+def test_images_are_rebuilt_from_their_patches(size: int, channels: int):
+    layer, given = made("triangle", size, channels), images(size, channels)
+    torch.testing.assert_close(layer.rebuilt(given, lambda patches: patches), given)
+    found = layer.rebuilt(given, lambda patches: layer.whitened(torch.zeros_like(patches)))  # patches without contrast
+    expected, count = np.zeros((2, channels, size, size)), np.zeros((size, size))
+    pixels = np.stack([slow_pixels(image) for image in given.numpy()])
+    for y, x in np.ndindex(size - layer.side + 1, size - layer.side + 1):
+        window = (slice(y, y + layer.side), slice(x, x + layer.side))
+        expected[:, :, *window] += pixels[:, :, *window].mean((1, 2, 3), keepdims=True)
+        count[window] += 1
+    shown = np.stack([slow_pixels(image) for image in found.detach().numpy()])
+    np.testing.assert_allclose(shown, expected / count, rtol=1e-6)
+
+
 def test_larger_images_than_32_pixels_are_shrunk():
     layer = made("triangle", 64)
     small = torch.randn(2, 3, 32, 32, dtype=torch.float64)

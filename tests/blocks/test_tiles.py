@@ -14,7 +14,9 @@ from eagleray.blocks.tiles import (
     check_tiles,
     coarsened,
     cut,
+    laid,
     one_channel,
+    reordered,
     resampled,
     resampling,
     standardised,
@@ -40,6 +42,21 @@ def test_tiles_in_the_middle_of_their_cells_are_slices_of_the_image():
     tiles = cut(images, 3, 8)  # cells of 10 pixels from 1 to 31
     expected = [images[:, :, top : top + 8, left : left + 8] for top in (2, 12, 22) for left in (2, 12, 22)]
     torch.testing.assert_close(tiles, torch.stack(expected, 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("side", "grid", "size"), [(32, 3, 8), (33, 3, 8), (9, 2, 3), (6, 2, 3)])
+def test_laid_tiles_are_where_they_were_cut(side: int, grid: int, size: int):
+    tiles = cut(random(2, 3, side, side) + 1, grid, size)
+    whole = laid(tiles, side)
+    assert torch.equal(cut(whole, grid, size), tiles)
+    assert (whole != 0).sum() == tiles.numel()
+
+
+def test_an_order_is_undone_by_where_its_tiles_went():
+    tiles, order = random(2, 4, 1, 2, 2), torch.tensor([[2, 0, 1, 3], [3, 2, 1, 0]])
+    moved = reordered(tiles, order)
+    assert torch.equal(moved[0, 0], tiles[0, 2])
+    assert torch.equal(reordered(moved, order.argsort(1)), tiles)
 
 
 def test_each_tile_lies_where_its_own_numbers_say():

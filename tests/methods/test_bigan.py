@@ -76,9 +76,10 @@ def test_latent_vectors_are_drawn_evenly_for_each_image_and_step():
     assert found.std().item() == pytest.approx(3**-0.5, rel=0.05)
 
 
-def test_a_picture_shows_what_is_generated_from_the_encoded_image():
+def test_a_picture_shows_what_is_generated_from_the_encoded_image_and_from_drawn_vectors():
     method = made().eval()
     images = batch_of(method).views[0]
-    hidden, whole = method.reconstruct(images)
-    assert not hidden.any()
-    torch.testing.assert_close(whole, method.generator(method.latent(method.encode(images))))
+    made_of_it = method.picture(images)
+    torch.testing.assert_close(made_of_it["reconstructed"], method.generator(method.latent(method.encode(images))))
+    drawn = torch.rand(2 * BATCH, 6, generator=method.rng(0)).double() * 2 - 1
+    torch.testing.assert_close(made_of_it["generated"], method.generator(drawn))

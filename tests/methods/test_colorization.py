@@ -6,13 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.blocks.lab import ab_bins, lab
+from eagleray.blocks.lab import ab_bins, lab, srgb
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray.runs.export.encoder import used_encoder
-from eagleray_methods.colorization import Colorization, Decoder, annealed_mean, colour_loss, rarity, seen_as_luma
+from eagleray_methods.colorization import (
+    Colorization,
+    Decoder,
+    annealed_mean,
+    colour_loss,
+    rarity,
+    seen_as_luma,
+    spread,
+)
 from method_cases import INFO, NOW, batch_of, settings, small
 
 SMALL = ["method.width=4"]
@@ -124,6 +132,30 @@ def test_training_images_that_differ_in_colour_alone_look_the_same_to_the_encode
         method(Batch([each], torch.arange(8)), NOW)
     torch.testing.assert_close(seen[0], seen[1])
     assert not torch.allclose(seen[0], seen[0].flip(0))
+
+
+def test_a_picture_has_the_colours_that_are_predicted_and_the_lightness_of_the_image():
+    method = ready("image_size=9").eval()
+    with torch.no_grad():
+        for p in method.decoder.layers[-1].parameters():
+            p.zero_()
+        method.decoder.layers[-1].bias[7] = 1e3  # type: ignore[index]
+        method.bins[7] = torch.tensor([20.0, -10.0])  # a colour of sRGB at middle lightness
+    pixels = srgb(torch.tensor([50.0, 10, 30], dtype=torch.float64).view(1, 3, 1, 1).expand(2, 3, 9, 9))
+    made = method.picture((pixels - method.mean) / method.std)
+    seen, coloured = (made[title] * method.std + method.mean for title in ("seen", "coloured"))
+    luma = 0.2126 * pixels[:, 0] + 0.7152 * pixels[:, 1] + 0.0722 * pixels[:, 2]
+    torch.testing.assert_close(seen, torch.stack([luma] * 3, 1))
+    found = lab(coloured).flatten(2).mean(2)
+    torch.testing.assert_close(found, torch.tensor([[50.0, 20, -10]] * 2, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [4, 9, 32])
+def test_predicted_colours_lie_on_their_pixels_and_between_them_is_their_mean(side: int):
+    colours = torch.arange(-(-side // 4), dtype=torch.float64).expand(1, 2, -(-side // 4), -1)
+    columns = [min(x / 4, (side - 1) // 4) for x in range(side)]
+    expected = torch.tensor(columns, dtype=torch.float64).expand(1, 2, side, side)
+    torch.testing.assert_close(spread(colours, side), expected)
 
 
 def one_step_later(method: Colorization) -> Colorization:

@@ -151,9 +151,11 @@ def test_without_a_weight_there_is_no_discriminator():
 def test_a_picture_shows_the_image_with_its_hole_painted(hole: str):
     method = made(f"method.hole={hole}", "method.adversarial=0")
     images = batch_of(method).views[0]
-    hidden, whole = method.reconstruct(images)
-    mask = hidden[:, None].expand_as(images)
-    assert torch.equal(whole[~mask], images[~mask])
+    shown = method.picture(images)
+    mask, whole = shown["seen"] == 0, shown["completed"]
+    assert mask.double().mean() == 1 / 4 if hole == "random" else mask.any()
+    for each in shown.values():
+        assert torch.equal(each[~mask], images[~mask])
     reported = method(batch_of(method), replace(NOW, step=0)).metrics["reconstruction"]
     torch.testing.assert_close((signed(whole) - signed(images))[mask].square().mean(), reported)
 

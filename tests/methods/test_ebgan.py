@@ -117,9 +117,10 @@ def test_evaluation_uses_the_statistics_of_real_images_alone():
     assert norms > 2
 
 
-def test_a_picture_shows_the_discriminators_reconstruction():
+def test_a_picture_shows_the_discriminators_reconstruction_and_what_is_generated():
     method = made().eval()
     images = batch_of(method).views[0]
-    hidden, whole = method.reconstruct(images)
-    assert not hidden.any()
-    torch.testing.assert_close(distances(signed(images), signed(whole)), energies(method, images))
+    shown = method.picture(images)
+    torch.testing.assert_close(distances(signed(images), signed(shown["reconstructed"])), energies(method, images))
+    drawn = torch.randn(2 * len(images), method.config.latent, generator=method.rng(0)).double()
+    torch.testing.assert_close(shown["generated"], method.generator(drawn))

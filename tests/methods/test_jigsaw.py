@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eagleray.blocks.tiles import cut
+from eagleray.blocks.tiles import cut, laid
 from eagleray.config import load_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
@@ -84,6 +84,34 @@ def test_the_loss_is_cross_entropy_of_the_permutation_of_the_tiles(grid: int):
     torch.testing.assert_close(result.loss, loss)
     torch.testing.assert_close(gradient, torch.autograd.grad(loss, images)[0])
     assert float(result.metrics["solved"]) == pytest.approx(right / BATCH)
+
+
+class Says(nn.Module):
+    """A classifier that always says the same."""
+
+    def __init__(self, classes: Tensor, count: int):
+        super().__init__()
+        self.logits = F.one_hot(classes, count).double()
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.logits
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_a_picture_shows_the_puzzle_and_what_the_prediction_makes_of_it(grid: int):
+    method = jigsaw(f"method.grid={grid}").eval()
+    images = batch_of(method).views[0]
+    tiles = cut(images, grid, method.tile_size)
+    targets = torch.randint(12, (BATCH,), generator=method.rng(0))
+    method.classifier = Says(targets, 12)  # type: ignore[assignment]
+    made = method.picture(images)
+    shuffled = [each[order] for each, order in zip(tiles, method.permutations[targets], strict=True)]
+    assert torch.equal(made["shuffled"], laid(torch.stack(shuffled), 32))
+    assert torch.equal(made["solved"], laid(tiles, 32))
+    method.classifier = Says(torch.zeros(BATCH, dtype=torch.long), 12)  # type: ignore[assignment]
+    made = method.picture(images)  # the first permutation is the identity
+    assert torch.equal(made["solved"], made["shuffled"])
+    assert not torch.equal(made["solved"], laid(tiles, 32))
 
 
 def test_each_step_has_permutations_and_places_of_its_own():

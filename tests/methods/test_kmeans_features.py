@@ -10,6 +10,7 @@ from torch import Tensor
 from eagleray.blocks import patch_features
 from eagleray.blocks.kmeans import nearest
 from eagleray.blocks.patch_codes import layer_of
+from eagleray.blocks.patch_features import image_patches
 from eagleray.config import load_run
 from eagleray.contracts.batch import EpochView
 from eagleray.contracts.errors import ConfigError
@@ -91,6 +92,26 @@ def test_k_means_is_fitted_once():
             fitted = {name: value.clone() for name, value in layer.state_dict().items()}
             assert not torch.equal(layer.whitening, torch.eye(108, dtype=torch.float64))
     assert all(torch.equal(value, fitted[name]) for name, value in layer.state_dict().items())
+
+
+def test_a_picture_shows_the_centroids_as_patches_and_images_made_of_them():
+    method = small("kmeans_features")
+    layer, shown = layer_of(method.encoder), batch_of(method).views[0]
+    with torch.no_grad():
+        layer.mean.copy_(torch.linspace(-1, 1, 108))
+        layer.whitening.mul_(2)
+        # The centroids are patches of the images, brightest corner first in channel and row.
+        patches = image_patches(layer.pixels(shown), 6)  # [8, 9, 108]
+        layer.dictionary.copy_(layer.whitened(patches[:, 4]))
+    made = method.picture(shown)
+    torch.testing.assert_close(made["centroids"], patches[:, 4].reshape(8, 3, 6, 6))
+    with torch.no_grad():  # so that each patch of the first image is a centroid
+        layer.dictionary.copy_(layer.whitened(patches[0, :8]))
+        layer.dictionary[0] = layer.whitened(patches[0, 8])
+    rebuilt = method.picture(shown)["reconstructed"]
+    assert rebuilt.shape == shown.shape
+    torch.testing.assert_close(rebuilt[0, :, 7], shown[0, :, 7])
+    assert not torch.allclose(rebuilt[1], shown[1])
 
 
 def test_what_cannot_be_fitted_is_refused():

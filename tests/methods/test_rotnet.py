@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.rotations import four_rotations
@@ -41,6 +42,22 @@ def test_eight_rotations_are_shown_without_corners():
     assert all(torch.allclose(each, torch.ones(2, 3, 8, 8)) for each in method.rotated(torch.ones(2, 3, 8, 8)))
     assert method.classifier.out_features == 8
     assert len(method(batch_of(method), NOW).embeddings) == 8
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_a_picture_turns_images_back_by_the_rotation_that_is_recognised(count: int):
+    method = small("rotnet", f"method.rotations={count}").eval()
+    images = batch_of(method).views[0]
+    if count == 8:  # so smooth that interpolation changes little
+        images = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None].expand_as(images)
+    drawn = torch.randint(count, (len(images),), generator=method.rng(0))
+    assert len(drawn.unique()) > 1
+    method.classifier.forward = lambda _: F.one_hot(drawn, count)  # type: ignore[method-assign]
+    made = method.picture(images)
+    turned = [method.rotated(image[None])[which][0] for image, which in zip(images, drawn.tolist(), strict=True)]
+    torch.testing.assert_close(made["turned"], torch.stack(turned))
+    upright = images if count < 8 else method.rotated(method.rotated(images)[0])[0]
+    torch.testing.assert_close(made["turned back"], upright, rtol=0, atol=0 if count < 8 else 0.05)
 
 
 def test_the_papers_recipe_is_that_of_the_authors_cifar_runs():

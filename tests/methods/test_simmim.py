@@ -117,9 +117,10 @@ def test_the_error_is_float32_inside_bf16_autocast():
 def test_a_picture_is_what_the_loss_sees():
     method = small("simmim")
     images = batch_of(method).views[0]
-    hidden, whole = method.reconstruct(images)  # type: ignore[misc]
-    assert hidden.shape == (len(images), *images.shape[2:])
-    away = hidden[:, None].expand_as(images)
-    assert whole[~away].equal(images[~away])
-    wanted = (whole - images)[away].abs().mean()
+    made = method.picture(images)
+    away = made["seen"] == 0
+    assert (away.sum((1, 2, 3)) == method.hidden * images[0].numel() / method.units).all()  # type: ignore[operator]
+    for shown in made.values():
+        assert torch.equal(shown[~away], images[~away])
+    wanted = (made["reconstructed"] - images)[away].abs().mean()
     torch.testing.assert_close(method(batch_of(method), replace(NOW, step=0)).loss, wanted)

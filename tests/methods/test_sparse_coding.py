@@ -136,6 +136,24 @@ def test_patches_of_the_training_images_are_whitened_once():
     torch.testing.assert_close(layer.whitening, whitening)
 
 
+def test_a_picture_shows_the_dictionary_without_whitening_and_images_made_of_it():
+    method = made("encoder.width=108")
+    layer, shown = layer_of(method.encoder), batch_of(method).views[0]
+    assert layer.threshold is not None
+    with torch.no_grad():
+        layer.mean.copy_(drawn(108))
+        layer.whitening.copy_(torch.diag(torch.linspace(1, 2, 108)))
+        layer.threshold.zero_()
+        for weight in (layer.dictionary, method.decoder.weight):
+            weight.copy_(torch.eye(108))
+    found = method.picture(shown)
+    torch.testing.assert_close(found["reconstructed"], shown)  # codes that leave nothing out
+    assert torch.equal(found["dictionary"].flatten(1), 2 * torch.eye(108, dtype=torch.float64))
+    with torch.no_grad():
+        layer.threshold.fill_(1e6)
+    torch.testing.assert_close(method.picture(shown)["reconstructed"], layer.rebuilt(shown, torch.zeros_like))
+
+
 @pytest.mark.slow
 def test_the_dictionary_is_as_good_as_scikit_learns():
     """Energy of patches it has not seen, without the term of the predictor; images have a few hidden causes."""

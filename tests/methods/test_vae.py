@@ -92,10 +92,10 @@ def test_active_units_and_divergence_tell_of_posterior_collapse():
     assert float(metrics["kl"]) > 0
 
 
-def test_a_picture_shows_the_reconstruction_from_the_means():
+def test_a_picture_shows_the_reconstruction_from_the_means_and_samples_of_the_prior():
     method = made().eval()
     images = batch_of(method).views[0]
-    hidden, whole = method.reconstruct(images)
-    assert hidden.shape == (BATCH, 8, 8)
-    assert not hidden.any()
-    torch.testing.assert_close(whole, method.decoder(moments(method, images)[0]))
+    shown = method.picture(images)
+    torch.testing.assert_close(shown["reconstructed"], method.decoder(moments(method, images)[0]))
+    drawn = torch.randn(2 * BATCH, method.config.latent, generator=method.rng(0)).double()
+    torch.testing.assert_close(shown["generated"], method.decoder(drawn))

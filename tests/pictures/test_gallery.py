@@ -47,7 +47,7 @@ def test_help_names_every_picture(typed: Typed):
     [
         ("neighbors", "--only neighbors: there is no such picture of a run; did you mean neighbours? (there are: "),
         ("map,compute", "--only compute: there is no such picture of a run, which is one of sweeps (there are: "),
-        ("zzz", "--only zzz: there is no such picture of a run (there are: attention, map, "),
+        ("zzz", "--only zzz: there is no such picture of a run (there are: attention, made, map, "),
     ],
 )
 def test_an_unknown_picture_is_refused_with_the_nearest(typed: Typed, tmp_path: Path, only: str, why: str):

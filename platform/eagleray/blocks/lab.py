@@ -21,6 +21,16 @@ def lab(images: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
+def srgb(colours: Tensor) -> Tensor:
+    """Convert Lab to sRGB, the inverse of `lab`; colours that sRGB lacks get the nearest values in 0..1."""
+    lightness, a, b = colours.unbind(1)
+    y = (lightness + 16) / 116
+    roots = torch.stack([y + a / 500, y, y - b / 200], 1)
+    xyz = torch.where(roots > _KNEE, roots**3, (roots - 4 / 29) * (3 * _KNEE**2))
+    linear = torch.einsum("dc,nchw->ndhw", _TO_XYZ.inverse().to(colours), xyz).clamp(0, 1)
+    return torch.where(linear > 0.04045 / 12.92, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
 def _cube_root(values: Tensor) -> Tensor:
     line = values / (3 * _KNEE**2) + 4 / 29
     return torch.where(values > _KNEE**3, values.clamp(min=_KNEE**3) ** (1 / 3), line)

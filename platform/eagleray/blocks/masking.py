@@ -14,6 +14,14 @@ def take(tokens: Tensor, places: Tensor) -> Tensor:
     return tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
+def put(tokens: Tensor, places: Tensor, new: Tensor) -> Tensor:
+    """Replace the tokens at given places of each sample.
+
+    [N, L, D], [N, K], [N, K, D] -> [N, L, D].
+    """
+    return tokens.scatter(1, places.unsqueeze(-1).expand_as(new), new.to(tokens.dtype))
+
+
 def patchify(images: Tensor, size: int) -> Tensor:
     """Cut images into patches, row by row.
 

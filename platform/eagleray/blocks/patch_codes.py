@@ -16,10 +16,12 @@ from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.losses import precise
 from eagleray.blocks.patch_features import (
     LARGEST,
+    brightness_and_contrast,
     drawn_images,
     drawn_patches,
     image_patches,
     in_bytes,
+    normalise_contrast,
     positions,
     quadrant_sums,
     shrunk,
@@ -116,6 +118,27 @@ class PatchCodes(nn.Module):
 
     def whitened(self, patches: Tensor) -> Tensor:
         return (patches - self.mean) @ self.whitening
+
+    def unwhitened(self, patches: Tensor) -> Tensor:
+        """Undo `whitened`: patches without their brightness and contrast, [..., D]."""
+        return torch.linalg.solve(self.whitening, patches, left=False) + self.mean
+
+    def shaped(self, patches: Tensor) -> Tensor:
+        """Return patches as small images, [..., D] -> [..., C, side, side]."""
+        return patches.unflatten(-1, (-1, self.side, self.side))
+
+    def rebuilt(self, images: Tensor, approximate: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rebuild images from what approximates their whitened patches, [N, P, D] -> the same.
+
+        Each patch gets back its brightness and contrast, which are in no code; pixels are the mean of the patches that
+        cover them. [N, C, H, W] -> [N, C, h, w], shrunk.
+        """
+        pixels = self.pixels(images)
+        patches = F.unfold(pixels, self.side).mT
+        brightness, contrast = brightness_and_contrast(patches)
+        found = self.unwhitened(approximate(self.whitened(normalise_contrast(patches)))) * contrast + brightness
+        sums, counts = (F.fold(each.mT, pixels.shape[-2:], self.side) for each in (found, torch.ones_like(found)))
+        return (sums / counts / 255 - self.pixel_mean.view(-1, 1, 1)) / self.pixel_std.view(-1, 1, 1)
 
 
 def layer_of(encoder: Encoder) -> PatchCodes:

@@ -83,8 +83,14 @@ def normalise_contrast(patches: Tensor) -> Tensor:
 
     [..., D] of 0 to 255 -> the same shape.
     """
+    brightness, contrast = brightness_and_contrast(patches)
+    return (patches - brightness) / contrast
+
+
+def brightness_and_contrast(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of each patch and what it is divided by, [..., D] of 0 to 255 -> [..., 1] each."""
     variance, mean = torch.var_mean(patches, -1, keepdim=True)
-    return (patches - mean) / (variance + CONTRAST).sqrt()
+    return mean, (variance + CONTRAST).sqrt()
 
 
 def whiten(patches: Tensor) -> tuple[Tensor, Tensor]:

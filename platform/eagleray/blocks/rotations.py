@@ -20,8 +20,12 @@ def four_rotations(images: Tensor) -> Tensor:
 
 def rotated(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate each image by its own number of right angles, [N, C, S, S]."""
-    all_turns = torch.stack([torch.rot90(images, turn, (2, 3)) for turn in range(4)])
-    return all_turns[turns, torch.arange(len(images), device=images.device)]
+    return chosen(four_rotations(images).chunk(4), turns)
+
+
+def chosen(versions: Sequence[Tensor], which: Tensor) -> Tensor:
+    """Return one of its versions of each image: [N, C, S, S] each, [N] -> [N, C, S, S]."""
+    return torch.stack(list(versions))[which, torch.arange(len(which), device=which.device)]
 
 
 def eight_rotations(images: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 Random numbers are arguments: draw them from `Method.rng` for the whole batch, then take `own_rows`.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -47,6 +48,31 @@ def cut(images: Tensor, grid: int, size: int, numbers: Tensor | None = None, jit
     rows, columns = places[:, :, 0, :, None], places[:, :, 1, None, :]
     image = torch.arange(len(images), device=images.device)[:, None, None, None]
     return images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3).contiguous()
+
+
+def laid(tiles: Tensor, side: int) -> Tensor:
+    """Lay tiles where `cut` finds them in the middle of their cells, with 0 around each.
+
+    [N, grid * grid, C, size, size] -> [N, C, side, side].
+    """
+    size, grid = tiles.shape[-1], math.isqrt(tiles.shape[1])
+    cell = side // grid
+    cells = F.pad(tiles, _borders(cell - size)).unflatten(1, (grid, grid))
+    whole = cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return F.pad(whole, _borders(side - cell * grid))
+
+
+def _borders(room: int) -> list[int]:
+    """Return the pixels left of, right of, above and below what lies in the middle."""
+    return [room // 2, room - room // 2] * 2
+
+
+def reordered(tiles: Tensor, order: Tensor) -> Tensor:
+    """Move tile order[t] of each image to place t; `order.argsort(1)` undoes it.
+
+    [N, T, C, S, S], [N, T] int64 -> [N, T, C, S, S].
+    """
+    return tiles.take_along_dim(order[:, :, None, None, None], 1)
 
 
 def standardised(tiles: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from the SOURCE (`config/registry.py`), so that `eagleray check` and `eagleray m
 anything in the file, or next to it, that can be read without torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -130,12 +130,13 @@ class Method(nn.Module):
         """Encode images for evaluation: [N, C, H, W] -> [N, D]."""
         return self.encoder(images)
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Hide parts of images and predict them, for a picture; None: the method reconstructs no pixels.
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return images that show what the method does, by their titles; by default none.
 
-        [N, C, S, S] -> what is hidden, bool [N, S, S], and the images with the prediction there, [N, C, S, S].
+        Images of an evaluation, [N, C, S, S] -> images normalised like them, of any side: [N, C, s, s] if each belongs
+        to one of `images`, below which it is shown; any other number stands alone, like samples or a dictionary.
         """
-        return None
+        return {}
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the logits of the method's classifier.

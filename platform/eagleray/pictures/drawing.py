@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ COLOURS = ("#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#ddcc77", "#4
 MARKERS = "os^D"
 DPI = 110
 LETTERS = 12  # of a title, to an inch
+NAME = 1.1  # inches for the name of a row
 
 
 def titled(width: float, height: float, title: str, about: str) -> "Figure":
@@ -59,25 +59,33 @@ class Tile:
     frame: str = ""  # its line style; empty: it has no frame
 
 
-def sheet(title: str, about: str, rows: Sequence[Sequence[Tile]], heads: Sequence[str], side: float = 1.1) -> "Figure":
+def sheet(
+    title: str,
+    about: str,
+    rows: Sequence[Sequence[Tile]],
+    heads: Sequence[str],
+    side: float = 1.1,
+    names: Sequence[str] = (),
+) -> "Figure":
     """Return a figure with rows of images, each image fitted into a square.
 
     Args:
         title: of the figure.
         about: the lines below the title.
-        rows: of tiles, as many in each.
+        rows: of tiles, at most as many in each as columns.
         heads: over the columns.
         side: of a square, in inches.
+        names: left of the rows, if they have any.
     """
     from matplotlib.patches import Rectangle
 
     right, down = 1.08, 1.08 + 0.15 * max(len(tile.text.splitlines()) for row in rows for tile in row)
-    width = right * len(heads) * side + 0.4
+    left_of_all = NAME / side if names else 0.04  # in sides
+    width = (right * len(heads) + left_of_all) * side + 0.4
     lines = len(fill(about, int(LETTERS * width)).splitlines())
     figure = titled(width, (down * len(rows) + 0.4) * side + 0.25 * (2 + lines), title, about)
     axes = figure.add_subplot()
-    for (y, row), (x, _) in product(enumerate(rows), enumerate(heads)):
-        tile = row[x]
+    for y, x, tile in ((y, x, tile) for y, row in enumerate(rows) for x, tile in enumerate(row)):
         height, wide = (length / max(tile.image.shape[:2]) for length in tile.image.shape[:2])
         left, top = x * right + (1 - wide) / 2, y * down + (1 - height) / 2
         extent = (left, left + wide, top + height, top)
@@ -88,6 +96,8 @@ def sheet(title: str, about: str, rows: Sequence[Sequence[Tile]], heads: Sequenc
         axes.text(x * right + 0.5, y * down + 1.04, tile.text, ha="center", va="top", fontsize=8, color=tile.colour)
     for x, head in enumerate(heads):
         axes.text(x * right + 0.5, -0.08, head, ha="center", va="bottom", fontsize=9)
-    axes.set(xlim=(-0.04, right * len(heads)), ylim=(down * len(rows), -0.35), aspect="equal")
+    for y, name in enumerate(names):
+        axes.text(-0.1, y * down + 0.5, fill(name, 14), ha="right", va="center", fontsize=9)
+    axes.set(xlim=(-left_of_all, right * len(heads)), ylim=(down * len(rows), -0.35), aspect="equal")
     axes.axis("off")
     return figure

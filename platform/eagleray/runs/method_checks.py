@@ -213,6 +213,18 @@ def finite(run: Run) -> Iterator[str]:
         )
 
 
+def same_picture(run: Run) -> Iterator[str]:
+    """Check that a picture has images as the contract says, the same each time."""
+    method = built(run).eval()
+    images = torch.randn(5, *batch_image(method), dtype=torch.float64, generator=generator(2))
+    made, again = (dict(method.picture(images)) for _ in range(2))
+    channels, sizes = method.data.channels, {title: list(each.shape) for title, each in made.items()}
+    if any(len(size) != 4 or size[1] != channels or size[2] != size[3] for size in sizes.values()):
+        yield f"a picture has the shapes {sizes}; return [N, {channels}, s, s] for each title"
+    if wrong := _different(made, again):
+        yield f"two equal pictures differ in {_listed(wrong)}; draw with self.rng(0)"
+
+
 def two_workers(run: Run) -> Iterator[str]:
     """Check that two workers take the step of one process."""
     yield from apart([run])[0]
@@ -261,6 +273,7 @@ CHECKS: dict[str, Check] = {
     "resuming": resumable,
     "randomness": seeded,
     "finite numbers": finite,
+    "picture": same_picture,
     "two workers": two_workers,
 }
 
