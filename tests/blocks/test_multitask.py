@@ -96,6 +96,14 @@ def test_beside_colorization_all_see_luma_alone(tmp_path: Path):
     assert (seeing.encode(pictures) - seeing.encode(grey)).abs().max() > 1e-2
 
 
+def test_pictures_of_methods_beside_have_their_names_behind_them():
+    method = made(run_of()).eval()
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rotnet = method.tasks["rotnet"].method.picture(images)
+    assert list(method.picture(images)) == ["turned (rotnet)", "turned back (rotnet)"]
+    assert torch.equal(method.picture(images)["turned (rotnet)"], rotnet["turned"])
+
+
 def write_images(folder: Path) -> list[str]:
     import numpy as np
     from PIL import Image

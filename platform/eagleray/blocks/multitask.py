@@ -87,8 +87,13 @@ class Multitask(Method):
     def encode(self, images: Tensor) -> Tensor:
         return self.main.encode(images)
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        return self.main.reconstruct(images)
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        tasks = {
+            f"{title} ({name})": made
+            for name, task in self.tasks.items()
+            for title, made in task.method.picture(images).items()
+        }
+        return {**self.main.picture(images), **tasks}
 
     def classify(self, images: Tensor) -> Tensor:
         return self.main.classify(images)
