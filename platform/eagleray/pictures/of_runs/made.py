@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 CHECK = (
     "By eye: do the hidden parts continue shapes and colours of the visible ones, or are they a blur or a grid; are "
     "colours, puzzles and rotations right; are samples varied, or a dictionary's entries edges and colours, or noise? "
-    "What has no image above it in the first row stands alone. Not by eye: whether the features are good; sharp "
-    "reconstructions and useful features are different things. Brightness and contrast of normalised patches, which "
-    "the network does not know, are the true ones."
+    "Samples and the entries of a dictionary belong to no image above them. Not by eye: whether the features are good; "
+    "sharp reconstructions and useful features are different things. Brightness and contrast of normalised patches, "
+    "which the network does not know, are the true ones."
 )
 COLUMNS = 10  # images
 ROWS, INSIDE = 2, 5  # of images that stand alone: rows of tiles, and images along a tile's side, at most
