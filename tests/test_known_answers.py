@@ -55,4 +55,4 @@ def test_a_point_that_collapsed_is_worse_than_one_with_a_number(known):
 
 def test_a_point_without_a_run_is_an_error(known):
     with pytest.raises(KeyError, match="no run has"):
-        list(known.of_point(rows_of((0.5,)), {"trial": "7"}))
+        known.of_point(rows_of((0.5,)), {"trial": "7"})

@@ -27,7 +27,7 @@ class Multitask(Method):
     names before them.
 
     Source: Doersch, Zisserman 2017, Multi-task Self-Supervised Visual Learning, https://arxiv.org/abs/1708.07860. There
-    every task has batches and gradients of its own, which are added for one step, as here.
+    every task has images of its own, here all see the same ones; gradients are added for one step in both.
 
     Args:
         name: of the main method.
