@@ -10,6 +10,7 @@ from eagleray.blocks import distributed
 from eagleray.blocks.multitask import Multitask
 from eagleray.config import Run, load_run, load_sweep, read_run
 from eagleray.config.metrics import TEST, metrics_of, reported
+from eagleray.config.registry import declared, find
 from eagleray.config.run import changed
 from eagleray.contracts.batch import Batch, EpochView
 from eagleray.contracts.errors import ConfigError
@@ -86,7 +87,7 @@ def test_beside_colorization_all_see_luma_alone(tmp_path: Path):
     *_, _last = train(run, tmp_path / "run")
     method = newest_method(tmp_path / "run")
     assert isinstance(method, Multitask)
-    luma = method.tasks["colorization"].method.luma  # type: ignore[union-attr]
+    luma = method.tasks["colorization"].method.get_buffer("luma")
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     grey = (pictures * luma).sum(1, keepdim=True).expand_as(pictures)
     torch.testing.assert_close(method.encode(pictures), method.encode(grey), rtol=1e-4, atol=1e-5)
@@ -155,6 +156,32 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, digits: list[str])
     *_, last = train(run, tmp_path / "resumed", resume_from=reports[0].checkpoint)
     whole, resumed = (load_checkpoint(each.checkpoint)["method"] for each in (reports[-1], last))  # type: ignore[arg-type]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+BESIDE_ANOTHER = [
+    name
+    for name, one in declared("method").items()
+    if name != "simclr"
+    and not one.needs & {"labels", "only_labels", "trained_encoder"}
+    and not one.values["only_encoder"]
+]
+FEW = {"deepcluster": "clusters: 3", "swav": "prototypes: 8", "w_mse": "sub_batch: 16, projection: 8"}  # for two steps of 16 images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.parametrize("name", BESIDE_ANOTHER)
+def test_every_method_that_may_be_beside_another_trains_and_reports_there(name: str, images: list[str], tmp_path: Path):
+    needs_vit = "tokens" in find("method", name).needs
+    network = ["encoder=vit_tiny", "encoder.depth=2", "encoder.dim=32"] if needs_vit else ["encoder.width=8"]
+    beside = f"beside=[{{name: {name}, {FEW.get(name, 'loss_weight: 1')}}}]"
+    run = load_run(None, ["method=simclr", beside, *images, *SMALL[1:], *network, "batch_size=16", "epochs=1"])
+    *_, last = train(run, tmp_path)
+    assert {f"{name}_{metric}" for metric in ("loss", *find("method", name).values["metrics"])} <= set(last.metrics)
+    assert {metric.removeprefix(TEST) for metric in last.metrics} <= reported(run)
 
 
 def worker(file: dict) -> dict[str, Tensor]:
