@@ -165,7 +165,11 @@ BESIDE_ANOTHER = [
     and not one.needs & {"labels", "only_labels", "trained_encoder"}
     and not one.values["only_encoder"]
 ]
-FEW = {"deepcluster": "clusters: 3", "swav": "prototypes: 8", "w_mse": "sub_batch: 16, projection: 8"}  # for two steps of 16 images
+FEW = {
+    "deepcluster": "clusters: 3",
+    "swav": "prototypes: 8",
+    "w_mse": "sub_batch: 16, projection: 8",
+}  # for two steps of 16 images
 
 
 @pytest.fixture(scope="module")
