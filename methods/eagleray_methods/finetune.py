@@ -22,6 +22,7 @@ from eagleray.blocks.losses import precise
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method, ParameterGroup
+from eagleray.contracts.ranges import LogUniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
 
@@ -32,6 +33,9 @@ class Finetune(Method):
         frozen: Annotated[
             bool, Field(description="train the classifier alone, on the network as it is: a linear probe")
         ] = False
+        crop: Annotated[
+            float, LogUniform(0.08, 1), Field(gt=0, le=1, description="least share of an image that a crop shows")
+        ] = 0.08
 
     config: Config
     needs = frozenset({"trained_encoder", "only_labels"})
@@ -53,7 +57,7 @@ class Finetune(Method):
 
     @property
     def labelled_views(self) -> tuple[View, ...]:
-        return (View(crop=(0.08, 1.0), flip=0.5),)
+        return (View(crop=(self.config.crop, 1.0), flip=0.5),)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
