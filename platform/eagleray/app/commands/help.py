@@ -18,10 +18,8 @@ def docs(
     from eagleray.app.pages import page, pages, title
 
     if name is None:
-        from eagleray.app.terminal import table
-
-        lines = [[name, title(file), str(file)] for name, file in pages().items()]
-        console.print(table(["page", "what it is about", "file"], lines))
+        for name, file in pages().items():  # no table: it would cut the files' long names
+            say(f"{name:<13}  {title(file)}\n{'':13}  {file}")
         return
     file, text = page(name)
     if not console.is_terminal:
