@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ def npz(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
         return arrays["paths"].tolist(), arrays["features"], json.loads(str(arrays["facts"]))
 
 
-@pytest.mark.parametrize(("ending", "read"), [("parquet", parquet), ("npz", npz)])
+@pytest.mark.parametrize(("ending", "read", "size"), [("parquet", parquet, None), ("npz", npz, None), ("npz", npz, 12)])
 def test_features_are_those_of_the_evaluation_view(
-    ending: str, read: Any, folder: Path, method: Method, tmp_path: Path
+    ending: str, read: Any, size: int | None, folder: Path, method: Method, tmp_path: Path, monkeypatch: Any
 ):
+    monkeypatch.setattr(method, "data", replace(method.data, encoded_size=size))
     told: list[tuple[int, int]] = []
     out = tmp_path / f"features.{ending}"
     done = embed(
@@ -71,11 +73,12 @@ def test_features_are_those_of_the_evaluation_view(
     assert paths == sorted(["0.png", "a/1.JPG", "a/b/2.webp", "3.png", "a/4.JPG", "a/b/5.webp", "6.png"])
     info = method.data
     images = batched(decode_all([str(folder / path) for path in paths], info.stored_size, info.channels))
+    side = size or info.image_size
     with torch.no_grad():
-        wanted = method.encode(module.evaluation_view(images, info.image_size, info.mean, info.std))
+        wanted = method.encode(module.evaluation_view(images, side, info.mean, info.std))
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, wanted.numpy(), rtol=1e-5, atol=1e-5)
-    known = {"run": "abc", "mean": list(info.mean), "std": list(info.std), "image_size": info.image_size}
+    known = {"run": "abc", "mean": list(info.mean), "std": list(info.std), "image_size": side}
     assert known.items() <= facts.items()
     assert [path.name for path in tmp_path.iterdir() if path != folder] == [out.name]
 

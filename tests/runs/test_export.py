@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[str, int, int, dict[str, Any]]] = {  # encoder, image 
     "layer norms": ("test_convnext", 32, 3, {}),
     "constants": ("test_vit_relpos", 32, 3, {}),  # positions that no state_dict holds
 }
+ENCODED = {"convnet": 32}  # the side of images at which some are evaluated, larger than the one they are built for
 OF_TIMM = {"large resnet", "vit", "class token", "registers", "convolutions of timm", "constants"}
 EXPORTED = {
     "safetensors": list(NETWORKS),
@@ -108,7 +109,8 @@ def made(name: str) -> ExportedEncoder:
     encoder: Encoder = declaration(kind, declaration.Config(**settings), image_size=size, channels=channels)
     with torch.no_grad():
         encoder.train()(3 * torch.randn(8, channels, size, size) + 1)
-    facts = DataInfo(size, channels, 10, None, mean=(0.4,) * channels, std=(0.3,) * channels, stored_size=2 * size)
+    mean, std = (0.4,) * channels, (0.3,) * channels
+    facts = DataInfo(size, channels, 10, None, mean=mean, std=std, stored_size=2 * size, encoded_size=ENCODED.get(name))
     return ExportedEncoder(encoder, Build.of(encoder, facts)).eval()
 
 
@@ -140,6 +142,7 @@ def test_others_get_the_features_of_evaluation_without_eagleray(
     with torch.no_grad():
         images = encoder.read(photos)
         features = encoder(images)
+    assert images.shape[2] == ENCODED.get(name, NETWORKS[name][1])
     with np.load(exported(form) / name / "found.npz") as found:
         assert found["features"].shape == (len(photos), encoder.dim)
         np.testing.assert_allclose(found["images"], images, rtol=0, atol=1e-4)

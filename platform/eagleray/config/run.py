@@ -136,6 +136,11 @@ class Run(Strict, frozen=True):
         if only not in (None, self.encoder.name):
             raise wrong(f"encoder={self.encoder.name}: {self.method.name} trains {only} alone; use encoder={only}")
         self._check_tasks()
+        if self.evaluate.size and self.encoder.declaration.values["has_tokens"]:
+            raise wrong(
+                f"evaluate.size={self.evaluate.size}: encoder={self.encoder.name} has a position for each patch, and "
+                "takes images of image_size alone; remove it"
+            )
         if self.koleo and needs & {"tokens", *LABELS}:
             what = "patches" if "tokens" in needs else "labelled images too"
             raise wrong(

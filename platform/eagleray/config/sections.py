@@ -309,6 +309,14 @@ class Evaluate(Strict, frozen=True):
     every: Annotated[int, Field(ge=1, description="epochs between evaluations")] = 1
     test: Annotated[bool, Field(description="evaluate on the test set once, at the end")] = True
     batch_size: Annotated[int, Field(ge=1, description="images encoded at once")] = 512
+    size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="side of the images that are encoded, here, by embed and by exported encoders; null: "
+            "image_size. Crops show things larger, so that a convolutional network may see more in larger images",
+        ),
+    ] = None
     also: Annotated[
         tuple[Annotated[str, AfterValidator(_absolute)], ...],
         Field(description="evaluators of your own: ./participation.py, or modules such as my_lab.participation"),

@@ -22,6 +22,12 @@ class DataInfo:
     mean: tuple[float, ...] = (0.5,)  # of each channel, images scaled to 0..1
     std: tuple[float, ...] = (0.25,)
     stored_size: int = 64  # shorter side that larger images were reduced to before any view was made
+    encoded_size: int | None = None  # side of the images that are encoded after training; None: image_size
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the images that are encoded: evaluated, embedded or shown to an exported encoder."""
+        return self.encoded_size or self.image_size
 
 
 @dataclass(frozen=True)

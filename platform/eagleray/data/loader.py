@@ -83,9 +83,9 @@ class BatchLoader:
         """
         images = coloured(images.to(self.device, non_blocking=True), self.info.channels)
         if change is None:
-            return self._in_layout(evaluation_view(images, self.info.image_size, *self._norm))
+            return self._in_layout(evaluation_view(images, self.info.side, *self._norm))
         with torch.autocast(self.device.type, enabled=False):
-            pixels = change(evaluation_view(images, self.info.image_size, *self._no_norm))
+            pixels = change(evaluation_view(images, self.info.side, *self._no_norm))
             mean, std = (torch.tensor(values).to(pixels).view(-1, 1, 1) for values in self._norm)
             return self._in_layout((pixels - mean) / std)
 

@@ -44,7 +44,7 @@ features = encode(load(), ["photo.jpg"])  # [images, {dim}]
 ```
 
 The loader reads image files as training did: upright, the shorter side reduced to {info.stored_size} pixels if it is
-larger, then resized to {info.image_size} and the middle cut out, {"in grey" if info.channels == 1 else "in colour"},
+larger, then resized to {info.side} and the middle cut out, {"in grey" if info.channels == 1 else "in colour"},
 scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviation {_numbers(info.std)}.
 
 ## Images

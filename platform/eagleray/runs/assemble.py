@@ -18,6 +18,7 @@ from eagleray.blocks.koleo import KoLeo
 from eagleray.blocks.multitask import Multitask, Task
 from eagleray.config import Run, read_run
 from eagleray.contracts.batch import DataInfo
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.seeds import seed_weights
 from eagleray.data.images import Data, load_data
@@ -58,6 +59,7 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
     info = fitted(run, data.info)
     untrained = partial(_placed, run, info, device)
     method = untrained()
+    _check_side(run, method, device)
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(method)
     loader = BatchLoader(run, data, info, method, device)
@@ -66,6 +68,28 @@ def assemble(run: Run, *, data: Data | None = None, device: torch.device | None 
     steps = KoLeo(method, run.koleo) if run.koleo else method
     autocast, forward = autocast_for(run.precision, device), distributed.data_parallel(steps)
     return Assembly(run, data, method, loader, evaluation, device, autocast, forward)
+
+
+def _check_side(run: Run, method: Method, device: torch.device) -> None:
+    """Refuse a size of encoded images that the network cannot take.
+
+    Raises:
+        ConfigError: it fails for it.
+    """
+    info = method.data
+    if info.side == info.image_size:
+        return
+    try:
+        with torch.no_grad():
+            method.eval().encode(torch.zeros(2, info.channels, info.side, info.side, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"evaluate.size={info.side}: encoder={run.encoder.name} was built for images of {info.image_size} pixels, "
+            f"and takes no others ({why}); remove it, or choose a convolutional network"
+        ) from error
+    finally:
+        method.train()
 
 
 def _placed(run: Run, data: DataInfo, device: torch.device) -> Method:
@@ -109,7 +133,8 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
     """
     check_images(run, samples=data.samples, channels=data.channels, has_labels=data.classes is not None)
     size = run.image_size or data.image_size
-    return replace(data, image_size=size, batch_size=run.batch_size, workers=run.workers, seed=run.seed)
+    about = {"batch_size": run.batch_size, "workers": run.workers, "seed": run.seed}
+    return replace(data, image_size=size, encoded_size=run.evaluate.size, **about)
 
 
 def build_method(run: Run, data: DataInfo) -> Method:

@@ -69,7 +69,7 @@ def embed(
     files = listed(folder)
     names = files.images
     info, method = method.data, method.to(device)
-    facts = {**facts, "image_size": info.image_size, "stored_size": info.stored_size}
+    facts = {**facts, "image_size": info.side, "stored_size": info.stored_size}
     facts |= {"channels": info.channels, "mean": list(info.mean), "std": list(info.std)}
     bad: list[str] = []
     with whole(out, "--out {}; name another file") as file:
@@ -82,7 +82,7 @@ def embed(
             if len(wrong) < len(batch):
                 pixels = batched([image for image in images if not isinstance(image, Bad)]).to(device)
                 with torch.no_grad():
-                    view = evaluation_view(pixels, info.image_size, info.mean, info.std)
+                    view = evaluation_view(pixels, info.side, info.mean, info.std)
                     features = method.encode(view).float().cpu().numpy()
                 writer = writer or kind(file, len(names), features.shape[1], facts)
                 writer.add([name for name in batch if name not in wrong], features)

@@ -25,7 +25,7 @@ from eagleray.config.metrics import TEST, Table, metrics_of
 from eagleray.config.settings import settings
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.seeds import generator
-from eagleray.runs.assemble import Assembly, assemble
+from eagleray.runs.assemble import Assembly, assemble, images_of
 from eagleray.runs.measured import Measured
 
 Encode = Callable[[Tensor], Tensor]  # normalised images [N, C, H, W] -> features [N, D]
@@ -77,7 +77,8 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind], metric: str) -> Iter
             if not _has(kind, metric, known_metrics):
                 continue
             label, keys = KINDS[kind].label(run), KINDS[kind].depends_on
-            what = json.dumps([file[key] for key in (*keys, "image_size")])
+            sizes = [run.image_size, run.evaluate.size if "encoder" in keys else None]
+            what = json.dumps([*(file[key] for key in keys), *sizes])
             name = " ".join([label, *(getattr(run, key).title for key in keys)])
             others = known.setdefault(name, [])
             if what not in others:
@@ -94,7 +95,13 @@ def measure(kind: FloorKind, run: Run) -> Measured:
 
     They are those that need no trained method; of features that are no encoder's, those that are comparable.
     """
-    built, known = assemble(run), metrics_of(run)
+    data, known = images_of(run), metrics_of(run)
+    if "encoder" not in KINDS[kind].depends_on and run.evaluate.size:  # enlarging would only blur pixels
+        own = data.info.image_size
+        size = max(run.image_size or own, min(run.evaluate.size, own))
+        evaluate = run.evaluate.model_copy(update={"size": None})
+        run = run.model_copy(update={"image_size": size, "evaluate": evaluate})
+    built = assemble(run, data=data)
     found = built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)
     return found.only([name for name in found if _has(kind, name, known)])
 

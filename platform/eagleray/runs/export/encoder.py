@@ -43,13 +43,19 @@ class Build:
     channels: int
     mean: tuple[float, ...]  # of each channel, images scaled to 0..1
     std: tuple[float, ...]
+    encoded_size: int | None = None  # side of the images that it encodes; None: image_size, for which it was built
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the images that it encodes."""
+        return self.encoded_size or self.image_size
 
     @classmethod
     def of(cls, encoder: Encoder, info: DataInfo) -> "Build":
         """Describe an encoder and the images it was trained on."""
         settings = encoder.config.model_dump(mode="json")
         size, channels, stored = info.image_size, info.channels, info.stored_size
-        return cls(encoder.name, settings, size, stored, channels, tuple(info.mean), tuple(info.std))
+        return cls(encoder.name, settings, size, stored, channels, tuple(info.mean), tuple(info.std), info.encoded_size)
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -74,7 +80,7 @@ class ExportedEncoder(nn.Module):
 
         They are resized, cut and normalised: uint8 [N, C, H, W] -> float [N, C, S, S].
         """
-        return evaluation_view(images, self.build.image_size, self.build.mean, self.build.std)
+        return evaluation_view(images, self.build.side, self.build.mean, self.build.std)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
         """Read and prepare image files: float [N, C, S, S].
@@ -157,7 +163,7 @@ def trained_encoder(directory: Path) -> tuple[ExportedEncoder, DataInfo] | None:
     """
     method = newest_method(directory)
     info = method.data
-    encoder = used_encoder(method, torch.zeros(2, info.channels, info.image_size, info.image_size))
+    encoder = used_encoder(method, torch.zeros(2, info.channels, info.side, info.side))
     return None if encoder is None else (ExportedEncoder(encoder, Build.of(encoder, info)).eval(), info)
 
 

@@ -86,7 +86,7 @@ def _check(encoder: ExportedEncoder, folder: Path) -> None:
 
 def _example(encoder: ExportedEncoder, count: int) -> Tensor:
     build = encoder.build
-    return torch.randn(count, build.channels, build.image_size, build.image_size, generator=generator(0, count))
+    return torch.randn(count, build.channels, build.side, build.side, generator=generator(0, count))
 
 
 def _safetensors(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> str:
@@ -138,7 +138,7 @@ def _timm(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> s
     architecture, options, network = plan
     weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(weights, dict(facts)))
-    side = build.image_size
+    side = build.side
     config: dict[str, Any] = {  # as timm itself saves a model for the hub
         "architecture": architecture,
         "num_classes": 0,

@@ -203,7 +203,7 @@ def loader(
         constants: further ones of the script.
     """
     needs, imports, libraries, own = PARTS[form]
-    facts = {"image_size": build.image_size, "stored_size": build.stored_size, "mean": build.mean, "std": build.std}
+    facts = {"image_size": build.side, "stored_size": build.stored_size, "mean": build.mean, "std": build.std}
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     head = HEAD.format(needs=needs, imports=imports, libraries=libraries, version=version, digests=digests, **facts)
     head += "".join(f"{name} = {value!r}\n" for name, value in (constants or {}).items())
