@@ -111,9 +111,8 @@ def semi_supervised() -> str:
     return markdown(head, lines) + below(rows, "run", metrics)
 
 
-def few_labels() -> str:
+def by_labels(rows: Sequence[Row]) -> str:
     """Make the table of ways to use few labels, by their number."""
-    rows = read("few_labels")
     counts = sorted({row["labels.per_class"] for row in rows}, key=int)
     lines = [
         [
@@ -140,13 +139,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "colour_path": lambda: points(read("colour_path"), ("knn", "linear"), "augment.exact"),
     "simclr_v2": simclr_v2,
     "semi_supervised": semi_supervised,
-    "few_labels": few_labels,
+    "few_labels": lambda: by_labels(read("few_labels")),
+    "fine_tuning": lambda: by_labels(named(read("fine_tuning"), "optimizer.lr", "method.crop")),
+    "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 
 
 def read(name: str) -> list[Row]:
     with open(DOCS / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def named(rows: Sequence[Row], *keys: str) -> list[Row]:
+    """Name the points of a sweep over several keys, as `run`."""
+    return [{**row, "run": " ".join(f"{key.rpartition('.')[2]}={row[key]}" for key in keys)} for row in rows]
 
 
 def cell(rows: Sequence[Row], metric: str) -> str:

@@ -36,6 +36,9 @@ class Finetune(Method):
         crop: Annotated[
             float, LogUniform(0.08, 1), Field(gt=0, le=1, description="least share of an image that a crop shows")
         ] = 0.08
+        classifier_lr: Annotated[
+            float, LogUniform(1, 1000), Field(gt=0, description="factor on the learning rate of the new classifier")
+        ] = 1.0
 
     config: Config
     needs = frozenset({"trained_encoder", "only_labels"})
@@ -68,7 +71,7 @@ class Finetune(Method):
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         # LARS scales a step by the size of the weights, and the classifier's start at zero; the paper's code excludes
         # it too.
-        return (ParameterGroup(self.classifier, decay="nothing"),)
+        return (ParameterGroup(self.classifier, lr=self.config.classifier_lr, decay="nothing"),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         assert batch.labelled is not None

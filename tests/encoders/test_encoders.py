@@ -1,5 +1,6 @@
 """Encoders: any image size, config errors, and torchvision's and timm's features from the same weights."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eagleray.config.registry import declared, find
 from eagleray.config.timm_names import timm_names
@@ -468,3 +470,48 @@ def test_weights_that_do_not_fit_are_refused(name: str, settings: dict, says: st
     with pytest.raises(ConfigError, match=says) as caught:
         make(name, **{"weights": file, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_convnet_keeps_cells_of_its_last_blocks_apart():
+    encoder = make("convnet", 24, width=4, grid=2, last=3)
+    maps: list[Tensor] = []
+    hooks = [
+        each.register_forward_hook(lambda *found: maps.append(found[2]))
+        for each in encoder.modules()
+        if isinstance(each, nn.ReLU)
+    ]
+    features = encoder(images(24))
+    for hook in hooks:
+        hook.remove()
+    assert [each.shape[1:] for each in maps] == [(4, 12, 12), (8, 6, 6), (16, 3, 3), (32, 3, 3)]
+    wanted = [F.adaptive_avg_pool2d(each, 2).permute(0, 2, 3, 1).flatten(1) for each in maps[1:]]
+    assert features.shape == (2, encoder.dim) == (2, 4 * (8 + 16 + 32))
+    torch.testing.assert_close(features, torch.cat(wanted, 1))
+
+
+def test_convnet_pools_before_its_relu_without_a_difference():
+    """Features and gradients are bit by bit those of the usual order."""
+    encoder = make("convnet", width=8).train()
+    assert isinstance(encoder, ConvNet)
+    usual = deepcopy(encoder)
+    layers = list(usual.blocks)
+    for place, layer in enumerate(layers[:-1]):
+        if isinstance(layer, nn.MaxPool2d):
+            layers[place], layers[place + 1] = layers[place + 1], layer
+    given = images(samples=16)
+    found, wanted = encoder(given), nn.Sequential(*layers)(given).mean(dim=(2, 3))
+    assert torch.equal(found, wanted)
+    for features in (found, wanted):
+        features.square().sum().backward()
+    for own, other in zip(encoder.parameters(), usual.parameters(), strict=True):
+        assert own.grad is not None
+        assert other.grad is not None
+        assert torch.equal(own.grad, other.grad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"last": 5}, r"encoder\.last=5"), ({"grid": 3}, r"encoder\.grid=3.* 2 ")]
+)
+def test_convnet_refuses_blocks_and_cells_that_it_has_not(settings: dict, words: str):
+    with pytest.raises(ConfigError, match=words):
+        make("convnet", 8, **settings)

@@ -47,6 +47,18 @@ def test_fine_tuning_starts_with_no_opinion_and_with_the_heads_first_layer():
     assert abs(float(loss.detach()) - float(F.cross_entropy(logits[:4], torch.tensor([0, 1, 1, 2])))) < 1e-6
 
 
+def test_the_classifier_may_learn_faster_and_crops_may_be_larger():
+    method = small("finetune", "method.classifier_lr=20", "method.crop=0.5")
+    optimizer = make_optimizer(method, Finetune.recipes.small)
+    set_rates(optimizer, Finetune.recipes.small, 256, NOW)
+    assert isinstance(method, Finetune)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    slow = {rates[id(weight)] for weight in method.encoder.parameters()}
+    assert {rates[id(weight)] for weight in method.classifier.parameters()} == {20 * min(slow)}
+    assert len(slow) == 1
+    assert [view.crop for view in method.labelled_views] == [(0.5, 1.0)]
+
+
 def test_frozen_it_is_a_linear_probe():
     """The network's weights and statistics stay, and an image's features do not depend on its batch."""
     method = small("finetune", "method.frozen=true")

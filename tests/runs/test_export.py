@@ -28,6 +28,7 @@ from eagleray.runs.export.formats import FORMATS, write
 
 NETWORKS: dict[str, tuple[str, int, int, dict[str, Any]]] = {  # encoder, image size, channels, settings
     "convnet": ("convnet", 24, 1, {"width": 8}),
+    "cells": ("convnet", 32, 3, {"width": 8, "grid": 2, "last": 2}),
     "resnet": ("resnet18", 32, 3, {}),
     "large resnet": ("resnet18", 96, 3, {"stem": "imagenet"}),
     "vit": ("vit_tiny", 32, 3, {"depth": 1, "dim": 32}),
@@ -42,7 +43,7 @@ OF_TIMM = {"large resnet", "vit", "class token", "registers", "convolutions of t
 EXPORTED = {
     "safetensors": list(NETWORKS),
     "torchscript": ["convnet", "resnet", "vit", "layer norms"],
-    "onnx": ["convnet", "vit"],
+    "onnx": ["convnet", "cells", "vit"],
     "timm": [name for name in NETWORKS if name in OF_TIMM],
 }
 # What a clean environment lacks; the loader's own library stays, with what that one imports.

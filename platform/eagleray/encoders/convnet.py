@@ -5,10 +5,12 @@ It learns useful features in minutes, with blocks like VGG's.
 
 from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.errors import ConfigError
 
 
 class ConvNet(Encoder):
@@ -19,6 +21,8 @@ class ConvNet(Encoder):
 
         width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
+        grid: int = Field(1, ge=1, le=4, description="cells along a side that features keep apart; 1: one mean of all")
+        last: int = Field(1, ge=1, le=6, description="blocks whose features are joined: the last ones")
 
     config: Config
 
@@ -34,31 +38,52 @@ class ConvNet(Encoder):
         for block in range(config.depth):
             width = config.width * 2**block
             stride = 2 if strided and block == 0 else 1
-            blocks += _block(channels, width, stride)
+            convolution = nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
+            blocks += [convolution, nn.BatchNorm2d(width)]
             channels, side = width, -(-side // stride)
             if stride == 1 and side >= 4 and block < config.depth - 1:
-                blocks.append(nn.MaxPool2d(2))
+                blocks.append(nn.MaxPool2d(2))  # before the ReLU, with which it commutes: a quarter of the elements
                 side //= 2
+            blocks.append(nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(*blocks)
-        self.dim = channels
+        if config.last > config.depth:
+            raise ConfigError(f"encoder.last={config.last}: the network has {config.depth} blocks; set encoder.depth")
+        if config.grid > side:
+            raise ConfigError(
+                f"encoder.grid={config.grid}: the last block has {side} positions a side for images of {image_size} "
+                "pixels; take fewer cells"
+            )
+        self.dim = config.grid**2 * sum(config.width * 2**block for block in range(config.depth)[-config.last :])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features, averaged over the last block's positions.
+        """Return the last blocks' features, averaged over the positions of each cell.
 
         [N, C, H, W] -> [N, dim].
         """
-        return self.blocks(images).mean(dim=(2, 3))
+        return torch.cat([_cells(each, self.config.grid) for each in self._maps(images)[-self.config.last :]], 1)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Return the means over positions after each block."""
+        return [each.mean(dim=(2, 3)) for each in self._maps(images)]
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """Return what each block gives, [N, D, h, w]."""
         found = []
         for layer in self.blocks:
             images = layer(images)
             if isinstance(layer, nn.ReLU):
-                found.append(images.mean(dim=(2, 3)))
+                found.append(images)
         return found
 
 
-def _block(channels: int, width: int, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+def _cells(maps: Tensor, grid: int) -> Tensor:
+    """Average over the positions of each cell: [N, D, h, w] -> [N, grid * grid * D].
+
+    Cells are those of adaptive pooling, whose gradient on a GPU is not deterministic.
+    """
+    if grid == 1:
+        return maps.mean(dim=(2, 3))
+    rows, columns = (
+        [slice(side * n // grid, -(-side * (n + 1) // grid)) for n in range(grid)] for side in maps.shape[2:]
+    )
+    return torch.cat([maps[:, :, row, column].mean(dim=(2, 3)) for row in rows for column in columns], 1)
