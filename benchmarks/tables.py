@@ -141,6 +141,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "semi_supervised": semi_supervised,
     "few_labels": lambda: by_labels(read("few_labels")),
     "fine_tuning": lambda: by_labels(named(read("fine_tuning"), "optimizer.lr", "method.crop")),
+    "longer": lambda: points(read("longer"), ("accuracy", "linear", "ece", "largest_class")),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 
