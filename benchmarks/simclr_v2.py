@@ -66,7 +66,9 @@ def _steps(folder: Path, epochs: int, runs: Path, seed: int) -> Iterator[dict[st
 
     row, pretrained = trained("pretrained", method="simclr_v2", epochs=epochs)
     yield row
-    row, tuned = trained("fine-tuned", method="finetune", encoder={"name": "pretrained", "run": pretrained}, **few)
+    one_rate = {"method": {"name": "finetune", "classifier_lr": 1}, "optimizer": {"lr": 5e-4}}  # of all layers
+    encoder = {"name": "pretrained", "run": pretrained}
+    row, tuned = trained("fine-tuned", encoder=encoder, **one_rate, **few)
     yield row
     yield trained("distilled", method={"name": "distillation", "teacher": tuned}, **few)[0]
     yield trained("labels alone", method="supervised", **{**few, "epochs": epochs})[0]

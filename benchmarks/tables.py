@@ -140,7 +140,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "simclr_v2": simclr_v2,
     "semi_supervised": semi_supervised,
     "few_labels": lambda: by_labels(read("few_labels")),
-    "fine_tuning": lambda: by_labels(named(read("fine_tuning"), "optimizer.lr", "method.crop")),
+    "fine_tuning": lambda: by_labels(read("fine_tuning")),
     "longer": lambda: points(read("longer"), ("accuracy", "linear", "ece", "largest_class")),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }

@@ -77,7 +77,7 @@ def test_frozen_it_is_a_linear_probe():
 
 
 def test_under_the_papers_recipe_lars_adapts_the_network_but_not_the_new_classifier():
-    method = small("finetune").train()
+    method = small("finetune", "method.classifier_lr=1").train()
     assert isinstance(method, Finetune)
     recipe = Finetune.recipes.paper
     optimizer = make_optimizer(method, recipe)
