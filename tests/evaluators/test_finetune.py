@@ -54,7 +54,8 @@ def test_it_is_the_method_finetune(pretrained: tuple[Run, Path], tmp_path: Path)
     run, directory = pretrained
     found = measured(restored(evaluating(run, labels=["all", "few"], epochs=8, lr=0.02), directory))
     for name, labels in {"fine_tuned": "labels.fraction=1", "fine_tuned_few": "labels.per_class=10"}.items():
-        settings = ["method=finetune", f"encoder.run={directory}", "epochs=8", "optimizer.lr=0.02", labels]
+        settings = ["method=finetune", f"encoder.run={directory}", "epochs=8", "optimizer.lr=0.02"]
+        settings += ["method.classifier_lr=1", labels]
         base = [one for one in TINY if not one.startswith(("encoder", "epochs"))]
         by_method = load_run(None, [*base, *settings])
         record = Record.create(tmp_path / name, name=name, experiment="e", params={}, run=by_method.file())

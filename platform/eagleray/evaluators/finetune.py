@@ -13,7 +13,7 @@ NEEDS: frozenset[Need] = frozenset({"labels", "network"})
 
 
 class Finetune(Evaluator):
-    """A copy of the network and a new classifier, trained on labelled training images as by the method `finetune`.
+    """A copy of the network and a new classifier, trained on labelled training images as by the method `finetune`, at one rate.
 
     Each of `labels` takes as many steps as `epochs` passes over all training images, however few are labelled. A step
     has one view of each image, so it costs about half of one of a method with two views.
@@ -28,7 +28,12 @@ class Finetune(Evaluator):
         ] = ("all",)
         per_class: Annotated[int, Field(ge=1, description="labels a class of few; at most the smallest class")] = 10
         epochs: Annotated[int, Field(ge=1, description="passes over as many images as there are in train")] = 10
-        lr: Annotated[float, Field(gt=0, description="learning rate, as optimizer.lr of the method finetune")] = 1e-3
+        lr: Annotated[
+            float,
+            Field(
+                gt=0, description="learning rate of all layers, as optimizer.lr of finetune with method.classifier_lr=1"
+            ),
+        ] = 1e-3
 
     config: Config
     when: ClassVar[When] = "never"  # it trains the network

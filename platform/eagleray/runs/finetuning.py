@@ -52,7 +52,8 @@ def fine_tuned(method: Method, tuning: Tuning, loader: BatchLoader, autocast: Ab
 
     Args:
         method: it stays as it is.
-        tuning: labels, epochs and learning rate; all else is as in the small recipe of `finetune`, with one rate for all.
+        tuning: labels, epochs and learning rate, the same for all layers; all else is as in the small recipe of
+            `finetune`.
         loader: of the run, whose images and batch size are taken.
         autocast: the precision of the forward passes.
 
