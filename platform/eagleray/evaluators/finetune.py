@@ -13,7 +13,7 @@ NEEDS: frozenset[Need] = frozenset({"labels", "network"})
 
 
 class Finetune(Evaluator):
-    """A copy of the network and a new classifier, trained on labelled training images as by the method `finetune`, at one rate.
+    """A copy of the network and a new classifier, trained on labelled images as by `finetune`, at one rate for all.
 
     Each of `labels` takes as many steps as `epochs` passes over all training images, however few are labelled. A step
     has one view of each image, so it costs about half of one of a method with two views.
