@@ -142,6 +142,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "few_labels": lambda: by_labels(read("few_labels")),
     "fine_tuning": lambda: by_labels(read("fine_tuning")),
     "longer": lambda: points(read("longer"), ("accuracy", "linear", "ece", "largest_class")),
+    "unlabelled_weight": lambda: points(read("unlabelled_weight"), ("accuracy", "linear", "largest_class")),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 

@@ -49,6 +49,7 @@ class PiModel(Method):
         paper=SEMI_SUPERVISED,
         paper_steps=SEMI_SUPERVISED_STEPS,
         small=SEMI_SUPERVISED_SMALL,
+        small_settings={"weight": 30.0},  # sweeps/unlabelled_weight.yaml
     )
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
