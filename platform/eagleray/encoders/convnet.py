@@ -3,6 +3,8 @@
 It learns useful features in minutes, with blocks like VGG's.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -60,20 +62,19 @@ class ConvNet(Encoder):
 
         [N, C, H, W] -> [N, dim].
         """
-        return torch.cat([_cells(each, self.config.grid) for each in self._maps(images)[-self.config.last :]], 1)
+        last = deque(self._maps(images), maxlen=self.config.last)  # the large maps of the first blocks are not kept
+        return torch.cat([_cells(each, self.config.grid) for each in last], 1)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Return the means over positions after each block."""
         return [each.mean(dim=(2, 3)) for each in self._maps(images)]
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """Return what each block gives, [N, D, h, w]."""
-        found = []
+    def _maps(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield what each block gives, [N, D, h, w]."""
         for layer in self.blocks:
             images = layer(images)
             if isinstance(layer, nn.ReLU):
-                found.append(images)
-        return found
+                yield images
 
 
 def _cells(maps: Tensor, grid: int) -> Tensor:
