@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ NETWORKS: dict[str, tuple[str, int, int, dict[str, Any]]] = {  # encoder, image 
     "layer norms": ("test_convnext", 32, 3, {}),
     "constants": ("test_vit_relpos", 32, 3, {}),  # positions that no state_dict holds
 }
+MIRRORED = {"convnet", "registers"}  # whose features are means over an image and its mirror image
 ENCODED = {"convnet": 32}  # the side of images at which some are evaluated, larger than the one they are built for
 OF_TIMM = {"large resnet", "vit", "class token", "registers", "convolutions of timm", "constants"}
 EXPORTED = {
@@ -111,7 +113,8 @@ def made(name: str) -> ExportedEncoder:
     with torch.no_grad():
         encoder.train()(3 * torch.randn(8, channels, size, size) + 1)
     mean, std = (0.4,) * channels, (0.3,) * channels
-    facts = DataInfo(size, channels, 10, None, mean=mean, std=std, stored_size=2 * size, encoded_size=ENCODED.get(name))
+    facts = DataInfo(size, channels, 10, None, mean=mean, std=std, stored_size=2 * size)
+    facts = replace(facts, encoded_size=ENCODED.get(name), mirrored=name in MIRRORED)
     return ExportedEncoder(encoder, Build.of(encoder, facts)).eval()
 
 
@@ -143,6 +146,8 @@ def test_others_get_the_features_of_evaluation_without_eagleray(
     with torch.no_grad():
         images = encoder.read(photos)
         features = encoder(images)
+        if name in MIRRORED:
+            torch.testing.assert_close(features, (encoder.encoder(images) + encoder.encoder(images.flip(3))) / 2)
     assert images.shape[2] == ENCODED.get(name, NETWORKS[name][1])
     with np.load(exported(form) / name / "found.npz") as found:
         assert found["features"].shape == (len(photos), encoder.dim)

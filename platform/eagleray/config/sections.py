@@ -317,6 +317,13 @@ class Evaluate(Strict, frozen=True):
             "image_size. Crops show things larger, so that a convolutional network may see more in larger images",
         ),
     ] = None
+    mirror: Annotated[
+        bool,
+        Field(
+            description="the features of an image (and a classifier's logits) are the mean of its own and of its mirror "
+            "image's, here, by embed and by exported encoders; twice the time. For images that mean the same mirrored"
+        ),
+    ] = False
     also: Annotated[
         tuple[Annotated[str, AfterValidator(_absolute)], ...],
         Field(description="evaluators of your own: ./participation.py, or modules such as my_lab.participation"),

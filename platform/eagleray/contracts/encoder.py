@@ -1,5 +1,6 @@
 """The contract of an encoder: one vector per image."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -52,6 +53,11 @@ class Encoder(nn.Module):
         `timm.create_model(name, **options)` has the network's weights and features. None: timm has no such network.
         """
         return None
+
+
+def both_ways(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the mean over images and their mirror images: [N, C, H, W] -> [N, D]."""
+    return (encode(images) + encode(images.flip(-1))) / 2
 
 
 class TokenEncoder(Encoder):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from eagleray.augment import evaluation_view
+from eagleray.contracts.encoder import both_ways
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import whole
 from eagleray.contracts.method import Method
@@ -70,7 +71,7 @@ def embed(
     names = files.images
     info, method = method.data, method.to(device)
     facts = {**facts, "image_size": info.side, "stored_size": info.stored_size}
-    facts |= {"channels": info.channels, "mean": list(info.mean), "std": list(info.std)}
+    facts |= {"channels": info.channels, "mirrored": info.mirrored, "mean": list(info.mean), "std": list(info.std)}
     bad: list[str] = []
     with whole(out, "--out {}; name another file") as file:
         writer: Writer | None = None
@@ -83,9 +84,9 @@ def embed(
                 pixels = batched([image for image in images if not isinstance(image, Bad)]).to(device)
                 with torch.no_grad():
                     view = evaluation_view(pixels, info.side, info.mean, info.std)
-                    features = method.encode(view).float().cpu().numpy()
+                    features = (both_ways(method.encode, view) if info.mirrored else method.encode(view)).float()
                 writer = writer or kind(file, len(names), features.shape[1], facts)
-                writer.add([name for name in batch if name not in wrong], features)
+                writer.add([name for name in batch if name not in wrong], features.cpu().numpy())
             progress(done, len(names))
         if writer is None:
             raise ConfigError(f"{folder} has {len(names)} files named like images, but none can be read as an image")

@@ -15,6 +15,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
+from eagleray.contracts.encoder import both_ways
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Change, Evaluator, Found
 from eagleray.contracts.features import SAMPLES, Features, evenly
@@ -129,8 +130,12 @@ class Evaluation:
                 self.loader.evaluation_view(batch, None if change is None else partial(change, places=places))
                 for places, batch in zip(mine, images.batches(mine), strict=True)
             )
-            parts = [encode(view).float() for view in views]
+            parts = [self.seen(encode, view) for view in views]
         return distributed.gather(torch.cat(parts))[:count]
+
+    def seen(self, encode: Encode, view: Tensor) -> Tensor:
+        """Encode prepared images as the run says: float32 [N, D]."""
+        return (both_ways(encode, view) if self.loader.info.mirrored else encode(view)).float()
 
     def of_untrained(self, images: Images, autocast: AbstractContextManager) -> Features:
         """Return what the network before any training makes of some images (`Encodings.untrained`)."""
@@ -253,7 +258,7 @@ class Encoded:
         with torch.no_grad(), self.autocast:
             for number, batch in enumerate(batches):
                 for part, view in zip(parts, self.evaluation.loader.fixed(batch, views, number), strict=True):
-                    part.append(self.encode(view).float())
+                    part.append(self.evaluation.seen(self.encode, view))
         return [_labelled(torch.cat(part), self.images.only(places.numpy())) for part in parts]
 
     def through(self, encode: Encode) -> "Encoded":

@@ -16,7 +16,7 @@ from eagleray.augment import evaluation_view
 from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.encoder import Encoder
+from eagleray.contracts.encoder import Encoder, both_ways
 from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.files import DIGITS, digest
 from eagleray.contracts.method import Method
@@ -44,6 +44,7 @@ class Build:
     mean: tuple[float, ...]  # of each channel, images scaled to 0..1
     std: tuple[float, ...]
     encoded_size: int | None = None  # side of the images that it encodes; None: image_size, for which it was built
+    mirrored: bool = False  # features are the mean over an image and its mirror image
 
     @property
     def side(self) -> int:
@@ -54,8 +55,17 @@ class Build:
     def of(cls, encoder: Encoder, info: DataInfo) -> "Build":
         """Describe an encoder and the images it was trained on."""
         settings = encoder.config.model_dump(mode="json")
-        size, channels, stored = info.image_size, info.channels, info.stored_size
-        return cls(encoder.name, settings, size, stored, channels, tuple(info.mean), tuple(info.std), info.encoded_size)
+        return cls(
+            name=encoder.name,
+            settings=settings,
+            image_size=info.image_size,
+            stored_size=info.stored_size,
+            channels=info.channels,
+            mean=tuple(info.mean),
+            std=tuple(info.std),
+            encoded_size=info.encoded_size,
+            mirrored=info.mirrored,
+        )
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -73,7 +83,7 @@ class ExportedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode prepared images: float [N, C, S, S] -> [N, dim]."""
-        return self.encoder(images)
+        return both_ways(self.encoder, images) if self.build.mirrored else self.encoder(images)
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
         """Prepare images as evaluation does.

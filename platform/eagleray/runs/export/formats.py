@@ -105,7 +105,7 @@ def _safetensors(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str
 def _torchscript(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> str:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch would rather see torch.export; the result is checked below
-        script = torch.jit.trace(encoder.encoder, _example(encoder, 2), check_trace=False)
+        script = torch.jit.trace(encoder, _example(encoder, 2), check_trace=False)
         torch.jit.save(script, str(folder / "encoder.torchscript.pt"))
     return loader("torchscript", encoder.build, folder, facts["eagleray"])
 
@@ -114,7 +114,7 @@ def _onnx(encoder: ExportedEncoder, folder: Path, facts: Mapping[str, str]) -> s
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'eagleray[export]'")
-    program = traced(encoder.encoder, _example(encoder, 2))
+    program = traced(encoder, _example(encoder, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -37,6 +37,7 @@ IMAGE_SIZE = {image_size}  # side of the images that the network sees
 STORED_SIZE = {stored_size}  # shorter side that larger images are reduced to first
 MEAN = {mean}  # of each channel, images scaled to 0..1
 STD = {std}
+MIRRORED = {mirrored}  # features are the mean over an image and its mirror image
 DIGESTS = {digests}  # SHA-256
 BATCH = 64  # images that are encoded at a time
 FOLDER = Path(__file__).resolve().parent
@@ -102,7 +103,19 @@ if __name__ == "__main__":
             print(path, *feature.tolist())
 """
 
-SAFETENSORS = '''
+BOTH_WAYS = '''
+class BothWays(torch.nn.Module):
+    """The mean of what an encoder gives for images and for their mirror images."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images):
+        return (self.encoder(images) + self.encoder(images.flip(-1))) / 2
+'''
+
+SAFETENSORS = BOTH_WAYS + '''
 class Encoder(torch.nn.Module):
     """The trained network, with the statistics of evaluation: prepared images [N, C, S, S] -> features [N, dim]."""
 
@@ -122,7 +135,8 @@ class Encoder(torch.nn.Module):
 def load(folder=FOLDER):
     """Return the encoder: a torch module on the CPU, in eval mode."""
     weights, facts = read_safetensors(checked(Path(folder, "encoder.safetensors")))
-    return Encoder(weights, json.loads(facts["buffers"])).eval()
+    encoder = Encoder(weights, json.loads(facts["buffers"]))
+    return (BothWays(encoder) if MIRRORED else encoder).eval()
 
 
 def read_safetensors(path):
@@ -172,12 +186,13 @@ def load(folder=FOLDER):
     return Encoder(checked(Path(folder, "encoder.onnx")))
 '''
 
-TIMM = '''
+TIMM = BOTH_WAYS + '''
 def load(folder=FOLDER):
     """Return the encoder: timm's own module on the CPU, in eval mode."""
     options = json.loads(checked(Path(folder, "config.json")).read_text())["model_args"]
     weights = str(checked(Path(folder, "model.safetensors")))
-    return timm.create_model(ARCHITECTURE, checkpoint_path=weights, **options).eval()
+    encoder = timm.create_model(ARCHITECTURE, checkpoint_path=weights, **options)
+    return (BothWays(encoder) if MIRRORED else encoder).eval()
 '''
 
 # What each format needs, what its loader imports from the standard library and from elsewhere, and its own text.
@@ -204,6 +219,7 @@ def loader(
     """
     needs, imports, libraries, own = PARTS[form]
     facts = {"image_size": build.side, "stored_size": build.stored_size, "mean": build.mean, "std": build.std}
+    facts["mirrored"] = build.mirrored
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     head = HEAD.format(needs=needs, imports=imports, libraries=libraries, version=version, digests=digests, **facts)
     head += "".join(f"{name} = {value!r}\n" for name, value in (constants or {}).items())
