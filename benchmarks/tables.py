@@ -46,6 +46,18 @@ METHODS = (
 )
 
 
+# column of propagated_guesses.csv: its title
+GUESSES = {
+    "graph": "spread label right",
+    "network": "guess right",
+    "graph_by_certainty": "spread label, by certainty",
+    "network_by_certainty": "guess, by certainty",
+    "differ": "they differ",
+    "graph_where_they_differ": "there: spread label right",
+    "network_where_they_differ": "there: guess right",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
@@ -132,6 +144,12 @@ def by_labels(rows: Sequence[Row]) -> str:
     return markdown(head, lines) + f"\n\n± of a difference between two of them, 95 %: {widths}"
 
 
+def propagated_labels() -> list[Row]:
+    """Return the rows of two sweeps of the same seeds: label propagation and the labels alone, and what was tried."""
+    usual = [row for row in read("semi_supervised") if row["run"] in ("label_propagation ratio=3", "supervised")]
+    return [*usual, *read("propagated_labels")]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
@@ -143,6 +161,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "fine_tuning": lambda: by_labels(read("fine_tuning")),
     "longer": lambda: points(read("longer"), ("accuracy", "linear", "ece", "largest_class")),
     "unlabelled_weight": lambda: points(read("unlabelled_weight"), ("accuracy", "linear", "largest_class")),
+    "propagated_labels": lambda: points(propagated_labels(), ("accuracy", "linear")),
+    "propagated_guesses": lambda: points(read("propagated_guesses"), list(GUESSES), head=["run", *GUESSES.values()]),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 

@@ -25,7 +25,7 @@ def test_every_row_of_a_sweep_is_a_run_with_its_seed():
     for name in tables.TABLES:
         with open(ROOT / f"docs/results/{name}.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        point = "step" if name == "simclr_v2" else "trial"
+        point = {"simclr_v2": "step", "propagated_guesses": "run"}.get(name, "trial")
         keys = [(row[point], row.get("epochs"), row["seed"]) for row in rows]
         assert len(set(keys)) == len(keys)
         assert all(row["seed"] for row in rows)

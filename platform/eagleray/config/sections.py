@@ -320,7 +320,7 @@ class Evaluate(Strict, frozen=True):
     mirror: Annotated[
         bool,
         Field(
-            description="the features of an image (and a classifier's logits) are the mean of its own and of its mirror "
+            description="the features of an image (and a classifier's logits) are the mean of its own and its mirror "
             "image's, here, by embed and by exported encoders; twice the time. For images that mean the same mirrored"
         ),
     ] = False
