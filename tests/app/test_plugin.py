@@ -94,7 +94,7 @@ PLANTED: dict[str, tuple[Edits, str, str]] = {
             "        return self.encoder(images)[None]\n"
         },
         "shapes",
-        r"encode turns 5 images into \[1, 5, 64\]; return \[5, 64\], a row for each image",
+        r"encode turns 5 images into \[1, 5, 384\]; return \[5, 384\], a row for each image",
     ),
     "a picture of the wrong shape": (
         {

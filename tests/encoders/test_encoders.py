@@ -82,7 +82,7 @@ def test_resnet_widths(name: str, dim: int):
 
 def test_convnet_stays_small():
     encoder = make("convnet")
-    assert encoder.dim == 256
+    assert encoder.dim == 4 * (128 + 256)
     assert sum(weight.numel() for weight in encoder.parameters()) == 388_896
 
 
@@ -491,7 +491,7 @@ def test_convnet_keeps_cells_of_its_last_blocks_apart():
 
 def test_convnet_pools_before_its_relu_without_a_difference():
     """Features and gradients are bit by bit those of the usual order."""
-    encoder = make("convnet", width=8).train()
+    encoder = make("convnet", width=8, grid=1, last=1).train()
     assert isinstance(encoder, ConvNet)
     usual = deepcopy(encoder)
     layers = list(usual.blocks)

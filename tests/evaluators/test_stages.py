@@ -17,9 +17,10 @@ from eagleray.runs.assemble import Assembly, assemble, blueprint
 from eagleray.runs.evaluation import Encoded, Evaluation
 
 RUN = ["data.limit=300", "batch_size=40", "threads=1", "device=cpu", "precision=fp32", "evaluate.stages.when=end"]
+MEAN = ["encoder=convnet", "encoder.grid=1", "encoder.last=1"]  # its features are the last stage
 SMALL = {
-    "convnet": ["encoder=convnet", "encoder.width=8"],
-    "shallow": ["encoder=convnet", "encoder.width=8", "encoder.depth=2"],
+    "convnet": [*MEAN, "encoder.width=8"],
+    "shallow": [*MEAN, "encoder.width=8", "encoder.depth=2"],
     "resnet": ["encoder=resnet18", "image_size=16"],
     "vit": ["encoder=vit_tiny", "encoder.dim=32", "encoder.depth=5"],
     "class": ["encoder=vit_tiny", "encoder.dim=32", "encoder.depth=2", "encoder.pool=class"],

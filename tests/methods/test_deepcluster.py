@@ -168,7 +168,7 @@ def test_the_loss_of_all_images_is_that_of_even_sampling_over_clusters():
     ("setting", "words"),
     [
         ("method.clusters=101", r"method.clusters=101 is more than the 100 training images: take 10, which gives"),
-        ("method.components=90", r"method.components=90 is more than the encoder's 64 features: take 64 or fewer"),
+        ("method.components=390", r"method.components=390 is more than the encoder's 384 features: take 384 or fewer"),
     ],
 )
 def test_what_cannot_be_clustered_is_refused(setting: str, words: str):

@@ -28,7 +28,7 @@ def test_simclr_v2_is_simclrs_loss_behind_three_layers():
     assert isinstance(method, SimCLRv2)
     batch = batch_of(method)
     layers = [part for part in method.projector if isinstance(part, torch.nn.Linear)]
-    assert [(each.in_features, each.out_features) for each in layers] == [(64, 16), (16, 16), (16, 128)]
+    assert [(each.in_features, each.out_features) for each in layers] == [(method.encoder.dim, 16), (16, 16), (16, 128)]
     loss = method(batch, NOW).loss
     both = method.projector(method.encoder(torch.cat(batch.views)))
     torch.testing.assert_close(loss, nt_xent(*both.chunk(2), method.config.temperature))
@@ -129,7 +129,7 @@ def test_the_three_commands(typed: Any):
     for run in (first, second):
         run.rename(f"{run}-moved")
     places = [Path(f"{first}-moved"), Path(f"{second}-moved"), third]
-    assert [exported(run, images).shape for run in places] == [(5, 64), (5, 24), (5, 64)]
+    assert [exported(run, images).shape for run in places] == [(5, 384), (5, 24), (5, 384)]
     held = load_checkpoint(checkpoints(places[1])[-1])["method"]
     with torch.no_grad():
         wanted = finetuned.encode(load_encoder(places[1]).prepare(images))

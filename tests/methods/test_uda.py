@@ -23,7 +23,7 @@ def ready(*settings: str) -> Method:
     method = small("uda", *settings)
     with torch.no_grad():
         for number, p in enumerate(method.parameters()):
-            p.add_(0.5 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(number)))
+            p.add_(0.7 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(number)))
     return method
 
 

@@ -23,8 +23,8 @@ class ConvNet(Encoder):
 
         width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
-        grid: int = Field(1, ge=1, le=4, description="cells along a side that features keep apart; 1: one mean of all")
-        last: int = Field(1, ge=1, le=6, description="blocks whose features are joined: the last ones")
+        grid: int = Field(2, ge=1, le=4, description="cells along a side that features keep apart; 1: one mean of all")
+        last: int = Field(2, ge=1, le=6, description="blocks whose features are joined: the last ones")
 
     config: Config
 
@@ -49,7 +49,9 @@ class ConvNet(Encoder):
             blocks.append(nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(*blocks)
         if config.last > config.depth:
-            raise ConfigError(f"encoder.last={config.last}: the network has {config.depth} blocks; set encoder.depth")
+            raise ConfigError(
+                f"encoder.last={config.last}: with encoder.depth={config.depth} there are fewer blocks; take less"
+            )
         if config.grid > side:
             raise ConfigError(
                 f"encoder.grid={config.grid}: the last block has {side} positions a side for images of {image_size} "
