@@ -32,7 +32,7 @@ types: export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 types: $(INSTALLED)  ## pyright
 	$(BIN)/pyright
 
-docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md, the list in sweeps/methods.yaml, the tables of docs/results.md and docs/reliability.md, from declarations and docs/results
+docs: $(INSTALLED)  ## docs/methods.md, docs/metrics.md, the list in sweeps/methods.yaml, the tables of docs/results.md, docs/race.md and docs/reliability.md, from declarations and docs/results
 	$(BIN)/python -m eagleray.report.catalogue docs/results/methods.csv > docs/methods.md
 	$(BIN)/python -m eagleray.report.catalogue --metrics > docs/metrics.md
 	$(BIN)/python -m eagleray.report.catalogue --sweep sweeps/methods.yaml

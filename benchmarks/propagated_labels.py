@@ -4,9 +4,9 @@
 
 RUN is the directory of a finished run of label propagation, or of another method with a classifier and few labels. Its
 network, as it is at the end, encodes the training images and guesses their classes; labels are spread over the graph of
-these features with the run's settings, or the method's defaults. A row tells of the training images
-without label how often the spread labels (`graph`) and the guesses (`network`) are right, on how many they `differ`,
-and which of the two is right there. `by_certainty` weighs each image by its label's certainty, as the loss does.
+these features with the run's settings, or the method's defaults. A row tells of the training images without label how
+often the spread labels (`graph`) and the guesses (`network`) are right, on how many they `differ`, and which of the two
+is right there. `by_certainty` weighs each image by its label's certainty, as the loss does.
 """
 
 import argparse

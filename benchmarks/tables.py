@@ -1,4 +1,4 @@
-"""Make the tables of docs/results.md from the rows in docs/results.
+"""Make the tables of docs/results.md and docs/race.md from the rows in docs/results.
 
     python benchmarks/tables.py          # fills in the tables, each after its line `<!-- table: NAME -->`
 
@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import t
 
 DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "results.md", DOCS / "race.md")
 Row = dict[str, str]
 
 # family, name, the run's words in methods.csv
@@ -61,8 +62,8 @@ GUESSES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    page = DOCS / "results.md"
-    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def filled(page: str, tables: Mapping[str, Callable[[], str]] | None = None) -> str:
@@ -150,6 +151,32 @@ def propagated_labels() -> list[Row]:
     return [*usual, *read("propagated_labels")]
 
 
+def cells() -> str:
+    """Make the table of features of one mean, and of cells, by method."""
+    rows = [{**row, "point": f"{row['run']}, {row['encoder']}"} for row in read("cells") if row["state"] != "floor"]
+    ways = {"convnet grid=1 last=1": "one mean", "convnet grid=2 last=2": "cells"}
+    head = ["method", *(f"{metric}, {way}" for metric in ("linear", "kNN") for way in ways.values())]
+    lines = []
+    for run in sorted({row["run"] for row in rows}):
+        own = [[row for row in rows if (row["run"], row["encoder"]) == (run, way)] for way in ways]
+        lines.append([run, *(cell(each, metric) for metric in ("linear", "knn") for each in own)])
+    return markdown(head, lines) + below(rows, "point", ("linear", "knn"))
+
+
+def race() -> str:
+    """Make the table of the race's only setting."""
+    metrics = ("test_linear", "test_knn")
+    return markdown(metrics, [[cell(read("race"), metric) for metric in metrics]])
+
+
+def race_settings() -> str:
+    """Make the table of single runs with settings drawn at random, the best first."""
+    keys = ["method.temperature", "optimizer.lr", "optimizer.weight_decay", "augment.crop_min", "augment.jitter"]
+    keys += ["batch_size", "linear"]
+    rows = sorted(read("race_settings"), key=lambda row: -float(row["linear"]))
+    return markdown(keys, [[f"{float(row[key]):.3g}" for key in keys] for row in rows])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
@@ -163,6 +190,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "unlabelled_weight": lambda: points(read("unlabelled_weight"), ("accuracy", "linear", "largest_class")),
     "propagated_labels": lambda: points(propagated_labels(), ("accuracy", "linear")),
     "propagated_guesses": lambda: points(read("propagated_guesses"), list(GUESSES), head=["run", *GUESSES.values()]),
+    "cells": cells,
+    "race_settings": race_settings,
+    "race_network": lambda: points(read("race_network"), ("linear", "images_per_second")),
+    "race_rotations": lambda: points(read("race_rotations"), ("linear", "images_per_second")),
+    "race": race,
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 

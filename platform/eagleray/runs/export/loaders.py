@@ -115,9 +115,7 @@ class BothWays(torch.nn.Module):
         return (self.encoder(images) + self.encoder(images.flip(-1))) / 2
 '''
 
-SAFETENSORS = (
-    BOTH_WAYS
-    + '''
+SAFETENSORS = '''
 class Encoder(torch.nn.Module):
     """The trained network, with the statistics of evaluation: prepared images [N, C, S, S] -> features [N, dim]."""
 
@@ -163,7 +161,6 @@ DTYPES = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
 }
 '''
-)
 
 TORCHSCRIPT = '''
 def load(folder=FOLDER):
@@ -189,9 +186,7 @@ def load(folder=FOLDER):
     return Encoder(checked(Path(folder, "encoder.onnx")))
 '''
 
-TIMM = (
-    BOTH_WAYS
-    + '''
+TIMM = '''
 def load(folder=FOLDER):
     """Return the encoder: timm's own module on the CPU, in eval mode."""
     options = json.loads(checked(Path(folder, "config.json")).read_text())["model_args"]
@@ -199,14 +194,13 @@ def load(folder=FOLDER):
     encoder = timm.create_model(ARCHITECTURE, checkpoint_path=weights, **options)
     return (BothWays(encoder) if MIRRORED else encoder).eval()
 '''
-)
 
 # What each format needs, what its loader imports from the standard library and from elsewhere, and its own text.
 PARTS = {
-    "safetensors": ("torch alone", "json\nimport sys", "import torch", TORCH + SAFETENSORS),
+    "safetensors": ("torch alone", "json\nimport sys", "import torch", TORCH + BOTH_WAYS + SAFETENSORS),
     "torchscript": ("torch alone", "sys\nimport warnings", "import torch", TORCH + TORCHSCRIPT),
     "onnx": ("onnxruntime and NumPy", "sys", "import numpy as np\nimport onnxruntime", NUMPY + ONNX),
-    "timm": ("timm and torch", "json\nimport sys", "import timm\nimport torch", TORCH + TIMM),
+    "timm": ("timm and torch", "json\nimport sys", "import timm\nimport torch", TORCH + BOTH_WAYS + TIMM),
 }
 
 
