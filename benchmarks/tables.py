@@ -228,7 +228,9 @@ def average(rows: Sequence[Row], metric: str) -> float:
 
 
 def below(rows: Sequence[Row], key: str, metrics: Sequence[str]) -> str:
-    """Return the line with the half width of the intervals."""
+    """Return the line with the half width of the intervals; of one seed nothing, for it has none."""
+    if len({row["seed"] for row in rows}) < 2:
+        return ""
     widths = ", ".join(f"{metric} {half_width(rows, key, metric):.3f}" for metric in metrics)
     return f"\n\n± of a difference between two of them, 95 %: {widths}"
 
