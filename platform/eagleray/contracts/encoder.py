@@ -55,9 +55,9 @@ class Encoder(nn.Module):
         return None
 
 
-def both_ways(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the mean over images and their mirror images: [N, C, H, W] -> [N, D]."""
-    return (encode(images) + encode(images.flip(-1))) / 2
+def encoded(encode: Callable[[Tensor], Tensor], images: Tensor, *, mirrored: bool) -> Tensor:
+    """Encode images, or take the mean over them and their mirror images: [N, C, H, W] -> [N, D]."""
+    return (encode(images) + encode(images.flip(-1))) / 2 if mirrored else encode(images)
 
 
 class TokenEncoder(Encoder):

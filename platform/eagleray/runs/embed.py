@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from eagleray.augment import evaluation_view
-from eagleray.contracts.encoder import both_ways
+from eagleray.contracts.encoder import encoded
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import whole
 from eagleray.contracts.method import Method
@@ -84,7 +84,7 @@ def embed(
                 pixels = batched([image for image in images if not isinstance(image, Bad)]).to(device)
                 with torch.no_grad():
                     view = evaluation_view(pixels, info.side, info.mean, info.std)
-                    features = (both_ways(method.encode, view) if info.mirrored else method.encode(view)).float()
+                    features = encoded(method.encode, view, mirrored=info.mirrored).float()
                 writer = writer or kind(file, len(names), features.shape[1], facts)
                 writer.add([name for name in batch if name not in wrong], features.cpu().numpy())
             progress(done, len(names))

@@ -15,7 +15,7 @@ from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
-from eagleray.contracts.encoder import both_ways
+from eagleray.contracts.encoder import encoded
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Change, Evaluator, Found
 from eagleray.contracts.features import SAMPLES, Features, evenly
@@ -135,7 +135,7 @@ class Evaluation:
 
     def seen(self, encode: Encode, view: Tensor) -> Tensor:
         """Encode prepared images as the run says: float32 [N, D]."""
-        return (both_ways(encode, view) if self.loader.info.mirrored else encode(view)).float()
+        return encoded(encode, view, mirrored=self.loader.info.mirrored).float()
 
     def of_untrained(self, images: Images, autocast: AbstractContextManager) -> Features:
         """Return what the network before any training makes of some images (`Encodings.untrained`)."""

@@ -16,7 +16,7 @@ from eagleray.augment import evaluation_view
 from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.encoder import Encoder, both_ways
+from eagleray.contracts.encoder import Encoder, encoded
 from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.files import DIGITS, digest
 from eagleray.contracts.method import Method
@@ -83,7 +83,7 @@ class ExportedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode prepared images: float [N, C, S, S] -> [N, dim]."""
-        return both_ways(self.encoder, images) if self.build.mirrored else self.encoder(images)
+        return encoded(self.encoder, images, mirrored=self.build.mirrored)
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
         """Prepare images as evaluation does.
