@@ -339,7 +339,8 @@ def test_before_epoch_can_encode_every_training_image(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(SimCLR, "before_epoch", before_epoch)
     finish(run, tmp_path, data)
-    assert seen == [(0, (len(data.train), 64)), (1, (len(data.train), 64))]
+    shape = (len(data.train), 384)  # four cells of 32 and of 64 channels
+    assert seen == [(0, shape), (1, shape)]
 
 
 def test_before_epoch_knows_the_labelled_images_and_no_other_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -286,7 +286,7 @@ def test_the_example_of_the_readme_runs():
     assert done.returncode == 0, done.stderr[-3000:]
     run, shape, finding, *board = done.stdout.splitlines()
     assert run.startswith("runs/eagleray/")
-    assert shape == "torch.Size([1, 32])"
+    assert shape == "torch.Size([1, 192])"  # width 4: four cells of 16 and of 32 channels
     assert "augment.flip" in finding
     assert len(board) == 4  # two points, two floors
 

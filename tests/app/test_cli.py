@@ -419,7 +419,7 @@ def test_the_lines_that_load_an_encoder_run_by_themselves(eagleray: Any):
     done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
     name, *features = done.stdout.split()
     assert name == "red.png"
-    assert len([float(each) for each in features]) == 8  # width 4, doubled once
+    assert len([float(each) for each in features]) == 48  # width 4, doubled once: four cells of 4 and of 8 channels
 
 
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_embed_writes_the_features_of_a_folder_once(typed: Any):
     for number, side in enumerate((8, 12, 20)):
         Image.new("L", (side, 10 + number), 40 * number).save(f"images/a/{number}.png")
     assert typed("embed", "run", "images", "--out", "f.npz") == (
-        0, "f.npz: 3 images, 32 features each; 1 other file skipped\n",
+        0, "f.npz: 3 images, 192 features each; 1 other file skipped\n",
     )  # fmt: skip
     encoder = eagleray.load_encoder("run")
     with np.load("f.npz") as found, torch.no_grad():

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
-TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4}, "epochs": 2,
+TINY = {"data": {"limit": 120}, "batch_size": 40, "encoder": {"name": "convnet", "width": 4, "grid": 1, "last": 1}, "epochs": 2,
         "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
 TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # `rank` grows from left to right
 

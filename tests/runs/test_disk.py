@@ -218,7 +218,7 @@ def test_a_run_on_a_full_disk_fails_in_a_sentence_and_goes_on_when_there_is_room
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     eagleray = command_line(monkeypatch, capsys)
-    settings = ["data.limit=64", "batch_size=16", "epochs=9", "encoder.width=4", "method.hidden=256", "threads=1",
+    settings = ["data.limit=64", "batch_size=16", "epochs=9", "encoder.width=4", "method.hidden=128", "threads=1",
                 "evaluate.linear.when=never", "checkpoints.keep=9", f"tracking.runs={disk}/runs"]  # fmt: skip
     ended = eagleray("train", *settings)
     (directory,) = (disk / "runs/eagleray").iterdir()
