@@ -31,7 +31,8 @@ pytestmark = [
 ]
 
 TINY = {"data": {"limit": 120}, "batch_size": 40, "epochs": 2,
-        "encoder": {"name": "convnet", "width": 4, "grid": 1, "last": 1}, "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
+        "encoder": {"name": "convnet", "width": 4, "grid": 1, "last": 1},
+        "evaluate": {"linear": {"when": "never"}}}  # fmt: skip
 TEMPERATURES = {"method.temperature": [1.0, 0.5, 0.3, 0.2, 0.1, 0.05]}  # `rank` grows from left to right
 
 
