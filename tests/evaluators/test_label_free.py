@@ -17,7 +17,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.features import Features
 from eagleray.evaluators.collapse import Collapse, collapse
 from eagleray.evaluators.label_free import LabelFree
-from eagleray.evaluators.spectrum import spectrum
+from eagleray.evaluators.spectrum import Spectrum, spectrum
 from eagleray.loop import train
 from eagleray.runs.assemble import assemble
 from eagleray.runs.checkpoint import load_checkpoint
@@ -53,6 +53,23 @@ def test_above_the_gate_it_is_nesum_and_below_it_the_share_of_directions():
     assert value(features(4), before) == pytest.approx(few - 1)
     assert value(features(2), before) < value(features(4), before) < 0 < value(features(15), before)
     assert value(torch.zeros(3000, 64), before) == -1
+
+
+def test_evaluators_compute_spectra_once(monkeypatch: pytest.MonkeyPatch):
+    """Most of their cost; those of the untrained network are the same at every evaluation."""
+    computed = []
+    real = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: computed.append(len(gram)) or real(gram))
+    before = Features(features(20))
+    for now, expected in ((Features(features(40)), 4), (Features(features(15)), 2)):
+        both: Any = Both(now, before)
+        one, another = Collapse(Collapse.Config()), LabelFree(LabelFree.Config())
+        found = [one(both).numbers, another(both).numbers, Spectrum(Spectrum.Config())(both).numbers]
+        assert computed == [64] * expected
+        computed.clear()
+        assert found[0]["rank"] == collapse(now.features)["rank"]
+        assert found[2] == spectrum(now.features)
+        computed.clear()
 
 
 def test_the_share_of_directions_is_that_of_the_effective_ranks():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @cached_property
+    def spectra(self) -> tuple[Tensor, Tensor]:
+        """Singular values as `spectra` gives them, computed once for all evaluators: they are most of the cost."""
+        return spectra(stacked([self.features])[0])
 
     def at(self, index: Tensor) -> "Features":
         """Select images by [n] indices or an [N] mask."""
@@ -121,3 +127,9 @@ def spectrum(x: Tensor, largest: Tensor | None = None) -> Tensor:
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     return values.where(values > NOISE * (values.max() if largest is None else largest), 0)
+
+
+def spectra(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the singular values of float64 [N, D] as it is, and less its mean; those of rounding errors are 0."""
+    whole = spectrum(x)
+    return whole, spectrum(x - x.mean(0), whole.max())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.evaluator import Encodings, Evaluator, Found
-from eagleray.contracts.features import NOISE, SAMPLES, spectrum, squares, stacked
+from eagleray.contracts.features import NOISE, SAMPLES, spectra, squares, stacked
 from eagleray.contracts.metric import GROWS, MAGNITUDE, Metric
 
 GATE = 0.5  # of the untrained network's effective rank: with less, training has done harm (docs/label-free.md)
@@ -65,9 +65,9 @@ class Collapse(Evaluator):
     }
 
     def __call__(self, encodings: Encodings) -> Found:
-        features = encodings.evaluated.features
+        one = encodings.evaluated
         share = {"rank_share": rank_share(encodings)}
-        return Found(collapse(features) | share, images=min(len(features), SAMPLES))
+        return Found(collapse(one.features, one.spectra) | share, images=min(len(one), SAMPLES))
 
 
 def rank_share(encodings: Encodings) -> float:
@@ -75,12 +75,11 @@ def rank_share(encodings: Encodings) -> float:
 
     1.0 if the untrained network tells no images apart.
     """
-    matrices = (stacked([one.features])[0] for one in (encodings.evaluated, encodings.untrained))
-    now, before = (_effective_rank(x, spectrum(x)) for x in matrices)
+    now, before = (_perplexity(one.spectra[1]) for one in (encodings.evaluated, encodings.untrained))
     return now / before if before else 1.0
 
 
-def collapse(embeddings: Tensor) -> dict[str, float]:
+def collapse(embeddings: Tensor, singular: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Compute collapse metrics of [N, D] embeddings.
 
     Of at most 2,048 of them, evenly spaced. With x the embeddings, z = x / ‖x‖, and s the singular values of the matrix
@@ -93,6 +92,10 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
         uniformity  log mean over pairs of images of exp(-2 ‖z_i - z_j‖²): 0 collapsed, lower is more uniform (4);
                     needs at least two images
 
+    Args:
+        embeddings: x.
+        singular: the `spectra` of x, where they are known.
+
     Raises:
         ConfigError: no images, or NaN or infinite embeddings.
 
@@ -102,11 +105,11 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
     (x,) = stacked([embeddings])
     count, width = x.shape
     z = F.normalize(x, dim=1)
-    whole = spectrum(x)
+    whole, centred = singular or spectra(x)
     deviations = x.std(0, correction=0)
     metrics = {
         "std": z.std(0, correction=0).mean().item() * math.sqrt(width),
-        "rank": _effective_rank(x, whole),
+        "rank": _perplexity(centred),
         "rankme": _perplexity(whole),
         "dead": (deviations <= 10 * NOISE * x.square().mean().sqrt()).double().mean().item(),
     }
@@ -115,11 +118,6 @@ def collapse(embeddings: Tensor) -> dict[str, float]:
         pairs = (potential.sum() - potential.diagonal().sum()) / (count * (count - 1))
         metrics["uniformity"] = pairs.log().item()
     return metrics
-
-
-def _effective_rank(x: Tensor, whole: Tensor) -> float:
-    """Return the effective rank of x less its mean; `whole` is the spectrum of x as it is."""
-    return _perplexity(spectrum(x - x.mean(0), whole.max()))
 
 
 def _perplexity(values: Tensor) -> float:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from eagleray.contracts.evaluator import Encodings, Evaluator, Found
-from eagleray.contracts.features import SAMPLES, evenly
+from eagleray.contracts.features import SAMPLES
 from eagleray.contracts.metric import Metric
 from eagleray.evaluators.collapse import GATE, rank_share
 from eagleray.evaluators.spectrum import spectrum
@@ -26,5 +26,6 @@ class LabelFree(Evaluator):
     }
 
     def __call__(self, encodings: Encodings) -> Found:
-        features, share = evenly(encodings.evaluated.features, SAMPLES), rank_share(encodings)
-        return Found({"label_free": spectrum(features)["nesum"] if share >= GATE else share - 1}, images=len(features))
+        one, share = encodings.evaluated, rank_share(encodings)
+        nesum = spectrum(one.features, one.spectra)["nesum"]
+        return Found({"label_free": nesum if share >= GATE else share - 1}, images=min(len(one), SAMPLES))

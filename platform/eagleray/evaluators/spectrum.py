@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.evaluator import Encodings, Evaluator, Found
-from eagleray.contracts.features import SAMPLES, intervals, squares, stacked
-from eagleray.contracts.features import spectrum as singular_values
+from eagleray.contracts.features import SAMPLES, intervals, spectra, squares, stacked
 from eagleray.contracts.metric import Metric
 
 BLIND = "it sees how evenly features vary, not what they say of the images; compare runs of one method and encoder"
@@ -65,12 +64,12 @@ class Spectrum(Evaluator):
 
     def __call__(self, encodings: Encodings) -> Found:
         features = encodings.evaluated.features
-        numbers = spectrum(features)
+        numbers = spectrum(features, encodings.evaluated.spectra)
         own = {name: values for name, values in shares(features).items() if numbers.get(name)}
         return Found(numbers, images=min(len(features), SAMPLES), intervals=intervals(numbers, own))
 
 
-def spectrum(features: Tensor) -> dict[str, float]:
+def spectrum(features: Tensor, singular: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Compute measures of the spectrum of features [N, D].
 
     Of at most 2,048 of them, evenly spaced. With l the eigenvalues of the covariance, descending, s the singular values
@@ -85,6 +84,10 @@ def spectrum(features: Tensor) -> dict[str, float]:
 
     The first three are 0 where nothing varies; self_cluster needs two images and two features.
 
+    Args:
+        features: those of the images.
+        singular: their `spectra`, where they are known.
+
     Raises:
         ConfigError: no images, or NaN or infinite features.
 
@@ -93,8 +96,7 @@ def spectrum(features: Tensor) -> dict[str, float]:
     """
     (x,) = stacked([features])
     count, width = x.shape
-    whole = singular_values(x)
-    raw, centred = whole.square(), singular_values(x - x.mean(0), whole.max()).square()
+    raw, centred = (values.square() for values in singular or spectra(x))
     metrics = {
         "nesum": _ratio(centred.sum(), centred.max()),
         "participation_ratio": _ratio(centred.sum().square(), centred.square().sum()),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagleray.contracts.errors import Damaged, Skipped
-from eagleray.contracts.features import spectrum, stacked
+from eagleray.contracts.features import spectra, stacked
 from eagleray.evaluators.collapse import collapse
 from eagleray.pictures.drawing import BLUE, GREY, plain, titled
 from eagleray.pictures.trained import Trained
@@ -84,7 +84,7 @@ def eigenvalues(features: Tensor) -> np.ndarray:
     [N, D] -> float64 [at most D]; those that are rounding errors are left out.
     """
     (x,) = stacked([F.normalize(features.double(), dim=1)])
-    values = spectrum(x - x.mean(0), spectrum(x).max()).square().sort(descending=True).values / len(x)
+    values = spectra(x)[1].square().sort(descending=True).values / len(x)
     return values[values > 0].numpy()
 
 
