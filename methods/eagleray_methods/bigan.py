@@ -19,6 +19,7 @@ from eagleray.augment import View
 from eagleray.blocks.decoders import SLOPE, Decoder, discriminator, discriminator_loss, draw_weights, recognised
 from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.frozen import as_constant
+from eagleray.blocks.losses import squared_error
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -64,6 +65,7 @@ class BiGAN(Method):
         ] = 1024
 
     config: Config
+    has_error = True
     metrics: ClassVar[dict[str, Metric]] = {
         "recognised": Metric(
             "share of pairs of which the discriminator recognises the origin; 0.5: by chance",
@@ -100,6 +102,11 @@ class BiGAN(Method):
             as_constant(self.discriminator, generated, drawn), as_constant(self.discriminator, images, encoded)
         )
         return StepResult(loss, [features.detach()], {"recognised": recognised(on_encoded, on_generated)})
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the squared error of what an image's own latent vector generates, which training never compares."""
+        return squared_error(images, self.generator(self.latent(self.encoder(images))))
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from eagleray.augment import View
 from eagleray.blocks.decoders import Decoder
 from eagleray.blocks.distributed import own_rows, world_size
+from eagleray.blocks.losses import squared_error
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -49,6 +50,7 @@ class DenoisingAutoencoder(Method):
         ] = 128
 
     config: Config
+    has_error = True
     metrics: ClassVar[dict[str, Metric]] = {
         "psnr": Metric("peak signal-to-noise ratio of reconstructions, in decibels", "higher", no_goal=OTHERS),
         "corrupted_psnr": Metric("the same of the corrupted images", no_goal=OTHERS),
@@ -73,6 +75,11 @@ class DenoisingAutoencoder(Method):
             for name, each in (("psnr", reconstructed), ("corrupted_psnr", corrupted))
         }
         return StepResult((reconstructed - images).square().mean(), [features.detach()], metrics)
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the squared error of the reconstruction of images that are not corrupted."""
+        return squared_error(images, self.decoder(self.encoder(images)))
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -2,7 +2,7 @@
 
 Energy-based generative adversarial network. Zhao, Mathieu, LeCun 2016, https://arxiv.org/abs/1609.03126
 Energies are distances of pixels from -1 to 1. The features evaluated are those of the discriminator's encoder, whose
-running statistics are those of real images. A step sees no held-out image, so there is no energy of any.
+running statistics are those of real images. The evaluator `unseen` compares energies of training and held-out images.
 Differs from the paper: the encoder given takes the place of the discriminator's convolutions, both decoders are
 DCGAN's. The margin grows with the side of the images: the paper's 20 to 80 for 64 to 256 pixels in colour (40 for 128)
 are 0.18 of the root of their numbers, except 80 for bedrooms of 64 pixels; its 10 for MNIST is 0.36. It is constant.
@@ -54,6 +54,7 @@ class EBGAN(Method):
         ] = 128
 
     config: Config
+    has_error = True
     metrics: ClassVar[dict[str, Metric]] = {
         "energy": Metric("energy of real images: their distance from their reconstruction", "lower", no_goal=TERM),
         "generated_energy": Metric("energy of generated images; the margin at most, in balance", no_goal=PLAYERS),
@@ -91,6 +92,11 @@ class EBGAN(Method):
         loss = loss + pulled.mean() + self.config.repelling * similarity
         metrics = {"energy": energy.detach().mean(), "generated_energy": pushed.detach().mean()}
         return StepResult(loss, [features.detach()], {**metrics, "similarity": similarity.detach()})
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the energy of images."""
+        return self._judge(self.encoder, self.decoder, images)[1]
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

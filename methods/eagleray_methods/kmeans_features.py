@@ -20,6 +20,7 @@ from torch import Tensor
 from eagleray.augment import View
 from eagleray.blocks.distributed import all_reduce_mean, broadcast
 from eagleray.blocks.kmeans import nearest
+from eagleray.blocks.losses import squared_error
 from eagleray.blocks.patch_codes import full_precision, layer_of
 from eagleray.blocks.patch_features import fit_patch_features
 from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
@@ -41,6 +42,7 @@ class KMeansFeatures(Method):
         patches: Annotated[int, IntRange(4, 64), Field(ge=1, description="patches of each image in a step")] = 16
 
     config: Config
+    has_error = True
     only_encoder = "triangle_codes"
     metrics: ClassVar[dict[str, Metric]] = {
         "unexplained": Metric("squared distance of patches to their centroids, as a share of their squares", "lower"),
@@ -87,6 +89,11 @@ class KMeansFeatures(Method):
         squares = points.square().sum(1).mean() / 2
         metrics = {"unexplained": loss.detach() / squares.clamp(min=1e-6), "used": (seen > 0).to(loss.dtype).mean()}
         return StepResult(loss, [embeddings], metrics)
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the squared error of images that are rebuilt from the centroids nearest to their patches."""
+        return squared_error(images, self.picture(images)["reconstructed"])
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

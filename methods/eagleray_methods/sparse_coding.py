@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.distributed import all_reduce_mean, broadcast
+from eagleray.blocks.losses import squared_error
 from eagleray.blocks.patch_codes import full_precision, layer_of, shrink
 from eagleray.blocks.patch_features import whiten
 from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
@@ -46,6 +47,7 @@ class SparseCoding(Method):
         patches: Annotated[int, IntRange(4, 64), Field(ge=1, description="patches of each image in a step")] = 16
 
     config: Config
+    has_error = True
     only_encoder = "shrinkage_codes"
     metrics: ClassVar[dict[str, Metric]] = {
         "unexplained": Metric("squared distance of patches to W z, as a share of their squares", "lower", no_goal=TERM),
@@ -104,6 +106,11 @@ class SparseCoding(Method):
             "used": (all_reduce_mean(is_active.to(loss.dtype).mean(0)) > 0).to(loss.dtype).mean(),
         }
         return StepResult(loss, [predictions.detach().abs().mean(1)], metrics)
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the squared error of images that are rebuilt from the codes of their patches."""
+        return squared_error(images, self.picture(images)["reconstructed"])
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

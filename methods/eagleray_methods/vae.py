@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from eagleray.augment import View
 from eagleray.blocks.decoders import Decoder
 from eagleray.blocks.distributed import mean_and_variance, own_rows, world_size
-from eagleray.blocks.losses import precise
+from eagleray.blocks.losses import precise, squared_error
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -45,6 +45,7 @@ class VAE(Method):
         ] = 128
 
     config: Config
+    has_error = True
     metrics: ClassVar[dict[str, Metric]] = {
         "reconstruction": Metric("mean squared error of the normalised pixels", "lower", no_goal=TERM),
         "kl": Metric("divergence of the latent variables from their prior, in nats an image", no_goal=TERM),
@@ -78,6 +79,12 @@ class VAE(Method):
             "active_units": (mean_and_variance(mean.detach())[1] > ACTIVE).sum().float(),
         }
         return StepResult(loss, [features.detach()], metrics)
+
+    @torch.no_grad()
+    def error(self, images: Tensor) -> Tensor:
+        """Return the squared error of what the means of an image's latent variables are decoded to."""
+        mean = precise(self.posterior(self.encoder(images))).chunk(2, 1)[0]
+        return squared_error(images, self.decoder(mean))
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

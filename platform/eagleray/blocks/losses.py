@@ -191,6 +191,11 @@ def normalised(x: Tensor) -> Tensor:
     return F.normalize(precise(x), dim=-1)
 
 
+def squared_error(images: Tensor, others: Tensor) -> Tensor:
+    """Return each image's squared difference from another, averaged over its numbers: [N, ...] -> [N]."""
+    return (precise(images) - precise(others)).square().flatten(1).mean(1)
+
+
 def precise(x: Tensor) -> Tensor:
     """Convert to float32 at least.
 

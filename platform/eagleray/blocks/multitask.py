@@ -95,5 +95,8 @@ class Multitask(Method):
         }
         return {**self.main.picture(images), **tasks}
 
+    def error(self, images: Tensor) -> Tensor:
+        return self.main.error(images)
+
     def classify(self, images: Tensor) -> Tensor:
         return self.main.classify(images)

@@ -188,6 +188,7 @@ def has(run: Run, *, labels: bool) -> frozenset[Need]:
         "two_views": "only_labels" not in run.method.declaration.needs,
         "tokens": run.encoder.declaration.values["has_tokens"],
         "stages": run.encoder.declaration.values["has_stages"],
+        "error": run.method.declaration.values["has_error"],
         "classifier": run.labels is not None,
         "network": True,
     }
@@ -268,6 +269,7 @@ def _what_it_lacks(evaluator: str, run: Run, free: str, labels: bool) -> str:
     """Tell which need of an evaluator a run lacks; `free` says what needs no labels."""
     reasons: dict[Need, str] = {
         "classifier": f"{run.method.name} has no classifier; only a method that learns from labels reports it",
+        "error": f"{run.method.name} reproduces no images; autoencoders and dictionaries do, as method=vae",
         "two_views": f"{run.method.name} declares no views, so there are no two views to compare",
         "tokens": f"encoder={run.encoder.name} has no tokens; use encoder=vit_tiny",
         "stages": f"encoder={run.encoder.name} names no stages; define `stages` and has_stages=True in it",

@@ -127,6 +127,19 @@ class Encodings(Protocol):
         """
         ...
 
+    @property
+    def errors(self) -> "Features":
+        """The method's own `error` on the evaluated images, [N, 1].
+
+        Needs "error".
+        """
+        ...
+
+    @property
+    def seen_errors(self) -> "Features":
+        """The same on at most 2,048 training images, evenly spaced."""
+        ...
+
     def of(self, images: Images) -> "Features":
         """Encode any images."""
         ...

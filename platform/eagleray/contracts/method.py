@@ -58,6 +58,7 @@ class Method(nn.Module):
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
     only_encoder: ClassVar[str | None] = None  # the one that it trains, by name; None: any that has what it needs
+    has_error: ClassVar[bool] = False  # whether it can tell how well it reproduces an image, by `error`
     metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]
     collapsed_loss: ClassVar[float | None] = None  # what the loss is if all views agree, where only collapse reaches it
@@ -137,6 +138,14 @@ class Method(nn.Module):
         to one of `images`, below which it is shown; any other number stands alone, like samples or a dictionary.
         """
         return {}
+
+    def error(self, images: Tensor) -> Tensor:
+        """Return how far what the method makes of an image is from it: [N, C, H, W] -> [N].
+
+        Only for a method that declares `has_error`. Nothing is drawn at random, and an image's number does not depend
+        on the others. Training images are compared with unseen ones (`evaluators/unseen.py`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} reproduces no images")
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the logits of the method's classifier.

@@ -11,6 +11,7 @@ Need = Literal[
     "two_views",  # a method that declares views of its training images
     "tokens",  # an encoder that has tokens (a ViT)
     "stages",  # the run's own encoder, if it tells its stages
+    "error",  # a method that reproduces images, and tells how well
     "classifier",  # a method that learns from labels
     "network",  # weights that can be trained further: those of a run, not of a floor
 ]

@@ -173,7 +173,7 @@ class Evaluation:
 
     def _has(self, method: Method | None) -> frozenset[Need]:
         available = has(self.run, labels=self.data.train.labels is not None)
-        return available if method is not None else available - {"classifier", "tokens", "network", "stages"}
+        return available if method is not None else available - {"classifier", "error", "tokens", "network", "stages"}
 
     def _found(self, name: str, encoded: "Encoded") -> Measured:
         evaluator = self.evaluators[name]
@@ -235,6 +235,19 @@ class Encoded:
         assert self.method is not None, "an evaluator that asks for guesses needs a classifier, and says so"
         images = self.evaluation.unlabelled
         return self.through(self.method.classify).of(images) if len(images) else None
+
+    @property
+    def errors(self) -> Features:
+        return self.through(self._errors).evaluated
+
+    @property
+    def seen_errors(self) -> Features:
+        train = self.data.train
+        return self.through(self._errors).of(train.only(evenly(torch.arange(len(train)), SAMPLES).numpy()))
+
+    def _errors(self, images: Tensor) -> Tensor:
+        assert self.method is not None, "an evaluator that asks for errors needs a method, and says so"
+        return self.method.error(images)[:, None]
 
     def fine_tuned(
         self, *, epochs: int, lr: float, per_class: int | None = None, fraction: float | None = None
