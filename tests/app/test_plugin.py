@@ -96,6 +96,22 @@ PLANTED: dict[str, tuple[Edits, str, str]] = {
         "shapes",
         r"encode turns 5 images into \[1, 5, 384\]; return \[5, 384\], a row for each image",
     ),
+    "an error of all images": (
+        {
+            "second.detach()])\n": "second.detach()])\n\n    has_error = True\n\n    def error(self, images):\n"
+            "        return images.square().mean()\n"
+        },
+        "shapes",
+        r"error turns 5 images into \[\]; return \[5\], a number for each image",
+    ),
+    "an error that depends on the other images": (
+        {
+            "second.detach()])\n": "second.detach()])\n\n    has_error = True\n\n    def error(self, images):\n"
+            "        return (images - images.mean(0)).square().mean((1, 2, 3))\n"
+        },
+        "shapes",
+        "an image's error is another among others; compute it of that image alone",
+    ),
     "a picture of the wrong shape": (
         {
             "second.detach()])\n": "second.detach()])\n\n    def picture(self, images):\n"

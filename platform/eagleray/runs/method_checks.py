@@ -107,6 +107,12 @@ def shapes(run: Run) -> Iterator[str]:
             width = method.encoder.dim if name == "encode" else features.shape[-1]
             if list(features.shape) != [5, width]:
                 yield f"{name} turns 5 images into {list(features.shape)}; return [5, {width}], a row for each image"
+        if method.has_error:
+            errors, alone = method.error(images), torch.stack([method.error(image[None]).mean() for image in images])
+            if list(errors.shape) != [5]:
+                yield f"error turns 5 images into {list(errors.shape)}; return [5], a number for each image"
+            elif not torch.allclose(errors, alone):
+                yield "an image's error is another among others; compute it of that image alone, and draw nothing"
 
 
 def batch_image(method: Method) -> tuple[int, int, int]:
