@@ -14,7 +14,9 @@ import csv
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from lightly import loss as losses
 from lightly import transforms
 from lightly.models.modules import NNMemoryBankModule, heads
-from lightly.models.utils import random_block_mask, update_momentum
+from lightly.models.utils import random_block_mask, random_token_mask, update_momentum
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
@@ -30,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from eagleray.blocks.losses import precise
+from eagleray.blocks.masking import take
 from eagleray.blocks.networks import encode_crops
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.blocks.schedules import cosine
@@ -275,11 +278,14 @@ class DINO(Theirs):
         return self.teacher[0]
 
     def transform(self, **shared: Any) -> Transform:
-        c, size, blur = self.settings, shared.pop("input_size"), (shared.pop("gaussian_blur"),) * 3
-        large, small = (c.crop_split, 1.0), (0.1, c.crop_split)
-        return transforms.DINOTransform(
-            size, large, self.local_size, small, c.local_crops, gaussian_blur=blur, **shared
-        )
+        return dino_views(self, **shared)
+
+
+def dino_views(theirs: Theirs, **shared: Any) -> Transform:
+    """Return lightly's large and small crops."""
+    c, size, blur = theirs.settings, shared.pop("input_size"), (shared.pop("gaussian_blur"),) * 3
+    large, small = (c.crop_split, 1.0), (0.1, c.crop_split)
+    return transforms.DINOTransform(size, large, theirs.local_size, small, c.local_crops, gaussian_blur=blur, **shared)
 
 
 class IBOT(DINO):
@@ -312,14 +318,95 @@ class IBOT(DINO):
         return classes + c.patch_weight * self.patch_criterion(patch_targets, patch_logits, mask)
 
 
+class MSN(Theirs):
+    """Lightly's masks, head, views and loss on our ViT; the teacher's momentum rises as ours."""
+
+    encoder: TokenEncoder
+
+    def build(self, c: Any) -> None:
+        self.head: Any = nn.Module()
+        self.head.layers = heads.MSNProjectionHead(self.dim, c.hidden, c.bottleneck)
+        self.head.prototypes = nn.Linear(c.bottleneck, c.prototypes, bias=False)
+        self.teacher, self.teacher_layers = copy.deepcopy(self.encoder), copy.deepcopy(self.head.layers)
+        nn.ModuleList([self.teacher, self.teacher_layers]).requires_grad_(False)
+        self.criterion = losses.MSNLoss(c.temperature, c.iterations, c.entropy_weight)
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        (whole, masked, *small), encoder = views, self.encoder
+        kept, _ = random_token_mask((len(masked), 1 + encoder.grid**2), self.settings.mask_ratio)
+        tokens = encoder.tokens(take(encoder.patches(masked), kept[:, 1:] - 1))  # theirs count the class token
+        classes = [tokens[:, 0], encode_crops(lambda crops: encoder.tokens(encoder.patches(crops))[:, 0], small)]
+        anchors = torch.cat([self.head.layers(each) for each in classes])
+        with torch.no_grad():
+            targets = self.teacher_layers(self.teacher.tokens(self.teacher.patches(whole))[:, 0])
+        return self.criterion(anchors, targets, self.head.prototypes.weight, self.settings.sharpening)
+
+    def after_step(self, now: Progress) -> None:
+        momentum = self.settings.momentum + (1 - self.settings.momentum) * now.fraction
+        update_momentum(self.encoder, self.teacher, m=momentum)
+        update_momentum(self.head.layers, self.teacher_layers, m=momentum)
+
+    @property
+    def evaluated(self) -> Encoder:
+        return self.teacher
+
+    def transform(self, **shared: Any) -> Transform:
+        c, size = self.settings, shared.pop("input_size")
+        scales = {"random_crop_scale": (c.crop_split, 1.0), "focal_crop_scale": (0.1, c.crop_split)}
+        return transforms.MSNTransform(size, self.local_size, 2, c.local_crops, cj_strength=0.5, **scales, **shared)
+
+
+class MMCR(Theirs):
+    """With lightly's teacher, whose embeddings join the mean; ours, as the paper, has none."""
+
+    def build(self, c: Any) -> None:
+        self.student = nn.Sequential(self.encoder, projector(self.dim, c))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.criterion = losses.MMCRLoss()
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        images = torch.cat(views)
+        with torch.no_grad():
+            taught = self.teacher(images)
+        parts = (F.normalize(z, dim=1).unflatten(0, (len(views), -1)) for z in (self.student(images), taught))
+        return self.criterion(*(z.transpose(0, 1) for z in parts))
+
+    def after_step(self, now: Progress) -> None:
+        update_momentum(self.student, self.teacher, m=cosine(0.996, 1.0, now.fraction))
+
+    def transform(self, **shared: Any) -> Transform:
+        return transforms.MMCRTransform(k=self.settings.views, min_scale=0.2, **shared)
+
+
+class LeJEPA(Theirs):
+    def build(self, c: Any) -> None:
+        self.projector = projector(self.dim, c)
+        self.criterion = losses.LeJEPALoss(c.weight, sigreg_num_vectors=c.directions)
+
+    def loss(self, views: list[Tensor], now: Progress) -> Tensor:
+        z = self.projector(encode_crops(self.encoder, views)).unflatten(0, (len(views), -1))
+        return self.criterion(local_proj=z[2:], global_proj=z[:2])
+
+    def transform(self, **shared: Any) -> Transform:
+        return dino_views(self, **shared)
+
+
+def projector(dim: int, c: Any) -> nn.Module:
+    """Return lightly's head with two hidden layers."""
+    hidden = [(width, c.hidden, nn.BatchNorm1d(c.hidden), nn.ReLU()) for width in (dim, c.hidden)]
+    return heads.ProjectionHead([*hidden, (c.hidden, c.projection, None, None)])
+
+
 METHODS: dict[str, type[Theirs]] = {
     "simclr": SimCLR, "dcl": DCL, "byol": BYOL, "simsiam": SimSiam, "moco": MoCo, "nnclr": NNCLR,
     "barlow_twins": BarlowTwins, "vicreg": VICReg, "w_mse": WMSE, "swav": SwAV, "dino": DINO, "ibot": IBOT,
+    "msn": MSN, "mmcr": MMCR, "lejepa": LeJEPA,
 }  # fmt: skip
 
 
 # Where it is not the default: as in sweeps/methods.yaml.
-ENCODERS = {"ibot": ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128"]}
+VIT = ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128"]
+ENCODERS = {"ibot": VIT, "msn": VIT}
 
 
 class InFloat(nn.Module):
@@ -389,7 +476,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.evaluated.eval()
-    return Evaluation(run, data, loader).measure(encoder, autocast, test=False)
+    return Evaluation(run, data, loader, partial(build_method, run, info)).measure(encoder, autocast, test=False)
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:
@@ -409,18 +496,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    written = open(a.out, "w", newline="") if a.out else sys.stdout  # noqa: SIM115
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(["method", "seed", "knn", "linear"])
-    for name in a.methods:
-        for seed in range(a.seeds):
-            settings = [f"method={name}", "data=folder", f"data.root={a.images}", f"seed={seed}", f"epochs={a.epochs}",
-                        f"batch_size={a.batch}", *ENCODERS.get(name, [])]  # fmt: skip
-            settings += [f"data.limit={a.limit}"] if a.limit else []
-            run = load_run(None, settings)
-            metrics = train(run, images_of(run))
-            table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
-            written.flush()
+    with a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written:
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(["method", "seed", "knn", "linear"])
+        for name in a.methods:
+            for seed in range(a.seeds):
+                settings = [f"method={name}", "data=folder", f"data.root={a.images}", f"seed={seed}",
+                            f"epochs={a.epochs}", f"batch_size={a.batch}", *ENCODERS.get(name, [])]  # fmt: skip
+                settings += [f"data.limit={a.limit}"] if a.limit else []
+                run = load_run(None, settings)
+                metrics = train(run, images_of(run))
+                table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
+                written.flush()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from eagleray.config import load_run
 from eagleray.config.plugin_files import import_file
@@ -52,3 +54,23 @@ def test_the_time_of_every_evaluator_of_the_default_set_can_be_measured():
     measured = {name for _, name, is_default, *_ in rows if is_default}
     default = {name for name, one in declared("evaluator").items() if one.values["when"] != "never"}
     assert measured == {*default, "default set"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simclr", "msn"])
+def test_lightly_s_parts_are_trained_and_measured(name: str, tmp_path: Path):
+    for number in range(90):
+        folder = tmp_path / f"images/{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 32), 20 + 60 * (number % 3)).save(folder / f"{number}.png")
+    benchmark = loaded(next(file for file in FILES if file.stem == "against_lightly"))
+    sizes = ["--epochs", "1", "--batch", "20", "--seeds", "1", "--out", str(tmp_path / "rows.csv")]
+    threads = torch.get_num_threads()
+    try:
+        benchmark.main(["--images", str(tmp_path / "images"), "--methods", name, *sizes])
+    finally:
+        torch.set_num_threads(threads)
+    head, row = (tmp_path / "rows.csv").read_text().splitlines()
+    assert head == "method,seed,knn,linear"
+    assert row.startswith(f"{name},0,")
+    assert all(0.5 < float(share) <= 1 for share in row.split(",")[2:]), "noise of three strengths is easy to tell"
