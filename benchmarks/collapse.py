@@ -3,10 +3,10 @@
     python benchmarks/collapse.py --seeds 5 [--methods byol dino] [--out collapse.csv]
 
 Methods without what keeps their embeddings apart, and the same methods whole, are trained for 200 steps on 320 digits,
-on a convnet whose features are one mean. A line for each run: the least spread and rank of the embeddings after any epoch, how many times their product fell
-since the first epoch, the least share of the untrained network's rank that the features have, what part of the first
-epoch's loss the least one is (above the loss that only collapse reaches),
-and the step after which the run is called collapsed (`eagleray.runs.evaluation.collapsed`).
+on a convnet whose features are one mean. A line for each run: the least spread and rank of the embeddings after any
+epoch, how many times their product fell since the first epoch, the least share of the untrained network's rank that the
+features have, what part of the first epoch's loss the least one is (above the loss that only collapse reaches), and the
+step after which the run is called collapsed (`eagleray.runs.evaluation.collapsed`).
 """
 
 import argparse
