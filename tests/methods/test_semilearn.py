@@ -6,7 +6,7 @@ not in semilearn.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -101,9 +101,8 @@ def as_ours(order: Tensor, parts: list[int]) -> Tensor:
     return places.argsort()[order[places]]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_four_steps_have_the_loss_and_gradient_of_semilearn(name: str, monkeypatch: pytest.MonkeyPatch):
-    case = CASES[name]
+def compare(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check four steps."""
     method: Any = made(name, case)
     monkeypatch.setattr(vat, "XI", 1e-6)  # semilearn's step, which float64 can resolve
     monkeypatch.setattr(
@@ -125,3 +124,15 @@ def test_four_steps_have_the_loss_and_gradient_of_semilearn(name: str, monkeypat
         torch.testing.assert_close(loss + case.loss(method, weak), torch.tensor(theirs["loss"]).to(loss), **CLOSE)
         if case.same_gradient:
             torch.testing.assert_close(gradient, torch.tensor(theirs["gradient"]).to(gradient), **CLOSE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_four_steps_have_the_loss_and_gradient_of_semilearn(name: str, monkeypatch: pytest.MonkeyPatch):
+    compare(name, CASES[name], monkeypatch)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_unlabelled_term_has_a_part_in_them(name: str, monkeypatch: pytest.MonkeyPatch):
+    settings = [setting for setting in CASES[name].settings if not setting.startswith("weight=")]
+    with pytest.raises(AssertionError, match="not close"):
+        compare(name, replace(CASES[name], settings=(*settings, "weight=0")), monkeypatch)
