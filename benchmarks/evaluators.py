@@ -39,6 +39,7 @@ class NeedsImages(Exception):
 class Data:
     """Stands for the images of a run."""
 
+    validation = "held out"
     class_names = tuple(f"class {number}" for number in range(CLASSES))
 
     def __getattr__(self, name: str) -> Any:
@@ -76,6 +77,14 @@ class Drawn:
     @cached_property
     def guesses(self) -> Features:
         return guessed(min(SAMPLES, self.images * 9 // 10), seed=6)
+
+    @cached_property
+    def errors(self) -> Features:
+        return clusters(self.images // 10, 1, seed=7)
+
+    @cached_property
+    def seen_errors(self) -> Features:
+        return clusters(min(SAMPLES, self.images * 9 // 10), 1, seed=8)
 
     @cached_property
     def noise(self) -> list[torch.Tensor]:
