@@ -149,11 +149,8 @@ def algorithm(name: str) -> Any:
     one.num_classes, one.distributed, one.world_size, one.gpu, one.use_cat = CLASSES, False, 1, None, True
     one.num_train_iter, one.epoch = 1, 1  # all ramps are at their end
     one.lambda_u = one.lambda_ent = one.lambda_kl = one.lambda_rot = one.lambda_e = one.lambda_c = 1.0
-    one.use_rot, one.tsa_schedule, one.dataset_dict = (
-        True,
-        "none",
-        {"train_lb": types.SimpleNamespace(targets=[0, 1, 2])},
-    )
+    one.use_rot, one.tsa_schedule = True, "none"
+    one.dataset_dict = {"train_lb": types.SimpleNamespace(targets=[0, 1, 2])}
     one.amp_cm, one.bn_controller, one.model = nullcontext, mock.Mock(), Network()
     losses = import_module("semilearn.core.criterions")
     one.ce_loss, one.consistency_loss, one.ema = losses.CELoss(), losses.ConsistencyLoss(), Teacher(one.model)

@@ -19,7 +19,7 @@ from eagleray.runs.record import Record
 from test_benchmarks import FILES, loaded
 
 HEALTHY = ("simclr", "byol", "simsiam", "vicreg", "dino", "barlow_twins")  # the benchmark has them all
-CELLS = ("encoder.grid=2", "encoder.last=2")  # the convnet's own; they fall more slowly than the benchmark's one mean
+CELLS = ("encoder.grid=2", "encoder.last=2")  # the convnet's own; collapses more slowly than with one mean
 BENCHMARK = loaded(next(file for file in FILES if file.stem == "collapse"))
 
 

@@ -6,7 +6,7 @@ from eagleray.contracts.evaluator import Encodings, Evaluator, Found
 from eagleray.contracts.features import SAMPLES
 from eagleray.contracts.metric import Metric
 from eagleray.evaluators.collapse import GATE, rank_share
-from eagleray.evaluators.spectrum import spectrum
+from eagleray.evaluators.spectrum import nesum
 
 
 class LabelFree(Evaluator):
@@ -27,5 +27,5 @@ class LabelFree(Evaluator):
 
     def __call__(self, encodings: Encodings) -> Found:
         one, share = encodings.evaluated, rank_share(encodings)
-        nesum = spectrum(one.features, one.spectra)["nesum"]
-        return Found({"label_free": nesum if share >= GATE else share - 1}, images=min(len(one), SAMPLES))
+        value = nesum(one.spectra[1].square()) if share >= GATE else share - 1
+        return Found({"label_free": value}, images=min(len(one), SAMPLES))

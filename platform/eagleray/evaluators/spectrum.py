@@ -98,7 +98,7 @@ def spectrum(features: Tensor, singular: tuple[Tensor, Tensor] | None = None) ->
     count, width = x.shape
     raw, centred = (values.square() for values in singular or spectra(x))
     metrics = {
-        "nesum": _ratio(centred.sum(), centred.max()),
+        "nesum": nesum(centred),
         "participation_ratio": _ratio(centred.sum().square(), centred.square().sum()),
         "stable_rank": _ratio(raw.sum(), raw.max()),
     }
@@ -110,6 +110,11 @@ def spectrum(features: Tensor, singular: tuple[Tensor, Tensor] | None = None) ->
         gram = w.T @ w if width < count else w @ w.T
         metrics["self_cluster"] = ((gram.square().sum() - count - even) / (count**2 - count - even)).item()
     return metrics
+
+
+def nesum(eigenvalues: Tensor) -> float:
+    """Return the sum of eigenvalues divided by the largest, 0 if all are 0 (1 in `spectrum`)."""
+    return _ratio(eigenvalues.sum(), eigenvalues.max())
 
 
 def shares(features: Tensor) -> dict[str, Tensor]:
