@@ -53,10 +53,10 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(checkpoints(directory)[-1])["method"]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(name: str, tmp_path: Path):
+@pytest.mark.parametrize("asked", [*([name] for name in METHODS), ["simclr", "optimizer.name=muon"]], ids=" ".join)
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_one_never_stopped(asked: list[str], tmp_path: Path):
     """From every checkpoint, in the middle of an epoch too."""
-    run = tiny(name, "checkpoints.every_steps=1", "checkpoints.keep=9")
+    run = tiny(*asked, "checkpoints.every_steps=1", "checkpoints.keep=9")
     whole = finish(run, tmp_path / "whole")
     saved = checkpoints(tmp_path / "whole")
     assert len(saved) == 4
@@ -224,7 +224,7 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
     for part in ("pos_embed", "cls_token", "mask_token", "norm1.weight", "attn.qkv.bias"):
         assert any(part in name for name in spared), part
     assert all("weight" in n and "norm" not in n for n, p in method.named_parameters() if decays(n, p))
-    for name in ("adamw", "sgd", "lars"):
+    for name in ("adamw", "sgd", "lars", "muon"):
         optimizer = make_optimizer(method, Recipe(name=name, weight_decay=0.5, final_weight_decay=0.1))
         set_rates(
             optimizer,

@@ -157,7 +157,7 @@ def test_two_workers_give_two_players_the_gradients_of_one():
             torch.testing.assert_close(worker[name], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "muon"])
 @pytest.mark.parametrize("decay", ["weights", "nothing"])
 def test_a_factor_on_the_rate_multiplies_the_step_of_every_optimizer(
     name: Any, decay: Any, monkeypatch: pytest.MonkeyPatch

@@ -22,8 +22,10 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     """Return the recipe's optimizer.
 
     Weights decay, all other parameters do not. LARS adapts the learning rate of weights only (You et al. 2017,
-    1708.03888; as SimCLR and BYOL do), whether or not they decay. The method's `parameter_groups` override this for its
-    parts.
+    1708.03888; as SimCLR and BYOL do), whether or not they decay. Muon orthogonalises the momentum of weights that
+    decay, a convolution's as a matrix with a row for each output (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/), and makes steps as large as AdamW's (Liu et al. 2025, 2502.16982,
+    equation 4); AdamW trains all else. The method's `parameter_groups` override this for its parts.
     """
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
     kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
@@ -42,6 +44,19 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2), fused=fused)
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    if recipe.name == "muon":
+        from timm.optim.muon import Muon
+
+        for group in groups:
+            group["use_fallback"] = not group["decays"]
+            group["nesterov"] = group["decays"]  # for the others timm would choose NAdamW
+        return Muon(
+            groups,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            betas=(recipe.momentum, recipe.beta2),
+            ns_coefficients="original",  # of the Newton-Schulz iteration: those of the source
+        )
     from timm.optim.lars import Lars  # it takes a second to import
 
     for group in groups:

@@ -16,7 +16,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     The `optimizer` section of a run file overrides single keys.
     """
 
-    name: Annotated[Literal["adamw", "sgd", "lars"], Field(description="optimizer; LARS is timm's")] = "adamw"
+    name: Annotated[
+        Literal["adamw", "sgd", "lars", "muon"], Field(description="optimizer; LARS and Muon are timm's")
+    ] = "adamw"
     lr: Annotated[
         float,
         LogUniform(1e-4, 1e-1),
@@ -33,9 +35,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     final_weight_decay: Annotated[
         float | None, Field(ge=0, description="decay at the end, reached by cosine; null: constant")
     ] = None
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars")] = 0.9
-    nesterov: Annotated[bool, Field(description="Nesterov's form of momentum; sgd only")] = False
-    beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw")] = 0.999
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum; of adamw the first beta")] = 0.9
+    nesterov: Annotated[bool, Field(description="Nesterov's form of momentum, for sgd; muon always has it")] = False
+    beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw, and of muon's other parameters")] = 0.999
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
     final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
     drops: Annotated[
