@@ -244,6 +244,7 @@ MISTAKES = [
     (["method=fixmatch", "batch_size=128", "workers=4"], "workers=4 cannot share; the nearest that fits is 8"),
     (["optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=adamw"),
     (["optimizer.name=sgd", "optimizer.beta2=0.9"], "optimizer.beta2 has no effect with optimizer.name=sgd"),
+    (["optimizer.name=muon", "optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=muon"),
     (["epochs"], "'epochs' is not a setting; write key=value"),
     (["=3"], "'=3' is not a setting"),
     (["augment.only=[crop"], "augment.only: '[crop' is not YAML"),

@@ -411,15 +411,15 @@ def _with_small_settings(task: Any) -> Any:
     return {**known.values["recipes"].small_settings, **flat} if known else task
 
 
-_USED_BY = {"nesterov": "sgd", "beta2": "adamw"}
+_USED_BY = {"nesterov": ("sgd",), "beta2": ("adamw", "muon")}
 
 
 def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the optimizer's settings if all have an effect."""
     name = settings.get("name", recipe["name"])
-    for key, user in _USED_BY.items():
-        if settings.get(key, (default := Recipe.model_fields[key].default)) != default and name != user:
-            raise wrong(f"optimizer.{key} has no effect with optimizer.name={name}; remove it or use {user}")
+    for key, users in _USED_BY.items():
+        if settings.get(key, (default := Recipe.model_fields[key].default)) != default and name not in users:
+            raise wrong(f"optimizer.{key} has no effect with optimizer.name={name}; remove it or use {users[0]}")
     return settings
 
 
