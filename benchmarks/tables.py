@@ -17,35 +17,11 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import t
 
+from eagleray.config.registry import declared
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (DOCS / "results.md", DOCS / "race.md")
 Row = dict[str, str]
-
-# family, name, the run's words in methods.csv
-METHODS = (
-    ("contrastive", "SimCLR", "simclr"),
-    ("contrastive", "DCL", "dcl"),
-    ("contrastive", "SimCLR v2", "simclr_v2"),
-    ("contrastive", "MoCo v2", "moco"),
-    ("contrastive", "MoCo v3", "moco_v3"),
-    ("contrastive", "NNCLR", "nnclr"),
-    ("contrastive", "NPID", "npid"),
-    ("contrastive", "triplet", "triplet"),
-    ("clustering", "DeepCluster", "deepcluster"),
-    ("clustering", "SwAV", "swav"),
-    ("distillation", "BYOL", "byol"),
-    ("distillation", "SimSiam", "simsiam"),
-    ("distillation", "DINO", "dino"),
-    ("distillation", "iBOT (ViT)", "ibot vit_tiny depth=4 dim=128"),
-    ("redundancy reduction", "Barlow Twins", "barlow_twins"),
-    ("redundancy reduction", "VICReg", "vicreg"),
-    ("redundancy reduction", "W-MSE", "w_mse"),
-    ("pretext task", "RotNet", "rotnet"),
-    ("masked images", "MAE (ViT)", "mae vit_tiny depth=4 dim=128"),
-    ("with labels", "FixMatch, 40 labels a class", "fixmatch per_class=40 ratio=3"),
-    ("with labels", "supervised, the same labels", "supervised per_class=40"),
-)
-
 
 # column of propagated_guesses.csv: its title
 GUESSES = {
@@ -77,18 +53,34 @@ def filled(page: str, tables: Mapping[str, Callable[[], str]] | None = None) -> 
 
 
 def methods() -> str:
+    """Make the table of all methods, by family, the best first, then of the floors."""
     rows, theirs = read("methods"), read("lightly")
+    families = {one.name: one.summary.partition(":")[0].lower() for one in declared("method").values()}
+    trained, floors = ([row for row in rows if (row["state"] == "floor") == is_floor] for is_floor in (False, True))
+    runs = {run: [row for row in trained if row["run"] == run] for run in dict.fromkeys(row["run"] for row in trained)}
     lines = []
-    for family, name, run in METHODS:
-        own = [row for row in rows if row["run"] == run]
-        peer = [row for row in theirs if row["method"] == run.split()[0]]
-        quality = [cell(own, "linear"), cell(own, "knn"), mean(own, "z_std", ".2f"), mean(own, "z_rank", ".0f")]
-        lines.append([family, name, *quality, cell(peer, "linear"), cell(peer, "knn")])
-    for place, floor in enumerate(dict.fromkeys(row["trial"] for row in rows if row["state"] == "floor")):
-        own = [row for row in rows if row["trial"] == floor]
-        lines.append(["*floors*" if not place else "", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), *[""] * 4])
-    head = ["family", "method", "linear", "kNN", "z_std", "z_rank", "lightly: linear", "lightly: kNN"]
-    trained = [row for row in rows if row["state"] != "floor"]
+    for run in sorted(runs, key=lambda run: (families[run.split()[0]], -average(runs[run], "linear"))):
+        name, own = run.split()[0], runs[run]
+        network = " (ViT)" if " vit_" in run else ""
+        peer = [row for row in theirs if row["method"] == name]
+        lines.append([
+            *(families[name], name + network, cell(own, "linear"), cell(own, "knn")),
+            " ".join(mean(own, f"stage_{quarter}", ".2f").removeprefix("0") for quarter in range(1, 5)).strip(),
+            *(mean(own, "z_rank", ".0f"), cell(peer, "linear"), cell(peer, "knn")),
+        ])  # fmt: skip
+    for floor in dict.fromkeys(row["trial"] for row in floors):
+        own = [row for row in floors if row["trial"] == floor]
+        lines.append(["*floor*", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), *[""] * 4])
+    head = [
+        "family",
+        "method",
+        "linear",
+        "kNN",
+        "linear after each quarter",
+        "z_rank",
+        "lightly: linear",
+        "lightly: kNN",
+    ]
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 

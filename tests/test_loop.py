@@ -232,10 +232,12 @@ def test_rates_scale_with_the_batch_and_decay_spares_what_it_should():
             256,
             Progress(10, 10, 1, 1),
         )
-        assert [g["weight_decay"] for g in optimizer.param_groups] == [pytest.approx(0.1), 0.0]
-        assert len(optimizer.param_groups[0]["params"]) + len(optimizer.param_groups[1]["params"]) == len(
-            [p for p in method.parameters() if p.requires_grad]
-        )
+        assert {g["decays"]: g["weight_decay"] for g in optimizer.param_groups} == {
+            True: pytest.approx(0.1),
+            False: 0.0,
+        }
+        trained = [p for p in method.parameters() if p.requires_grad]
+        assert sum(len(g["params"]) for g in optimizer.param_groups) == len(trained)
 
 
 def test_a_part_may_keep_its_rate_after_the_warm_up(monkeypatch: pytest.MonkeyPatch):

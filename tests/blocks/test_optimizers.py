@@ -18,23 +18,30 @@ def small() -> Method:
     return build_method(load_run(None, ["encoder.width=8", "method.hidden=16"]), INFO)
 
 
-def test_muon_is_torchs_for_weights_and_adamw_for_all_else():
+def orthogonal(name: str, parameter: torch.Tensor) -> bool:
+    return name.startswith("encoder.") and decays(name, parameter)
+
+
+def test_muon_is_torchs_for_the_encoders_weights_and_torchs_adamw_for_all_else():
     """Torch's takes matrices alone: a convolution is given to it as one with a row for each output."""
     method = small()
     optimizer = make_optimizer(method, RECIPE)
     set_rates(optimizer, RECIPE, 256, START)
     theirs = {
-        name: nn.Parameter(p.detach().flatten(1).clone() if decays(name, p) else p.detach().clone())
+        name: nn.Parameter(p.detach().flatten(1).clone() if orthogonal(name, p) else p.detach().clone())
         for name, p in method.named_parameters()
     }
-    weights, others = (
-        [theirs[name] for name, p in method.named_parameters() if decays(name, p) == is_weight]
-        for is_weight in (True, False)
+    named = dict(method.named_parameters())
+    weights, heads, plain = (
+        [theirs[name] for name, p in named.items() if (orthogonal(name, p), decays(name, p)) == kind]
+        for kind in ((True, True), (False, True), (False, False))
     )
-    assert any(p.ndim == 4 for p in method.parameters())
+    assert weights
+    assert heads
     peers = [
         torch.optim.Muon(weights, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=0.01, weight_decay=0.0, betas=(0.9, 0.99)),
+        torch.optim.AdamW(heads, lr=0.01, weight_decay=0.1, betas=(0.9, 0.99)),
+        torch.optim.AdamW(plain, lr=0.01, weight_decay=0.0, betas=(0.9, 0.99)),
     ]
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -54,7 +61,7 @@ def test_a_step_of_muon_is_as_large_as_one_of_adamw_and_moves_all_directions_ali
     recipe = RECIPE.model_copy(update={"name": name, "weight_decay": 0.0})
     optimizer = make_optimizer(method, recipe)
     set_rates(optimizer, recipe, 256, START)
-    weights = [p for key, p in method.named_parameters() if decays(key, p)]
+    weights = [p for key, p in method.named_parameters() if orthogonal(key, p)]
     before = [p.detach().clone() for p in weights]
     for p in method.parameters():
         p.grad = torch.randn(p.shape) + 3  # one direction is far stronger than all others

@@ -33,7 +33,8 @@ def test_three_players_have_the_gradients_of_their_own_losses():
     result = method(batch_of(method), NOW)
     result.loss.backward()
     images, z = batch_of(twin).views[0], drawn(twin)
-    real = torch.sigmoid(twin.discriminator(images, twin.latent(twin.encoder(images))))
+    encoded = 2 * torch.sigmoid(twin.latent(twin.encoder(images))) - 1  # as the authors' code does
+    real = torch.sigmoid(twin.discriminator(images, encoded))
     fake = torch.sigmoid(twin.discriminator(twin.generator(z), z))
     one, zero = torch.ones_like(real), torch.zeros_like(real)
     of_discriminator = binary_cross_entropy(real, one) + binary_cross_entropy(fake, zero)
@@ -80,6 +81,14 @@ def test_a_picture_shows_what_is_generated_from_the_encoded_image_and_from_drawn
     method = made().eval()
     images = batch_of(method).views[0]
     made_of_it = method.picture(images)
-    torch.testing.assert_close(made_of_it["reconstructed"], method.generator(method.latent(method.encode(images))))
+    encoded = 2 * torch.sigmoid(method.latent(method.encode(images))) - 1
+    torch.testing.assert_close(made_of_it["reconstructed"], method.generator(encoded))
     drawn = torch.rand(2 * BATCH, 6, generator=method.rng(0)).double() * 2 - 1
     torch.testing.assert_close(made_of_it["generated"], method.generator(drawn))
+
+
+def test_the_discriminator_may_learn_more_slowly_than_the_others():
+    method = made()
+    (group,) = method.parameter_groups()
+    assert group.module is method.discriminator
+    assert group.lr == method.config.discriminator_rate == 0.2, "of the small recipe"

@@ -22,21 +22,26 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     """Return the recipe's optimizer.
 
     Weights decay, all other parameters do not. LARS adapts the learning rate of weights only (You et al. 2017,
-    1708.03888; as SimCLR and BYOL do), whether or not they decay. Muon orthogonalises the momentum of weights that
-    decay, a convolution's as a matrix with a row for each output (Jordan et al. 2024,
+    1708.03888; as SimCLR and BYOL do), whether or not they decay. Muon orthogonalises the momentum of the encoder's
+    weights, a convolution's as a matrix with a row for each output (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/), and makes steps as large as AdamW's (Liu et al. 2025, 2502.16982,
-    equation 4); AdamW trains all else. The method's `parameter_groups` override this for its parts.
+    equation 4); AdamW trains all else, heads too, whose wide matrices would take most of the time for no better
+    features. The method's `parameter_groups` override this for its parts.
     """
+    # Without Nesterov's momentum, timm trains what Muon does not by AdamW, else by NAdamW.
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
-    kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    orthogonal = set(method.encoder.parameters()) if recipe.name == "muon" else set()
+    kinds: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             group = own.get(parameter, ParameterGroup(method))
             is_plain = not decays(name, parameter, group.decay)
-            kinds.setdefault((group.schedule == "constant", is_plain, group.lr), []).append(parameter)
+            is_orthogonal = parameter in orthogonal and not is_plain and decays(name, parameter)
+            kinds.setdefault((group.schedule == "constant", is_plain, group.lr, is_orthogonal), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": kinds[kind], "weight_decay": 0.0, "constant": kind[0], "decays": not kind[1], "factor": kind[2]}
-        for kind in sorted(kinds)
+        {"params": params, "weight_decay": 0.0, "constant": constant, "decays": not is_plain, "factor": factor}
+        | ({"use_fallback": not is_orthogonal, "nesterov": is_orthogonal} if recipe.name == "muon" else {})
+        for (constant, is_plain, factor, is_orthogonal), params in sorted(kinds.items(), key=lambda each: each[0])
     ]
     # On a GPU one kernel for many parameters; None: as torch chooses.
     fused = True if next(method.parameters()).is_cuda else None
@@ -47,9 +52,6 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     if recipe.name == "muon":
         from timm.optim.muon import Muon
 
-        for group in groups:
-            group["use_fallback"] = not group["decays"]
-            group["nesterov"] = group["decays"]  # for the others timm would choose NAdamW
         return Muon(
             groups,
             lr=recipe.lr,

@@ -37,7 +37,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     ] = None
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum; of adamw the first beta")] = 0.9
     nesterov: Annotated[bool, Field(description="Nesterov's form of momentum, for sgd; muon always has it")] = False
-    beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw, and of muon's other parameters")] = 0.999
+    beta2: Annotated[float, Field(gt=0, lt=1, description="second beta of adamw, and of muon's other parameters")] = (
+        0.999
+    )
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
     final_lr: Annotated[float, Field(ge=0, le=1, description="part of the peak that cosine decay ends at")] = 0.0
     drops: Annotated[
