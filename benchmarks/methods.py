@@ -1,6 +1,7 @@
 """Measure the cost of a method's step beyond its encoder passes: heads, losses, queues, teacher updates, optimizer.
 
-    python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--precision fp32]
+    python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--precision fp32] \\
+        [--settings optimizer.name=muon]
 
 The baseline runs images of the same shapes through the same encoders, forward and backward where the method trains
 them, only forward where it does not (teachers), and nothing else, in the precision of a run. Both sides take turns, on
@@ -49,6 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--settings", nargs="*", default=[], help="of every run")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -57,18 +59,18 @@ def main() -> None:
     print(f"{'method':14}{'step':>10}{'passes':>10}{'more':>8}   encoder passes: trained, others")
     rows = {}
     for name in arguments.methods:
-        rows[name] = row = compare(name, arguments.batch, arguments.rounds, arguments.precision)
+        rows[name] = row = compare(name, arguments.batch, arguments.rounds, arguments.precision, *arguments.settings)
         times = f"{row['step']:8.0f}ms{row['passes']:8.0f}ms{row['more']:>+8.0%}"
         print(f"{name:14}{times}   {row['trained']:g}, {row['others']:g}", flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps({"batch": arguments.batch, "methods": rows}, indent=1) + "\n")
 
 
-def compare(name: str, size: int, rounds: int, wanted: str) -> dict[str, float]:
+def compare(name: str, size: int, rounds: int, wanted: str, *settings: str) -> dict[str, float]:
     """Return milliseconds of a step and of its encoder passes, and encoder passes per sample."""
     run = load_run(None, [f"method={name}", f"batch_size={size}"])
     network = ["encoder.depth=4", "encoder.dim=128"] if run.encoder.name == "vit_tiny" else []
-    run = load_run(None, [f"method={name}", f"batch_size={size}", f"precision={wanted}", *network])
+    run = load_run(None, [f"method={name}", f"batch_size={size}", f"precision={wanted}", *network, *settings])
     info = DataInfo(32, 3, samples=10_000, classes=10, batch_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
     method = build_method(run, info).train()
     if not method.encoder.has_tokens:

@@ -156,9 +156,10 @@ def cells() -> str:
 
 
 def race() -> str:
-    """Make the table of the race's only setting."""
-    metrics = ("test_linear", "test_knn")
-    return markdown(metrics, [[cell(read("race"), metric) for metric in metrics]])
+    """Make the table of the race's setting, and of the one before."""
+    metrics, settings = ("test_linear", "test_knn"), {"race": "Muon", "race_adamw": "AdamW, rotations beside"}
+    lines = [[title, *(cell(read(name), metric) for metric in metrics)] for name, title in settings.items()]
+    return markdown(["", *metrics], lines)
 
 
 def race_settings() -> str:
@@ -186,6 +187,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "race_settings": race_settings,
     "race_network": lambda: points(read("race_network"), ("linear", "images_per_second")),
     "race_rotations": lambda: points(read("race_rotations"), ("linear", "images_per_second")),
+    "race_muon": lambda: points(read("race_muon"), ("linear", "linear_shifted", "knn", "knn_shifted")),
     "race": race,
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }

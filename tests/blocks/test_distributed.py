@@ -168,19 +168,24 @@ def test_batch_norm_of_two_workers_is_that_of_one(both):
             torch.testing.assert_close(right[part], whole[part], **CLOSE)
 
 
-def low_precision() -> tuple[Tensor, Tensor]:
+def low_precision() -> tuple[Tensor, Tensor, Tensor]:
     norm = synchronise_batch_norm(nn.BatchNorm1d(3)).train()
-    output = norm(own_part(whole_batch()).bfloat16())
-    return output, norm.running_mean
+    x = own_part(whole_batch()).bfloat16().requires_grad_()
+    output = norm(x)
+    (output.float().pow(3).sum() / len(output)).backward()
+    return output.detach(), norm.running_mean, x.grad / distributed.world_size()
 
 
 def test_batch_norm_keeps_fp32_statistics_of_bf16(both):
-    (left, mean), (right, _) = both[0]["low_precision"], both[1]["low_precision"]
-    x = whole_batch().bfloat16().float()
+    (left, mean, of_left), (right, _, of_right) = both[0]["low_precision"], both[1]["low_precision"]
+    x = whole_batch().bfloat16().float().requires_grad_()
     norm = nn.BatchNorm1d(3).train()
     expected = norm(x)
-    assert left.dtype == torch.bfloat16
+    (expected.pow(3).sum() / len(x)).backward()
+    assert left.dtype == of_left.dtype == torch.bfloat16
     torch.testing.assert_close(torch.cat([left, right]).float(), expected, rtol=1e-2, atol=1e-2)
+    scale = x.grad.abs().max()
+    torch.testing.assert_close(torch.cat([of_left, of_right]).float() / scale, x.grad / scale, rtol=0, atol=2e-2)
     torch.testing.assert_close(mean, norm.running_mean)
 
 

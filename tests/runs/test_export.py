@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from eagleray import load_encoder
+from eagleray.augment.copies import mean_over_copies
 from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
 from eagleray.contracts.encoder import Encoder
@@ -40,6 +41,7 @@ NETWORKS: dict[str, tuple[str, int, int, dict[str, Any]]] = {  # encoder, image 
     "constants": ("test_vit_relpos", 32, 3, {}),  # positions that no state_dict holds
 }
 MIRRORED = {"convnet", "registers"}  # whose features are means over an image and its mirror image
+SHIFTED = {"convnet", "resnet", "large resnet"}  # and over copies of them moved by a pixel
 ENCODED = {"convnet": 32}  # the side of images at which some are evaluated, larger than the one they are built for
 OF_TIMM = {"large resnet", "vit", "class token", "registers", "convolutions of timm", "constants"}
 EXPORTED = {
@@ -114,7 +116,7 @@ def made(name: str) -> ExportedEncoder:
         encoder.train()(3 * torch.randn(8, channels, size, size) + 1)
     mean, std = (0.4,) * channels, (0.3,) * channels
     facts = DataInfo(size, channels, 10, None, mean=mean, std=std, stored_size=2 * size)
-    facts = replace(facts, encoded_size=ENCODED.get(name), mirrored=name in MIRRORED)
+    facts = replace(facts, encoded_size=ENCODED.get(name), mirrored=name in MIRRORED, shift=int(name in SHIFTED))
     return ExportedEncoder(encoder, Build.of(encoder, facts)).eval()
 
 
@@ -147,7 +149,9 @@ def test_others_get_the_features_of_evaluation_without_eagleray(
         images = encoder.read(photos)
         features = encoder(images)
         if name in MIRRORED:
-            torch.testing.assert_close(features, (encoder.encoder(images) + encoder.encoder(images.flip(3))) / 2)
+            shift = encoder.build.shift
+            both = [mean_over_copies(encoder.encoder, each, False, shift) for each in (images, images.flip(3))]
+            torch.testing.assert_close(features, (both[0] + both[1]) / 2)
     assert images.shape[2] == ENCODED.get(name, NETWORKS[name][1])
     with np.load(exported(form) / name / "found.npz") as found:
         assert found["features"].shape == (len(photos), encoder.dim)

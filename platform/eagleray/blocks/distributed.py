@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from eagleray.contracts.errors import ConfigError
@@ -99,6 +100,11 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     axes = [axis for axis in range(x.dim()) if axis != 1]
     variance, mean = torch.var_mean(x, axes, correction=0)
+    return _combined(mean, variance)
+
+
+def _combined(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over all workers, of each one's, with gradient: [C], [C]."""
     means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each [workers, C]
     # Combine the moments of the parts without the cancellation of E[x^2] - E[x]^2 (Chan et al. 1979).
     mean = means.mean(0)
@@ -155,6 +161,37 @@ class _Gather(torch.autograd.Function):
         return all_reduce_sum(gradient).chunk(world_size())[rank()]
 
 
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation by torch's kernels of evaluation, which are told the mean and variance of all samples.
+
+    Several times as fast as the same from single operations.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float):  # type: ignore[override]
+        # The statistics that it would update are there for their type alone: those of bfloat16 are float32.
+        kind = torch.promote_types(x.dtype, torch.float32)
+        unused = torch.zeros(2, x.shape[1], dtype=kind, device=x.device)
+        mean, variance = _combined(*torch.ops.aten.batch_norm_update_stats(x, *unused, 0.0))
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0], mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor, *_: Tensor):  # type: ignore[override]
+        x, weight, mean, variance = ctx.saved_tensors
+        told = mean, variance, None, None, False, ctx.eps
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *told, [True] * 3)
+        # That is the gradient as if the statistics were constants. They depend on x: the mean of what reaches the
+        # normalised samples, and their component along these, is lost.
+        lost = all_reduce_sum(torch.stack([of_weight, of_bias])) / (world_size() * x.numel() // x.shape[1])
+        lost *= -(variance + ctx.eps).rsqrt() * (1 if weight is None else weight)
+        of_x += torch.native_batch_norm(x, lost[0], lost[1], mean, variance, False, 0.0, ctx.eps)[0]
+        return of_x, *((None, None) if weight is None else (of_weight, of_bias)), None
+
+
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over all workers' samples.
 
@@ -172,18 +209,11 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        mean, variance = mean_and_variance(x)
+        normalised, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats:
-            samples = world_size() * x.numel() // x.shape[1]
-            self._track(mean.detach(), variance.detach() * samples / (samples - 1))
-        scale = (variance + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-        normalised = (x - _channels(mean, x)) * _channels(scale, x)
-        if self.affine:
-            normalised = normalised + _channels(self.bias, x)
-        return normalised.to(input.dtype)
+            samples = world_size() * input.numel() // input.shape[1]
+            self._track(mean, variance * samples / (samples - 1))
+        return normalised
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
@@ -235,7 +265,3 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         if type(norm) in synchronised:
             norm.__class__ = synchronised[type(norm)]  # it adds no state: only the forward pass changes
     return module
-
-
-def _channels(values: Tensor, x: Tensor) -> Tensor:
-    return values.view(1, -1, *[1] * (x.dim() - 2))  # [C] -> [1, C, 1, ...]

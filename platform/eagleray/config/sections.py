@@ -324,6 +324,14 @@ class Evaluate(Strict, frozen=True):
             "image's, here, by embed and by exported encoders; twice the time. For images that mean the same mirrored"
         ),
     ] = False
+    shift: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="pixels; the mean is over copies of the image too, moved by so many up, down, left and right, "
+            "its edges repeated: five times the time. 0: none",
+        ),
+    ] = 0
     also: Annotated[
         tuple[Annotated[str, AfterValidator(_absolute)], ...],
         Field(description="evaluators of your own: ./participation.py, or modules such as my_lab.participation"),

@@ -1,6 +1,5 @@
 """The contract of an encoder: one vector per image."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -53,11 +52,6 @@ class Encoder(nn.Module):
         `timm.create_model(name, **options)` has the network's weights and features. None: timm has no such network.
         """
         return None
-
-
-def encoded(encode: Callable[[Tensor], Tensor], images: Tensor, *, mirrored: bool) -> Tensor:
-    """Encode images, or take the mean over them and their mirror images: [N, C, H, W] -> [N, D]."""
-    return (encode(images) + encode(images.flip(-1))) / 2 if mirrored else encode(images)
 
 
 class TokenEncoder(Encoder):

@@ -28,7 +28,9 @@ def card(record: Record, info: DataInfo, dim: int) -> str:
     """
     run = record.file()
     seeds = same_but_for_seed(record)
-    mirrored = " Features are the mean over an image and its mirror image." if info.mirrored else ""
+    copies = ["its mirror image"] * info.mirrored
+    copies += [f"copies moved by {info.shift} pixels up, down, left and right"] * bool(info.shift)
+    mean = f" Features are the mean over an image and {' and '.join(copies)}." if copies else ""
     title = f"{run['method']['name']} with {run['encoder']['name']} on {run['data']['name']}"
     return f"""\
 # Encoder: {title}
@@ -46,7 +48,7 @@ features = encode(load(), ["photo.jpg"])  # [images, {dim}]
 
 The loader reads image files as training did: upright, the shorter side reduced to {info.stored_size} pixels if it is
 larger, then resized to {info.side} and the middle cut out, {"in grey" if info.channels == 1 else "in colour"},
-scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviation {_numbers(info.std)}.{mirrored}
+scaled to 0..1, and normalised by mean {_numbers(info.mean)} and standard deviation {_numbers(info.std)}.{mean}
 
 ## Images
 

@@ -134,7 +134,8 @@ def fitted(run: Run, data: DataInfo) -> DataInfo:
     check_images(run, samples=data.samples, channels=data.channels, has_labels=data.classes is not None)
     size = run.image_size or data.image_size
     about = {"batch_size": run.batch_size, "workers": run.workers, "seed": run.seed}
-    return replace(data, image_size=size, encoded_size=run.evaluate.size, mirrored=run.evaluate.mirror, **about)
+    of_encoding = {"encoded_size": run.evaluate.size, "mirrored": run.evaluate.mirror, "shift": run.evaluate.shift}
+    return replace(data, image_size=size, **about, **of_encoding)
 
 
 def build_method(run: Run, data: DataInfo) -> Method:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from eagleray.augment import evaluation_view
-from eagleray.contracts.encoder import encoded
+from eagleray.augment.copies import mean_over_copies
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.files import whole
 from eagleray.contracts.method import Method
@@ -71,7 +71,8 @@ def embed(
     names = files.images
     info, method = method.data, method.to(device)
     facts = {**facts, "image_size": info.side, "stored_size": info.stored_size}
-    facts |= {"channels": info.channels, "mirrored": info.mirrored, "mean": list(info.mean), "std": list(info.std)}
+    facts |= {"channels": info.channels, "mirrored": info.mirrored, "shift": info.shift}
+    facts |= {"mean": list(info.mean), "std": list(info.std)}
     bad: list[str] = []
     with whole(out, "--out {}; name another file") as file:
         writer: Writer | None = None
@@ -84,7 +85,7 @@ def embed(
                 pixels = batched([image for image in images if not isinstance(image, Bad)]).to(device)
                 with torch.no_grad():
                     view = evaluation_view(pixels, info.side, info.mean, info.std)
-                    features = encoded(method.encode, view, mirrored=info.mirrored).float()
+                    features = mean_over_copies(method.encode, view, info.mirrored, info.shift)
                 writer = writer or kind(file, len(names), features.shape[1], facts)
                 writer.add([name for name in batch if name not in wrong], features.cpu().numpy())
             progress(done, len(names))

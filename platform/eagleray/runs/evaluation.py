@@ -11,11 +11,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from eagleray.augment.copies import mean_over_copies
 from eagleray.blocks import distributed
 from eagleray.config import Run
 from eagleray.config.metrics import has, needs
 from eagleray.config.sections import DataChoice, Labels
-from eagleray.contracts.encoder import encoded
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.evaluator import Change, Evaluator, Found
 from eagleray.contracts.features import SAMPLES, Features, evenly
@@ -135,7 +135,8 @@ class Evaluation:
 
     def seen(self, encode: Encode, view: Tensor) -> Tensor:
         """Encode prepared images as the run says: float32 [N, D]."""
-        return encoded(encode, view, mirrored=self.loader.info.mirrored).float()
+        info = self.loader.info
+        return mean_over_copies(encode, view, info.mirrored, info.shift)
 
     def of_untrained(self, images: Images, autocast: AbstractContextManager) -> Features:
         """Return what the network before any training makes of some images (`Encodings.untrained`)."""

@@ -77,7 +77,8 @@ def floors(runs: Iterable[Run], kinds: Sequence[FloorKind], metric: str) -> Iter
             if not _has(kind, metric, known_metrics):
                 continue
             label, keys = KINDS[kind].label(run), KINDS[kind].depends_on
-            seen = [run.image_size, *([run.evaluate.size, run.evaluate.mirror] if "encoder" in keys else [])]
+            encoding = run.evaluate.size, run.evaluate.mirror, run.evaluate.shift
+            seen = [run.image_size, *(encoding if "encoder" in keys else [])]
             what = json.dumps([*(file[key] for key in keys), *seen])
             name = " ".join([label, *(getattr(run, key).title for key in keys)])
             others = known.setdefault(name, [])
@@ -96,10 +97,10 @@ def measure(kind: FloorKind, run: Run) -> Measured:
     They are those that need no trained method; of features that are no encoder's, those that are comparable.
     """
     data, known = images_of(run), metrics_of(run)
-    if "encoder" not in KINDS[kind].depends_on:  # enlarging, or the mean with a mirror image, would only blur pixels
+    if "encoder" not in KINDS[kind].depends_on:  # enlarging, or means over copies, would only blur pixels
         own = data.info.image_size
         size = max(run.image_size or own, min(run.evaluate.size or 0, own))
-        evaluate = run.evaluate.model_copy(update={"size": None, "mirror": False})
+        evaluate = run.evaluate.model_copy(update={"size": None, "mirror": False, "shift": 0})
         run = run.model_copy(update={"image_size": size, "evaluate": evaluate})
     built = assemble(run, data=data)
     found = built.evaluation.measure(KINDS[kind].features(built), built.autocast, test=True)

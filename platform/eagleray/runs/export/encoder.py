@@ -13,10 +13,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from eagleray.augment import evaluation_view
+from eagleray.augment.copies import mean_over_copies
 from eagleray.config.recorded import settings_of
 from eagleray.config.registry import find
 from eagleray.contracts.batch import DataInfo
-from eagleray.contracts.encoder import Encoder, encoded
+from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError, Damaged
 from eagleray.contracts.files import DIGITS, digest
 from eagleray.contracts.method import Method
@@ -44,7 +45,8 @@ class Build:
     mean: tuple[float, ...]  # of each channel, images scaled to 0..1
     std: tuple[float, ...]
     encoded_size: int | None = None  # side of the images that it encodes; None: image_size, for which it was built
-    mirrored: bool = False  # features are the mean over an image and its mirror image
+    mirrored: bool = False  # features are the mean over an image and its mirror image,
+    shift: int = 0  # and over copies of them moved by so many pixels in four directions
 
     @property
     def side(self) -> int:
@@ -65,6 +67,7 @@ class Build:
             std=tuple(info.std),
             encoded_size=info.encoded_size,
             mirrored=info.mirrored,
+            shift=info.shift,
         )
 
     def json(self) -> str:
@@ -83,7 +86,7 @@ class ExportedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode prepared images: float [N, C, S, S] -> [N, dim]."""
-        return encoded(self.encoder, images, mirrored=self.build.mirrored)
+        return mean_over_copies(self.encoder, images, self.build.mirrored, self.build.shift)
 
     def prepare(self, images: Tensor | Ragged) -> Tensor:
         """Prepare images as evaluation does.

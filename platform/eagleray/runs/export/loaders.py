@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from eagleray.augment.copies import mean_over_copies
 from eagleray.data import reading
 from eagleray.runs.export.encoder import Build
 
@@ -37,7 +38,8 @@ IMAGE_SIZE = {image_size}  # side of the images that the network sees
 STORED_SIZE = {stored_size}  # shorter side that larger images are reduced to first
 MEAN = {mean}  # of each channel, images scaled to 0..1
 STD = {std}
-MIRRORED = {mirrored}  # features are the mean over an image and its mirror image
+MIRRORED = {mirrored}  # features are the mean over an image and its mirror image,
+SHIFT = {shift}  # and over copies of them moved by so many pixels in four directions
 DIGESTS = {digests}  # SHA-256
 BATCH = 64  # images that are encoded at a time
 FOLDER = Path(__file__).resolve().parent
@@ -103,16 +105,18 @@ if __name__ == "__main__":
             print(path, *feature.tolist())
 """
 
-BOTH_WAYS = '''
-class BothWays(torch.nn.Module):
-    """The mean of what an encoder gives for images and for their mirror images."""
+OVER_COPIES = f'''
+{inspect.getsource(mean_over_copies)}
+
+class OverCopies(torch.nn.Module):
+    """The mean of what an encoder gives for images and for copies of them."""
 
     def __init__(self, encoder):
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images):
-        return (self.encoder(images) + self.encoder(images.flip(-1))) / 2
+        return mean_over_copies(self.encoder, images, MIRRORED, SHIFT)
 '''
 
 SAFETENSORS = '''
@@ -136,7 +140,7 @@ def load(folder=FOLDER):
     """Return the encoder: a torch module on the CPU, in eval mode."""
     weights, facts = read_safetensors(checked(Path(folder, "encoder.safetensors")))
     encoder = Encoder(weights, json.loads(facts["buffers"]))
-    return (BothWays(encoder) if MIRRORED else encoder).eval()
+    return (OverCopies(encoder) if MIRRORED or SHIFT else encoder).eval()
 
 
 def read_safetensors(path):
@@ -192,15 +196,26 @@ def load(folder=FOLDER):
     options = json.loads(checked(Path(folder, "config.json")).read_text())["model_args"]
     weights = str(checked(Path(folder, "model.safetensors")))
     encoder = timm.create_model(ARCHITECTURE, checkpoint_path=weights, **options)
-    return (BothWays(encoder) if MIRRORED else encoder).eval()
+    return (OverCopies(encoder) if MIRRORED or SHIFT else encoder).eval()
 '''
 
+MODULES = "json\nimport sys\nfrom collections.abc import Callable"
 # What each format needs, what its loader imports from the standard library and from elsewhere, and its own text.
 PARTS = {
-    "safetensors": ("torch alone", "json\nimport sys", "import torch", TORCH + BOTH_WAYS + SAFETENSORS),
+    "safetensors": (
+        "torch alone",
+        MODULES,
+        "import torch",
+        TORCH + OVER_COPIES + SAFETENSORS,
+    ),
     "torchscript": ("torch alone", "sys\nimport warnings", "import torch", TORCH + TORCHSCRIPT),
     "onnx": ("onnxruntime and NumPy", "sys", "import numpy as np\nimport onnxruntime", NUMPY + ONNX),
-    "timm": ("timm and torch", "json\nimport sys", "import timm\nimport torch", TORCH + BOTH_WAYS + TIMM),
+    "timm": (
+        "timm and torch",
+        MODULES,
+        "import timm\nimport torch",
+        TORCH + OVER_COPIES + TIMM,
+    ),
 }
 
 
@@ -219,7 +234,7 @@ def loader(
     """
     needs, imports, libraries, own = PARTS[form]
     facts = {"image_size": build.side, "stored_size": build.stored_size, "mean": build.mean, "std": build.std}
-    facts["mirrored"] = build.mirrored
+    facts |= {"mirrored": build.mirrored, "shift": build.shift}
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     head = HEAD.format(needs=needs, imports=imports, libraries=libraries, version=version, digests=digests, **facts)
     head += "".join(f"{name} = {value!r}\n" for name, value in (constants or {}).items())
