@@ -24,7 +24,7 @@ class DataInfo:
     stored_size: int = 64  # shorter side that larger images were reduced to before any view was made
     encoded_size: int | None = None  # side of the images that are encoded after training; None: image_size
     mirrored: bool = False  # what encoders give after training is the mean over an image and its mirror image,
-    shift: int = 0  # and over copies of them moved by so many pixels
+    shift: int = 0  # and over copies of them moved by that many pixels
 
     @property
     def side(self) -> int:

@@ -46,7 +46,7 @@ class Build:
     std: tuple[float, ...]
     encoded_size: int | None = None  # side of the images that it encodes; None: image_size, for which it was built
     mirrored: bool = False  # features are the mean over an image and its mirror image,
-    shift: int = 0  # and over copies of them moved by so many pixels in four directions
+    shift: int = 0  # and over copies of them moved by that many pixels in four directions
 
     @property
     def side(self) -> int:
