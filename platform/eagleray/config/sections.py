@@ -328,8 +328,8 @@ class Evaluate(Strict, frozen=True):
         int,
         Field(
             ge=0,
-            description="pixels; the mean is over copies of the image too, moved by that many up, down, left and right, "
-            "its edges repeated: five times the time. 0: none",
+            description="pixels; the mean is over copies of the image too, moved by that many up, down, left and "
+            "right, edges repeated: five times the time. 0: none",
         ),
     ] = 0
     also: Annotated[
