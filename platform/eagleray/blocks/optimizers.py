@@ -28,7 +28,6 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     equation 4); AdamW trains all else, heads too, whose wide matrices would take most of the time for no better
     features. The method's `parameter_groups` override this for its parts.
     """
-    # Without Nesterov's momentum, timm trains what Muon does not by AdamW, else by NAdamW.
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
     orthogonal = set(method.encoder.parameters()) if recipe.name == "muon" else set()
     kinds: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
@@ -38,6 +37,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
             is_plain = not decays(name, parameter, group.decay)
             is_orthogonal = parameter in orthogonal and not is_plain and decays(name, parameter)
             kinds.setdefault((group.schedule == "constant", is_plain, group.lr, is_orthogonal), []).append(parameter)
+    # What Muon does not train, timm trains by AdamW where a group has no Nesterov's momentum, else by NAdamW.
     groups: list[dict[str, Any]] = [
         {"params": params, "weight_decay": 0.0, "constant": constant, "decays": not is_plain, "factor": factor}
         | ({"use_fallback": not is_orthogonal, "nesterov": is_orthogonal} if recipe.name == "muon" else {})
