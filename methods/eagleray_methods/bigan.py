@@ -114,13 +114,16 @@ class BiGAN(Method):
     @torch.no_grad()
     def error(self, images: Tensor) -> Tensor:
         """Return the squared error of what an image's own latent vector generates, which training never compares."""
-        return squared_error(images, self.generator(self._invert(self.encoder(images))))
+        return squared_error(images, self._reconstructed(images))
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:
         """Generate images from their latent vectors, and others from drawn ones."""
         drawn = self._drawn(2 * len(images), 0).to(images)
-        return {"reconstructed": self.generator(self._invert(self.encoder(images))), "generated": self.generator(drawn)}
+        return {"reconstructed": self._reconstructed(images), "generated": self.generator(drawn)}
+
+    def _reconstructed(self, images: Tensor) -> Tensor:
+        return self.generator(self._invert(self.encoder(images)))
 
     def _invert(self, features: Tensor) -> Tensor:
         """Make latent vectors of features, in the range of the drawn ones: else a discriminator tells both by it."""

@@ -202,20 +202,10 @@ def load(folder=FOLDER):
 MODULES = "json\nimport sys\nfrom collections.abc import Callable"
 # What each format needs, what its loader imports from the standard library and from elsewhere, and its own text.
 PARTS = {
-    "safetensors": (
-        "torch alone",
-        MODULES,
-        "import torch",
-        TORCH + OVER_COPIES + SAFETENSORS,
-    ),
+    "safetensors": ("torch alone", MODULES, "import torch", TORCH + OVER_COPIES + SAFETENSORS),
     "torchscript": ("torch alone", "sys\nimport warnings", "import torch", TORCH + TORCHSCRIPT),
     "onnx": ("onnxruntime and NumPy", "sys", "import numpy as np\nimport onnxruntime", NUMPY + ONNX),
-    "timm": (
-        "timm and torch",
-        MODULES,
-        "import timm\nimport torch",
-        TORCH + OVER_COPIES + TIMM,
-    ),
+    "timm": ("timm and torch", MODULES, "import timm\nimport torch", TORCH + OVER_COPIES + TIMM),
 }
 
 
