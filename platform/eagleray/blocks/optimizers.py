@@ -25,7 +25,8 @@ def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
     1708.03888; as SimCLR and BYOL do), whether or not they decay. Muon orthogonalises the momentum of the encoder's
     weights, a convolution's as a matrix with a row for each output (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/), and makes steps as large as AdamW's (Liu et al. 2025, 2502.16982,
-    equation 4); AdamW trains all else, heads too, whose matrices are the largest. The method's `parameter_groups` override this for its parts.
+    equation 4); AdamW trains all else, heads too, whose matrices are the largest. The method's `parameter_groups`
+    override this for its parts.
     """
     own = {parameter: group for group in method.parameter_groups() for parameter in group.module.parameters()}
     orthogonal = set(method.encoder.parameters()) if recipe.name == "muon" else set()
