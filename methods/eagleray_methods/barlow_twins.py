@@ -4,8 +4,8 @@ Zbontar, Jing, Misra, LeCun, Deny 2021, https://arxiv.org/abs/2103.03230
 Differs from the paper: its lower rate for biases and norms (0.0048 instead of 0.2) is obtained by a `scale` of the loss
 of 0.024, which under LARS changes nothing else except decay's small share of a step. Images up to 64 pixels are not
 blurred, and their crops keep at least a fifth of the image. Crops are resized by bilinear interpolation, the authors'
-by bicubic (`augment.interpolation`). The small recipe has a narrower projector and uses AdamW, where the scale of the
-loss makes no difference.
+by bicubic (`augment.interpolation`). The small recipe has a narrower projector and uses Muon and AdamW, where the
+scale of the loss makes no difference.
 """
 
 from typing import Annotated, ClassVar

@@ -29,7 +29,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 
 class Data2Vec(Method):
@@ -60,7 +60,7 @@ class Data2Vec(Method):
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=2.5e-4, weight_decay=0.05, warmup_epochs=10, final_lr=0.005, clip=3.0),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1, clip=3.0),
+        small=SMALL_VIT,
         small_settings={"momentum": 0.99},
     )
 

@@ -6,7 +6,7 @@ white are in units of pixels from 0 to 1. Nothing but the features reaches the d
 Differs from the paper: one deep convolutional network is trained at once, not a stack layer by layer; the decoder is
 DCGAN's, its weights not tied to the encoder's, and its squared error is in units of the normalised channels, over
 all pixels. Masking and salt and pepper change all channels of a pixel, as the others would give its value away. Both
-recipes are ours: AdamW, not plain gradient descent.
+recipes are ours: AdamW and Muon, not plain gradient descent.
 """
 
 from collections.abc import Callable, Mapping

@@ -27,7 +27,7 @@ from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL, Recipe, Recipes
 
 
 class DINO(Method):
@@ -72,7 +72,7 @@ class DINO(Method):
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.005, clip=3.0),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=1, clip=3.0),
+        small=SMALL.model_copy(update={"warmup_epochs": 1.0, "clip": 3.0}),
         small_settings={
             "prototypes": 1024,
             "teacher_temperature": 0.04,

@@ -7,7 +7,7 @@ SimCLR v2's third step (Chen et al. 2020, https://arxiv.org/abs/2006.10029, sect
 The teacher is any finished run whose method has a classifier (finetune, supervised, fixmatch, …). The student may be a
 smaller network, or one like the teacher (self-distillation; the paper's temperature is then 0.1).
 Differs from the paper: the classifier has no weight decay, where the paper's code adds a decay without LARS. The small
-recipe uses AdamW.
+recipe uses Muon.
 """
 
 from typing import Annotated, Any, ClassVar, Self

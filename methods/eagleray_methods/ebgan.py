@@ -62,7 +62,7 @@ class EBGAN(Method):
     }
     recipes = Recipes(
         paper=Recipe(lr=2e-4, momentum=0.5, lr_scaling="none", weight_decay=0.0, final_lr=1.0),
-        small=SMALL.model_copy(update={"lr": 1e-3, "momentum": 0.5}),
+        small=SMALL.model_copy(update={"name": "adamw", "lr": 1e-3, "momentum": 0.5}),
         small_settings={"width": 32},
     )
 

@@ -30,7 +30,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import Choice, IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 TRIED = 50  # largest number of blocks tried for a mask; with 8 x 8 patches the last one fits long before
 
@@ -94,7 +94,7 @@ class IBOT(Method):
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr=0.0005, clip=3.0),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0),
+        small=SMALL_VIT,
         small_settings={
             "prototypes": 1024,
             "teacher_temperature": 0.04,

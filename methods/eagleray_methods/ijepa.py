@@ -35,7 +35,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 TRIED = 20  # layouts drawn for an image, of which the first that leaves enough context is taken
 AREAS, ASPECTS, CONTEXT = (0.15, 0.2), (0.75, 1.5), (0.85, 1.0)  # of target blocks, and the area of the context's
@@ -65,7 +65,7 @@ class IJEPA(Method):
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=1.25e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=40, final_lr=0.001),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1),
+        small=SMALL_VIT,
         small_settings={"predictor_dim": 96, "predictor_depth": 3, "momentum": 0.99},
     )
 

@@ -65,7 +65,6 @@ class LeJEPA(Method):
     }
     recipes = Recipes(
         paper=Recipe(lr=5e-4, lr_scaling="none", weight_decay=0.05, warmup_epochs=1, final_lr=0.001),
-        small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5),
         small_settings={"directions": 256, "hidden": 512, "projection": 16, "local_crops": 2},
     )
 

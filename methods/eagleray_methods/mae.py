@@ -24,7 +24,7 @@ from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 
 class MAE(Method):
@@ -44,7 +44,7 @@ class MAE(Method):
     needs = frozenset({"tokens"})
     recipes = Recipes(
         paper=Recipe(lr=1.5e-4, beta2=0.95, weight_decay=0.05, warmup_epochs=40),
-        small=Recipe(lr=1e-3, beta2=0.95, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1),
+        small=SMALL_VIT,
         small_settings={"decoder_dim": 128, "decoder_depth": 2},
     )
 

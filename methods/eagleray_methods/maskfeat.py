@@ -27,7 +27,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 
 class MaskFeat(Method):
@@ -56,7 +56,7 @@ class MaskFeat(Method):
     }
     recipes = Recipes(
         paper=Recipe(lr=2e-4, weight_decay=0.05, warmup_epochs=30, clip=0.02),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1),
+        small=SMALL_VIT,
     )
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):

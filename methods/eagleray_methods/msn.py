@@ -31,7 +31,7 @@ from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 
 class MSN(Method):
@@ -82,7 +82,7 @@ class MSN(Method):
             lr=1e-3, lr_scaling="none", weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=15, final_lr=0.001,
             clip=3.0,
         ),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.04, warmup_epochs=1, clip=3.0),
+        small=SMALL_VIT,
         small_settings={
             "prototypes": 128,
             "momentum": 0.99,

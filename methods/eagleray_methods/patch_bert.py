@@ -30,7 +30,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import IntRange, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 PATCHES_EACH = 100  # patches per word that k-means groups at most
 ITERATIONS = 20  # of k-means
@@ -54,7 +54,7 @@ class PatchBERT(Method):
     }
     recipes = Recipes(
         paper=Recipe(lr=1.9e-4, weight_decay=0.05, warmup_epochs=10, final_lr=0.0067, clip=3.0),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1, clip=3.0),
+        small=SMALL_VIT,
         small_settings={"words": 128},
     )
 

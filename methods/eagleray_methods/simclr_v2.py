@@ -11,7 +11,7 @@ resulting network to a student (another network, or one like itself) on all imag
 Differs from the paper: the head's width is a setting, where the paper's is the width of its features. The memory of
 additional negatives keeps one view of each image, and is empty at the start. Crops are resized by bilinear
 interpolation, the authors' by bicubic (`augment.interpolation`). LARS is timm's, as for SimCLR. For images up to 64
-pixels the views are those of SimCLR's CIFAR-10 study. The small recipe uses AdamW, a narrower head, a higher
+pixels the views are those of SimCLR's CIFAR-10 study. The small recipe uses Muon, a narrower head, a higher
 temperature and no memory: with few images the memory would soon contain the positive itself.
 """
 

@@ -25,7 +25,7 @@ from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.contracts.ranges import Choice, Uniform
-from eagleray.contracts.recipe import Recipe, Recipes
+from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
 
 class SimMIM(Method):
@@ -49,7 +49,7 @@ class SimMIM(Method):
     needs = frozenset({"tokens"})
     recipes = Recipes(
         paper=Recipe(lr=5e-5, weight_decay=0.05, warmup_epochs=10, drops=(0.875,), clip=5.0),
-        small=Recipe(lr=1e-3, lr_scaling="sqrt", weight_decay=0.05, warmup_epochs=1, clip=5.0),
+        small=SMALL_VIT,
     )
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):

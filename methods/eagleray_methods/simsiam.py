@@ -2,7 +2,7 @@
 
 Chen, He 2020, https://arxiv.org/abs/2011.10566
 Differs from the paper: weight decay excludes biases and norms. Images up to 64 pixels are not blurred, as in its study
-of CIFAR-10 (appendix D). The small recipe uses AdamW, and its projector and predictor are four times narrower.
+of CIFAR-10 (appendix D). The small recipe uses Muon, and its projector and predictor are four times narrower.
 """
 
 from typing import Annotated

@@ -5,7 +5,7 @@ With `beta` other than 1 it is the beta-VAE (Higgins et al. 2017). The features 
 layer of means and variances: these are wider, and shaped less by the prior.
 Differs from the paper: the networks are the encoder given and DCGAN's decoder, not perceptrons; pixels have one fixed
 deviation around their reconstruction, the paper's a learnt one each; the constant of that density is left out of the
-loss. Both recipes are ours: AdamW, the paper's is Adagrad.
+loss. Both recipes are ours: AdamW and Muon, the paper's is Adagrad.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Bardes, Ponce, LeCun 2021, https://arxiv.org/abs/2105.04906
 As in the paper's code, the distance of the views is a mean over features too, and the hinge a mean over both views.
 Differs from the paper: images up to 64 pixels are not blurred, and their crops keep at least a fifth of the image.
 Crops are resized by bilinear interpolation, the authors' by bicubic (`augment.interpolation`). The small recipe has a
-narrower projector (the paper's expander) and uses AdamW.
+narrower projector (the paper's expander) and uses Muon.
 """
 
 from dataclasses import replace

@@ -53,7 +53,6 @@ class WMSE(Method):
         paper=Recipe(
             lr=3e-3, lr_scaling="none", weight_decay=1e-6, warmup_epochs=5, drops=(0.95, 0.975), drop_factor=0.2
         ),
-        small=Recipe(lr=5e-4, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=0.5),
         small_settings={"hidden": 512, "projection": 32, "shrinkage": 1e-3},
     )
 

@@ -21,7 +21,7 @@ class ConvNet(Encoder):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Size of the network."""
 
-        width: int = Field(32, ge=4, le=256, description="channels of the first block; each block doubles them")
+        width: int = Field(48, ge=4, le=256, description="channels of the first block; each block doubles them")
         depth: int = Field(4, ge=1, le=6, description="blocks of a 3x3 convolution, batch norm and ReLU")
         grid: int = Field(2, ge=1, le=4, description="cells along a side that features keep apart; 1: one mean of all")
         last: int = Field(2, ge=1, le=6, description="blocks whose features are joined: the last ones")
