@@ -112,9 +112,9 @@ def test_a_method_is_shown_with_both_recipes_values_and_the_ranges_of_a_sweep(ea
     outcome = eagleray("methods", "simclr")
     lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
     assert "method.temperature 0.1 0.2 0.05 to 1, by factors how sharply near negatives are pushed away" in lines
-    assert "recipe=small: adamw, lr 0.002, lr_scaling sqrt, warmup_epochs 0.5" in lines
+    assert "recipe=small: muon, lr 0.005, lr_scaling sqrt, warmup_epochs 0.5" in lines
     assert lines[-1].startswith("recipe=paper: lars, lr 0.3")
-    assert "recipe=small: adamw" in eagleray("methods", "rotnet").out  # has no setting
+    assert "recipe=small: muon" in eagleray("methods", "rotnet").out  # has no setting
 
 
 # --- schema and check ------------------------------------------------------------------------------------------

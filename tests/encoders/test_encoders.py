@@ -82,15 +82,15 @@ def test_resnet_widths(name: str, dim: int):
 
 def test_convnet_stays_small():
     encoder = make("convnet")
-    assert encoder.dim == 4 * (128 + 256)
-    assert sum(weight.numel() for weight in encoder.parameters()) == 388_896
+    assert encoder.dim == 4 * (192 + 384)
+    assert sum(weight.numel() for weight in encoder.parameters()) == 873_648
 
 
 @pytest.mark.parametrize(("image_size", "side"), [(4, 2), (8, 2), (28, 3), (32, 4), (64, 8), (224, 28)])
 def test_convnet_halves_only_what_is_large_enough(image_size: int, side: int):
     encoder = make("convnet", image_size)
     assert isinstance(encoder, ConvNet)
-    assert encoder.blocks(images(image_size)).shape == (2, 256, side, side)
+    assert encoder.blocks(images(image_size)).shape == (2, 384, side, side)
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def without_last_bias(head: nn.Module) -> nn.Module:
     return head
 
 
-HEADS = {  # of an encoder with 256 features
+OF_256 = ["encoder.width=32", "encoder.grid=1", "encoder.last=1"]  # 256 features
+HEADS = {  # of an encoder of `OF_256`
     ("simclr", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
     ("dcl", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128),
     ("simclr_v2", "projector"): lambda: heads.SimCLRProjectionHead(256, 2048, 128, num_layers=3),
@@ -82,7 +83,7 @@ HEADS = {  # of an encoder with 256 features
 def test_heads_are_those_of_the_paper(method: str, part: str):
     with torch.device("meta"):
         theirs = HEADS[method, part]()
-    assert layers(getattr(of_the_paper(method, "encoder.grid=1", "encoder.last=1"), part)) == layers(theirs)
+    assert layers(getattr(of_the_paper(method, *OF_256), part)) == layers(theirs)
 
 
 def layers(head: nn.Module) -> list[tuple[Any, ...]]:

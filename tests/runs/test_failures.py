@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_its_images(tmp_path: Path, 
     assert failure.reason == str(caught.value)
     assert f"The step's images are {first}, … of the training set." in failure.reason
     assert str(seen[5]) in (record.artifacts / "error.txt").read_text()  # all of them
-    assert told(record).splitlines()[-1] == f"next: eagleray train {tmp_path / 'run.yaml'} optimizer.lr=0.0002"
+    assert told(record).splitlines()[-1] == f"next: eagleray train {tmp_path / 'run.yaml'} optimizer.lr=0.0005"
     assert not may_resume(record)  # it would only diverge again
 
 
