@@ -156,6 +156,10 @@ def test_training_a_trial_again_is_an_ordinary_run():
         ({"batch_size": [64, 128], "augment.flip": [0, 0.5, 0.0]}, r"vary\.augment\.flip lists 0 and 0\.0, which are"),
         ({"run": [{"method": "byol"}, {"method": {"name": "byol"}}]}, r"vary\.run lists byol twice"),
         ({"run": [{"method": "simclr"}, {"epochs": 10}]}, r"vary\.run lists simclr and epochs=10, which are the same"),
+        (
+            {"run": [{"epochs": 2}, {"epochs": 2, "seed": 1}]},
+            r"epochs=2 and epochs=2 seed=1, which differ in their seed",
+        ),
     ],
 )
 def test_a_value_is_listed_once(vary: dict[str, Any], said: str):

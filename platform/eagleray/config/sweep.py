@@ -166,17 +166,23 @@ class Sweep(Strict, frozen=True):
         return self
 
     def _repeats(self) -> Iterator[str]:
-        """Yield a sentence for each value listed twice, however written.
+        """Yield a sentence for each value listed twice, however written, and for variants that are seeds of one run.
 
-        Its runs would be copies, and count as evidence.
+        The runs of the first would be copies, and count as evidence; those of the second are repetitions, not points.
         """
-        listed: dict[tuple[str, str], str] = {}
+        listed: dict[tuple[str, str], tuple[str, int]] = {}
         for key, value, run in self.one_by_one():
-            text, file = str(as_param(value)), json.dumps(run.file())
-            if before := listed.get((key, file)):
+            text, file = str(as_param(value)), run.file()
+            seed = file.pop("seed") if key == "run" else 0
+            if twin := listed.get((key, json.dumps(file))):
+                before, first = twin
                 both = f"{text} twice" if text == before else f"{before} and {text}, which are the same run"
-                yield f"vary.{key} lists {both}; list each value once"
-            listed[key, file] = text
+                yield (
+                    f"vary.{key} lists {both}; list each value once"
+                    if seed == first
+                    else f"vary.run lists {before} and {text}, which differ in their seed alone; write one, and seeds=2"
+                )
+            listed[key, json.dumps(file)] = text, seed
 
     def _contradictions(self) -> Iterator[str]:
         """Yield a sentence for each setting that another one forbids."""
