@@ -60,28 +60,30 @@ def methods() -> str:
     runs = {run: [row for row in trained if row["run"] == run] for run in dict.fromkeys(row["run"] for row in trained)}
     lines = []
     for run in sorted(runs, key=lambda run: (families[run.split()[0]], -average(runs[run], "linear"))):
-        name, own = run.split()[0], runs[run]
-        network = " (ViT)" if " vit_" in run else ""
-        peer = [row for row in theirs if row["method"] == name]
+        own = runs[run]
+        shown = run.replace(" per_class=40", "").replace(" ratio=3", "").replace(" vit_tiny depth=4 dim=128", " (ViT)")
+        peer = [row for row in theirs if row["method"] == shown.removesuffix(" (ViT)")]
+        quarters = [mean(own, f"stage_{quarter}", ".2f").removeprefix("0") for quarter in range(1, 5)]
         lines.append([
-            *(families[name], name + network, cell(own, "linear"), cell(own, "knn")),
-            " ".join(mean(own, f"stage_{quarter}", ".2f").removeprefix("0") for quarter in range(1, 5)).strip(),
+            *(families[run.split()[0]], shown, cell(own, "linear"), cell(own, "knn"), " ".join(quarters).strip()),
             *(mean(own, "z_rank", ".0f"), cell(peer, "linear"), cell(peer, "knn")),
         ])  # fmt: skip
     for floor in dict.fromkeys(row["trial"] for row in floors):
         own = [row for row in floors if row["trial"] == floor]
         lines.append(["*floor*", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), *[""] * 4])
-    head = [
-        "family",
-        "method",
-        "linear",
-        "kNN",
-        "linear after each quarter",
-        "z_rank",
-        "lightly: linear",
-        "lightly: kNN",
-    ]
-    return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
+    ours = ("family", "method", "linear", "kNN", "linear after each quarter", "z_rank")
+    return markdown([*ours, "lightly: linear", "lightly: kNN"], lines) + below(trained, "run", ("linear", "knn"))
+
+
+def beside_lightly() -> str:
+    """Make the table of methods here and by lightly's parts, with the same seeds."""
+    ours, theirs = read("methods_before"), read("lightly_before")
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in theirs):
+        sides = [[row for row in ours if row["run"].split()[:1] == [method]]]
+        sides += [[row for row in theirs if row["method"] == method]]
+        lines.append([method, *(cell(side, metric) for metric in ("linear", "knn") for side in sides)])
+    return markdown(["method", "linear", "lightly", "kNN", "lightly"], lines)
 
 
 def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: Sequence[str] | None = None) -> str:
@@ -155,6 +157,51 @@ def cells() -> str:
     return markdown(head, lines) + below(rows, "point", ("linear", "knn"))
 
 
+RACE_STEPS = (  # the points of sweeps/race_steps.yaml, in order: what each adds to the one above
+    "one mean of the last block, AdamW, defaults of before",
+    "four cells of the last two blocks",
+    "encoded at 48 pixels and mirrored",
+    "views of 24 pixels, encoded at 36",
+    "temperature .15, rate 5e-3, weaker jitter, crops of at least .2",
+    "Muon",
+    "48 channels",
+    "encoded at 44 pixels and shifted by three",
+)
+
+
+def race_steps() -> str:
+    """Make the table of the race's steps, each with its gain over the one above."""
+    rows = read("race_steps")
+    runs = [[row for row in rows if row["run"] == run] for run in dict.fromkeys(row["run"] for row in rows)]
+    lines = []
+    for step, before, own in zip(RACE_STEPS, [None, *runs], runs, strict=False):
+        gains = [f"{average(own, m) - average(before, m):+.3f}" if before else "" for m in ("linear", "knn")]
+        epochs = own[0]["run"].partition(" ")[0].removeprefix("epochs=")
+        lines.append([step, epochs, cell(own, "linear"), gains[0], cell(own, "knn"), gains[1]])
+    head = ["and", "epochs", "linear", "gain", "kNN", "gain"]
+    return markdown(head, lines) + below(rows, "run", ("linear", "knn"))
+
+
+def optimizers() -> str:
+    """Make the table of optimizers with their rates, by method, one seed; in bold the best."""
+    rows = read("optimizers")
+    ways = [(name, rate) for name in ("adamw", "muon") for rate in ("0.002", "0.005")]
+    lines = []
+    for method in dict.fromkeys(row["run"] for row in rows):
+        cells = []
+        for metric in ("linear", "knn"):
+            values = [
+                average(
+                    [row for row in rows if (row["run"], row["optimizer.name"], row["optimizer.lr"]) == (method, *way)],
+                    metric,
+                )
+                for way in ways
+            ]
+            cells += [f"**{value:.3f}**" if value == max(values) else f"{value:.3f}" for value in values]
+        lines.append([method, *cells])
+    return markdown(["method", *(f"{m}: {name} {rate}" for m in ("linear", "kNN") for name, rate in ways)], lines)
+
+
 def race() -> str:
     """Make the table of the race's setting, and of the one before."""
     metrics, settings = ("test_linear", "test_knn"), {"race": "Muon", "race_adamw": "AdamW, rotations beside"}
@@ -172,6 +219,7 @@ def race_settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
+    "beside_lightly": beside_lightly,
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),
     "colour_path": lambda: points(read("colour_path"), ("knn", "linear"), "augment.exact"),
@@ -189,6 +237,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "race_rotations": lambda: points(read("race_rotations"), ("linear", "images_per_second")),
     "race_muon": lambda: points(read("race_muon"), ("linear", "linear_shifted", "knn", "knn_shifted")),
     "race": race,
+    "race_steps": race_steps,
+    "optimizers": optimizers,
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 

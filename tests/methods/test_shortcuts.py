@@ -20,7 +20,7 @@ SIDE, GRID, COUNT = 30, 3, 32
 CELL = SIDE // GRID
 INFO = DataInfo(image_size=SIDE, channels=3, samples=1000, classes=None, batch_size=COUNT)
 CONTEXT = ["method=context_prediction", "method.coarse=0", "method.enlarge=1", "method.jitter=1", "method.width=128"]
-JIGSAW = ["method=jigsaw", "method.permutations=10", "method.width=32"]
+JIGSAW = ["method=jigsaw", "method.grid=3", "method.permutations=10", "method.width=32"]
 
 Plant = Callable[[torch.Generator], Tensor]
 

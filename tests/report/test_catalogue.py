@@ -22,7 +22,7 @@ def test_the_sweep_over_methods_has_all_that_need_no_trained_run():
     text = (ROOT / "sweeps" / "methods.yaml").read_text(encoding="utf-8")
     assert over_all_methods(text) == text, "make docs"
     listed = [variant["method"] for variant in yaml.safe_load(text)["vary"]["run"]]
-    assert sorted([*listed, "distillation", "finetune"]) == sorted(declared("method"))
+    assert sorted([*listed, "distillation", "finetune"]) == sorted([*declared("method"), "supervised", "supervised"])
 
 
 def test_every_method_names_its_paper_its_settings_and_both_recipes():
