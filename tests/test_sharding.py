@@ -35,7 +35,7 @@ RUNS = {
 }
 # How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
 # otherwise. Other views would differ by about 1, and change weights by 1e-3.
-EXACT, ROUNDED = (0.0, 1e-8), {"simclr": (1e-4, 1e-5)}
+EXACT, ROUNDED = (0.0, 1e-8), {"simclr": (1e-4, 3e-5)}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,8 @@ def test_workers_end_in_the_weights_of_one_process(name: str, workers: list[dict
     for worker in workers:
         assert worker["weights"][name].keys() == weights.keys()
         for key, value in weights.items():
-            # Other views change weights by 1e-3. AdamW divides by gradients, so rounding errors of small ones grow.
+            # Other views change weights by 1e-3. AdamW divides by gradients, so rounding errors of small ones grow;
+            # Muon makes steps of 5e-3.
             torch.testing.assert_close(
                 worker["weights"][name][key], value, rtol=1e-7, atol=allowed, msg=lambda m, k=key: f"{k}: {m}"
             )

@@ -28,7 +28,8 @@ from eagleray.runs.hangs import beats_in
 from eagleray.runs.record import CHANGES, SYSTEM, Record
 from eagleray.runs.writer import recorded
 
-RUN = ["data.limit=160", "batch_size=40", "encoder.width=4", "threads=1", "device=cpu", "precision=fp32",
+RUN = ["optimizer.name=adamw", "optimizer.lr=2e-3",  # as in test_workers.py
+       "data.limit=160", "batch_size=40", "encoder.width=4", "threads=1", "device=cpu", "precision=fp32",
        "evaluate.linear.when=never", "evaluate.test=false", "checkpoints.keep=99"]  # fmt: skip
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 STEPS = 4  # of an epoch
