@@ -46,6 +46,7 @@ def ours(folder: str, batch: int, seconds: float, precision: str, threads: int) 
         f"batch_size={batch}", f"precision={precision}", "epochs=1000", "evaluate.every=1000",
         "checkpoints.every_epochs=1000",
         f"method.temperature={TEMPERATURE}", f"method.hidden={HIDDEN}", f"method.projection={PROJECTION}",
+        "optimizer.name=adamw", "optimizer.lr=2e-3",  # as on lightly's side
     ]  # fmt: skip
     run = load_run(None, settings)
     data = _data(folder, run)
