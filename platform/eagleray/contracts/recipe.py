@@ -17,7 +17,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """
 
     name: Annotated[
-        Literal["adamw", "sgd", "lars", "muon"], Field(description="optimizer; LARS and Muon are timm's")
+        Literal["adamw", "sgd", "lars", "muon"],
+        Field(description="optimizer, which wants a lr of its own; LARS and Muon are timm's"),
     ] = "adamw"
     lr: Annotated[
         float,
