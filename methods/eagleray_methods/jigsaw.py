@@ -56,7 +56,7 @@ class Jigsaw(Method):
         paper=Recipe(
             name="sgd", lr=0.1, weight_decay=1e-4, warmup_epochs=5, drops=(30 / 105, 60 / 105, 90 / 105, 100 / 105)
         ),
-        small_settings={"grid": 2, "permutations": 24, "tile": 0.8, "width": 128},
+        small_settings={"grid": 2, "permutations": 24, "tile": 0.75, "width": 128},
     )
 
     permutations: Tensor

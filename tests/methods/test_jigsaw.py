@@ -135,5 +135,5 @@ def test_the_papers_recipe_is_vissls_with_the_papers_tiles():
 
 
 def test_tiles_too_small_for_the_encoder_are_refused():
-    with pytest.raises(ConfigError, match=r"^method\.tile=0\.8 gives tiles of 3 pixels, which encoder=convnet cannot"):
+    with pytest.raises(ConfigError, match=r"^method\.tile=0\.75 gives tiles of 3 pixels, which encoder=convnet cannot"):
         jigsaw("image_size=8")
