@@ -54,7 +54,7 @@ def filled(page: str, tables: Mapping[str, Callable[[], str]] | None = None) -> 
 
 def methods() -> str:
     """Make the table of all methods, by family, the best first, then of the floors."""
-    rows, theirs = read("methods"), read("lightly")
+    rows = read("methods")
     families = {one.name: one.summary.partition(":")[0].lower() for one in declared("method").values()}
     trained, floors = ([row for row in rows if (row["state"] == "floor") == is_floor] for is_floor in (False, True))
     runs = {run: [row for row in trained if row["run"] == run] for run in dict.fromkeys(row["run"] for row in trained)}
@@ -62,17 +62,16 @@ def methods() -> str:
     for run in sorted(runs, key=lambda run: (families[run.split()[0]], -average(runs[run], "linear"))):
         own = runs[run]
         shown = run.replace(" per_class=40", "").replace(" ratio=3", "").replace(" vit_tiny depth=4 dim=128", " (ViT)")
-        peer = [row for row in theirs if row["method"] == shown.removesuffix(" (ViT)")]
         quarters = [mean(own, f"stage_{quarter}", ".2f").removeprefix("0") for quarter in range(1, 5)]
         lines.append([
             *(families[run.split()[0]], shown, cell(own, "linear"), cell(own, "knn"), " ".join(quarters).strip()),
-            *(mean(own, "z_rank", ".0f"), cell(peer, "linear"), cell(peer, "knn")),
+            mean(own, "z_rank", ".0f"),
         ])  # fmt: skip
     for floor in dict.fromkeys(row["trial"] for row in floors):
         own = [row for row in floors if row["trial"] == floor]
-        lines.append(["*floor*", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), *[""] * 4])
-    ours = ("family", "method", "linear", "kNN", "linear after each quarter", "z_rank")
-    return markdown([*ours, "lightly: linear", "lightly: kNN"], lines) + below(trained, "run", ("linear", "knn"))
+        lines.append(["*floor*", f"*{floor}*", cell(own, "linear"), cell(own, "knn"), "", ""])
+    head = ("family", "method", "linear", "kNN", "linear after each quarter", "z_rank")
+    return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
 def beside_lightly() -> str:
