@@ -174,7 +174,8 @@ class Sweep(Strict, frozen=True):
         for key, value, run in self.one_by_one():
             text, file = str(as_param(value)), run.file()
             seed = file.pop("seed") if key == "run" else 0
-            if twin := listed.get((key, json.dumps(file))):
+            known = key, json.dumps(file)
+            if twin := listed.get(known):
                 before, first = twin
                 both = f"{text} twice" if text == before else f"{before} and {text}, which are the same run"
                 yield (
@@ -182,7 +183,7 @@ class Sweep(Strict, frozen=True):
                     if seed == first
                     else f"vary.run lists {before} and {text}, which differ in their seed alone; write one, and seeds=2"
                 )
-            listed[key, json.dumps(file)] = text, seed
+            listed[known] = text, seed
 
     def _contradictions(self) -> Iterator[str]:
         """Yield a sentence for each setting that another one forbids."""
