@@ -15,7 +15,8 @@ from eagleray.runs.assemble import build_method
 from eagleray_methods.jigsaw import Jigsaw, far_permutations
 from method_cases import BATCH, INFO, NOW, batch_of, small
 
-SMALL = ["image_size=32", "method.permutations=12", "method.width=6"]
+# Tiles that a ViT's patches divide, at 8 pixels too.
+SMALL = ["image_size=32", "method.permutations=12", "method.width=6", "method.tile=0.5"]
 
 
 def jigsaw(*more: str) -> Jigsaw:
@@ -62,7 +63,9 @@ def test_permutations_are_kept_in_checkpoints():
 @pytest.mark.parametrize("grid", [2, 3])
 def test_the_loss_is_cross_entropy_of_the_permutation_of_the_tiles(grid: int):
     """Written out: one image, one tile after the other, shuffled as pixels, before the encoder."""
-    method = jigsaw(f"method.grid={grid}").eval()  # so that tiles encoded one by one have the same statistics
+    method = jigsaw(
+        f"method.grid={grid}", "method.tile=0.8"
+    ).eval()  # so that tiles encoded one by one have the same statistics
     batch = batch_of(method)
     images = batch.views[0].requires_grad_()
     result = method(batch, NOW)
@@ -99,7 +102,7 @@ class Says(nn.Module):
 
 @pytest.mark.parametrize("grid", [2, 3])
 def test_a_picture_shows_the_puzzle_and_what_the_prediction_makes_of_it(grid: int):
-    method = jigsaw(f"method.grid={grid}").eval()
+    method = jigsaw(f"method.grid={grid}", "method.tile=0.8").eval()
     images = batch_of(method).views[0]
     tiles = cut(images, grid, method.tile_size)
     targets = torch.randint(12, (BATCH,), generator=method.rng(0))
@@ -135,5 +138,5 @@ def test_the_papers_recipe_is_vissls_with_the_papers_tiles():
 
 
 def test_tiles_too_small_for_the_encoder_are_refused():
-    with pytest.raises(ConfigError, match=r"^method\.tile=0\.75 gives tiles of 3 pixels, which encoder=convnet cannot"):
+    with pytest.raises(ConfigError, match=r"^method\.tile=0\.5 gives tiles of 2 pixels, which encoder=convnet cannot"):
         jigsaw("image_size=8")
