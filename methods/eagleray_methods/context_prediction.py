@@ -9,7 +9,7 @@ not 50, and are reduced with antialiasing. Under the small recipe the head is sm
 colours, because images in an evaluation do, and tiles are enlarged twice, because they have 8 of 32 pixels.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -36,13 +36,12 @@ from eagleray.contracts.metric import Metric
 from eagleray.contracts.ranges import Choice, IntRange, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
-GRID = 3  # tiles along a side
-
 
 class ContextPrediction(Method):
     """Pretext task: predict at which of eight places around a tile another one lies."""
 
     class Config(BaseModel, frozen=True, extra="forbid"):
+        grid: Annotated[Literal[2, 3], Choice(2, 3), Field(description="tiles along a side of the image")] = 3
         tile: Annotated[
             float, Uniform(0.5, 0.9), Field(gt=0, le=1, description="side of a tile, as a part of its cell's side")
         ] = 0.667
@@ -75,13 +74,13 @@ class ContextPrediction(Method):
 
     def __init__(self, encoder: Encoder, config: Config, data: DataInfo):
         super().__init__(encoder, config, data)
-        self.tile_size = tile_size(data.image_size, GRID, config.tile)
+        self.tile_size = tile_size(data.image_size, config.grid, config.tile)
         setting = f"method.tile={config.tile:g} with method.enlarge={config.enlarge}"
         check_tiles(encoder, self.tile_size * config.enlarge, data.channels, setting)
-        first, second = neighbours(GRID)
+        first, second = neighbours(config.grid)
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("second", second, persistent=False)
-        self.register_buffer("positions", position(first, second, GRID), persistent=False)
+        self.register_buffer("positions", position(first, second, config.grid), persistent=False)
         width = config.width
         self.projector = nn.Sequential(*mlp([encoder.dim, width], last_norm=True), nn.ReLU())
         self.classifier = mlp([2 * width, width, width, 8])
@@ -103,7 +102,7 @@ class ContextPrediction(Method):
     def _tiles(self, images: Tensor, draw: torch.Generator) -> Tensor:
         """Cut tiles without clues to their place: edges, levels, shifts of colours, resolution."""
         config, size, channels = self.config, self.tile_size, self.data.channels
-        shape = self.data.batch_size, GRID**2
+        shape = self.data.batch_size, config.grid**2
         places, loses_colour = torch.rand(*shape, 2, generator=draw), torch.rand(shape, generator=draw)
         kept = torch.randint(channels, shape, generator=draw).where(loses_colour < config.one_channel, -1)
         is_coarse, area = torch.rand(2, *shape, generator=draw)
@@ -111,7 +110,7 @@ class ContextPrediction(Method):
         sides = ((area * 0.99 + 0.01).sqrt() * size).round().long().clamp(min=1).where(is_coarse < config.coarse, size)
         noise = torch.rand(*shape, channels, size, size, generator=draw) - 0.5
         kept, sides, noise = (own_rows(each).to(images.device, non_blocking=True) for each in (kept, sides, noise))
-        tiles = cut(images, GRID, size, own_rows(places), config.jitter)
+        tiles = cut(images, config.grid, size, own_rows(places), config.jitter)
         if config.coarse:
             tiles = coarsened(tiles, sides)
         if channels > 1:
