@@ -75,6 +75,8 @@ SWEEP: dict[str, Any] = {
         "epochs": 6,
         "batch_size": 256,
         "threads": 1,
+        "encoder": {"width": 32, "grid": 1, "last": 1},
+        "optimizer": {"name": "adamw", "lr": 2e-3},
         "evaluate": {
             "knn": {"k": 20},
             "linear": {"when": "end"},
@@ -113,9 +115,13 @@ def nested(method: str, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    PATH.write_text(written(), encoding="utf-8")
+
+
+def written() -> str:
+    """Return the sweep's file."""
     sweep = {**SWEEP, "vary": {"run": [each for method in OWN for each in variants(method)]}}
-    text = yaml.safe_dump(sweep, sort_keys=False, default_flow_style=None, width=120)
-    PATH.write_text(HEAD + text, encoding="utf-8")
+    return HEAD + yaml.safe_dump(sweep, sort_keys=False, default_flow_style=None, width=120)
 
 
 if __name__ == "__main__":

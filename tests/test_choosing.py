@@ -21,6 +21,10 @@ with pytest.MonkeyPatch.context() as patch:  # not for longer: benchmarks/method
 METRICS = tuple(shipped())
 
 
+def test_the_sweeps_file_is_what_its_script_writes():
+    assert label_free_sweep.PATH.read_text(encoding="utf-8") == label_free_sweep.written()
+
+
 @pytest.fixture
 def truth() -> choosing.Scores:
     return np.random.default_rng(0).uniform(0.3, 0.6, (5, 15, 2))

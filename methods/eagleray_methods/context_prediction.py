@@ -2,11 +2,12 @@
 
 Doersch, Gupta, Efros 2015, https://arxiv.org/abs/1505.05192
 Tiles, gaps, jitter, colours and pairs are those of the authors' code: all neighbours in a grid, in both orders.
-Differs from the paper: one grid of 3 x 3 tiles covers the image, instead of four larger ones of tiles of 96 pixels. The
+Differs from the paper: one grid of tiles covers the image, instead of four of 3 x 3 tiles of 96 pixels. The
 head has a batch norm after its second layer too. The loss is the mean over pairs, not their sum, so the recipe is that
 of MMSelfSup's ResNet-50, with equal weight decay in all parts. Tiles have deviation 1, as images in an evaluation have,
 not 50, and are reduced with antialiasing. Under the small recipe the head is smaller, a third of the tiles keep their
-colours, because images in an evaluation do, and tiles are enlarged twice, because they have 8 of 32 pixels.
+colours, because images in an evaluation do, and there are 2 x 2 tiles: those of 3 x 3 have 8 of 32 pixels, and little
+is learnt from them.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -65,7 +66,7 @@ class ContextPrediction(Method):
     }
     recipes = Recipes(
         paper=Recipe(name="sgd", lr=0.1, weight_decay=1e-4, drops=(30 / 70, 50 / 70)),
-        small_settings={"tile": 0.8, "jitter": 1.0, "one_channel": 0.67, "enlarge": 2, "width": 256},
+        small_settings={"grid": 2, "tile": 0.75, "jitter": 1.0, "one_channel": 0.67, "width": 256},
     )
 
     first: Tensor

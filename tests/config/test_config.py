@@ -242,8 +242,15 @@ MISTAKES = [
     ),
     (["method=fixmatch", "batch_size=4"], "labels.ratio=7 leaves 0 labelled images in a step of batch_size=4, which"),
     (["method=fixmatch", "batch_size=128", "workers=4"], "workers=4 cannot share; the nearest that fits is 8"),
-    (["optimizer.name=adamw", "optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=adamw"),
-    (["optimizer.name=sgd", "optimizer.beta2=0.9"], "optimizer.beta2 has no effect with optimizer.name=sgd"),
+    (["optimizer.name=adamw"], "optimizer.lr is missing: the recipe's 0.005 is for muon, not for adamw"),
+    (
+        ["optimizer.name=adamw", "optimizer.lr=2e-3", "optimizer.nesterov=true"],
+        "optimizer.nesterov has no effect with optimizer.name=adamw",
+    ),
+    (
+        ["optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.beta2=0.9"],
+        "optimizer.beta2 has no effect with optimizer.name=sgd",
+    ),
     (["optimizer.name=muon", "optimizer.nesterov=true"], "optimizer.nesterov has no effect with optimizer.name=muon"),
     (["epochs"], "'epochs' is not a setting; write key=value"),
     (["=3"], "'=3' is not a setting"),

@@ -17,7 +17,7 @@ from eagleray.runs.assemble import build_method
 from eagleray_methods.context_prediction import ContextPrediction, neighbours, position
 from method_cases import BATCH, INFO, NOW, batch_of, small
 
-SMALL = ["image_size=32", "method.width=8", "method.enlarge=1"]
+SMALL = ["image_size=32", "method.width=8", "method.grid=3", "method.tile=0.8"]
 # The eight places around a tile as (rows down, columns to the right), in the order of their labels.
 AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
@@ -28,18 +28,20 @@ def context(*more: str) -> ContextPrediction:
     return method
 
 
-def test_pairs_are_all_neighbours_in_both_orders():
-    first, second = neighbours(3)
+@pytest.mark.parametrize(("grid", "count"), [(2, 12), (3, 40)])
+def test_pairs_are_all_neighbours_in_both_orders(grid: int, count: int):
+    first, second = neighbours(grid)
     expected = {
-        (3 * row + column, 3 * (row + down) + column + right): label
-        for row in range(3)
-        for column in range(3)
+        (grid * row + column, grid * (row + down) + column + right): label
+        for row in range(grid)
+        for column in range(grid)
         for label, (down, right) in enumerate(AROUND)
-        if 0 <= row + down < 3 and 0 <= column + right < 3
+        if 0 <= row + down < grid and 0 <= column + right < grid
     }
-    found = zip(first.tolist(), second.tolist(), position(first, second, 3).tolist(), strict=True)
+    found = zip(first.tolist(), second.tolist(), position(first, second, grid).tolist(), strict=True)
     assert {(a, b): label for a, b, label in found} == expected
-    assert len(first) == len(expected) == 40
+    assert len(first) == len(expected) == count
+    assert set(expected.values()) == set(range(8))
 
 
 def test_the_place_of_a_pair_is_seven_minus_that_of_the_other_order():
@@ -51,9 +53,10 @@ def test_views_are_not_flipped():
     assert all(view.flip == 0 for view in context().views)
 
 
-def test_the_loss_is_the_mean_over_pairs_of_cross_entropy():
+@pytest.mark.parametrize("grid", [2, 3])
+def test_the_loss_is_the_mean_over_pairs_of_cross_entropy(grid: int):
     """Written out for each pair; the share that is placed too."""
-    method = context().eval()
+    method = context(f"method.grid={grid}").eval()
     batch = batch_of(method)
     images = batch.views[0].requires_grad_()
     result = method(batch, NOW)
@@ -64,9 +67,9 @@ def test_the_loss_is_the_mean_over_pairs_of_cross_entropy():
         vectors = [method.projector(method.encoder(tile[None])) for tile in image]
         for place, vector in enumerate(vectors):
             for label, (down, right_of) in enumerate(AROUND):
-                row, column = place // 3 + down, place % 3 + right_of
-                if row in range(3) and column in range(3):
-                    logits = method.classifier(torch.cat([vector, vectors[3 * row + column]], 1))[0]
+                row, column = place // grid + down, place % grid + right_of
+                if row in range(grid) and column in range(grid):
+                    logits = method.classifier(torch.cat([vector, vectors[grid * row + column]], 1))[0]
                     loss, pairs = loss - F.log_softmax(logits, 0)[label], pairs + 1
                     right += int(logits.argmax() == label)
     torch.testing.assert_close(result.loss, loss / pairs)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 SIDE, GRID, COUNT = 30, 3, 32
 CELL = SIDE // GRID
 INFO = DataInfo(image_size=SIDE, channels=3, samples=1000, classes=None, batch_size=COUNT)
-CONTEXT = ["method=context_prediction", "method.coarse=0", "method.enlarge=1", "method.jitter=1", "method.width=128"]
+CONTEXT = ["method=context_prediction", "method.grid=3", "method.tile=0.8", "method.coarse=0", "method.width=128"]
 JIGSAW = ["method=jigsaw", "method.grid=3", "method.permutations=10", "method.width=32"]
 
 Plant = Callable[[torch.Generator], Tensor]

@@ -110,7 +110,7 @@ class Run(Strict, frozen=True):
                 tree["beside"] = [_with_small_settings(task) for task in beside]
         if isinstance(tree.setdefault("optimizer", {}), Mapping):
             recipe = (recipes.small if small else recipes.paper).model_dump()
-            tree["optimizer"] = {**recipe, **_used(tree["optimizer"], recipe)}
+            tree["optimizer"] = {**recipe, **_fitting(tree["optimizer"], recipe)}
         if not small and recipes.paper_steps and tree.get("epochs") is None and "steps" not in tree:
             tree["steps"] = recipes.paper_steps
         if tree.get("steps") is not None:
@@ -414,9 +414,11 @@ def _with_small_settings(task: Any) -> Any:
 _USED_BY = {"nesterov": ("sgd",), "beta2": ("adamw", "muon")}
 
 
-def _used(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the optimizer's settings if all have an effect."""
+def _fitting(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the optimizer's settings if all have an effect, and the learning rate is not another optimizer's."""
     name = settings.get("name", recipe["name"])
+    if name != recipe["name"] and "lr" not in settings:
+        raise wrong(f"optimizer.lr is missing: the recipe's {recipe['lr']:g} is for {recipe['name']}, not for {name}")
     for key, users in _USED_BY.items():
         if settings.get(key, (default := Recipe.model_fields[key].default)) != default and name not in users:
             raise wrong(f"optimizer.{key} has no effect with optimizer.name={name}; remove it or use {users[0]}")

@@ -18,7 +18,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     name: Annotated[
         Literal["adamw", "sgd", "lars", "muon"],
-        Field(description="optimizer, which wants a lr of its own; LARS and Muon are timm's"),
+        Field(description="optimizer; another than the recipe's needs its lr beside it; LARS and Muon are timm's"),
     ] = "adamw"
     lr: Annotated[
         float,
