@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from eagleray.config import Run, load_run
 from eagleray.data.images import Data, Images
@@ -134,7 +134,7 @@ def write_part(data: Data, parts: Parts, which: int, folder: Path) -> None:
         for number, (image, label) in enumerate(zip(pixels, images.labels, strict=True)):
             place = folder / name / data.class_names[label] / f"{number:05d}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_png(image, str(place))
+            to_pil_image(image).save(place)
 
 
 def trained(run: Run, directory: Path) -> float:

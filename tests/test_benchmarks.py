@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from eagleray.config import load_run
 from eagleray.config.plugin_files import import_file
@@ -74,3 +75,34 @@ def test_lightly_s_parts_are_trained_and_measured(name: str, tmp_path: Path):
     assert head == "method,seed,knn,linear"
     assert row.startswith(f"{name},0,")
     assert all(0 <= float(share) <= 1 for share in row.split(",")[2:])
+
+
+def test_parts_of_images_are_those_of_principal_components():
+    reconstruction = loaded(next(file for file in FILES if file.stem == "reconstruction"))
+    draw = torch.Generator().manual_seed(0)
+    images = (torch.randn(200, 48, generator=draw) * torch.linspace(0.1, 3, 48) + 1).view(200, 3, 4, 4).double()
+    parts = reconstruction.Parts.of(images, 0.8)
+    expected = PCA(0.8, svd_solver="full").fit(images.flatten(1).numpy())
+    most, rest = parts.split(images)
+    assert parts.first.shape[1] == expected.n_components_
+    known = expected.inverse_transform(expected.transform(images.flatten(1).numpy())) - expected.mean_
+    torch.testing.assert_close(most.flatten(1), torch.from_numpy(known))
+    torch.testing.assert_close(most + rest + parts.mean.view(3, 4, 4), images)
+    mean = parts.mean.view(3, 4, 4).expand_as(images)
+    for reconstructed, shares in ((images, (1, 1)), (mean, (0, 0)), (mean + most, (1, 0)), (mean + rest, (0, 1))):
+        assert parts.explained(images, reconstructed) == pytest.approx(shares)
+
+
+@pytest.mark.slow
+def test_what_labels_and_reconstructions_make_of_parts_is_measured(tmp_path: Path):
+    reconstruction = loaded(next(file for file in FILES if file.stem == "reconstruction"))
+    for part, count in (("train", 64), ("val", 32)):
+        for number in range(count):
+            folder = tmp_path / f"images/{part}/{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((16, 16), 20 + 60 * (number % 2)).save(folder / f"{number}.png")
+    rows = list(reconstruction.rows_of(tmp_path / "images", tmp_path, ["vae"], 0.9, epochs=1, seeds=1))
+    assert [row[:2] for row in rows] == [("labels on most", 0), ("labels on rest", 0), ("vae", 0)]
+    assert all(0 <= row[2] <= 1 for row in rows)
+    assert rows[0][3:] == ("", "")
+    assert all(share < 1 for share in rows[2][3:])
