@@ -6,7 +6,7 @@ The first principal components of the training images with 90 % of their varianc
 looked at apart, as in Balestriero and LeCun 2024, https://arxiv.org/abs/2402.11337. A row is a run: of the labels of
 all images on images that have one part only, or of a method that reconstructs, with the share of each part's variance
 that its reconstructions of the validation images explain (1: all, 0: as much as the mean image does), and the linear
-probe of its features. FOLDER has `train` and `val`, with images of one size in class folders.
+probe of its features. FOLDER has `train`, `val` and `test`, with images of one size in class folders.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def rows_of(
     source: Path, scratch: Path, methods: list[str], share: float, epochs: int, seeds: int
 ) -> Iterator[tuple[str | int | float, ...]]:
     """Train everything and yield a row for each run."""
-    shared = ["data=folder", f"epochs={epochs}", "threads=1", f"evaluate.every={epochs}"]
+    shared = ["data=folder", f"epochs={epochs}", "batch_size=128", "threads=1", f"evaluate.every={epochs}"]
     whole = images_of(load_run(None, [*shared, f"data.root={source}"]))
     parts = Parts.of(normalised(whole, whole.train), share)
     print(f"{parts.first.shape[1]} of {len(parts.mean)} components have {share:.0%} of the variance", file=sys.stderr)
@@ -122,9 +122,9 @@ def normalised(data: Data, images: Images) -> Tensor:
 
 
 def write_part(data: Data, parts: Parts, which: int, folder: Path) -> None:
-    """Write train and val with one part of each image, around the mean image."""
+    """Write a folder with one part of each image, around the mean image."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.info.mean, data.info.std))
-    for name, images in (("train", data.train), ("val", data.validation)):
+    for name, images in (("train", data.train), ("val", data.validation), ("test", data.test)):
         assert images is not None
         assert images.labels is not None
         assert data.class_names is not None

@@ -96,7 +96,7 @@ def test_parts_of_images_are_those_of_principal_components():
 @pytest.mark.slow
 def test_what_labels_and_reconstructions_make_of_parts_is_measured(tmp_path: Path):
     reconstruction = loaded(next(file for file in FILES if file.stem == "reconstruction"))
-    for part, count in (("train", 64), ("val", 32)):
+    for part, count in (("train", 160), ("val", 40), ("test", 40)):
         for number in range(count):
             folder = tmp_path / f"images/{part}/{number % 2}"
             folder.mkdir(parents=True, exist_ok=True)
