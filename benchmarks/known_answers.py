@@ -38,12 +38,7 @@ ALL = "crop+flip+jitter+grayscale"
 CLAIMS = (
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "0.05"}, SIMCLR),
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "1"}, SIMCLR),
-    Claim(
-        "scaling",
-        {"batch_size": "64", "optimizer.lr_scaling": "sqrt"},
-        {"batch_size": "64", "optimizer.lr_scaling": "linear"},
-        SIMCLR,
-    ),
+    Claim("scaling", {"optimizer.lr_scaling": "sqrt"}, {"optimizer.lr_scaling": "linear"}, SIMCLR),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "1"}, BYOL),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "0"}, BYOL),
     Claim("views", {"augment.only": ALL}, {"augment.only": "flip+jitter+grayscale"}, SIMCLR),
