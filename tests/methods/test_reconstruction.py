@@ -82,7 +82,7 @@ def learnt(settings: list[str], fine: float) -> tuple[float, float, float, float
     ids=lambda settings: settings[0],
 )
 def test_what_has_little_variance_is_not_reconstructed_and_is_forgotten(settings: list[str]):
-    """Stripes of 4 % of the variance are told apart better before training than after; of 94 %, always."""
+    """Stripes of 4 % of the variance are recognised better before training than after; of 94 %, always."""
     smooth, stripes, before, after = learnt(settings, 0.2)
     assert smooth > 0.9 > 0.1 > stripes
     assert after < before - 0.05, "training makes features worse than those of random weights"
