@@ -3,9 +3,9 @@
     python benchmarks/against_lightly.py --images FOLDER [--methods simclr byol] [--epochs 10] [--seeds 2] [--out X.csv]
 
 Encoder, initial weights, images, split, batch, optimizer, schedule, precision, widths and temperatures are those of
-`eagleray train method=NAME`. From lightly come the parts of the method: the views (PIL, one image at a time), the heads
-and the loss. The same code evaluates both. Each run gives a row: method, seed, kNN and linear probe on the validation
-set.
+`eagleray train method=NAME`, on a GPU if there is one. From lightly come the parts of the method: the views (PIL, one
+image at a time), the heads and the loss. The same code evaluates both. Each run gives a row: method, seed, kNN and
+linear probe on the validation set.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from eagleray.contracts.method import Method, ParameterGroup
 from eagleray.data.images import Data, Images
 from eagleray.data.loader import BatchLoader
 from eagleray.runs.assemble import build_method, fitted, images_of
-from eagleray.runs.device import autocast_for
+from eagleray.runs.device import autocast_for, pick_device
 from eagleray.runs.evaluation import Evaluation
 
 Transform = Callable[..., Any]  # of a PIL image, to a list of tensors
@@ -305,7 +304,8 @@ class IBOT(DINO):
 
     def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         c, encoder, (teacher, teacher_head), large = self.settings, self.encoder, self.teacher, torch.cat(views[:2])
-        mask = random_block_mask((len(large), encoder.grid, encoder.grid), c.mask_probability, c.mask_min, c.mask_max)
+        size, shares = (len(large), encoder.grid, encoder.grid), (c.mask_probability, c.mask_min, c.mask_max)
+        mask = random_block_mask(size, *shares).to(large.device)
         hidden = mask.flatten(1)
         with torch.no_grad():
             seen = teacher.tokens(teacher.patches(large))
@@ -333,7 +333,7 @@ class MSN(Theirs):
 
     def loss(self, views: list[Tensor], now: Progress) -> Tensor:
         (whole, masked, *small), encoder = views, self.encoder
-        kept, _ = random_token_mask((len(masked), 1 + encoder.grid**2), self.settings.mask_ratio)
+        kept, _ = random_token_mask((len(masked), 1 + encoder.grid**2), self.settings.mask_ratio, device=masked.device)
         tokens = encoder.tokens(take(encoder.patches(masked), kept[:, 1:] - 1))  # theirs count the class token
         classes = [tokens[:, 0], encode_crops(lambda crops: encoder.tokens(encoder.patches(crops))[:, 0], small)]
         anchors = torch.cat([self.head.layers(each) for each in classes])
@@ -412,12 +412,12 @@ ENCODERS = {"ibot": VIT, "msn": VIT}
 class InFloat(nn.Module):
     """A loss or memory bank of lightly outside of bf16 autocast; our losses leave autocast themselves."""
 
-    def __init__(self, part: nn.Module):
+    def __init__(self, part: nn.Module, device: torch.device):
         super().__init__()
-        self.part = part
+        self.part, self.device_type = part, device.type
 
     def forward(self, *arguments: Any, **others: Any) -> Any:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self.device_type, enabled=False):
             return self.part(*tree_map_only(Tensor, _in_float, arguments), **others)
 
 
@@ -443,14 +443,15 @@ def train(run: Run, data: Data) -> dict[str, float]:
     """Train a run with lightly's parts, and evaluate it like a run of ours."""
     random.seed(run.seed)  # draws iBOT's masks
     info = fitted(run, data.info)
+    device = pick_device(run.device)
     ours = build_method(run, info)
-    loader = BatchLoader(run, data, info, ours, torch.device("cpu"))
+    loader = BatchLoader(run, data, info, ours, device)
     ours.encoder.to(memory_format=loader.layout)
-    theirs = METHODS[run.method.name](ours).train()
+    theirs = METHODS[run.method.name](ours).to(device).train()
     for name, part in list(theirs.named_children()):
         if type(part).__module__.startswith(("lightly.loss", "lightly.models.modules.nn_memory_bank")):
-            setattr(theirs, name, InFloat(part))
-    autocast = autocast_for(run.precision, torch.device("cpu"))
+            setattr(theirs, name, InFloat(part, device))
+    autocast = autocast_for(run.precision, device)
     normalise = {"mean": list(info.mean), "std": list(info.std)}
     transform = theirs.transform(input_size=info.image_size, gaussian_blur=0.0, normalize=normalise)
     their_loader = DataLoader(
@@ -467,7 +468,7 @@ def train(run: Run, data: Data) -> dict[str, float]:
         now = Progress(step, len(their_loader) * run.epochs, epoch, run.epochs)
         set_rates(optimizer, run.optimizer, run.batch_size, now)
         with autocast:
-            loss = theirs.loss([view.contiguous(memory_format=loader.layout) for view in views], now)
+            loss = theirs.loss([view.to(device, memory_format=loader.layout) for view in views], now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if run.optimizer.clip is not None:
@@ -476,7 +477,9 @@ def train(run: Run, data: Data) -> dict[str, float]:
         optimizer.step()
         theirs.after_step(now)
     encoder = theirs.evaluated.eval()
-    return Evaluation(run, data, loader, partial(build_method, run, info)).measure(encoder, autocast, test=False)
+    return Evaluation(run, data, loader, lambda: build_method(run, info).to(device)).measure(
+        encoder, autocast, test=False
+    )
 
 
 def _epochs(loader: DataLoader[list[Tensor]], epochs: int) -> Iterator[tuple[int, list[Tensor]]]:
