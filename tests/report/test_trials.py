@@ -205,9 +205,10 @@ def test_what_data_settings_change_in_the_images_is_no_difference_of_its_own():
 def test_a_setting_of_another_method_is_a_dash_and_an_unset_one_is_the_default():
     simclr = {"method.name": "simclr", "method.temperature": 0.2}
     runs = [run("a", 0.8, **simclr, **{"augment.flip": 0.5}), run("b", 0.7, **{**simclr, "method.temperature": 0.3})]
-    found = compared([group_of("e", [*runs, run("c", 0.6, **{"method.name": "byol"})])])
+    runs += [run("c", 0.6, **{"method.name": "byol"}), run("d", 0.5, **{**simclr, "method.temperature": None})]
+    found = compared([group_of("e", runs)])
     assert [tuple(params.values()) for _, params, _ in cells(found)] == [
-        ("simclr", 0.2, 0.5), ("simclr", 0.3, None), ("byol", "–", None),
+        ("simclr", 0.2, 0.5), ("simclr", 0.3, None), ("byol", "–", None), ("simclr", None, None),
     ]  # fmt: skip
 
 

@@ -325,7 +325,7 @@ def _value(run: Recorded, key: str) -> Any:
     Another method's setting is a dash, not unset.
     """
     section = key.partition(".")[0]
-    belongs = f"{section}.name" not in LEADS or run.params.get(key) is not None
+    belongs = f"{section}.name" not in LEADS or key in run.params
     return run.params.get(key) if belongs else "–"
 
 
