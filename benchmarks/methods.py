@@ -1,7 +1,7 @@
 """Measure the cost of a method's step beyond its encoder passes: heads, losses, queues, teacher updates, optimizer.
 
     python benchmarks/methods.py [--methods simclr byol] [--batch 128] [--rounds 7] [--precision fp32] \\
-        [--settings optimizer.name=muon]
+        [--settings encoder.width=32]
 
 The baseline runs images of the same shapes through the same encoders, forward and backward where the method trains
 them, only forward where it does not (teachers), and nothing else, in the precision of a run. Both sides take turns, on

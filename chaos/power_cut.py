@@ -38,7 +38,7 @@ from eagleray.runs.export.encoder import WEIGHTS, check_weights
 from eagleray.runs.record import METRICS, SYSTEM, Record, find_records
 
 TINY = ["data.limit=48", "batch_size=16", "encoder.width=4", "method.hidden=2", "method.projection=2", "threads=1",
-        "evaluate.linear.when=never", "optimizer.name=sgd", "device=cpu"]  # fmt: skip
+        "evaluate.linear.when=never", "optimizer.name=sgd", "optimizer.lr=5e-3", "device=cpu"]  # fmt: skip
 MEMORY = Path("/dev/shm")  # states are laid out there
 ALIVE = re.compile(r"\.(new\.)?pulse-|\.stacks-")  # they say that a process lives, and are never forced to the disk
 RAISED = "raised"

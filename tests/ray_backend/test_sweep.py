@@ -105,7 +105,14 @@ def steps(record: Record) -> list[int]:
         ({"run": {**TINY, "workers": 2}, "scheduler": "pbt"}, "workers=2"),
         ({"scheduler": "asha", "grace": 3}, "grace=3 is longer than a trial: run.epochs=2"),
         ({"scheduler": "pbt", "vary": {"method.hidden": [64, 128]}}, "vary.method.hidden changes the network's shape"),
-        ({"scheduler": "pbt", "vary": {"optimizer.name": ["adamw", "sgd"]}}, "vary.optimizer.name"),
+        (
+            {"scheduler": "pbt", "vary": {"optimizer.name": ["adamw", "sgd"], "optimizer.lr": [0.1]}},
+            "vary.optimizer.name",
+        ),
+        (
+            {"vary": {"optimizer.name": ["muon", "sgd"]}},
+            "optimizer.lr is missing: the recipe's 0.005 is for muon, not for sgd",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_ray_is_started(
