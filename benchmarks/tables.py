@@ -74,8 +74,9 @@ def methods() -> str:
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
-def beside_lightly(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+def beside_lightly() -> str:
     """Make the table of methods here and by lightly's parts, with the same seeds."""
+    ours, theirs = read("methods_before"), read("lightly_before")
     lines = []
     for method in dict.fromkeys(row["method"] for row in theirs):
         sides = [[row for row in ours if row["run"].split()[:1] == [method]]]
@@ -218,8 +219,7 @@ def race_settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
-    "beside_lightly": lambda: beside_lightly(read("methods"), read("lightly")),
-    "beside_lightly_before": lambda: beside_lightly(read("methods_before"), read("lightly_before")),
+    "beside_lightly": beside_lightly,
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),
