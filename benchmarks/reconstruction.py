@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -42,12 +43,8 @@ class Parts:
     @classmethod
     def of(cls, images: Tensor, share: float) -> "Parts":
         """Take as many components as have this share of the variance of images [N, ...]."""
-        rows = images.flatten(1).double()
-        centred = rows - rows.mean(0)
-        variances, directions = torch.linalg.eigh(centred.T @ centred)
-        falling = variances.flip(0).cumsum(0) / variances.sum()
-        count = int((falling < share).sum()) + 1
-        return cls(rows.mean(0), directions.flip(1)[:, :count])
+        known = PCA(share, svd_solver="covariance_eigh").fit(images.flatten(1).double().numpy())
+        return cls(torch.from_numpy(known.mean_), torch.from_numpy(known.components_.T))
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the part of images in these components, and the rest; the mean and both add up to the images."""
