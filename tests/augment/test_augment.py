@@ -276,6 +276,14 @@ def test_randaugment_operation_is_torchvisions(name, magnitude, channels):
         assert differs.float().mean() <= (0.002 if name == "rotate" else 0)  # a pixel may lie midway between two
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_randaugment_of_an_image_does_not_depend_on_its_batch(name):
+    images, signs = torch.rand(12, 3, 16, 16), torch.ones(12, 1, 1, 1)
+    together = OPERATIONS[name](images, signs, 0.5)
+    alone = [OPERATIONS[name](images[i : i + 1].clone(), signs[:1], 0.5) for i in range(12)]
+    assert torch.equal(torch.cat(alone), together)
+
+
 def test_equalize_is_pils():
     images = photos(6, 40, 24)
     made = OPERATIONS["equalize"](images / 255, torch.ones(6, 1, 1, 1), 0.0)

@@ -112,11 +112,13 @@ def jitter(images: Tensor, drawn: Colours) -> Tensor:
 def luminance(images: Tensor) -> Tensor:
     """Compute luminance: [N, C, H, W] -> [N, 1, H, W].
 
-    A grey image is its own luminance.
+    A grey image is its own luminance. Pixel by pixel, since a product of matrices rounds an image in other ways as the
+    batch grows, and workers would not see the views of one process.
     """
     if images.shape[1] == 1:
         return images
-    return torch.einsum("nchw,c->nhw", images, LUMA.to(images.device, non_blocking=True))[:, None]
+    (r, g, b), (red, green, blue) = LUMA.tolist(), images.split(1, dim=1)
+    return (red * r).add_(green, alpha=g).add_(blue, alpha=b)
 
 
 def grayscale(images: Tensor, drawn: Colours) -> Tensor:
