@@ -74,14 +74,14 @@ def methods() -> str:
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
-def beside_lightly() -> str:
-    """Make the table of methods here and by lightly's parts, with the same seeds."""
-    ours, theirs = read("methods_before"), read("lightly_before")
+def beside_lightly(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """Make the table of methods here and by lightly's parts, with the seeds that both have."""
     lines = []
     for method in dict.fromkeys(row["method"] for row in theirs):
-        sides = [[row for row in ours if row["run"].split()[:1] == [method]]]
-        sides += [[row for row in theirs if row["method"] == method]]
-        lines.append([method, *(cell(side, metric) for metric in ("linear", "knn") for side in sides)])
+        side = [row for row in theirs if row["method"] == method]
+        seeds = {row["seed"] for row in side}
+        here = [row for row in ours if row["run"].split()[:1] == [method] and row["seed"] in seeds]
+        lines.append([method, *(cell(rows, metric) for metric in ("linear", "knn") for rows in (here, side))])
     return markdown(["method", "linear", "lightly", "kNN", "lightly"], lines)
 
 
@@ -219,7 +219,8 @@ def race_settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
-    "beside_lightly": beside_lightly,
+    "lightly": lambda: beside_lightly(read("methods"), read("lightly")),
+    "lightly_before": lambda: beside_lightly(read("methods_before"), read("lightly_before")),
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),
