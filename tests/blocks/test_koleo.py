@@ -1,5 +1,8 @@
 """KoLeo against lightly's, where its value is known, across workers, and beside the losses of methods."""
 
+import copy
+from itertools import combinations
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,13 +10,14 @@ from torch import Tensor
 from eagleray.blocks import distributed
 from eagleray.blocks.koleo import KoLeo, koleo
 from eagleray.config import load_run, read_run
+from eagleray.config.registry import find
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.runs.assemble import assemble
-from eagleray.runs.method_checks import step
+from eagleray.runs.method_checks import built, step
 from eagleray.runs.processes import two_processes
 from gradients import assert_two_are_one, of_own_part, with_gradients
-from method_cases import NOW, batch_of, settings, small
+from method_cases import METHODS, NOW, batch_of, settings, small
 
 WEIGHT = 0.3
 
@@ -92,15 +96,23 @@ def test_small_crops_and_the_teacher_do_not_count():
     torch.testing.assert_close(KoLeo(method, WEIGHT)(batch, NOW).loss.detach(), expected)
 
 
-def test_other_images_in_the_same_pass_are_refused():
-    method = made("fixmatch")
-    with pytest.raises(ConfigError, match="koleo: this method does not encode whole views"):
-        KoLeo(method, WEIGHT)(batch_of(method), NOW)
+@pytest.mark.parametrize("name", [name for name in METHODS if "only_labels" not in find("method", name).needs])
+def test_the_term_of_every_method_is_that_of_whole_views(name: str):
+    """Of those views that the method encodes with gradient, or of all if it encodes none of them."""
+    method = small(name).eval()  # features do not depend on what else is in a pass
+    batch, size = batch_of(method), method.data.image_size
+    alone, steps = copy.deepcopy(method), KoLeo(method, WEIGHT)
+    found = (steps(batch, NOW).loss - alone(batch, NOW).loss) / WEIGHT
+    with torch.no_grad():
+        terms = [koleo(alone.encoder(view)) for view in batch.views if view.shape[-1] == size]
+    subsets = [torch.stack(each).mean() for k in range(len(terms)) for each in combinations(terms, k + 1)]
+    assert any(torch.allclose(found, each, rtol=1e-5) for each in subsets), (found, terms)
+    trained = [parameter for parameter in method.encoder.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(found, trained, allow_unused=True)
+    assert any(bool(gradient.any()) for gradient in gradients if gradient is not None)
 
 
 def worker(file: dict) -> dict[str, Tensor]:
-    from eagleray.runs.method_checks import built
-
     method = built(read_run(file))
     steps = KoLeo(method, WEIGHT)
     if distributed.world_size() > 1:
@@ -125,10 +137,13 @@ def test_it_is_off_by_default_and_then_the_method_takes_its_steps_alone():
     assert (built.forward.method, built.forward.weight) == (built.method, 0.2)
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("mae", "koleo=0.2 takes whole unlabelled views, and mae encodes patches"), ("fixmatch", "labelled images too")],
-)
-def test_methods_that_do_not_encode_whole_views_are_refused(name: str, says: str):
-    with pytest.raises(ConfigError, match=says):
-        load_run(None, [f"method={name}", "koleo=0.2"])
+def test_an_encoder_that_no_gradient_trains_is_refused():
+    method = small("simclr")
+    method.encoder.requires_grad_(False)
+    with pytest.raises(ConfigError, match="koleo: no gradient trains this encoder; set koleo=0"):
+        KoLeo(method, WEIGHT)
+
+
+def test_a_method_without_unlabelled_images_is_refused():
+    with pytest.raises(ConfigError, match=r"koleo=0\.2 takes unlabelled images, and supervised has none; remove it"):
+        load_run(None, ["method=supervised", "koleo=0.2"])

@@ -1,6 +1,6 @@
 """KoLeo: features of different images lie apart, as a term beside any method's loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,35 +20,52 @@ class KoLeo(nn.Module):
     """A method whose loss also spreads the features of its encoder.
 
     loss + weight * (mean over views of `koleo`), for the views of the run's image size that the step encodes with
-    gradient: small crops and a teacher do not count. Images are compared within a view, never the views of one image.
-    DINOv2 sums over its two crops, so that its weight of 0.1 is 0.2 here. Call it in the method's place.
+    gradient: small crops, a teacher, and changed or generated images do not count. Of a method that encodes no whole
+    view (but tiles, patches or mixtures), all views are encoded in a pass of their own. Images are compared within a
+    view, never the views of one image, and over all workers; DINOv2 compares those of one worker. It sums over its two
+    crops, so that its weight of 0.1 is 0.2 here. Call it in the method's place.
 
     Raises:
-        ConfigError: the method encodes no such views, or other images in the same pass.
+        ConfigError: no gradient trains the encoder.
     """
 
     def __init__(self, method: Method, weight: float):
         super().__init__()
+        if not any(parameter.requires_grad for parameter in method.encoder.parameters()):
+            raise ConfigError("koleo: no gradient trains this encoder; set koleo=0")
         self.method, self.weight = method, weight
+        # Which parts of a step's passes are whole views, for each row of lengths: to compare them waits for a GPU.
+        self.whole: dict[tuple[int, ...], list[int]] = {}
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        with observed(self.method.encoder, self.method.data.image_size) as passes:
+        with observed(self.method.encoder) as passes:
             result = self.method(batch, progress)
-        count = len(batch.indices)
-        if not passes or any(len(features) % count for features in passes):
-            raise ConfigError("koleo: this method does not encode whole views of the images; set koleo=0")
-        views = [view for features in passes for view in features.split(count)]
-        return replace(result, loss=result.loss + self.weight * torch.stack([koleo(view) for view in views]).mean())
+        terms = torch.stack([koleo(features) for features in self._features(batch, passes)])
+        return replace(result, loss=result.loss + self.weight * terms.mean())
+
+    def _features(self, batch: Batch, passes: list[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """Return the features of whole views, each [n, D]."""
+        count, size = len(batch.indices), self.method.data.image_size
+        views = [view for view in batch.views if view.shape[-1] == size]
+        parts = [
+            part for images, features in passes for part in zip(images.split(count), features.split(count), strict=True)
+        ]
+        lengths = tuple(len(images) for images, _ in passes)
+        if lengths not in self.whole:
+            is_view = [any(torch.equal(images, view) for view in views) for images, _ in parts]
+            self.whole[lengths] = [place for place, found in enumerate(is_view) if found]
+        encoded = [parts[place][1] for place in self.whole[lengths]]
+        return encoded or self.method.encoder(torch.cat(views)).split(count)
 
 
 @contextmanager
-def observed(encoder: nn.Module, size: int) -> Iterator[list[Tensor]]:
-    """Collect the features, [k * n, D], that an encoder makes with gradient of images of one size."""
-    passes: list[Tensor] = []
+def observed(encoder: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect the images and the features, [n, D], of each pass that an encoder makes with gradient."""
+    passes: list[tuple[Tensor, Tensor]] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
-        if features.requires_grad and inputs[0].shape[-1] == size:
-            passes.append(features)
+        if features.requires_grad:
+            passes.append((inputs[0], features))
 
     handle = encoder.register_forward_hook(keep)
     try:

@@ -141,11 +141,8 @@ class Run(Strict, frozen=True):
                 f"evaluate.size={self.evaluate.size}: encoder={self.encoder.name} has a position for each patch, and "
                 "takes images of image_size alone; remove it"
             )
-        if self.koleo and needs & {"tokens", *LABELS}:
-            what = "patches" if "tokens" in needs else "labelled images too"
-            raise wrong(
-                f"koleo={self.koleo:g} takes whole unlabelled views, and {self.method.name} encodes {what}; remove it"
-            )
+        if self.koleo and "only_labels" in needs:
+            raise wrong(f"koleo={self.koleo:g} takes unlabelled images, and {self.method.name} has none; remove it")
         if "trained_encoder" in needs and self.encoder.name != "pretrained":
             raise wrong(
                 f"encoder={self.encoder.name}: {self.method.name} starts from a trained run; use encoder=pretrained "
