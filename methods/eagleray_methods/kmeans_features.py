@@ -86,8 +86,8 @@ class KMeansFeatures(Method):
             loss = quantisation_error(points, layer.dictionary, assigned)
             embeddings = layer.codes(patches).detach().mean(1)
         seen = all_reduce_mean(assigned.bincount(minlength=len(layer.dictionary)).to(loss.dtype))
-        squares = points.square().sum(1).mean() / 2
-        metrics = {"unexplained": loss.detach() / squares.clamp(min=1e-6), "used": (seen > 0).to(loss.dtype).mean()}
+        error, squares = (all_reduce_mean(each.detach()) for each in (loss, points.square().sum(1).mean() / 2))
+        metrics = {"unexplained": error / squares.clamp(min=1e-6), "used": (seen > 0).to(loss.dtype).mean()}
         return StepResult(loss, [embeddings], metrics)
 
     @torch.no_grad()

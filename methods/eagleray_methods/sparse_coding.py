@@ -163,4 +163,6 @@ def curvature(dictionary: Tensor) -> Tensor:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return part.detach().square().mean() / whole.square().mean().clamp(min=1e-6)
+    """Return the mean square of a part over that of the whole, both of all workers' patches."""
+    squares = (all_reduce_mean(each.detach().square().mean()) for each in (part, whole))
+    return next(squares) / next(squares).clamp(min=1e-6)
