@@ -4,11 +4,12 @@ Yerxa, Kuang, Simoncelli, Chung 2023, https://arxiv.org/abs/2303.03307
 Embeddings have length 1, so that the mean of an image's views is long only if they agree; the sum of the means'
 singular values is large if they are long and point everywhere. Rates, projector and views are those of the authors'
 ImageNet runs with two views. With more `views` fewer images fit: their CIFAR-10 runs have 40 of each of 32 images.
-Differs from the paper: the loss is divided by the number of images, so that it can be compared between batch sizes,
-which makes no difference to LARS and AdamW. There is no teacher, as in the paper; the authors' code for ImageNet adds
-one. The term of single images' singular values, whose weight is 0 in the paper, is left out. Images up to 64 pixels are
-not blurred, and their crops keep at least a fifth of the image. Crops are resized by bilinear interpolation, the
-authors' by bicubic (`augment.interpolation`). The small recipe has four views and a narrower projector.
+Differs from the paper: the loss is divided by the number of images, so that it can be compared between batch sizes.
+AdamW takes the same steps, and so does LARS in matrices; norms and biases, whose rate LARS does not adapt, take smaller
+ones by as much under the paper's recipe. There is no teacher, as in the paper; the authors' code for ImageNet adds one.
+The term of single images' singular values, whose weight is 0 in the paper, is left out. Images up to 64 pixels are not
+blurred, and their crops keep at least a fifth of the image. Crops are resized by bilinear interpolation, the authors'
+by bicubic (`augment.interpolation`). The small recipe has four views and a narrower projector.
 """
 
 from typing import Annotated, ClassVar

@@ -9,7 +9,7 @@ recipe ends in a cosine, at a higher rate. The features are meant for fine-tunin
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.hidden_patches import encode_rest
-from eagleray.blocks.losses import precise
+from eagleray.blocks.losses import precise, squared_error
 from eagleray.blocks.masking import patchify, put, take, unpatchify
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
+from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import Choice, Uniform
 from eagleray.contracts.recipe import SMALL_VIT, Recipe, Recipes
 
@@ -46,6 +47,9 @@ class SimMIM(Method):
         ] = None
 
     config: Config
+    metrics: ClassVar[dict[str, Metric]] = {
+        "reconstruction": Metric("mean squared error of the hidden patches' normalised pixels", "lower", no_goal=TERM)
+    }
     needs = frozenset({"tokens"})
     recipes = Recipes(
         paper=Recipe(lr=5e-5, weight_decay=0.05, warmup_epochs=10, drops=(0.875,), clip=5.0),
@@ -80,7 +84,8 @@ class SimMIM(Method):
         places = self._places(progress.step, len(images)).to(images.device, non_blocking=True)  # [N, K]
         tokens, predicted = self._predict(images, places)
         target = take(patchify(images, self.encoder.patch_size), places)
-        return StepResult(absolute_error(predicted, target), [tokens[:, 1:].detach().mean(1)])
+        metrics = {"reconstruction": squared_error(predicted.detach(), target).mean()}
+        return StepResult(absolute_error(predicted, target), [tokens[:, 1:].detach().mean(1)], metrics)
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

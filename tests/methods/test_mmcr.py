@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
+from eagleray.runs.method_checks import built
 from eagleray_methods.mmcr import mmcr
 from gradients import assert_two_are_one, of_own_part, with_gradients
 from method_cases import NOW, batch_of, small
@@ -83,3 +85,19 @@ def test_two_workers_get_the_loss_and_gradient_of_one():
 def test_the_papers_recipe_is_that_of_the_authors_imagenet_runs():
     run = load_run(None, ["method=mmcr", "recipe=paper", "batch_size=2048"])
     assert (run.optimizer.name, run.optimizer.peak_lr(2048), run.optimizer.weight_decay) == ("lars", 4.8, 1e-6)
+
+
+def test_to_divide_by_the_images_changes_the_steps_of_lars_in_vectors_alone():
+    run = load_run(None, ["method=mmcr", "encoder.width=8", "recipe=paper", *SMALL])
+
+    def steps(times: float) -> dict[str, Tensor]:
+        method = built(run)
+        before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
+        optimizer = make_optimizer(method, run.optimizer)
+        (times * method(batch_of(method), NOW).loss).backward()
+        optimizer.step()
+        return {name: parameter.detach() - before[name] for name, parameter in method.named_parameters()}
+
+    for (name, once), large in zip(steps(1).items(), steps(8).values(), strict=True):
+        times = 1 if once.ndim > 1 else 8
+        torch.testing.assert_close(large, times * once, rtol=1e-6, atol=1e-12, msg=name)

@@ -69,6 +69,16 @@ def test_the_step_is_the_authors_loss(size: int, channels: int, settings: list[s
         torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
 
 
+def test_reconstruction_of_images_of_one_colour_is_that_colour_squared():
+    method = made()
+    with torch.no_grad():
+        for parameter in method.head.parameters():
+            parameter.zero_()  # predicts 0
+    images = torch.full((4, 3, 8, 8), 3.0, dtype=torch.float64)
+    result = method(Batch([images], torch.arange(4)), NOW)
+    assert (result.loss.item(), result.metrics["reconstruction"].item()) == pytest.approx((3, 9))
+
+
 def test_squares_of_two_patches_hide_three_fifths_of_the_paper_and_of_small_images():
     """32 of 224 pixels, and 8 of 32: 49 squares, of which 30, and 16, of which 10."""
     for size, patch, squares, hidden in [(224, 16, 49, 30), (32, 4, 16, 10)]:
