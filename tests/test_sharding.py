@@ -54,7 +54,7 @@ OTHERS = {
     for name in METHODS
     if name not in {*RUNS, "distillation", "finetune"}
 }
-Workers = Callable[[int], list[dict]]  # the views and weights of each of so many workers
+Workers = Callable[[int], list[dict]]  # the views and weights of each of that many workers
 SHARED_BY = [(2, name) for name in [*RUNS, *OTHERS]] + [(count, name) for count in (3, 4) for name in RUNS]
 # How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
 # otherwise. Other views would differ by about 1, and change weights by 1e-3.
@@ -77,7 +77,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Workers:
-    """Return the views and weights of each of so many workers, which train once."""
+    """Return the views and weights of each of that many workers, which train once."""
 
     @cache
     def workers(count: int) -> list[dict]:
