@@ -55,7 +55,7 @@ OTHERS = {
     if name not in {*RUNS, "distillation", "finetune"}
 }
 Workers = Callable[[int], list[dict]]  # the views and weights of each of that many workers
-SHARED_BY = [(2, name) for name in [*RUNS, *OTHERS]] + [(count, name) for count in (3, 4) for name in RUNS]
+CASES = [(2, name) for name in [*RUNS, *OTHERS]] + [(count, name) for count in (3, 4) for name in RUNS]
 # How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
 # otherwise. Other views would differ by about 1, and change weights by 1e-3.
 # MSN's positions that are seldom kept have gradients near zero.
@@ -81,7 +81,7 @@ def together(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Workers:
 
     @cache
     def workers(count: int) -> list[dict]:
-        names = [name for each, name in SHARED_BY if each == count]
+        names = [name for each, name in CASES if each == count]
         return processes(count, everything, names, str(photos), str(tmp_path_factory.mktemp("runs")), timeout=600)
 
     return workers
@@ -141,7 +141,7 @@ def trained(run: Run, directory: Path) -> dict[str, Tensor]:
     return load_checkpoint(last.checkpoint)["method"]
 
 
-@pytest.mark.parametrize(("count", "name"), SHARED_BY)
+@pytest.mark.parametrize(("count", "name"), CASES)
 def test_workers_see_the_views_of_one_process(count: int, name: str, together: Workers, alone: dict):
     whole = alone["views"][name]
     assert any(key.startswith(("step 2 view", "step 2 labelled")) for key in whole)
@@ -150,7 +150,7 @@ def test_workers_see_the_views_of_one_process(count: int, name: str, together: W
         assert torch.allclose(shares, value, rtol=0, atol=ROUNDED.get(name, EXACT)[0]), key
 
 
-@pytest.mark.parametrize(("count", "name"), SHARED_BY)
+@pytest.mark.parametrize(("count", "name"), CASES)
 def test_workers_end_in_the_weights_of_one_process(count: int, name: str, together: Workers, alone: dict):
     weights, allowed = alone["weights"][name], ROUNDED.get(name, EXACT)[1]
     for worker in together(count):

@@ -5,8 +5,8 @@ Embeddings have length 1, so that the mean of an image's views is long only if t
 singular values is large if they are long and point everywhere. Rates, projector and views are those of the authors'
 ImageNet runs with two views. With more `views` fewer images fit: their CIFAR-10 runs have 40 of each of 32 images.
 Differs from the paper: the loss is divided by the number of images, so that it can be compared between batch sizes.
-AdamW takes the same steps, and so does LARS in matrices; norms and biases, whose rate LARS does not adapt, take smaller
-ones by as much under the paper's recipe. There is no teacher, as in the paper; the authors' code for ImageNet adds one.
+Under the paper's recipe LARS takes the same steps in matrices; in norms and biases, whose rate it does not adapt, they
+are smaller by as much. There is no teacher, as in the paper; the authors' code for ImageNet adds one.
 The term of single images' singular values, whose weight is 0 in the paper, is left out. Images up to 64 pixels are not
 blurred, and their crops keep at least a fifth of the image. Crops are resized by bilinear interpolation, the authors'
 by bicubic (`augment.interpolation`). The small recipe has four views and a narrower projector.

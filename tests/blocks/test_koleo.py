@@ -121,8 +121,9 @@ def worker(file: dict) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_two_workers_take_the_step_of_one():
-    file = load_run(None, settings("simclr")).file()
+@pytest.mark.parametrize("name", ["simclr", "jigsaw", "mae"])  # the others encode no whole view themselves
+def test_two_workers_take_the_step_of_one(name: str):
+    file = load_run(None, settings(name)).file()
     alone = worker(file)
     for each in two_processes(worker, file):
         torch.testing.assert_close(each, alone, rtol=1e-7, atol=1e-9)

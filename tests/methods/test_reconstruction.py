@@ -110,7 +110,7 @@ def test_bigan_s_encoder_inverts_nothing_in_steps_that_suffice_to_reconstruct():
 
 
 @pytest.mark.slow
-def test_masked_images_teach_what_labels_teach_and_need_more_steps_for_it():
+def test_simmim_learns_what_labels_teach_in_more_steps():
     *_, untrained, labels = trained(["method=supervised", *VIT], 0.2, 100)
     early, late = (trained(["method=simmim", *VIT], 0.2, steps)[-1] for steps in (100, 1000))
     assert early < untrained + 0.08

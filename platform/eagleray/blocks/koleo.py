@@ -34,7 +34,7 @@ class KoLeo(nn.Module):
         if not any(parameter.requires_grad for parameter in method.encoder.parameters()):
             raise ConfigError("koleo: no gradient trains this encoder; set koleo=0")
         self.method, self.weight = method, weight
-        # Which parts of a step's passes are whole views, for each row of lengths: to compare them waits for a GPU.
+        # Which parts of a step's passes are whole views, by the passes' lengths: comparing images waits for a GPU.
         self.whole: dict[tuple[int, ...], list[int]] = {}
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
