@@ -1,4 +1,4 @@
-"""Losses with their gradients, in one process and in two."""
+"""Losses with their gradients, beside others and in two processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,12 @@ def with_gradients(loss_of: Callable[..., Tensor], *inputs: Tensor) -> list[Tens
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     loss = loss_of(*leaves)
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def assert_same_gradients(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    """Check that two losses are equal, and their gradients for all inputs too."""
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs))
 
 
 def of_own_part(loss_of: Callable[..., Tensor], *wholes: Tensor) -> list[Tensor]:

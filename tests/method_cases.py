@@ -6,6 +6,9 @@ it calls `ON_DIGITS`.
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge
 
 from eagleray.config import load_run
 from eagleray.config.registry import declared, find
@@ -36,6 +39,25 @@ def own(name: str, constant: str) -> list[str]:
     """Return settings from the method's own test file."""
     file = Path(__file__).parent / "methods" / f"test_{name}.py"
     return getattr(import_module(f"methods.test_{name}"), constant, []) if file.exists() else []
+
+
+def variants(name: str) -> list[str]:
+    """Return every other value of a method's choices, and 0 for every number that may be 0, as settings."""
+    config = load_run(None, settings(name)).method.config
+    found = []
+    for key, field in type(config).model_fields.items():
+        values = [*choices(field.annotation), *(0 for each in field.metadata if isinstance(each, Ge) and each.ge == 0)]
+        found += [f"method.{key}={value}" for value in values if value != getattr(config, key)]
+    return found
+
+
+def choices(annotation: Any) -> list[Any]:
+    """Return the values of a type that has few."""
+    if annotation is bool:
+        return [False, True]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for part in get_args(annotation) for value in choices(part)]
 
 
 def needed(name: str) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View, simclr_view
-from eagleray.blocks.distributed import all_reduce_mean, gather, rank
+from eagleray.blocks.distributed import gather, own_rows, rank
 from eagleray.blocks.losses import normalised
 from eagleray.blocks.networks import mlp
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
@@ -97,7 +97,7 @@ def decoupled_loss(first: Tensor, second: Tensor, temperature: float, sigma: flo
 def _weights(pairs: Tensor, sigma: float) -> Tensor:
     """Compute DCLW's weight of each pair, [n].
 
-    From the pairs' cosines, averaged over all workers.
+    From the pairs' cosines, averaged over all workers; a softmax, since exp(1 / sigma) may be infinite.
     """
-    closeness = (pairs / sigma).exp()
-    return 2 - closeness / all_reduce_mean(closeness.mean())
+    everyone = gather(pairs)
+    return own_rows(2 - len(everyone) * (everyone / sigma).softmax(0))

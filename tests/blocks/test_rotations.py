@@ -1,9 +1,12 @@
 """Rotations and flips: which there are, and that nothing but the content tells them."""
 
+import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from eagleray.blocks.rotations import eight_rotations, flips, recognise_versions, square_symmetries
@@ -44,6 +47,18 @@ def test_eight_rotations_go_counter_clockwise_by_45_degrees():
     angles = [angle(each) for each in eight_rotations(spot)]
     assert all(abs((after - before) % 360 - 45) < 3 for before, after in pairwise([*angles, angles[0]]))
     assert min(angles[0], 360 - angles[0]) < 3
+
+
+def test_eight_rotations_are_bilinear_interpolation():
+    """Against scipy's."""
+    image = torch.randn(9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for number, found in enumerate(eight_rotations(image[None, None])):
+        turn = math.radians(-45 * number)  # of the place looked up, rows going down
+        matrix = 0.5**0.5 * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        expected = affine_transform(
+            image.numpy(), matrix, np.full(2, 4.0) - matrix @ np.full(2, 4.0), order=1, mode="nearest"
+        )
+        np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_neither_black_corners_nor_a_sharper_image_betrays_a_rotation():

@@ -4,19 +4,33 @@ import pytest
 
 from eagleray.config import Run, load_run
 from eagleray.runs.method_checks import CHECKS, apart
-from method_cases import METHODS, settings
+from method_cases import METHODS, settings, variants
 
 ALONE = [name for name, check in CHECKS.items() if name != "two workers"]
+# Tasks that draw, keep a bank of all images, and change the encoder after a step.
+TASKS = """beside=[{"name":decoupled_rotnet,"projection":4,"negatives":6},{"name":jigsaw,"tile":0.5},colorization]"""
+# Each method; each with another value of one setting; and what needs two settings.
+CASES = [
+    *METHODS,
+    *(f"{name} {setting}" for name in METHODS for setting in variants(name) if setting != "method.grid=3"),
+    "jigsaw method.grid=3 method.tile=0.8",
+    "msn method.local_size=4",
+    f"simclr image_size=32 {TASKS}",
+    f"byol image_size=32 {TASKS}",
+]
+# Its whitening is not defined where a direction has no variance, as its docstring says.
+UNDEFINED = {("w_mse method.shrinkage=0", "finite numbers")}
 
 
-def run(name: str) -> Run:
-    return load_run(None, settings(name))
+def run(case: str) -> Run:
+    name, *more = case.split()
+    return load_run(None, [*settings(name), *more])
 
 
 @pytest.mark.parametrize("check", ALONE)
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_passes_the_checks(name: str, check: str):
-    assert list(CHECKS[check](run(name))) == []
+@pytest.mark.parametrize("case", CASES)
+def test_a_method_passes_the_checks(case: str, check: str):
+    assert bool(list(CHECKS[check](run(case)))) == ((case, check) in UNDEFINED)
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +38,12 @@ def together(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     """The complaints about the methods that are tested. To start two processes takes longer than a step."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     tests = [item for item in items if item.module is request.module]
-    names = [test.callspec.params["name"] for test in tests if "together" in test.fixturenames]
-    return dict(zip(names, apart([run(name) for name in names]), strict=True))
+    cases = [test.callspec.params["case"] for test in tests if "together" in test.fixturenames]
+    return dict(zip(cases, apart([run(case) for case in cases]), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_two_workers_take_the_step_of_one(name: str, together: dict[str, list[str]]):
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_take_the_step_of_one(case: str, together: dict[str, list[str]]):
     """Value, gradient, teacher and statistics, on asymmetric data."""
-    assert together[name] == []
+    assert together[case] == []

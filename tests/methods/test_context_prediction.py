@@ -15,6 +15,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray_methods.context_prediction import ContextPrediction, neighbours, position
+from gradients import assert_same_gradients
 from method_cases import BATCH, INFO, NOW, batch_of, small
 
 SMALL = ["image_size=32", "method.width=8", "method.grid=3", "method.tile=0.8"]
@@ -54,27 +55,27 @@ def test_views_are_not_flipped():
 
 
 @pytest.mark.parametrize("grid", [2, 3])
-def test_the_loss_is_the_mean_over_pairs_of_cross_entropy(grid: int):
-    """Written out for each pair; the share that is placed too."""
-    method = context(f"method.grid={grid}").eval()
+def test_loss_and_gradients_are_those_of_the_mean_over_pairs(grid: int):
+    """Written out for each pair of tiles, all of which go through the encoder together; the share that is placed too."""
+    method = context(f"method.grid={grid}")
     batch = batch_of(method)
     images = batch.views[0].requires_grad_()
     result = method(batch, NOW)
-    (gradient,) = torch.autograd.grad(result.loss, images)
     tiles = method._tiles(images, method.rng(NOW.step))
-    loss, right, pairs = torch.tensor(0.0, dtype=torch.float64), 0, 0
-    for image in tiles:
-        vectors = [method.projector(method.encoder(tile[None])) for tile in image]
+    found = method.projector(method.encoder(torch.stack([tile for image in tiles for tile in image])))
+    pairs, labels = [], []
+    for vectors in found.split(grid**2):
         for place, vector in enumerate(vectors):
             for label, (down, right_of) in enumerate(AROUND):
                 row, column = place // grid + down, place % grid + right_of
                 if row in range(grid) and column in range(grid):
-                    logits = method.classifier(torch.cat([vector, vectors[grid * row + column]], 1))[0]
-                    loss, pairs = loss - F.log_softmax(logits, 0)[label], pairs + 1
-                    right += int(logits.argmax() == label)
-    torch.testing.assert_close(result.loss, loss / pairs)
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss / pairs, images)[0])
-    assert float(result.metrics["placed"]) == pytest.approx(right / pairs)
+                    pairs.append(torch.cat([vector, vectors[grid * row + column]]))
+                    labels.append(label)
+    logits = method.classifier(torch.stack(pairs))  # its batch norms see all pairs
+    losses = [-F.log_softmax(row, 0)[label] for row, label in zip(logits, labels, strict=True)]
+    assert_same_gradients(result.loss, torch.stack(losses).mean(), images, *method.parameters())
+    right = [int(row.argmax() == label) for row, label in zip(logits, labels, strict=True)]
+    assert float(result.metrics["placed"]) == pytest.approx(sum(right) / len(right))
 
 
 def test_guessing_places_an_eighth():

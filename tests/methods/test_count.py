@@ -12,7 +12,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray_methods.count import Count, terms
-from gradients import with_gradients
+from gradients import assert_same_gradients, with_gradients
 from method_cases import BATCH, INFO, NOW, batch_of, small
 
 SMALLER = replace(INFO, image_size=12)
@@ -54,27 +54,22 @@ def test_the_hinge_is_of_the_whole_vector():
 
 
 def test_counts_of_quarters_add_up_and_the_other_image_is_the_one_before():
-    method = count().eval()
+    """Halved images and quarters go through the network together."""
+    method = count()
     batch = batch_of(method)
     images = batch.views[0].requires_grad_()
     drawn = torch.randint(4, (BATCH,), generator=method.rng(NOW.step)).tolist()
-
-    def phi(tile: Tensor) -> Tensor:
-        return method.counter(method.encoder(tile[None])).relu()[0]
-
     halved = [method.kernels[k] @ image @ method.kernels[k].T for image, k in zip(images, drawn, strict=True)]
-    whole = torch.stack([phi(tile) for tile in halved])
     corners = [(slice(a, a + 8), slice(b, b + 8)) for a in (0, 8) for b in (0, 8)]
-    parts = torch.stack([torch.stack([phi(image[:, a, b]) for a, b in corners]).sum(0) for image in images])
+    quarters = [image[:, a, b] for image in images for a, b in corners]
+    counted = method.counter(method.encoder(torch.stack([*halved, *quarters]))).relu()
+    whole, parts = counted[:BATCH], torch.stack([own.sum(0) for own in counted[BATCH:].split(4)])
     other = torch.stack([whole[number - 1] for number in range(BATCH)])
     near = (other - parts).detach().square().sum(1)
     margin = float(near.median()) + 1e-9  # half of the images are within it
     method.config = method.config.model_copy(update={"margin": margin})
     result = method(batch, NOW)
-    (gradient,) = torch.autograd.grad(result.loss, images)
-    loss = slowly(whole, parts, other, margin)
-    torch.testing.assert_close(result.loss, loss)
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss, images)[0])
+    assert_same_gradients(result.loss, slowly(whole, parts, other, margin), images, *method.parameters())
     assert float(result.metrics["active"]) == 0.5
     assert float(result.metrics["count"]) == pytest.approx(float(whole.detach().mean()))
     assert float(result.metrics["error"]) == pytest.approx(float((whole - parts).square().sum(1).detach().mean()))

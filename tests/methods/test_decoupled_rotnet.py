@@ -42,17 +42,21 @@ def written_out(method: DecoupledRotNet, images: Tensor, indices: Tensor, bank: 
             chances = torch.softmax(method.classifier.weight @ each[:half] + method.classifier.bias, 0)
             recognising = recognising - weights[n + turn * count] * chances[turn].log() / (4 * count)
             distance = distance + (each[half:] - mean.detach()).square().mean() / (4 * count)
-        vector = method.projector[0].weight @ mean + method.projector[0].bias
-        vectors.append(vector / vector.norm())
+        vectors.append(method.projector[0].weight @ mean + (0 if config.last_norm else method.projector[0].bias))
     drawn = torch.randint(INFO.samples, (6,), generator=method.rng(NOW.step))
-    noise, vectors = bank[drawn], torch.stack(vectors)
+    vectors = torch.stack(vectors)
+    if config.last_norm:
+        vectors = (vectors - vectors.mean(0)) / (vectors.var(0, correction=0) + 1e-5).sqrt()
+        vectors = vectors * method.projector[1].weight + method.projector[1].bias
+    noise, vectors = bank[drawn], torch.stack([vector / vector.norm() for vector in vectors])
     constant = INFO.samples * torch.stack([(v @ o / config.temperature).exp() for v in vectors for o in noise]).mean()
     contrast = nce(vectors, bank[indices], noise, float(constant.detach()), config.temperature, INFO.samples)
     return recognising + config.alike * distance + config.contrast * contrast
 
 
-def test_loss_and_gradients_are_those_of_the_formula_written_out():
-    settings = ["method.alike=0.7", "method.contrast=0.3"]
+@pytest.mark.parametrize("last_norm", ["false", "true"])
+def test_loss_and_gradients_are_those_of_the_formula_written_out(last_norm: str):
+    settings = ["method.alike=0.7", "method.contrast=0.3", f"method.last_norm={last_norm}"]
     method, other = ready(*settings), ready(*settings)
     batch, bank = batch_of(method), other.bank.rows.clone()
     loss = method(batch, NOW).loss

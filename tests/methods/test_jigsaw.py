@@ -13,6 +13,7 @@ from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.runs.assemble import build_method
 from eagleray_methods.jigsaw import Jigsaw, far_permutations
+from gradients import assert_same_gradients
 from method_cases import BATCH, INFO, NOW, batch_of, small
 
 # Tiles that a ViT's patches divide, at 8 pixels too.
@@ -61,31 +62,29 @@ def test_permutations_are_kept_in_checkpoints():
 
 
 @pytest.mark.parametrize("grid", [2, 3])
-def test_the_loss_is_cross_entropy_of_the_permutation_of_the_tiles(grid: int):
-    """Written out: one image, one tile after the other, shuffled as pixels, before the encoder."""
-    method = jigsaw(
-        f"method.grid={grid}", "method.tile=0.8"
-    ).eval()  # so that tiles encoded one by one have the same statistics
-    batch = batch_of(method)
+def test_loss_and_gradients_are_those_of_the_permutation_of_the_tiles(grid: int):
+    """Written out: tiles are shuffled as pixels, before the encoder; all go through it together."""
+    method = jigsaw(f"method.grid={grid}", "method.tile=0.8")
+    batch, count = batch_of(method), grid**2
     images = batch.views[0].requires_grad_()
     result = method(batch, NOW)
-    (gradient,) = torch.autograd.grad(result.loss, images)
     draw = method.rng(NOW.step)
     targets = torch.randint(12, (BATCH,), generator=draw)
-    numbers = torch.rand(BATCH, grid**2, 2, generator=draw)
-    loss, right = torch.tensor(0.0, dtype=torch.float64), 0
+    numbers = torch.rand(BATCH, count, 2, generator=draw)
+    shuffled = []
     for image, target, places in zip(images, targets.tolist(), numbers, strict=True):
         tiles = list(cut(image[None], grid, method.tile_size, places[None])[0])
-        rows = []
         for place in method.permutations[target].tolist():
             tile = tiles[place]
             deviation = (tile - tile.mean()).square().mean().add(1e-6).sqrt()
-            rows.append(method.projector(method.encoder((tile - tile.mean())[None] / deviation)))
-        logits = method.classifier(torch.cat(rows, 1))[0]
+            shuffled.append((tile - tile.mean()) / deviation)
+    vectors = method.projector(method.encoder(torch.stack(shuffled)))
+    loss, right = torch.tensor(0.0, dtype=torch.float64), 0
+    for number, target in enumerate(targets.tolist()):
+        logits = method.classifier(torch.cat(list(vectors[count * number : count * (number + 1)])))
         loss = loss - F.log_softmax(logits, 0)[target] / BATCH
         right += int(logits.argmax() == target)
-    torch.testing.assert_close(result.loss, loss)
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss, images)[0])
+    assert_same_gradients(result.loss, loss, images, *method.parameters())
     assert float(result.metrics["solved"]) == pytest.approx(right / BATCH)
 
 

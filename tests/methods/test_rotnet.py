@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.blocks.rotations import four_rotations
+from eagleray.blocks.rotations import eight_rotations, four_rotations
 from eagleray.config import load_run
+from gradients import assert_same_gradients
 from method_cases import NOW, batch_of, small
 
 
@@ -17,6 +18,24 @@ def test_rotations_are_right_angles_of_the_same_images():
     torch.testing.assert_close(upright, images)
     torch.testing.assert_close(half, images.flip(2, 3))
     torch.testing.assert_close(quarter, images.transpose(2, 3).flip(2))
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_loss_and_gradients_are_those_of_the_angle_of_each_rotated_image(count: int):
+    """Written out: image by image, all rotations of each; all go through the network together."""
+    method = small("rotnet", f"method.rotations={count}").train()
+    batch = batch_of(method)
+    images = batch.views[0].requires_grad_()
+    result = method(batch, NOW)
+    shown = images if count < 8 else torch.cat(eight_rotations(images)[:2])
+    turned, angles = [], []
+    for number, image in enumerate(shown):
+        for quarters in (0, 2) if count == 2 else range(4):
+            turned.append(image.rot90(quarters, (1, 2)))
+            angles.append(quarters // (4 // count) if count < 8 else 2 * quarters + number // len(images))
+    logits = method.classifier(method.encoder(torch.stack(turned)))
+    losses = [-row.log_softmax(0)[angle] for row, angle in zip(logits, angles, strict=True)]
+    assert_same_gradients(result.loss, torch.stack(losses).mean(), images, *method.parameters())
 
 
 def test_rotnet_reports_the_share_it_recognises():

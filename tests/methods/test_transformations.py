@@ -1,10 +1,12 @@
 """Transformations: as many classes as there are, and views that do not undo the task."""
 
+import numpy as np
 import pytest
 import torch
 
 from eagleray.augment import View
 from eagleray.config import load_run
+from gradients import assert_same_gradients
 from method_cases import NOW, batch_of, small
 
 
@@ -18,6 +20,25 @@ def test_the_classifier_distinguishes_the_transformations(group: str, classes: i
     result = method(batch_of(method), NOW)
     assert float(result.metrics["transformation"]) == pytest.approx(1 / classes)
     assert len(result.embeddings) == classes
+
+
+@pytest.mark.parametrize("group", ["square", "flips"])
+def test_loss_and_gradients_are_those_of_the_transformation_of_each_image(group: str):
+    """Written out with numpy's flips and rotations, image by image; all go through the network together."""
+    method = small("transformations", f"method.group={group}").train()
+    batch = batch_of(method)
+    images = batch.views[0].requires_grad_()
+    result = method(batch, NOW)
+    pixels = np.arange(64).reshape(8, 8)  # where each pixel comes from
+    moved = {
+        "square": [np.rot90(each, turns) for each in (pixels, np.fliplr(pixels)) for turns in range(4)],
+        "flips": [pixels, np.fliplr(pixels), np.flipud(pixels), np.flipud(np.fliplr(pixels))],
+    }[group]
+    places = [torch.from_numpy(each.ravel().copy()) for each in moved]
+    shown = [image.flatten(1)[:, place].view(3, 8, 8) for image in images for place in places]
+    rows = method.get_submodule("classifier")(method.encoder(torch.stack(shown))).log_softmax(1)
+    losses = [-row[number % len(moved)] for number, row in enumerate(rows)]
+    assert_same_gradients(result.loss, torch.stack(losses).mean(), images, *method.parameters())
 
 
 def test_views_never_flip_or_rotate():
