@@ -6,7 +6,7 @@ Differs from the paper: one grid of tiles covers the image, instead of four of 3
 head has a batch norm after its second layer too. The loss is the mean over pairs, not their sum, so the recipe is that
 of MMSelfSup's ResNet-50, with equal weight decay in all parts. Tiles have deviation 1, as images in an evaluation have,
 not 50, and are reduced with antialiasing. Under the small recipe the head is smaller, a third of the tiles keep their
-colours, because images in an evaluation do, and there are 2 x 2 tiles: those of 3 x 3 have 8 of 32 pixels, and less
+colours, because images in an evaluation do (a lens then still shows some places), and there are 2 x 2 tiles: those of 3 x 3 have 8 of 32 pixels, and less
 is learnt from them.
 """
 
@@ -24,6 +24,7 @@ from eagleray.blocks.tiles import (
     check_tiles,
     coarsened,
     cut,
+    kept_channels,
     one_channel,
     resampled,
     resampling,
@@ -104,8 +105,8 @@ class ContextPrediction(Method):
         """Cut tiles without clues to their place: edges, levels, shifts of colours, resolution."""
         config, size, channels = self.config, self.tile_size, self.data.channels
         shape = self.data.batch_size, config.grid**2
-        places, loses_colour = torch.rand(*shape, 2, generator=draw), torch.rand(shape, generator=draw)
-        kept = torch.randint(channels, shape, generator=draw).where(loses_colour < config.one_channel, -1)
+        places = torch.rand(*shape, 2, generator=draw)
+        kept = kept_channels(shape, config.one_channel, channels, draw)
         is_coarse, area = torch.rand(2, *shape, generator=draw)
         # The area is uniform between a hundredth of the tile's and all of it, as in the authors' code.
         sides = ((area * 0.99 + 0.01).sqrt() * size).round().long().clamp(min=1).where(is_coarse < config.coarse, size)

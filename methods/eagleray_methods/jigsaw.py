@@ -1,13 +1,14 @@
 """Jigsaw: predict how the tiles of an image were shuffled.
 
 Noroozi, Favaro 2016, https://arxiv.org/abs/1603.09246
-Widths, rates and the share of grey images are those of VISSL's ResNet-50 (Goyal et al. 2019,
+Widths, rates and the share of images without colour are those of VISSL's ResNet-50 (Goyal et al. 2019,
 https://arxiv.org/abs/1905.01235). Permutations are chosen once, the next one always farthest from all before, as in the
 paper's algorithm 1, and are the same for every seed.
 Differs from the paper: the first permutation is the identity, not a random one, and of equally far ones the one with
-the largest mean distance is taken. Colour channels are not shifted against each other. A layer of its own follows the
+the largest mean distance is taken. Colour channels are not shifted against each other; images without colour show one
+channel, not luma, which shows where a lens shifted colours. In the others it still does. A layer of its own follows the
 encoder for each tile, and one linear layer all of them. Images are cropped to between three quarters and all of their
-area, and flipped; their colour is dropped before they are normalised. The small recipe has all 24 permutations
+area, and flipped. The small recipe has all 24 permutations
 of 2 x 2 tiles, since 3 x 3 tiles of small images show too little (docs/results.md), and fewer features of a tile.
 """
 
@@ -25,7 +26,7 @@ from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows
 from eagleray.blocks.masking import take
 from eagleray.blocks.networks import mlp
-from eagleray.blocks.tiles import check_tiles, cut, laid, reordered, standardised, tile_size
+from eagleray.blocks.tiles import check_tiles, cut, grey, kept_channels, laid, reordered, standardised, tile_size
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
@@ -46,6 +47,9 @@ class Jigsaw(Method):
         tile: Annotated[
             float, Uniform(0.6, 1.0), Field(gt=0, le=1, description="side of a tile, as a part of its cell's side")
         ] = 0.85
+        one_channel: Annotated[
+            float, Uniform(0, 1), Field(ge=0, le=1, description="share of images that show one colour channel only")
+        ] = 0.66
         width: Annotated[int, IntRange(64, 1024), Field(ge=1, description="features that each tile is reduced to")] = (
             1000
         )
@@ -78,14 +82,16 @@ class Jigsaw(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        return (View(crop=(0.75, 1.0), flip=0.5, grayscale=0.66),)
+        return (View(crop=(0.75, 1.0), flip=0.5),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        images, draw = batch.views[0], self.rng(progress.step)
-        targets = torch.randint(self.config.permutations, (self.data.batch_size,), generator=draw)
-        numbers = torch.rand(self.data.batch_size, self.tiles, 2, generator=draw)
-        targets = own_rows(targets).to(images.device, non_blocking=True)
-        features, logits = self._recognise(cut(images, self.config.grid, self.tile_size, own_rows(numbers)), targets)
+        images, draw, count = batch.views[0], self.rng(progress.step), self.data.batch_size
+        targets = torch.randint(self.config.permutations, (count,), generator=draw)
+        numbers = torch.rand(count, self.tiles, 2, generator=draw)
+        kept = kept_channels((count,), self.config.one_channel, self.data.channels, draw)
+        targets, kept = (own_rows(each).to(images.device, non_blocking=True) for each in (targets, kept))
+        tiles = cut(grey(images, kept), self.config.grid, self.tile_size, own_rows(numbers))
+        features, logits = self._recognise(tiles, targets)
         solved = (logits.detach().argmax(1) == targets).float().mean()
         return StepResult(F.cross_entropy(logits, targets), list(features.detach().unbind(1)), {"solved": solved})
 

@@ -3,8 +3,8 @@
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728
 Rates, schedule and crops are those of the authors' CIFAR-10 runs: 0.1 for 128 images, divided by five after 60, 120 and
 160 of 200 epochs. The paper compares four rotations with 2 and 8, and finds four best. Right angles move pixels alone.
-Rotations by 45 degrees resample the image, so with `method.rotations=8` all eight do; but a network may still tell a
-diagonal by how it was interpolated.
+Rotations by 45 degrees resample the image, so with `method.rotations=8` all eight do; in images that are not smooth a
+network still tells diagonals by how they were interpolated.
 Differs from the paper: the classifier is one linear layer on the pooled features, so that these features are trained.
 Weight decay excludes biases and norms; the authors' includes them. Under the small recipe crops cover at least half of
 the image.

@@ -14,6 +14,8 @@ from eagleray.blocks.tiles import (
     check_tiles,
     coarsened,
     cut,
+    grey,
+    kept_channels,
     laid,
     one_channel,
     reordered,
@@ -180,3 +182,15 @@ def test_the_check_of_tiles_changes_no_running_statistics():
     check_tiles(taker, 8, 3, "method.tile=0.8")
     assert all(torch.equal(before[key], value) for key, value in taker.state_dict().items())
     assert math.isclose(float(before["blocks.1.running_mean"].sum()), 0)
+
+
+def test_a_grey_image_shows_one_channel_and_the_share_is_as_said():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 3, 4, 4, generator=draw)
+    found = grey(images, torch.tensor([-1, 0, 1, 2, -1]))
+    torch.testing.assert_close(found[[0, 4]], images[[0, 4]])
+    for number, channel in ((1, 0), (2, 1), (3, 2)):
+        torch.testing.assert_close(found[number], images[number, channel].expand(3, 4, 4))
+    kept = kept_channels((10_000,), 0.6, 3, draw)
+    shares = [float((kept == channel).double().mean()) for channel in (-1, 0, 1, 2)]
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.02)

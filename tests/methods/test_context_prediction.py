@@ -56,7 +56,7 @@ def test_views_are_not_flipped():
 
 @pytest.mark.parametrize("grid", [2, 3])
 def test_loss_and_gradients_are_those_of_the_mean_over_pairs(grid: int):
-    """Written out for each pair of tiles, all of which go through the encoder together; the share that is placed too."""
+    """Written out for each pair of tiles, which go through the encoder together; the share that is placed too."""
     method = context(f"method.grid={grid}")
     batch = batch_of(method)
     images = batch.views[0].requires_grad_()

@@ -71,8 +71,13 @@ def test_loss_and_gradients_are_those_of_the_permutation_of_the_tiles(grid: int)
     draw = method.rng(NOW.step)
     targets = torch.randint(12, (BATCH,), generator=draw)
     numbers = torch.rand(BATCH, count, 2, generator=draw)
+    loses_colour = torch.rand(BATCH, generator=draw) < 0.66
+    channels = torch.randint(3, (BATCH,), generator=draw)
+    assert 0 < int(loses_colour.sum()) < BATCH
     shuffled = []
-    for image, target, places in zip(images, targets.tolist(), numbers, strict=True):
+    for number, (image, target, places) in enumerate(zip(images, targets.tolist(), numbers, strict=True)):
+        if loses_colour[number]:
+            image = torch.stack([image[int(channels[number])]] * 3)
         tiles = list(cut(image[None], grid, method.tile_size, places[None])[0])
         for place in method.permutations[target].tolist():
             tile = tiles[place]

@@ -84,6 +84,26 @@ def standardised(tiles: Tensor) -> Tensor:
     return (tiles - mean) / (variance + 1e-6).sqrt()
 
 
+def kept_channels(shape: tuple[int, ...], share: float, channels: int, draw: torch.Generator) -> Tensor:
+    """Draw which channel a share of tiles or images keeps, int64; -1: all."""
+    loses_colour = torch.rand(shape, generator=draw)
+    return torch.randint(channels, shape, generator=draw).where(loses_colour < share, -1)
+
+
+def grey(images: Tensor, kept: Tensor) -> Tensor:
+    """Show one channel of each image in all of them.
+
+    Not luma: where a lens shifts colours against each other, their sum is blurred in the direction of the shift, which
+    tells the place in the photo as the colours do.
+
+    Args:
+        images: [N, C, S, S].
+        kept: which channel, [N] int64; -1: all stay as they are.
+    """
+    kept = kept[:, None, None, None]
+    return torch.where(kept < 0, images, images.take_along_dim(kept.clamp(min=0), 1))
+
+
 def one_channel(tiles: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
     """Keep one channel of each tile and replace the others by noise.
 

@@ -7,6 +7,7 @@ import torch
 
 from eagleray.contracts.errors import ConfigError
 
+
 def pick_device(wanted: str) -> torch.device:
     """Return the device that a setting names.
 
