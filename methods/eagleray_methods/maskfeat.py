@@ -9,7 +9,7 @@ weights are timm's. Under the small recipe the rate is higher, the warm-up short
 features are meant for fine-tuning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from eagleray.augment import View
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
-from eagleray.blocks.hog import BINS, histograms
+from eagleray.blocks.hog import BINS, histograms, lines
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import patchify, take
+from eagleray.blocks.masking import patchify, put, take, unpatchify
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -85,10 +85,32 @@ class MaskFeat(Method):
         images, grid = batch.views[0], self.encoder.grid
         places = draw_blocks(len(images), grid, self.hidden, self.rng(progress.step))
         places = places.to(images.device, non_blocking=True)  # [N, K]
-        tokens = encode_rest(self.encoder, images, places, self.mask_token[0])
-        predicted, target = self.head(take(tokens[:, 1:], places)), take(self._targets(images), places)
+        tokens, predicted = self._predict(images, places)
+        target = take(self._targets(images), places)
         cosine = nn.functional.cosine_similarity(precise(predicted.detach()), target, dim=-1).mean()
         return StepResult(squared_error(predicted, target), [tokens[:, 1:].detach().mean(1)], {"cosine": cosine})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide patches, and draw the edges of all and those that are predicted of the hidden ones."""
+        places = draw_blocks(len(images), self.encoder.grid, self.hidden, self.rng(0)).to(images.device)
+        patches, edges = patchify(images, self.encoder.patch_size), self._targets(images)
+        predicted = self._predict(images, places)[1]
+        seen = put(patches, places, patches.new_zeros(*places.shape, patches.shape[-1]))  # 0: the mean colour
+        drawn = {"edges": edges, "predicted edges": put(torch.zeros_like(edges), places, predicted)}
+        per_patch = self.encoder.patch_size // self.cell
+        return {
+            "seen": unpatchify(seen, self.encoder.patch_size),
+            **{title: lines(unpatchify(each, per_patch)) for title, each in drawn.items()},
+        }
+
+    def _predict(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images without their patches at `places`, and predict the histograms of these.
+
+        [N, C, S, S], [N, K] -> tokens [N, 1 + L, dim] and histograms [N, K, cells * C * 9].
+        """
+        tokens = encode_rest(self.encoder, images, places, self.mask_token[0])
+        return tokens, self.head(take(tokens[:, 1:], places))
 
     @torch.no_grad()
     def _targets(self, images: Tensor) -> Tensor:

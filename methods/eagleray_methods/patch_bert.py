@@ -10,6 +10,7 @@ to 64 pixels keep at least a fifth in a crop, since smaller crops lose the objec
 because a step of small images has fewer patches.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from eagleray.blocks.distributed import all_reduce_mean, broadcast, gather
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
 from eagleray.blocks.kmeans import kmeans, means, nearest
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import patchify, take
+from eagleray.blocks.masking import patchify, put, take, unpatchify
 from eagleray.blocks.patch_features import normalise_contrast, whiten
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -93,14 +94,33 @@ class PatchBERT(Method):
         if not self.vocabulary.is_fitted:
             self.vocabulary.fit(gather(patches).flatten(0, 1), generator)
         words = self.vocabulary(take(patches, places)).flatten()  # [N * K]
-        tokens = encode_rest(self.encoder, images, places, self.mask_token)[:, 1:]
-        logits = self.head(take(tokens, places)).flatten(0, 1)
+        tokens, logits = self._guess(images, places)
+        logits = logits.flatten(0, 1)
         shares = all_reduce_mean(F.one_hot(words, self.config.words).to(patches.dtype).mean(0))
         measured = {
             "word_accuracy": (logits.detach().argmax(1) == words).to(patches.dtype).mean(),
             "words_used": torch.special.entr(shares).sum().exp(),
         }
         return StepResult(word_loss(logits, words), [tokens.detach().mean(1)], measured)
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide patches, and show their words and those that are guessed, which have no brightness."""
+        size = self.encoder.patch_size
+        places = draw_blocks(len(images), self.encoder.grid, self.hidden, self.rng(0)).to(images.device)
+        patches = patchify(images, size)
+        hidden = self.vocabulary.patches(self.vocabulary(take(self._patches(images), places)))
+        guessed = self.vocabulary.patches(self._guess(images, places)[1].argmax(-1))
+        shown = {"seen": torch.zeros_like(hidden), "words": hidden, "guessed": guessed}  # 0: the mean colour
+        return {title: unpatchify(put(patches, places, each), size) for title, each in shown.items()}
+
+    def _guess(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images without their patches at `places`, and guess the words of these.
+
+        [N, C, S, S], [N, K] -> tokens [N, L, dim] and logits [N, K, words].
+        """
+        tokens = encode_rest(self.encoder, images, places, self.mask_token)[:, 1:]
+        return tokens, self.head(take(tokens, places))
 
     @torch.no_grad()
     def _patches(self, images: Tensor) -> Tensor:
@@ -156,6 +176,11 @@ class Vocabulary(nn.Module):
         with torch.autocast(patches.device.type, enabled=False):
             points = (patches.to(self.mean.dtype) - self.mean) @ self.whitening
             return nearest(points.flatten(0, -2), self.centroids).unflatten(0, points.shape[:-1])
+
+    @torch.no_grad()
+    def patches(self, words: Tensor) -> Tensor:
+        """Return the patches whose words these are, of mean 0 and deviation 1, [...] int64 -> [..., numbers]."""
+        return (self.mean + self.centroids @ torch.linalg.pinv(self.whitening))[words]
 
 
 def word_loss(logits: Tensor, words: Tensor) -> Tensor:

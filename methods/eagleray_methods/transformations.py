@@ -10,13 +10,15 @@ of ours. A batch holds all versions of its images, not some of each. The classif
 features, so that these features are trained. Under the small recipe crops cover at least half of the image.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, Field
-from torch import nn
+from torch import Tensor, nn
 
 from eagleray.augment import View
-from eagleray.blocks.rotations import flips, recognise_versions, square_symmetries
+from eagleray.blocks.rotations import chosen, flips, recognise_versions, square_symmetries
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.method import Method
@@ -58,5 +60,19 @@ class Transformations(Method):
         return (View(crop=(self.config.crop_min, 1.0)) if self.config.crop_min < 1 else View(),)
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        versions = (square_symmetries if self.config.group == "square" else flips)(batch.views[0])
+        versions = self.versions(batch.views[0])
         return recognise_versions(self.encoder, self.classifier, versions, "transformation")
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Flip and rotate each image, and undo the transformation that is recognised."""
+        drawn = torch.randint(VERSIONS[self.config.group], (len(images),), generator=self.rng(0))
+        changed = chosen(self.versions(images), drawn.to(images.device))
+        predicted = self.classifier(self.encoder(changed)).argmax(1)
+        # Mirrored versions undo themselves, rotations those by as much the other way.
+        undoing = predicted.where((predicted >= 4) | (self.config.group == "flips"), -predicted % 4)
+        return {"changed": changed, "changed back": chosen(self.versions(changed), undoing)}
+
+    def versions(self, images: Tensor) -> list[Tensor]:
+        """Return the images under all transformations, each [N, C, S, S]."""
+        return square_symmetries(images) if self.config.group == "square" else flips(images)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eagleray.blocks.hog import BINS, gradients, histograms
+from eagleray.blocks.hog import BINS, gradients, histograms, lines
 
 
 def ramp(degrees: float, side: int = 32, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -99,3 +99,15 @@ def test_gradients_are_sobels():
     across, down = gradients(image)
     assert across[0, 0, 1:4, 1:4].tolist() == [[1, 0, -1], [2, 0, -2], [1, 0, -1]]
     assert down.equal(across.transpose(2, 3))
+
+
+def test_lines_are_drawn_along_edges():
+    """A ramp's edges run across it."""
+    for turn in range(9):
+        angle = math.radians(20 * turn + 10)
+        drawn = lines(histograms(ramp(20 * turn + 10, dtype=torch.float64), 8))[0, 0, 9:18, 9:18] + 1
+        down, across = drawn.nonzero(as_tuple=True)
+        weights, places_of = drawn[down, across], torch.stack([across, down]).double() - 4
+        along = weights @ (places_of[1] * math.cos(angle) - places_of[0] * math.sin(angle)).square()
+        assert along > 5 * weights @ (places_of[0] * math.cos(angle) + places_of[1] * math.sin(angle)).square()
+    assert (lines(torch.zeros(1, 9, 2, 2)) == -1).all()

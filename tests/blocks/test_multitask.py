@@ -1,5 +1,6 @@
 """Methods beside a run's: their losses are added on one encoder, and nothing else of the run changes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,18 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.loop import train
 from eagleray.runs.checkpoint import load_checkpoint
-from eagleray.runs.method_checks import built, step
+from eagleray.runs.method_checks import CHECKS, built, step
 from eagleray.runs.processes import two_processes
 from eagleray.runs.restore import newest_method
 from method_cases import NOW, batch_of, settings
 
 SMALL = ["encoder.width=8", "threads=1", "device=cpu", "precision=fp32"]
 BESIDE = "beside=[rotnet,{name: transformations, loss_weight: 0.3}]"
+# Those draw, keep a bank of all images, and change the encoder after a step.
+DRAWING = [
+    "image_size=32",
+    "beside=[{name: decoupled_rotnet, projection: 4, negatives: 6}, {name: jigsaw, tile: 0.5, width: 6}, colorization]",
+]
 
 
 def run_of(*more: str) -> Run:
@@ -79,6 +85,27 @@ def test_what_methods_do_before_and_after_a_step_is_done(monkeypatch: pytest.Mon
     assert called == [(name, hook) for hook in hooks for name in ("SimCLR", "RotNet")]
 
 
+def test_labels_are_shown_to_the_main_method_alone(monkeypatch: pytest.MonkeyPatch):
+    shown = {}
+    monkeypatch.setattr(Method, "before_epoch", lambda self, epoch: shown.update({type(self).__name__: epoch.labelled}))
+    method = made(load_run(None, [*settings("fixmatch"), "beside=[rotnet]"]))
+    labelled = (torch.tensor([90, 91]), torch.tensor([0, 1]))
+    method.before_epoch(EpochView(lambda: torch.empty(0), labelled, NOW))
+    assert shown == {"FixMatch": labelled, "RotNet": None}
+    seen = []
+    for each in method.methods.values():
+        each.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].labelled))
+    batch = replace(batch_of(method), labelled=batch_of(method.main).labelled)
+    method(batch, NOW)
+    assert seen == [batch.labelled, None]
+
+
+@pytest.mark.parametrize("check", ["resuming", "randomness", "finite numbers"])
+@pytest.mark.parametrize("main", ["simclr", "byol"])
+def test_methods_beside_that_draw_pass_the_checks(main: str, check: str):
+    assert list(CHECKS[check](load_run(None, [*settings(main), *DRAWING]))) == []
+
+
 def test_beside_colorization_all_see_luma_alone(tmp_path: Path):
     images = write_images(tmp_path / "images")
     run = load_run(
@@ -101,7 +128,8 @@ def test_pictures_of_methods_beside_have_their_names_behind_them():
     method = made(run_of()).eval()
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rotnet = method.tasks["rotnet"].method.picture(images)
-    assert list(method.picture(images)) == ["turned (rotnet)", "turned back (rotnet)"]
+    tasks = {"rotnet": ("turned", "turned back"), "transformations": ("changed", "changed back")}
+    assert list(method.picture(images)) == [f"{title} ({name})" for name in tasks for title in tasks[name]]
     assert torch.equal(method.picture(images)["turned (rotnet)"], rotnet["turned"])
 
 
@@ -197,8 +225,9 @@ def worker(file: dict) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_two_workers_take_the_step_of_one():
-    file = run_of().file()
+@pytest.mark.parametrize("beside", [[BESIDE], DRAWING], ids=["drawing nothing", "drawing"])
+def test_two_workers_take_the_step_of_one(beside: list[str]):
+    file = load_run(None, [*settings("simclr"), *beside]).file()
     alone = worker(file)
     assert any(name.startswith("gradient") for name in alone)
     for each in two_processes(worker, file):

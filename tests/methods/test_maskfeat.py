@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from eagleray.augment import View
-from eagleray.blocks.hidden_patches import draw_blocks
-from eagleray.blocks.hog import histograms
+from eagleray.blocks.hidden_patches import draw_blocks, encode_rest
+from eagleray.blocks.hog import histograms, lines
+from eagleray.blocks.masking import patchify, unpatchify
 from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo
@@ -16,7 +17,7 @@ from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.recipe import Recipe
 from eagleray.runs.assemble import build_method
 from eagleray_methods.maskfeat import MaskFeat, squared_error
-from method_cases import INFO, NOW, small
+from method_cases import BATCH, INFO, NOW, batch_of, small
 
 
 def made(info: DataInfo = INFO, *more: str) -> MaskFeat:
@@ -123,3 +124,21 @@ def test_the_error_is_float32_inside_bf16_autocast():
         loss = squared_error(predicted, target)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, (predicted.float() - target).square().mean())
+
+
+def test_a_picture_shows_what_is_hidden_and_the_edges_that_are_predicted_of_it():
+    method = small("maskfeat").eval()
+    assert isinstance(method, MaskFeat)
+    images = batch_of(method).views[0]
+    made = method.picture(images)
+    size, edge = method.encoder.patch_size, 9 * method.encoder.patch_size // method.cell
+    hidden = patchify(made["seen"], size).abs().sum(2) == 0
+    assert hidden.sum(1).tolist() == [method.hidden] * BATCH
+    torch.testing.assert_close(patchify(made["seen"], size)[~hidden], patchify(images, size)[~hidden])
+    torch.testing.assert_close(made["edges"], lines(histograms(images, method.cell, window=True)))
+    predicted = patchify(made["predicted edges"], edge)
+    assert (predicted[~hidden] == -1).all()
+    places = draw_blocks(BATCH, method.encoder.grid, method.hidden, method.rng(0))
+    tokens = encode_rest(method.encoder, images, places, method.mask_token[0])[:, 1:]
+    cells = unpatchify(method.head(tokens), size // method.cell)
+    torch.testing.assert_close(predicted[hidden], patchify(lines(cells), edge)[hidden])

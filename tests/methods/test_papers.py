@@ -37,6 +37,8 @@ PAPERS = {
     "simsiam": lightly.SimSiamTransform().transforms,
     "dino method.local_crops=6 method.crop_split=0.4": lightly.DINOTransform().transforms,  # ours are of a longer run
     "ibot": lightly.IBOTTransform().transforms,
+    "msn": lightly.MSNTransform(cj_strength=0.5).transforms,  # of the authors' configuration
+    "mmcr method.views=4": [*BYOL, *BYOL],  # as the authors' code for ImageNet; lightly's are all of the first kind
     "barlow_twins": BYOL,
     "vicreg": lightly.VICRegTransform().transforms,
     "w_mse": lightly.WMSETransform(gaussian_blur=0.0).transforms,  # of CIFAR-10

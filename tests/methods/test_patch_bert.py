@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from eagleray.blocks.hidden_patches import draw_blocks
+from eagleray.blocks.masking import patchify
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, DataInfo
 from eagleray.contracts.errors import ConfigError
@@ -161,3 +162,22 @@ def test_the_loss_is_float32_inside_bf16_autocast():
         loss = word_loss(logits, words)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, -logits.float().log_softmax(1)[torch.arange(5), words].mean())
+
+
+def test_a_picture_shows_words_as_patches_of_that_word():
+    """A patch whose word is its own centroid is shown as it is, less its brightness."""
+    method = made(INFO, "method.words=128")  # 128 patches of a batch, all different
+    images = batch_of(method).views[0]
+    assert method.picture(images).keys() == {"seen", "words", "guessed"}
+    method(batch_of(method), NOW)
+    size, method = method.encoder.patch_size, method.eval()
+    shown = {title: patchify(each, size) for title, each in method.picture(images).items()}
+    hidden = shown["seen"].abs().sum(2) == 0
+    assert hidden.sum(1).tolist() == [method.hidden] * len(images)
+    plain = patchify(images, size)
+    for each in shown.values():
+        torch.testing.assert_close(each[~hidden], plain[~hidden])
+    torch.testing.assert_close(shown["words"][hidden], method._patches(images)[hidden], rtol=1e-4, atol=1e-4)
+    tokens = method.encoder.tokens(method.encoder.patches(images, hidden, method.mask_token))[:, 1:]
+    guessed = method.vocabulary.patches(method.head(tokens).argmax(-1))
+    torch.testing.assert_close(shown["guessed"][hidden], guessed[hidden])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.config import load_run
@@ -54,3 +55,15 @@ def test_the_papers_recipe_is_that_of_the_authors_code():
     run = load_run(None, ["method=transformations", "recipe=paper", "batch_size=128"])
     assert (run.optimizer.peak_lr(128), run.optimizer.weight_decay, run.optimizer.final_lr) == (1e-3, 0, 1)
     assert small("transformations", "method.crop_min=1").views == (View(),)
+
+
+@pytest.mark.parametrize(("group", "classes"), [("square", 8), ("flips", 4)])
+def test_a_picture_undoes_the_transformation_that_is_recognised(group: str, classes: int):
+    method = small("transformations", f"method.group={group}").eval()
+    images = torch.randn(32, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(classes, (32,), generator=method.rng(0))
+    assert len(drawn.unique()) == classes
+    method.get_submodule("classifier").forward = lambda _: F.one_hot(drawn, classes)  # type: ignore[method-assign]
+    made = method.picture(images)
+    assert torch.equal(made["changed back"], images)
+    assert not torch.equal(made["changed"], images)

@@ -44,6 +44,20 @@ def histograms(images: Tensor, cell: int, *, window: bool = True) -> Tensor:
     return F.normalize(cells, dim=2, eps=FLAT).flatten(1, 2)
 
 
+def lines(found: Tensor) -> Tensor:
+    """Draw each cell's histogram as lines along edges, across the gradient, the brighter the more.
+
+    [N, 9 * C, h, w] -> [N, C, 9 * h, 9 * w], of -1 where there is no edge.
+    """
+    place = torch.arange(BINS, dtype=found.dtype, device=found.device) - BINS // 2
+    angle = (torch.arange(BINS, dtype=found.dtype, device=found.device) + 0.5) / BINS * math.pi
+    # `histograms` measures the angle of a gradient from down towards the right: its sine lies across, its cosine down.
+    distance = place * angle.sin()[:, None, None] + place[:, None] * angle.cos()[:, None, None]  # [9, 9, 9]
+    drawn = (-2 * distance.square()).exp() * (place.square() + place[:, None].square() <= (BINS // 2) ** 2)
+    cells = torch.einsum("ncbhw,byx->nchywx", found.clamp(min=0).unflatten(1, (-1, BINS)), drawn)
+    return cells.flatten(4, 5).flatten(2, 3) * 3 - 1
+
+
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """Compute Sobel's gradients across and down, each [N, C, S, S].
 

@@ -27,7 +27,9 @@ class Multitask(Method):
     names before them.
 
     Source: Doersch, Zisserman 2017, Multi-task Self-Supervised Visual Learning, https://arxiv.org/abs/1708.07860. There
-    every task has images of its own, here all see the same ones; gradients are added for one step in both.
+    every task has images of its own, here all see the same ones; gradients are added for one step in both. Of its four
+    tasks, motion segmentation needs videos and is not here; its exemplars are distinguished by a triplet loss, here by
+    a class each.
 
     Args:
         name: of the main method.
