@@ -97,6 +97,18 @@ def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: 
     return markdown(columns, lines) + below(rows, key, [metric for metric in metrics if metric != "z_rank"])
 
 
+def shipped(name: str, *keys: str) -> str:
+    """Make the table of a sweep of `sweeps/` on the images it names, with its floors."""
+    rows = read(name)
+    trained = named([row for row in rows if row["state"] != "floor"], *keys)
+    floors = [{**row, "run": f"*{row['trial']}*"} for row in rows if row["state"] == "floor"]
+    lines = []
+    for run in dict.fromkeys(row["run"] for row in [*trained, *floors]):
+        own = [row for row in [*trained, *floors] if row["run"] == run]
+        lines.append([run, cell(own, "linear"), cell(own, "knn")])
+    return markdown(["run", "linear", "kNN"], lines) + below(trained, "run", ("linear", "knn"))
+
+
 def simclr_v2() -> str:
     rows = [{**row, "step": f"{row['step']}, {row['epochs']} epochs"} for row in read("simclr_v2")]
     head = ["step", "accuracy, 1,000 validation images", "2,000 test images", "linear on all labels, validation"]
@@ -241,6 +253,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "race": race,
     "race_steps": race_steps,
     "optimizers": optimizers,
+    "jigsaw_permutations": lambda: shipped("jigsaw_permutations", "method.permutations"),
+    "exemplar_classes": lambda: shipped("exemplar_classes", "method.classes"),
+    "lejepa_weight": lambda: shipped("lejepa_weight", "method.weight", "batch_size"),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 
