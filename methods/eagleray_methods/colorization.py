@@ -5,12 +5,12 @@ The colours are those of every fourth pixel, as shares of bins in the a-b plane 
 Images that are nearly grey teach nothing and do not count. Rate and decay are those of the authors' second version, and
 as in their code an image without colour still counts in the mean.
 Differs from the paper: the encoder sees luma, a weighted sum of red, green and blue, in place of Lab's lightness. It is
-linear, so after every step the first convolution is made blind to everything else: then evaluation, export and fine-
-tuning show the encoder what it has learnt from, whatever they do with colours. The decoder sees the pooled features
-alone, so that these are trained, where the paper's network keeps an eighth of the resolution. There are 261 bins, into
-which the colours of sRGB round, not 313. How rare a colour is follows from the images seen so far, not from all of them
-in advance, and is smoothed by the spread of each colour over its bins alone. Crops show at least 47 % of the area, not
-exactly that. Decay is AdamW's. The small recipe uses a narrow decoder.
+linear, so after every step the first convolution is made blind to everything else: then evaluation, export and
+fine-tuning show the encoder what it has learnt from, whatever they do with colours. The decoder sees the pooled
+features alone, so that these are trained, where the paper's network keeps an eighth of the resolution. There are 261
+bins, into which the colours of sRGB round, not 313. How rare a colour is follows from the images seen so far, not from
+all of them in advance, and is smoothed by the spread of each colour over its bins alone. Crops show at least 47 % of
+the area, not exactly that. Decay is AdamW's. The small recipe uses a narrow decoder.
 """
 
 import copy

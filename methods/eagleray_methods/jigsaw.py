@@ -8,8 +8,8 @@ Differs from the paper: the first permutation is the identity, not a random one,
 the largest mean distance is taken. Colour channels are not shifted against each other; images without colour show one
 channel, not luma, which shows where a lens shifted colours. In the others it still does. A layer of its own follows the
 encoder for each tile, and one linear layer all of them. Images are cropped to between three quarters and all of their
-area, and flipped. The small recipe has all 24 permutations
-of 2 x 2 tiles, since 3 x 3 tiles of small images show too little (docs/results.md), and fewer features of a tile.
+area, and flipped. The small recipe has all 24 permutations of 2 x 2 tiles, since 3 x 3 tiles of small images show too
+little (docs/results.md), and fewer features of a tile.
 """
 
 from collections.abc import Mapping

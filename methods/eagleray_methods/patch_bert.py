@@ -179,7 +179,7 @@ class Vocabulary(nn.Module):
 
     @torch.no_grad()
     def patches(self, words: Tensor) -> Tensor:
-        """Return the patches whose words these are, of mean 0 and deviation 1, [...] int64 -> [..., numbers]."""
+        """Return the patches whose words these are, of normalised contrast, [...] int64 -> [..., numbers]."""
         return (self.mean + self.centroids @ torch.linalg.pinv(self.whitening))[words]
 
 

@@ -53,7 +53,8 @@ def precision_reason(device: torch.device) -> str:
     words = set(cpu.read_text().split()) if cpu.is_file() else set[str]()
     if "amx_bf16" in words:
         return "bf16: the CPU has amx_bf16"
-    # From Zen 4 on. Intel's CPUs have the same instructions, at half the speed of fp32 where a machine hides their AMX.
+    # From Zen 4 on. Intel's CPUs have the same instructions, but are faster in fp32 where a machine hides their AMX
+    # (docs/performance.md).
     if {"avx512_bf16", "AuthenticAMD"} <= words:
         return "bf16: the CPU has avx512_bf16"
     return "fp32: bf16 would be slower on this CPU"
