@@ -98,9 +98,10 @@ def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: 
 
 
 def shipped(name: str, *keys: str) -> str:
-    """Make the table of a sweep of `sweeps/` on the images it names, with its floors."""
+    """Make the table of a sweep of `sweeps/` on the images it names, with its floors; `keys`: if not of whole runs."""
     rows = read(name)
-    trained = named([row for row in rows if row["state"] != "floor"], *keys)
+    trained = [row for row in rows if row["state"] != "floor"]
+    trained = named(trained, *keys) if keys else trained
     floors = [{**row, "run": f"*{row['trial']}*"} for row in rows if row["state"] == "floor"]
     lines = []
     for run in dict.fromkeys(row["run"] for row in [*trained, *floors]):
@@ -256,6 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "jigsaw_permutations": lambda: shipped("jigsaw_permutations", "method.permutations"),
     "exemplar_classes": lambda: shipped("exemplar_classes", "method.classes"),
     "lejepa_weight": lambda: shipped("lejepa_weight", "method.weight", "batch_size"),
+    "mask_ratio": lambda: shipped("mask_ratio"),
     "vat": lambda: points(named(read("vat"), "method.epsilon", "method.entropy"), ("accuracy", "linear")),
 }
 
