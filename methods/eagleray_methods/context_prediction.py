@@ -10,6 +10,7 @@ colours, because images in an evaluation do (a lens then still shows some places
 3 x 3 have 8 of 32 pixels, and less is learnt from them.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -25,6 +26,7 @@ from eagleray.blocks.tiles import (
     coarsened,
     cut,
     kept_channels,
+    laid,
     one_channel,
     resampled,
     resampling,
@@ -94,12 +96,36 @@ class ContextPrediction(Method):
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         tiles = self._tiles(batch.views[0], self.rng(progress.step))  # [N, T, C, s, s]
-        features = self.encoder(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])  # [N, T, dim]
-        reduced = self.projector(features.flatten(0, 1)).unflatten(0, tiles.shape[:2])
-        pairs = torch.cat([reduced[:, self.first], reduced[:, self.second]], 2).flatten(0, 1)  # [N * pairs, 2 width]
-        logits, targets = self.classifier(pairs), self.positions.repeat(len(tiles))
+        features, logits = self._recognise(tiles)
+        targets = self.positions.repeat(len(tiles))
         placed = (logits.detach().argmax(1) == targets).float().mean()
         return StepResult(F.cross_entropy(logits, targets), list(features.detach().unbind(1)), {"placed": placed})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Show a pair of tiles of each image, the first in the middle, and where the second is said to lie."""
+        tiles = cut(images, self.config.grid, self.tile_size)
+        everyone = torch.arange(len(images), device=images.device)
+        pair = torch.randint(len(self.first), (len(images),), generator=self.rng(0)).to(images.device)
+        logits = self._recognise(self._presented(tiles))[1].unflatten(0, (len(images), -1))  # [N, pairs, 8]
+        shown = {"pair": self.positions[pair], "placed": logits[everyone, pair].argmax(1)}
+        pictures = {}
+        for title, place in shown.items():
+            cells = tiles.new_zeros(len(images), 9, *tiles.shape[2:])
+            cells[:, 4] = tiles[everyone, self.first[pair]]
+            cells[everyone, place + (place >= 4)] = tiles[everyone, self.second[pair]]
+            pictures[title] = laid(cells, 3 * (images.shape[-1] // self.config.grid))
+        return pictures
+
+    def _recognise(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode tiles, and say of each pair how the second lies.
+
+        [N, T, C, s, s] -> features [N, T, dim] and logits [N * pairs, 8].
+        """
+        features = self.encoder(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
+        reduced = self.projector(features.flatten(0, 1)).unflatten(0, tiles.shape[:2])
+        pairs = torch.cat([reduced[:, self.first], reduced[:, self.second]], 2).flatten(0, 1)  # [N * pairs, 2 width]
+        return features, self.classifier(pairs)
 
     def _tiles(self, images: Tensor, draw: torch.Generator) -> Tensor:
         """Cut tiles without clues to their place: edges, levels, shifts of colours, resolution."""
@@ -119,10 +145,14 @@ class ContextPrediction(Method):
             # The authors' noise is of half a grey level of 255; images have been divided by their deviation.
             deviation = torch.tensor(self.data.std, device=images.device)[:, None, None]
             tiles = one_channel(tiles, kept, (noise / (255 * deviation)).to(tiles.dtype))
-        tiles = standardised(tiles)
-        if config.enlarge == 1:
+        return self._presented(tiles)
+
+    def _presented(self, tiles: Tensor) -> Tensor:
+        """Standardise tiles and enlarge them, as the encoder sees them."""
+        tiles, size = standardised(tiles), self.tile_size
+        if self.config.enlarge == 1:
             return tiles
-        return resampled(tiles, resampling(size, size * config.enlarge, "bilinear").to(tiles))
+        return resampled(tiles, resampling(size, size * self.config.enlarge, "bilinear").to(tiles))
 
 
 def neighbours(grid: int) -> tuple[Tensor, Tensor]:

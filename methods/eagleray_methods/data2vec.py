@@ -9,7 +9,7 @@ Hidden rectangles are filled up by single patches. Weight decay excludes the mas
 keep at least a fifth in a crop, since smaller crops lose the object. Under the small recipe the teacher moves faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from eagleray.augment import View
 from eagleray.blocks.distributed import mean_and_variance
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import take
+from eagleray.blocks.masking import filled, take
 from eagleray.blocks.networks import ema_update, frozen_copy
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -96,6 +96,12 @@ class Data2Vec(Method):
         loss = smooth_error(self.head(take(tokens, places)), targets, self.config.beta)
         deviation = mean_and_variance(targets.flatten(0, 1))[1].mean().sqrt()
         return StepResult(loss, [tokens.detach().mean(1)], {"target_std": deviation})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Hide patches, as of the images that the student sees."""
+        places = draw_blocks(len(images), self.encoder.grid, self.hidden, self.rng(0)).to(images.device)
+        return {"seen": filled(images, places, self.encoder.patch_size)}
 
     def after_step(self, progress: Progress) -> None:
         ema_update(self.teacher, self.encoder, self.config.momentum)

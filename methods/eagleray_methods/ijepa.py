@@ -14,7 +14,7 @@ on a grid of 8 x 8 patches. The small recipe has a narrower predictor of three b
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import take
+from eagleray.blocks.masking import only, take
 from eagleray.blocks.networks import ema_update, frozen_copy, sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -140,6 +140,14 @@ class IJEPA(Method):
         loss = F.smooth_l1_loss(precise(predicted), wanted)
         share = context.shape[1] / self.encoder.grid**2
         return StepResult(loss, [tokens.detach().mean(1)], {"context": share})
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Show the visible patches, and the blocks whose features are predicted from them."""
+        layout = draw_blocks(len(images), self.encoder.grid, self.config, self.rng(0))
+        shown = {"context": layout.context, "targets": layout.targets.flatten(1)}
+        size = self.encoder.patch_size
+        return {title: only(images, places.to(images.device), size) for title, places in shown.items()}
 
     def _predict(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Tensor:
         """Predict each block by itself from the context.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
-from eagleray.blocks.masking import patchify, put, take, unpatchify
+from eagleray.blocks.masking import filled, patchify, take
 from eagleray.blocks.networks import sincos_positions
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -105,10 +105,9 @@ class MAE(Method):
         if self.config.normalise:
             mean, deviation = _statistics(target)
             predicted = predicted * deviation + mean
-        hidden = order[:, self.kept :]
-        new = take(predicted, hidden)
-        shown = {"seen": torch.zeros_like(new), "reconstructed": new}  # 0: the mean colour
-        return {title: unpatchify(put(target, hidden, each), self.encoder.patch_size) for title, each in shown.items()}
+        hidden, size = order[:, self.kept :], self.encoder.patch_size
+        rebuilt = filled(images, hidden, size, take(predicted, hidden))
+        return {"seen": filled(images, hidden, size), "reconstructed": rebuilt}
 
     def _orders(self, step: int, count: int) -> Tensor:
         """Draw this worker's patch orders, [N, L], kept first.

@@ -20,7 +20,7 @@ from eagleray.augment import View
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
 from eagleray.blocks.hog import BINS, histograms, lines
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import patchify, put, take, unpatchify
+from eagleray.blocks.masking import filled, patchify, put, take, unpatchify
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -94,13 +94,11 @@ class MaskFeat(Method):
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:
         """Hide patches, and draw the edges of all and those that are predicted of the hidden ones."""
         places = draw_blocks(len(images), self.encoder.grid, self.hidden, self.rng(0)).to(images.device)
-        patches, edges = patchify(images, self.encoder.patch_size), self._targets(images)
-        predicted = self._predict(images, places)[1]
-        seen = put(patches, places, patches.new_zeros(*places.shape, patches.shape[-1]))  # 0: the mean colour
+        edges, predicted = self._targets(images), self._predict(images, places)[1]
         drawn = {"edges": edges, "predicted edges": put(torch.zeros_like(edges), places, predicted)}
         per_patch = self.encoder.patch_size // self.cell
         return {
-            "seen": unpatchify(seen, self.encoder.patch_size),
+            "seen": filled(images, places, self.encoder.patch_size),
             **{title: lines(unpatchify(each, per_patch)) for title, each in drawn.items()},
         }
 

@@ -13,7 +13,7 @@ narrower head and a faster teacher.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from eagleray.augment import View, multi_crop, simclr_view
 from eagleray.blocks.distributed import all_reduce_mean, all_reduce_sum, own_rows, world_size
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import take
+from eagleray.blocks.masking import only, take
 from eagleray.blocks.networks import PrototypeHead, ema_update, encode_crops, frozen_copy, small_crop_size
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -133,6 +133,12 @@ class MSN(Method):
             "unevenness": unevenness.detach(),
         }
         return StepResult(loss, list(embedded.detach().split(len(whole))), metrics)
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Leave out patches, as of the view that the student sees."""
+        kept = self._kept(0, len(images)).to(images.device)
+        return {"seen": only(images, kept, self.encoder.patch_size)}
 
     def _class_token(self, images: Tensor) -> Tensor:
         return self.encoder.tokens(self.encoder.patches(images))[:, 0]

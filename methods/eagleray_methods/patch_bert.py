@@ -23,7 +23,7 @@ from eagleray.blocks.distributed import all_reduce_mean, broadcast, gather
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
 from eagleray.blocks.kmeans import kmeans, means, nearest
 from eagleray.blocks.losses import precise
-from eagleray.blocks.masking import patchify, put, take, unpatchify
+from eagleray.blocks.masking import filled, patchify, take
 from eagleray.blocks.patch_features import normalise_contrast, whiten
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
@@ -108,11 +108,10 @@ class PatchBERT(Method):
         """Hide patches, and show their words and those that are guessed, which have no brightness."""
         size = self.encoder.patch_size
         places = draw_blocks(len(images), self.encoder.grid, self.hidden, self.rng(0)).to(images.device)
-        patches = patchify(images, size)
         hidden = self.vocabulary.patches(self.vocabulary(take(self._patches(images), places)))
         guessed = self.vocabulary.patches(self._guess(images, places)[1].argmax(-1))
-        shown = {"seen": torch.zeros_like(hidden), "words": hidden, "guessed": guessed}  # 0: the mean colour
-        return {title: unpatchify(put(patches, places, each), size) for title, each in shown.items()}
+        shown = {"seen": None, "words": hidden, "guessed": guessed}
+        return {title: filled(images, places, size, new) for title, new in shown.items()}
 
     def _guess(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images without their patches at `places`, and guess the words of these.

@@ -19,7 +19,7 @@ from eagleray.augment import View
 from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.hidden_patches import encode_rest
 from eagleray.blocks.losses import precise, squared_error
-from eagleray.blocks.masking import patchify, put, take, unpatchify
+from eagleray.blocks.masking import filled, patchify, take
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -92,9 +92,8 @@ class SimMIM(Method):
         """Hide squares and predict them."""
         places = self._places(0, len(images)).to(images.device)
         predicted = self._predict(images, places)[1]
-        patches = patchify(images, self.encoder.patch_size)
-        shown = {"seen": torch.zeros_like(predicted), "reconstructed": predicted}  # 0: the mean colour
-        return {title: unpatchify(put(patches, places, each), self.encoder.patch_size) for title, each in shown.items()}
+        size = self.encoder.patch_size
+        return {"seen": filled(images, places, size), "reconstructed": filled(images, places, size, predicted)}
 
     def _predict(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images without their patches at `places`, and predict these.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.blocks.tiles import cut
@@ -137,6 +137,37 @@ def test_grey_images_keep_their_channel():
     expected = expected - expected.mean((2, 3, 4), keepdim=True)
     deviation = expected.square().mean((2, 3, 4), keepdim=True).sqrt()
     torch.testing.assert_close(tiles, expected / deviation, rtol=1e-4, atol=1e-4)
+
+
+class Says(nn.Module):
+    """A classifier that is sure of a place for each pair."""
+
+    def __init__(self, places: Tensor):
+        super().__init__()
+        self.logits = F.one_hot(places, 8).double()
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.logits
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_a_picture_shows_a_pair_as_it_lies_and_as_it_is_placed(grid: int):
+    method = context(f"method.grid={grid}", "method.enlarge=2").eval()
+    images, side = batch_of(method).views[0], method.tile_size
+    tiles, cell = cut(images, grid, side), 32 // grid
+    places = torch.randint(8, (BATCH, len(method.first)), generator=torch.Generator().manual_seed(0))
+    method.classifier = Says(places.flatten())  # type: ignore[assignment]
+    shown = method.picture(images)
+    pairs = torch.randint(len(method.first), (BATCH,), generator=method.rng(0)).tolist()
+    for each, pair in enumerate(pairs):
+        first, second = int(method.first[pair]), int(method.second[pair])
+        down, right = second // grid - first // grid, second % grid - first % grid
+        for title, (rows, columns) in {"pair": (down, right), "placed": AROUND[places[each, pair]]}.items():
+            expected, start = torch.zeros_like(shown[title][each]), (cell - side) // 2
+            for tile, row, column in ((first, 1, 1), (second, 1 + rows, 1 + columns)):
+                top, left = row * cell + start, column * cell + start
+                expected[:, top : top + side, left : left + side] = tiles[each, tile]
+            assert torch.equal(shown[title][each], expected)
 
 
 def test_each_step_has_tiles_of_its_own():

@@ -41,6 +41,25 @@ def unpatchify(patches: Tensor, size: int) -> Tensor:
     return placed.permute(0, 5, 1, 3, 2, 4).reshape(count, channels, grid * size, grid * size)
 
 
+def filled(images: Tensor, places: Tensor, size: int, new: Tensor | None = None) -> Tensor:
+    """Replace patches of images, by the mean colour (0) if nothing is given.
+
+    [N, C, S, S], places [N, K], patches [N, K, size*size*C] -> [N, C, S, S].
+    """
+    patches = patchify(images, size)
+    if new is None:
+        new = patches.new_zeros(*places.shape, patches.shape[-1])
+    return unpatchify(put(patches, places, new), size)
+
+
+def only(images: Tensor, places: Tensor, size: int) -> Tensor:
+    """Show patches of images, and the mean colour (0) elsewhere.
+
+    [N, C, S, S], places [N, K] -> [N, C, S, S].
+    """
+    return filled(torch.zeros_like(images), places, size, take(patchify(images, size), places))
+
+
 def block_masks(wanted: Tensor, grid: int, numbers: Tensor) -> Tensor:
     """Hide random rectangles of a grid.
 

@@ -1,0 +1,95 @@
+"""Is it what a task shows, or what it asks? For pretext tasks: labels on the very images that they show the encoder.
+
+    python benchmarks/shown.py FOLDER [--methods jigsaw count] [--epochs 10] [--seeds 2] [--out rows.csv]
+
+A run draws the task's views, tiles and greys as the task does, and encodes them; in place of its question a linear
+layer on each feature is asked for the class of the image it comes from, with the labels of all images. What such a run
+learns is what labels can teach of what is shown: the task's own linear probe is below it for what is asked, and both
+are below that of labels on whole images for what is shown. Evaluated as every run, on whole images. FOLDER has `train`,
+`val` and `test`, with images in class folders.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eagleray.blocks.losses import precise
+from eagleray.config import load_run
+from eagleray.contracts.batch import Batch, Progress, StepResult
+from eagleray.contracts.method import Method
+from eagleray.loop import train
+from eagleray.runs.assemble import Assembly, assemble, images_of
+
+# Those that show the encoder one image, or the tiles of one image after those of another.
+METHODS = ("jigsaw", "context_prediction", "count", "colorization", "exemplar")
+
+
+class Asked(nn.Module):
+    """A method's forward pass, of which only the encoded images are used: to learn classes from.
+
+    Args:
+        method: encodes images, k for each of the batch, in their order.
+        classifier: of their features.
+        labels: of the training images, [images].
+    """
+
+    def __init__(self, method: Method, classifier: nn.Module, labels: Tensor):
+        super().__init__()
+        self.method, self.classifier, self.labels = method, classifier, labels
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        encoded: list[Tensor] = []
+        with self.method.encoder.register_forward_hook(lambda *call: encoded.append(call[2])):
+            self.method(batch, progress)
+        (features,) = encoded
+        targets = self.labels[batch.indices]
+        targets = targets.repeat_interleave(len(features) // len(targets))
+        loss = F.cross_entropy(precise(self.classifier(features)), targets)
+        return StepResult(loss, [features.detach()])
+
+
+def asked_for_labels(*arguments: Any, **settings: Any) -> Assembly:
+    """Build a run whose method is asked for labels."""
+    built = assemble(*arguments, **settings)
+    assert built.data.train.labels is not None
+    method, labels = built.method, torch.as_tensor(built.data.train.labels)
+    classifier = nn.Linear(method.encoder.dim, int(labels.max()) + 1)
+    method.add_module("classifier_of_labels", classifier)  # so that it is trained
+    return replace(built, forward=Asked(method, classifier, labels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}"]
+    with (
+        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(["run", "seed", "linear", "knn"])
+        for name in a.methods:
+            for seed in range(a.seeds):
+                run = load_run(None, [*shared, f"seed={seed}", f"method={name}", "batch_size=128", "threads=1"])
+                directory = Path(scratch) / f"{name}-{seed}"
+                *_, last = train(run, directory, data=images_of(run), build=asked_for_labels)
+                table.writerow([f"labels on {name}", seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
+                written.flush()
+
+
+if __name__ == "__main__":
+    main()
