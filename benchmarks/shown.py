@@ -1,6 +1,6 @@
 """Is it what a task shows, or what it asks? For pretext tasks: labels on the very images that they show the encoder.
 
-    python benchmarks/shown.py FOLDER [--methods jigsaw count] [--epochs 10] [--seeds 2] [--out rows.csv]
+    python benchmarks/shown.py FOLDER [--methods count "jigsaw method.one_channel=0"] [--seeds 2] [--out rows.csv]
 
 A run draws the task's views, tiles and greys as the task does, and encodes them; in place of its question a linear
 layer on each feature is asked for the class of the image it comes from, with the labels of all images. What such a run
@@ -47,14 +47,16 @@ class Asked(nn.Module):
         self.method, self.classifier, self.labels = method, classifier, labels
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        features, targets = self.shown(batch, progress)
+        return StepResult(F.cross_entropy(precise(self.classifier(features)), targets), [features.detach()])
+
+    def shown(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Return the features of all encoded images, [N k, D], and the labels of those they come from, [N k]."""
         encoded: list[Tensor] = []
         with self.method.encoder.register_forward_hook(lambda *call: encoded.append(call[2])):
             self.method(batch, progress)
         (features,) = encoded
-        targets = self.labels[batch.indices]
-        targets = targets.repeat_interleave(len(features) // len(targets))
-        loss = F.cross_entropy(precise(self.classifier(features)), targets)
-        return StepResult(loss, [features.detach()])
+        return features, self.labels[batch.indices].repeat_interleave(len(features) // len(batch.indices))
 
 
 def asked_for_labels(*arguments: Any, **settings: Any) -> Assembly:
@@ -70,11 +72,13 @@ def asked_for_labels(*arguments: Any, **settings: Any) -> Assembly:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="each with settings, if any, after spaces")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
+    if other := [name for name in a.methods if name.split()[0] not in METHODS]:
+        parser.error(f"--methods {other[0]}: takes {', '.join(METHODS)}")
     shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}"]
     with (
         a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
@@ -84,8 +88,8 @@ def main() -> None:
         table.writerow(["run", "seed", "linear", "knn"])
         for name in a.methods:
             for seed in range(a.seeds):
-                run = load_run(None, [*shared, f"seed={seed}", f"method={name}", "batch_size=128", "threads=1"])
-                directory = Path(scratch) / f"{name}-{seed}"
+                settings = [*shared, *f"method={name}".split(), f"seed={seed}", "batch_size=128", "threads=1"]
+                run, directory = load_run(None, settings), Path(scratch) / f"{name}-{seed}"
                 *_, last = train(run, directory, data=images_of(run), build=asked_for_labels)
                 table.writerow([f"labels on {name}", seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
                 written.flush()

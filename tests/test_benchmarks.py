@@ -1,5 +1,6 @@
 """The benchmarks still fit the code they measure; their results are not tested."""
 
+import csv
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
+from torch import nn
+from torch.nn import functional as F
 
 from eagleray.config import load_run
 from eagleray.config.plugin_files import import_file
 from eagleray.config.registry import declared
-from method_cases import METHODS
+from method_cases import METHODS, NOW, batch_of, small
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 SCRIPTS = [file for file in FILES if "def main()" in file.read_text(encoding="utf-8")]
@@ -106,3 +109,44 @@ def test_what_labels_and_reconstructions_make_of_parts_is_measured(tmp_path: Pat
     assert all(0 <= row[2] <= 1 for row in rows)
     assert rows[0][3:] == ("", "")
     assert all(share < 1 for share in rows[2][3:])
+
+
+SHOWN = loaded(next(file for file in FILES if file.stem == "shown"))
+
+
+@pytest.mark.parametrize("name", SHOWN.METHODS)
+def test_each_encoded_image_has_the_label_of_the_one_it_comes_from(name: str):
+    """With one other image in the batch, the features that change are those with its label."""
+    method = small(name).eval()
+    asked, batch = SHOWN.Asked(method, nn.Identity(), torch.arange(method.data.samples)), batch_of(method)
+    features, labels = asked.shown(batch, NOW)
+    assert set(labels.tolist()) == set(batch.indices.tolist())
+    batch.views[0][2] = batch.views[0][2].flip(2)
+    changed = (asked.shown(batch, NOW)[0] != features).any(1)
+    assert torch.equal(changed, labels == batch.indices[2])
+    expected = F.cross_entropy(asked.shown(batch, NOW)[0], labels)
+    torch.testing.assert_close(asked(batch, NOW).loss, expected)
+
+
+@pytest.mark.slow
+def test_what_labels_teach_of_what_a_task_shows_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Classes that are nothing but a colour are learnt from what exemplar shows, and not from luma."""
+    for part, count in (("train", 160), ("val", 40), ("test", 40)):
+        for number in range(count):
+            folder = tmp_path / f"images/{part}/{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            # 0.2126 of red and 0.0722 of blue are the same noise in luma.
+            noise, flat = Image.effect_noise((16, 16), 20 if number % 2 else 59), Image.new("L", (16, 16), 128)
+            image = Image.merge("RGB", (noise, flat, flat) if number % 2 else (flat, flat, noise))
+            image.save(folder / f"{number}.png")
+    out = tmp_path / "rows.csv"
+    asked = ["--methods", "exemplar method.classes=50", "colorization", "--epochs", "2", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["shown.py", str(tmp_path / "images"), *asked, "--out", str(out)])
+    SHOWN.main()
+    rows = {row["run"]: row for row in csv.DictReader(out.read_text().splitlines())}
+    assert rows.keys() == {"labels on exemplar method.classes=50", "labels on colorization"}
+    assert float(rows["labels on exemplar method.classes=50"]["linear"]) > 0.9
+    assert float(rows["labels on colorization"]["linear"]) < 0.9
+    monkeypatch.setattr(sys, "argv", ["shown.py", str(tmp_path / "images"), "--methods", "simclr"])
+    with pytest.raises(SystemExit):
+        SHOWN.main()
