@@ -1,0 +1,128 @@
+"""Compare with stable-pretraining at the same budget: its masks, heads, targets and losses with all else of ours.
+
+    pip install stable-pretraining==0.1.8
+    python benchmarks/against_stable_pretraining.py FOLDER [--methods simmim ijepa] [--seeds 3] [--out rows.csv]
+
+Views, encoder, initial weights, teacher with its momentum, batch, optimizer, schedule, precision, evaluation and shares
+of hidden patches are those of `eagleray train method=NAME` with the ViT of sweeps/methods.yaml. FOLDER has `train`,
+`val` and `test`, with images in class folders. A row is a run. MSN and LeJEPA are in against_lightly.py.
+"""
+
+import argparse
+import csv
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from eagleray.config import load_run
+from eagleray.contracts.batch import Batch, Progress, StepResult
+from eagleray.loop import train
+from eagleray.runs.assemble import Assembly, assemble, images_of
+
+
+def simmim(ours: Any) -> nn.Module:
+    return theirs("SimMIM")(**vit(ours), mask_ratio=ours.config.mask_ratio)
+
+
+def maskfeat(ours: Any) -> nn.Module:
+    return theirs("MaskFeat")(**vit(ours), mask_ratio=ours.config.mask_ratio)
+
+
+def data2vec(ours: Any) -> nn.Module:
+    arguments = vit(ours)
+    del arguments["patch_size"]
+    made = theirs("Data2Vec")(**arguments, top_k_blocks=ours.blocks, mask_ratio=ours.config.mask_ratio)
+    made.encoder.teacher = ours.teacher.vit
+    return made
+
+
+def ijepa(ours: Any) -> nn.Module:
+    c = ours.config
+    made = theirs("IJEPA")(ours.encoder.vit, c.predictor_dim, c.predictor_depth, num_targets=c.targets)
+    made.encoder.teacher.vit = ours.teacher.vit
+    # Its encoder has no class token.
+    ours.teacher.forward = partial(without_class_token, ours.teacher)
+    return made
+
+
+def without_class_token(encoder: Any, images: Tensor) -> Tensor:
+    return encoder.vit.norm(encoder.vit.blocks(encoder.patches(images))).mean(1)
+
+
+def theirs(name: str) -> Any:
+    """Return a method of the library."""
+    return getattr(importlib.import_module(f"stable_pretraining.methods.{name.lower()}"), name)
+
+
+def vit(ours: Any) -> dict[str, Any]:
+    """Return our network, and what it says of itself, as their methods take it."""
+    return {
+        "encoder_name": ours.encoder.vit,
+        "patch_size": ours.encoder.patch_size,
+        "image_size": ours.data.image_size,
+    }
+
+
+METHODS: dict[str, Callable[[Any], nn.Module]] = {
+    "simmim": simmim,
+    "maskfeat": maskfeat,
+    "data2vec": data2vec,
+    "ijepa": ijepa,
+}
+
+
+class Step(nn.Module):
+    """One step of their method on our view."""
+
+    def __init__(self, method: nn.Module):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        made = self.method(batch.views[0])
+        embedded = made.embedding.detach()
+        return StepResult(made.loss, [embedded.mean(1) if embedded.ndim == 3 else embedded])
+
+
+def by_theirs(*arguments: Any, **settings: Any) -> Assembly:
+    """Build a run of ours whose steps are theirs; our heads get no gradient, and so stay as they are."""
+    built = assemble(*arguments, **settings)
+    method = METHODS[built.run.method.name](built.method).to(built.device)
+    built.method.add_module("theirs", method)  # so that it is trained
+    return replace(built, forward=Step(method))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}", "threads=1"]
+    shared += ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128", "batch_size=128"]
+    with (
+        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(["method", "seed", "linear", "knn"])
+        for seed in range(a.seeds):
+            for name in a.methods:
+                run = load_run(None, [*shared, f"seed={seed}", f"method={name}"])
+                *_, last = train(run, Path(scratch) / f"{name}-{seed}", data=images_of(run), build=by_theirs)
+                table.writerow([name, seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
+                written.flush()
+
+
+if __name__ == "__main__":
+    main()
