@@ -85,13 +85,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
     ):
         table = csv.writer(written, lineterminator="\n")
-        table.writerow(["run", "seed", "linear", "knn"])
+        table.writerow(["method", "seed", "linear", "knn"])
         for name in a.methods:
             for seed in range(a.seeds):
                 settings = [*shared, *f"method={name}".split(), f"seed={seed}", "batch_size=128", "threads=1"]
                 run, directory = load_run(None, settings), Path(scratch) / f"{name}-{seed}"
                 *_, last = train(run, directory, data=images_of(run), build=asked_for_labels)
-                table.writerow([f"labels on {name}", seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
+                table.writerow([name, seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
                 written.flush()
 
 

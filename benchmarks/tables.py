@@ -23,6 +23,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (DOCS / "results.md", DOCS / "race.md")
 Row = dict[str, str]
 
+MANY = 5  # methods, over which a mean is worth an interval
+VIT = " vit_tiny depth=4 dim=128"  # after a method's name, where it is not the convnet
+
 # column of propagated_guesses.csv: its title
 GUESSES = {
     "graph": "spread label right",
@@ -61,7 +64,7 @@ def methods() -> str:
     lines = []
     for run in sorted(runs, key=lambda run: (families[run.split()[0]], -average(runs[run], "linear"))):
         own = runs[run]
-        shown = run.replace(" per_class=40", "").replace(" ratio=3", "").replace(" vit_tiny depth=4 dim=128", " (ViT)")
+        shown = run.replace(" per_class=40", "").replace(" ratio=3", "").replace(VIT, " (ViT)")
         quarters = [mean(own, f"stage_{quarter}", ".2f").removeprefix("0") for quarter in range(1, 5)]
         lines.append([
             *(families[run.split()[0]], shown, cell(own, "linear"), cell(own, "knn"), " ".join(quarters).strip()),
@@ -74,15 +77,39 @@ def methods() -> str:
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
-def beside_lightly(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    """Make the table of methods here and by lightly's parts, with the seeds that both have."""
-    lines = []
-    for method in dict.fromkeys(row["method"] for row in theirs):
-        side = [row for row in theirs if row["method"] == method]
-        seeds = {row["seed"] for row in side}
-        here = [row for row in ours if row["run"].split()[:1] == [method] and row["seed"] in seeds]
-        lines.append([method, *(cell(rows, metric) for metric in ("linear", "knn") for rows in (here, side))])
-    return markdown(["method", "linear", "lightly", "kNN", "lightly"], lines)
+def beside(ours: Sequence[Row], others: Sequence[Row], title: str) -> str:
+    """Make the table of methods of ours and of what stands beside them, with the seeds that both have.
+
+    The difference is ours minus theirs, paired by seed, with its interval; below, that of the mean over many methods.
+    """
+    lines, gains = [], {"linear": [], "knn": []}
+    for method in dict.fromkeys(row["method"] for row in others):
+        side = [row for row in others if row["method"] == method]
+        here = [row for row in ours if row["run"].removesuffix(VIT) == method]
+        line = [method]
+        for metric, means in gains.items():
+            values = [{row["seed"]: float(row[metric]) for row in rows} for rows in (here, side)]
+            both = sorted(values[0].keys() & values[1].keys())
+            differences = [values[0][seed] - values[1][seed] for seed in both]
+            line += [
+                cell([row for row in here if row["seed"] in both], metric),
+                cell(side, metric),
+                interval(differences),
+            ]
+            means += [fmean(differences)] if differences else []
+        lines.append(line)
+    head = ["method", "linear", title, "difference", "kNN", title, "difference"]
+    over_methods = ", ".join(f"{metric} {interval(means)}" for metric, means in gains.items())
+    below_it = f"\n\n± of the difference's mean over the methods, 95 %: {over_methods}" if len(lines) >= MANY else ""
+    return markdown(head, lines) + below_it
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean and the half width of its 95 % interval, Student's t; nothing if there is one value."""
+    if len(values) < 2:
+        return ""
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{fmean(values):+.3f} ± {half:.3f}"
 
 
 def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: Sequence[str] | None = None) -> str:
@@ -208,8 +235,7 @@ def optimizers() -> str:
             found = [float(values[method, name, rate][metric]) for name in names for rate in rates]
             lines[method] += [f"**{value:.3f}**" if value == max(found) else f"{value:.3f}" for value in found]
             gains.append(max(found[2:]) - max(found[:2]))
-        half = t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5
-        ahead.append(f"{metric} {fmean(gains):+.3f} ± {half:.3f}")
+        ahead.append(f"{metric} {interval(gains)}")
     head = ["method", *(f"{m}: {name} {rate}" for m in ("linear", "kNN") for name in names for rate in rates)]
     below_it = f"\n\n± of Muon before AdamW, mean over the methods, 95 %: {', '.join(ahead)}"
     return markdown(head, list(lines.values())) + below_it
@@ -232,8 +258,10 @@ def race_settings() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
-    "lightly": lambda: beside_lightly(read("methods"), read("lightly")),
-    "lightly_before": lambda: beside_lightly(read("methods_before"), read("lightly_before")),
+    "lightly": lambda: beside(read("methods"), read("lightly"), "lightly"),
+    "lightly_before": lambda: beside(read("methods_before"), read("lightly_before"), "lightly"),
+    # "shown": lambda: beside(read("methods"), read("shown"), "labels on what it shows"),
+    # "stable_pretraining": lambda: beside(read("methods"), read("stable_pretraining"), "stable-pretraining"),
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),

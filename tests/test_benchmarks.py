@@ -143,10 +143,10 @@ def test_what_labels_teach_of_what_a_task_shows_is_measured(tmp_path: Path, monk
     asked = ["--methods", "exemplar method.classes=50", "colorization", "--epochs", "2", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["shown.py", str(tmp_path / "images"), *asked, "--out", str(out)])
     SHOWN.main()
-    rows = {row["run"]: row for row in csv.DictReader(out.read_text().splitlines())}
-    assert rows.keys() == {"labels on exemplar method.classes=50", "labels on colorization"}
-    assert float(rows["labels on exemplar method.classes=50"]["linear"]) > 0.9
-    assert float(rows["labels on colorization"]["linear"]) < 0.9
+    rows = {row["method"]: row for row in csv.DictReader(out.read_text().splitlines())}
+    assert rows.keys() == {"exemplar method.classes=50", "colorization"}
+    assert float(rows["exemplar method.classes=50"]["linear"]) > 0.9
+    assert float(rows["colorization"]["linear"]) < 0.9
     monkeypatch.setattr(sys, "argv", ["shown.py", str(tmp_path / "images"), "--methods", "simclr"])
     with pytest.raises(SystemExit):
         SHOWN.main()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from scipy.stats import ttest_1samp, ttest_rel
 from statsmodels.formula.api import ols
 
 from eagleray.config.plugin_files import import_file
@@ -16,7 +17,7 @@ tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
 
 POINTS = {  # the column that, with the seed, is a run's own, where it is not "trial"
     "simclr_v2": "step", "propagated_guesses": "run", "reconstruction": "run",
-    "lightly": "method", "lightly_before": "method",
+    "lightly": "method", "lightly_before": "method", "shown": "method", "stable_pretraining": "method",
 }  # fmt: skip
 
 
@@ -49,3 +50,33 @@ def test_a_difference_has_the_interval_of_a_linear_model():
     numbers = pandas.DataFrame([{**row, "knn": float(row["knn"])} for row in rows])
     low, high = ols("knn ~ C(run) + C(seed)", numbers).fit().conf_int().loc["C(run)[T.b]"]
     assert tables.half_width(rows, "run", "knn") == pytest.approx((high - low) / 2)
+
+
+def test_methods_stand_beside_others_with_paired_differences():
+    """Only runs of the method's own name count, with the seeds of both."""
+    draw = np.random.default_rng(1)
+    values = draw.normal(size=(tables.MANY, 2, 3)).round(3)
+    names = [f"m{number}" for number in range(tables.MANY)]
+    ours = [
+        {"run": run, "seed": str(seed), "linear": str(values[m, 0, seed] + more), "knn": "0.5"}
+        for m, name in enumerate(names)
+        for run, more in ((name if m else name + tables.VIT, 0), (f"{name} grid=3", 1))
+        for seed in range(3)
+    ]
+    theirs = [
+        {"method": name, "seed": str(seed), "linear": str(values[m, 1, seed]), "knn": "0.25"}
+        for m, name in enumerate(names)
+        for seed in range(2 if m == 1 else 3)
+    ]
+    found = tables.beside(ours, theirs, "others").splitlines()
+    assert found[0] == "| method | linear | others | difference | kNN | others | difference |"
+    differences = []
+    for m, line in enumerate(found[2 : 2 + tables.MANY]):
+        both = slice(2 if m == 1 else 3)
+        pair = values[m, 0, both], values[m, 1, both]
+        low, high = ttest_rel(*pair).confidence_interval()
+        differences.append(float(np.mean(pair[0] - pair[1])))
+        assert line.split(" | ")[3] == f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+    low, high = ttest_1samp(differences, 0).confidence_interval()
+    expected = f"linear {(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}, knn +0.250 ± 0.000"
+    assert found[-1] == f"± of the difference's mean over the methods, 95 %: {expected}"
