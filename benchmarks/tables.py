@@ -261,7 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lightly": lambda: beside(read("methods"), read("lightly"), "lightly"),
     "lightly_before": lambda: beside(read("methods_before"), read("lightly_before"), "lightly"),
     "shown": lambda: beside(read("methods"), read("shown"), "labels on what it shows"),
-    # "stable_pretraining": lambda: beside(read("methods"), read("stable_pretraining"), "stable-pretraining"),
+    "stable_pretraining": lambda: beside(read("methods"), read("stable_pretraining"), "stable-pretraining"),
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),

@@ -4,7 +4,7 @@ Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu 2021, https://arxiv.org/abs/2111.09886
 The paper's recipe is that of the authors' ViT-B: 800 epochs, of which the last 100 at a tenth of the rate.
 Differs from the paper: the ViT has absolute positions, where the authors' has shared relative ones, and neither
 stochastic depth nor layer scale; its weights start as timm's. Weight decay excludes the mask token, too. The small
-recipe ends in a cosine, at a higher rate. The features are meant for fine-tuning.
+recipe ends in a cosine, at a higher rate, and hides single patches. The features are meant for fine-tuning.
 """
 
 import math
@@ -54,6 +54,7 @@ class SimMIM(Method):
     recipes = Recipes(
         paper=Recipe(lr=5e-5, weight_decay=0.05, warmup_epochs=10, drops=(0.875,), clip=5.0),
         small=SMALL_VIT,
+        small_settings={"mask_unit": 1},
     )
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):

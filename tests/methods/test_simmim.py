@@ -54,7 +54,11 @@ def authors_loss(method: SimMIM, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("size", "channels", "settings"),
-    [(8, 3, []), (12, 1, ["encoder.patch_size=3", "method.mask_ratio=0.4"]), (10, 3, ["encoder.patch_size=2"])],
+    [
+        (8, 3, ["method.mask_unit=2"]),
+        (12, 1, ["encoder.patch_size=3", "method.mask_ratio=0.4"]),
+        (10, 3, ["encoder.patch_size=2"]),
+    ],
 )
 def test_the_step_is_the_authors_loss(size: int, channels: int, settings: list[str]):
     info = DataInfo(size, channels, samples=100, classes=None, batch_size=5, seed=4)
@@ -82,7 +86,8 @@ def test_reconstruction_of_images_of_one_colour_is_that_colour_squared():
 def test_squares_of_two_patches_hide_three_fifths_of_the_paper_and_of_small_images():
     """32 of 224 pixels, and 8 of 32: 49 squares, of which 30, and 16, of which 10."""
     for size, patch, squares, hidden in [(224, 16, 49, 30), (32, 4, 16, 10)]:
-        method = made(replace(INFO, image_size=size), f"encoder.patch_size={patch}", "encoder.depth=1")
+        info = replace(INFO, image_size=size)
+        method = made(info, f"encoder.patch_size={patch}", "encoder.depth=1", "method.mask_unit=null")
         assert (method.unit * patch, method.units, method.hidden) == (size // squares**0.5, squares, hidden)
         places = method._places(0, 3)
         assert places.shape == (3, 4 * hidden)
@@ -96,7 +101,7 @@ def test_squares_cover_their_patches():
 
 
 def test_an_odd_number_of_patches_is_hidden_patch_by_patch():
-    assert made(replace(INFO, image_size=28), "encoder.patch_size=4").unit == 1
+    assert made(replace(INFO, image_size=28), "encoder.patch_size=4", "method.mask_unit=null").unit == 1
 
 
 def test_views_are_the_authors():
