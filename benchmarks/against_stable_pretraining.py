@@ -1,11 +1,12 @@
-"""Compare with stable-pretraining at the same budget: its masks, heads, targets and losses with all else of ours.
+"""Compare with stable-pretraining at the same budget: its masks, heads, targets and losses, everything else ours.
 
     pip install stable-pretraining==0.1.8
     python benchmarks/against_stable_pretraining.py FOLDER [--methods simmim ijepa] [--seeds 3] [--out rows.csv]
 
-Views, encoder, initial weights, teacher with its momentum, batch, optimizer, schedule, precision, evaluation and shares
-of hidden patches are those of `eagleray train method=NAME` with the ViT of sweeps/methods.yaml. FOLDER has `train`,
-`val` and `test`, with images in class folders. A row is a run. MSN and LeJEPA are in against_lightly.py.
+Views, encoder, initial weights (I-JEPA's are divided by depth), teacher with its momentum, batch, optimizer, schedule,
+precision and evaluation are those of `eagleray train method=NAME` with the ViT of sweeps/methods.yaml; so is the share
+of hidden patches, but for I-JEPA's. FOLDER has `train`, `val` and `test`, with images in class folders. A row is a run.
+MSN and LeJEPA are in against_lightly.py.
 """
 
 import argparse
@@ -29,14 +30,17 @@ from eagleray.runs.assemble import Assembly, assemble, images_of
 
 
 def simmim(ours: Any) -> nn.Module:
+    """Build SimMIM, which hides single patches."""
     return theirs("SimMIM")(**vit(ours), mask_ratio=ours.config.mask_ratio)
 
 
 def maskfeat(ours: Any) -> nn.Module:
+    """Build MaskFeat, which hides single patches and predicts one histogram of each channel."""
     return theirs("MaskFeat")(**vit(ours), mask_ratio=ours.config.mask_ratio)
 
 
 def data2vec(ours: Any) -> nn.Module:
+    """Build data2vec, which hides single patches, with our teacher."""
     arguments = vit(ours)
     del arguments["patch_size"]
     made = theirs("Data2Vec")(**arguments, top_k_blocks=ours.blocks, mask_ratio=ours.config.mask_ratio)
@@ -45,15 +49,18 @@ def data2vec(ours: Any) -> nn.Module:
 
 
 def ijepa(ours: Any) -> nn.Module:
+    """Build I-JEPA with our teacher; it divides the first weights of our encoder by depth, and so the teacher's."""
     c = ours.config
     made = theirs("IJEPA")(ours.encoder.vit, c.predictor_dim, c.predictor_depth, num_targets=c.targets)
-    made.encoder.teacher.vit = ours.teacher.vit
-    # Its encoder has no class token.
+    ours.teacher.load_state_dict(ours.encoder.state_dict())
+    made.encoder.teacher = type(made.encoder.student)(ours.teacher.vit)
+    # The features that are evaluated are those that its loss is of, which sees no class token.
     ours.teacher.forward = partial(without_class_token, ours.teacher)
     return made
 
 
 def without_class_token(encoder: Any, images: Tensor) -> Tensor:
+    """Encode patches alone, and average them, [N, C, S, S] -> [N, dim]."""
     return encoder.vit.norm(encoder.vit.blocks(encoder.patches(images))).mean(1)
 
 

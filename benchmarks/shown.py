@@ -2,10 +2,10 @@
 
     python benchmarks/shown.py FOLDER [--methods count "jigsaw method.one_channel=0"] [--seeds 2] [--out rows.csv]
 
-A run draws the task's views, tiles and greys as the task does, and encodes them; in place of its question a linear
-layer on each feature is asked for the class of the image it comes from, with the labels of all images. What such a run
-learns is what labels can teach of what is shown: the task's own linear probe is below it for what is asked, and both
-are below that of labels on whole images for what is shown. Evaluated as every run, on whole images. FOLDER has `train`,
+A run draws the task's views, tiles and greys as the task does, and encodes them. In place of the task's question, a
+linear layer on each feature is asked for the class of the image it comes from, with the labels of all images; the
+recipe stays that of the task. If even labels learn little, the images that are shown are a limit; if they learn much
+more than the task, these are not what holds it. It is evaluated as every run, on whole images. FOLDER has `train`,
 `val` and `test`, with images in class folders.
 """
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from eagleray.blocks.losses import precise
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, Progress, StepResult
+from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.method import Method
 from eagleray.loop import train
 from eagleray.runs.assemble import Assembly, assemble, images_of
@@ -62,9 +63,10 @@ class Asked(nn.Module):
 def asked_for_labels(*arguments: Any, **settings: Any) -> Assembly:
     """Build a run whose method is asked for labels."""
     built = assemble(*arguments, **settings)
-    assert built.data.train.labels is not None
-    method, labels = built.method, torch.as_tensor(built.data.train.labels)
-    classifier = nn.Linear(method.encoder.dim, int(labels.max()) + 1)
+    if built.data.train.labels is None or (built.data.train.labels < 0).any():
+        raise ConfigError("not all training images have a class: take a folder of class folders, without `unlabelled`")
+    method, labels = built.method, torch.as_tensor(built.data.train.labels).to(built.device)
+    classifier = nn.Linear(method.encoder.dim, int(labels.max()) + 1).to(built.device)
     method.add_module("classifier_of_labels", classifier)  # so that it is trained
     return replace(built, forward=Asked(method, classifier, labels))
 

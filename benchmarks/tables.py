@@ -93,7 +93,7 @@ def beside(ours: Sequence[Row], others: Sequence[Row], title: str) -> str:
             differences = [values[0][seed] - values[1][seed] for seed in both]
             line += [
                 cell([row for row in here if row["seed"] in both], metric),
-                cell(side, metric),
+                cell([row for row in side if row["seed"] in both or not here], metric),
                 interval(differences),
             ]
             means += [fmean(differences)] if differences else []
@@ -109,7 +109,7 @@ def interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return ""
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{fmean(values):+.3f} ± {half:.3f}"
+    return f"{round(fmean(values), 3) + 0.0:+.3f} ± {half:.3f}"  # + 0.0: there is no -0.000
 
 
 def points(rows: Sequence[Row], metrics: Sequence[str], key: str = "run", head: Sequence[str] | None = None) -> str:

@@ -68,6 +68,8 @@ def test_methods_stand_beside_others_with_paired_differences():
         for m, name in enumerate(names)
         for seed in range(2 if m == 1 else 3)
     ]
+    theirs[0:0] = [{**theirs[0], "seed": "3", "linear": "9"}]  # a seed and a method that only they have
+    theirs += [{**theirs[0], "method": "only theirs"}]
     found = tables.beside(ours, theirs, "others").splitlines()
     assert found[0] == "| method | linear | others | difference | kNN | others | difference |"
     differences = []
@@ -76,7 +78,11 @@ def test_methods_stand_beside_others_with_paired_differences():
         pair = values[m, 0, both], values[m, 1, both]
         low, high = ttest_rel(*pair).confidence_interval()
         differences.append(float(np.mean(pair[0] - pair[1])))
-        assert line.split(" | ")[3] == f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+        _, here, there, gain, knn, their_knn, knn_gain = line.strip("| ").split(" | ")
+        assert gain == f"{(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}"
+        assert [float(each.partition(" ")[0]) for each in (here, there)] == pytest.approx(np.mean(pair, 1), abs=6e-4)
+        assert (knn[:5], their_knn[:5], knn_gain) == ("0.500", "0.250", "+0.250 ± 0.000")
+    assert found[2 + tables.MANY] == "| only theirs |  | 9.000 (9.000) |  |  | 0.250 (.250) |  |"
     low, high = ttest_1samp(differences, 0).confidence_interval()
     expected = f"linear {(low + high) / 2:+.3f} ± {(high - low) / 2:.3f}, knn +0.250 ± 0.000"
     assert found[-1] == f"± of the difference's mean over the methods, 95 %: {expected}"

@@ -144,10 +144,11 @@ class IJEPA(Method):
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:
         """Show the visible patches, and the blocks whose features are predicted from them."""
-        layout = draw_blocks(len(images), self.encoder.grid, self.config, self.rng(0))
+        # The context is as large as that of the image that has least of it, so a whole batch is drawn.
+        count, size = len(images), self.encoder.patch_size
+        layout = draw_blocks(max(count, self.data.batch_size), self.encoder.grid, self.config, self.rng(0))
         shown = {"context": layout.context, "targets": layout.targets.flatten(1)}
-        size = self.encoder.patch_size
-        return {title: only(images, places.to(images.device), size) for title, places in shown.items()}
+        return {title: only(images, places[:count].to(images.device), size) for title, places in shown.items()}
 
     def _predict(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Tensor:
         """Predict each block by itself from the context.
