@@ -105,15 +105,15 @@ class ContextPrediction(Method):
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:
         """Show a pair of tiles of each image, the first in the middle, and where the second is said to lie."""
         tiles = cut(images, self.config.grid, self.tile_size)
-        everyone = torch.arange(len(images), device=images.device)
+        image = torch.arange(len(images), device=images.device)
         pair = torch.randint(len(self.first), (len(images),), generator=self.rng(0)).to(images.device)
         logits = self._recognise(self._presented(tiles))[1].unflatten(0, (len(images), -1))  # [N, pairs, 8]
-        shown = {"pair": self.positions[pair], "placed": logits[everyone, pair].argmax(1)}
+        shown = {"pair": self.positions[pair], "placed": logits[image, pair].argmax(1)}
         pictures = {}
         for title, place in shown.items():
             cells = tiles.new_zeros(len(images), 9, *tiles.shape[2:])
-            cells[:, 4] = tiles[everyone, self.first[pair]]
-            cells[everyone, place + (place >= 4)] = tiles[everyone, self.second[pair]]
+            cells[:, 4] = tiles[image, self.first[pair]]
+            cells[image, place + (place >= 4)] = tiles[image, self.second[pair]]
             pictures[title] = laid(cells, 3 * (images.shape[-1] // self.config.grid))
         return pictures
 
