@@ -8,7 +8,7 @@ held. The columns of W have length 1.
 Differs from the paper: f shrinks a linear map, in place of a scaled tanh, so that its codes have zeros too. At first it
 is one step of the search from z = 0. Codes are found by proximal gradients (ISTA), and AdamW without decay moves W and
 f, not plain gradients. Patches have 6 pixels and are prepared as those of Coates, Ng and Lee (2011); the features are
-|f(x)| averaged over each of the image's quadrants. Images of more than 32 pixels are shrunk. The weights of the energy
+max(0, f(x)) and max(0, -f(x)), averaged over each of the image's quadrants. Images of more than 32 pixels are shrunk. The weights of the energy
 are chosen for such patches.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from eagleray.augment import View
 from eagleray.blocks.distributed import all_reduce_mean, broadcast
 from eagleray.blocks.losses import squared_error
-from eagleray.blocks.patch_codes import full_precision, layer_of, shrink
+from eagleray.blocks.patch_codes import full_precision, layer_of, shrink, signs_apart
 from eagleray.blocks.patch_features import whiten
 from eagleray.contracts.batch import Batch, DataInfo, EpochView, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
@@ -105,7 +105,7 @@ class SparseCoding(Method):
             "active": is_active.to(loss.dtype).mean(),
             "used": (all_reduce_mean(is_active.to(loss.dtype).mean(0)) > 0).to(loss.dtype).mean(),
         }
-        return StepResult(loss, [predictions.detach().abs().mean(1)], metrics)
+        return StepResult(loss, [signs_apart(predictions.detach()).mean(1)], metrics)
 
     @torch.no_grad()
     def error(self, images: Tensor) -> Tensor:

@@ -56,10 +56,12 @@ def test_features_are_codes_averaged_over_quadrants(code: Code, size: int, chann
     count = size - layer.side + 1
     expected = []
     for image in images(size, channels).numpy():
-        pixels, sums = slow_pixels(image), np.zeros((2, 2, 7))
+        pixels, sums = slow_pixels(image), np.zeros((2, 2, layer.dim // 4))
         for y, x in np.ndindex(count, count):
             codes = slow_code(layer, slow_patch(layer, pixels, y, x))
-            sums[int(y >= count / 2), int(x >= count / 2)] += np.abs(codes)
+            # Both signs of shrunk products apart.
+            numbers = codes if code == "triangle" else [max(0.0, s * each) for s in (1, -1) for each in codes]
+            sums[int(y >= count / 2), int(x >= count / 2)] += numbers
         expected.append(sums.reshape(-1) * 4 / count**2)
     found = layer(images(size, channels)).detach().numpy()
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-9)
@@ -99,6 +101,19 @@ def test_drawn_patches_are_those_of_each_image():
         assert (np.abs(all_of_it[:, None] - patches.numpy()).max(2).min(0) < 1e-9).all()
 
 
+def test_an_image_and_its_negative_have_other_features():
+    """Their |codes| are the same."""
+    layer = made("shrinkage", 8, 1)
+    with torch.no_grad():
+        layer.mean.zero_()
+        layer.pixel_mean.fill_(0.5)
+    image = images(8, 1)
+    one, other = (layer(each).unflatten(1, (4, 2, 7)) for each in (image, -image))
+    torch.testing.assert_close(one, other.flip(2))
+    torch.testing.assert_close(one.sum(2), other.sum(2))
+    assert ((one - other).abs().sum((1, 2, 3)) > 0.1 * one.sum((1, 2, 3))).all()
+
+
 def test_shrinking_moves_numbers_towards_zero():
     assert shrink(torch.tensor([-3.0, -0.5, 0.0, 0.5, 2.0]), 1.0).tolist() == [-2.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -120,7 +135,7 @@ def test_it_is_exported_as_other_encoders_are(name: str, form: str, tmp_path: Pa
 
     torch.manual_seed(0)
     network = Encoder(name, Encoder.Config(width=6), image_size=20, channels=3).eval()
-    assert network.dim == network(torch.zeros(1, 3, 20, 20)).shape[1] == 24
+    assert network.dim == network(torch.zeros(1, 3, 20, 20)).shape[1] == (24 if name == "triangle_codes" else 48)
     assert layer_of(network).mean.numel() == 108
     build = Build(name, {"width": 6}, 20, 20, 3, mean=MEAN, std=STD)
     exported = ExportedEncoder(network, build)

@@ -101,16 +101,22 @@ class PatchCodes(nn.Module):
             return triangle_codes(patches, self.dictionary)
         return shrink(patches @ self.dictionary.T, self.threshold)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Sum |codes| over each quadrant, divided by a quarter of the patches.
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return 4 * len(self.dictionary) * (1 if self.threshold is None else 2)
 
-        [N, C, H, W] -> [N, 4 * K].
+    def forward(self, images: Tensor) -> Tensor:
+        """Sum codes over each quadrant, divided by a quarter of the patches; of shrinkage, both signs apart.
+
+        [N, C, H, W] -> [N, dim].
         """
         with full_precision(images):
             pixels = self.pixels(images)
             rows, columns = positions(pixels, self.side)
             patches = self.whitened(image_patches(pixels, self.side))
-            return quadrant_sums(patches, (rows, columns), lambda each: self.codes(each).abs()) * (4 / (rows * columns))
+            code = self.codes if self.threshold is None else lambda each: signs_apart(self.codes(each))
+            return quadrant_sums(patches, (rows, columns), code) * (4 / (rows * columns))
 
     def pixels(self, images: Tensor) -> Tensor:
         """Return the pixels of normalised images, [N, C, h, w] of 0 to 255, shrunk."""
@@ -139,6 +145,15 @@ class PatchCodes(nn.Module):
         found = self.unwhitened(approximate(self.whitened(normalise_contrast(patches)))) * contrast + brightness
         sums, counts = (F.fold(each.mT, pixels.shape[-2:], self.side) for each in (found, torch.ones_like(found)))
         return (sums / counts / 255 - self.pixel_mean.view(-1, 1, 1)) / self.pixel_std.view(-1, 1, 1)
+
+
+def signs_apart(codes: Tensor) -> Tensor:
+    """Return max(0, codes) and max(0, -codes), [..., K] -> [..., 2 * K].
+
+    Sums of |codes| would be the same of a patch and its negative (both signs are also kept by Coates, Ng 2011, The
+    Importance of Encoding Versus Training with Sparse Coding and Vector Quantization).
+    """
+    return torch.cat([codes.relu(), (-codes).relu()], -1)
 
 
 def layer_of(encoder: Encoder) -> PatchCodes:

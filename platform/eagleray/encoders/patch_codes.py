@@ -19,7 +19,7 @@ class PatchCodes(Encoder):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Size of the dictionary."""
 
-        width: int = Field(400, ge=2, le=10_000, description="codes of a patch; the features are four times as wide")
+        width: int = Field(400, ge=2, le=10_000, description="codes of a patch; features are four times as wide, those of shrinkage eight times")
 
     config: Config
 
@@ -29,7 +29,7 @@ class PatchCodes(Encoder):
         super().__init__(name, config, image_size, channels)
         code = "triangle" if name == "triangle_codes" else "shrinkage"
         self.layer = Layer(code, config.width, image_size, channels)
-        self.dim = 4 * config.width
+        self.dim = self.layer.dim
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features: [N, C, H, W] -> [N, dim]."""
