@@ -8,8 +8,8 @@ held. The columns of W have length 1.
 Differs from the paper: f shrinks a linear map, in place of a scaled tanh, so that its codes have zeros too. At first it
 is one step of the search from z = 0. Codes are found by proximal gradients (ISTA), and AdamW without decay moves W and
 f, not plain gradients. Patches have 6 pixels and are prepared as those of Coates, Ng and Lee (2011); the features are
-max(0, f(x)) and max(0, -f(x)), averaged over each of the image's quadrants. Images of more than 32 pixels are shrunk. The weights of the energy
-are chosen for such patches.
+max(0, f(x)) and max(0, -f(x)), averaged over each of the image's quadrants. Images of more than 32 pixels are shrunk.
+The weights of the energy are chosen for such patches.
 """
 
 from collections.abc import Mapping

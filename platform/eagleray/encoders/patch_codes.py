@@ -19,7 +19,7 @@ class PatchCodes(Encoder):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Size of the dictionary."""
 
-        width: int = Field(400, ge=2, le=10_000, description="codes of a patch; features are four times as wide, those of shrinkage eight times")
+        width: int = Field(400, ge=2, le=10_000, description="codes of a patch; 4 features each, of shrinkage 8")
 
     config: Config
 
