@@ -115,6 +115,26 @@ def test_what_labels_and_reconstructions_make_of_parts_is_measured(tmp_path: Pat
 SHOWN = loaded(next(file for file in FILES if file.stem == "shown"))
 
 
+@pytest.mark.slow
+def test_without_signs_no_dictionary_tells_bright_spots_from_dark_ones(tmp_path: Path):
+    draw = torch.Generator().manual_seed(0)
+    place = torch.arange(12.0)
+    for part, count in (("train", 200), ("val", 200), ("test", 10)):
+        for number in range(count):
+            folder = tmp_path / f"images/{part}/{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            x, y = torch.rand(2, generator=draw) * 12
+            spot = (-((place - x).square() + (place[:, None] - y).square()) / 4).exp() * (100 - 200 * (number % 2))
+            pixels = (128 + spot + torch.randn(12, 12, generator=draw)).round().to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    dictionaries = loaded(next(file for file in FILES if file.stem == "dictionaries"))
+    settings = ["data=folder", f"data.root={tmp_path / 'images'}", "epochs=1", "batch_size=40", "encoder.width=20"]
+    found = {(name, code): linear for name, code, linear, _ in dictionaries.rows_of(settings, tmp_path, 0)}
+    assert len(found) == 12
+    for (name, code), linear in found.items():
+        assert linear < 0.7 if code == "shrunk, without sign" else linear > 0.9, name
+
+
 @pytest.mark.parametrize("name", SHOWN.METHODS)
 def test_each_encoded_image_has_the_label_of_the_one_it_comes_from(name: str):
     """With one other image in the batch, the features that change are those with its label."""
