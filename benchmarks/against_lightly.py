@@ -10,11 +10,8 @@ linear probe on the validation set.
 
 import argparse
 import copy
-import csv
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from lightly import loss as losses
 from lightly import transforms
 from lightly.models.modules import NNMemoryBankModule, heads
 from lightly.models.utils import random_block_mask, random_token_mask, update_momentum
+from rows import written
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
@@ -499,9 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    with a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written:
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["method", "seed", "knn", "linear"])
+    with written(a.out, "method", "seed", "knn", "linear") as add:
         for name in a.methods:
             for seed in range(a.seeds):
                 settings = [f"method={name}", "data=folder", f"data.root={a.images}", f"seed={seed}",
@@ -509,8 +505,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 settings += [f"data.limit={a.limit}"] if a.limit else []
                 run = load_run(None, settings)
                 metrics = train(run, images_of(run))
-                table.writerow([name, seed, f"{metrics['knn']:.4f}", f"{metrics['linear']:.4f}"])
-                written.flush()
+                add(name, seed, metrics["knn"], metrics["linear"])
 
 
 if __name__ == "__main__":

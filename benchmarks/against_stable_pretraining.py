@@ -10,17 +10,15 @@ MSN and LeJEPA are in against_lightly.py.
 """
 
 import argparse
-import csv
 import importlib
-import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rows import written
 from torch import Tensor, nn
 
 from eagleray.config import load_run
@@ -117,18 +115,12 @@ def main() -> None:
     a = parser.parse_args()
     shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}", "threads=1"]
     shared += ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128", "batch_size=128"]
-    with (
-        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["method", "seed", "linear", "knn"])
+    with written(a.out, "method", "seed", "linear", "knn") as add, tempfile.TemporaryDirectory() as scratch:
         for seed in range(a.seeds):
             for name in a.methods:
                 run = load_run(None, [*shared, f"seed={seed}", f"method={name}"])
                 *_, last = train(run, Path(scratch) / f"{name}-{seed}", data=images_of(run), build=by_theirs)
-                table.writerow([name, seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
-                written.flush()
+                add(name, seed, last.metrics["linear"], last.metrics["knn"])
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ codes summed over quadrants. FOLDER has `train`, `val` and `test`, with images i
 """
 
 import argparse
-import csv
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
+from rows import written
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,18 +52,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    with (
-        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["dictionary", "code", "seed", "linear", "knn"])
+    head = ("dictionary", "code", "seed", "linear", "knn")
+    with written(a.out, *head) as add, tempfile.TemporaryDirectory() as scratch:
         for seed in range(a.seeds):
             settings = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", "batch_size=128", "threads=1"]
             settings += [f"seed={seed}", f"evaluate.every={a.epochs}"]
             for dictionary, code, *values in rows_of(settings, Path(scratch), seed):
-                table.writerow([dictionary, code, seed, *(f"{value:.4f}" for value in values)])
-                written.flush()
+                add(dictionary, code, seed, *values)
 
 
 def rows_of(settings: list[str], scratch: Path, seed: int) -> Iterator[tuple[str, str, float, float]]:

@@ -10,15 +10,14 @@ probe of its features. FOLDER has `train`, `val` and `test`, with images of one 
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rows import written
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -71,15 +70,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    with (
-        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(HEAD)
+    with written(a.out, *HEAD) as add, tempfile.TemporaryDirectory() as folder:
         for row in rows_of(a.folder, Path(folder), a.methods, a.share, a.epochs, a.seeds):
-            table.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
-            written.flush()
+            add(*row)
 
 
 def rows_of(

@@ -10,15 +10,13 @@ more than the task, these are not what holds it. It is evaluated as every run, o
 """
 
 import argparse
-import csv
-import sys
 import tempfile
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import written
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,19 +80,13 @@ def main() -> None:
     if other := [name for name in a.methods if name.split()[0] not in METHODS]:
         parser.error(f"--methods {other[0]}: takes {', '.join(METHODS)}")
     shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}"]
-    with (
-        a.out.open("w", newline="", encoding="utf-8") if a.out else nullcontext(sys.stdout) as written,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        table = csv.writer(written, lineterminator="\n")
-        table.writerow(["method", "seed", "linear", "knn"])
+    with written(a.out, "method", "seed", "linear", "knn") as add, tempfile.TemporaryDirectory() as scratch:
         for name in a.methods:
             for seed in range(a.seeds):
                 settings = [*shared, *f"method={name}".split(), f"seed={seed}", "batch_size=128", "threads=1"]
                 run, directory = load_run(None, settings), Path(scratch) / f"{name}-{seed}"
                 *_, last = train(run, directory, data=images_of(run), build=asked_for_labels)
-                table.writerow([name, seed, *(f"{last.metrics[key]:.4f}" for key in ("linear", "knn"))])
-                written.flush()
+                add(name, seed, last.metrics["linear"], last.metrics["knn"])
 
 
 if __name__ == "__main__":
