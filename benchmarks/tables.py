@@ -104,6 +104,27 @@ def beside(ours: Sequence[Row], others: Sequence[Row], title: str) -> str:
     return markdown(head, lines) + below_it
 
 
+def epochs() -> str:
+    """Make the table of methods with thirty epochs, beside their ten."""
+    more = read("epochs")
+    names = {row["run"] for row in more}
+    ten = [{**row, "method": row["run"].removesuffix(VIT)} for row in read("methods") if row["run"] in names]
+    return beside(more, ten, "ten epochs")
+
+
+def dictionaries() -> str:
+    """Make the table of dictionaries and ways to code with them."""
+    rows = read("dictionaries")
+    codes = list(dict.fromkeys(row["code"] for row in rows))
+    lines = []
+    for dictionary in dict.fromkeys(row["dictionary"] for row in rows):
+        own = [[row for row in rows if (row["dictionary"], row["code"]) == (dictionary, code)] for code in codes]
+        lines.append([dictionary, *(cell(each, metric) for metric in ("linear", "knn") for each in own)])
+    points = [{**row, "point": f"{row['dictionary']}, {row['code']}"} for row in rows]
+    head = ["dictionary", *(f"{metric}, {code}" for metric in ("linear", "kNN") for code in codes)]
+    return markdown(head, lines) + below(points, "point", ("linear", "knn"))
+
+
 def interval(values: Sequence[float]) -> str:
     """Return the mean and the half width of its 95 % interval, Student's t; nothing if there is one value."""
     if len(values) < 2:
@@ -262,6 +283,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lightly_before": lambda: beside(read("methods_before"), read("lightly_before"), "lightly"),
     "shown": lambda: beside(read("methods"), read("shown"), "labels on what it shows"),
     "stable_pretraining": lambda: beside(read("methods"), read("stable_pretraining"), "stable-pretraining"),
+    "epochs": epochs,
+    "dictionaries": dictionaries,
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),
     "small_recipes": lambda: points(read("small_recipes"), ("linear", "knn", "z_rank")),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import gather, own_rows
+from eagleray.blocks.distributed import all_reduce_mean, gather, own_rows
 from eagleray.blocks.networks import mlp
 from eagleray.blocks.tiles import Kernel, check_tiles, cut, grey, kept_channels, resampled, resampling
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
@@ -44,6 +44,7 @@ class Count(Method):
     config: Config
     metrics: ClassVar[dict[str, Metric]] = {
         "count": Metric("mean count of an image; 0: the network counts nothing, the trivial solution"),
+        "used": Metric("share of the counts that are not 0 in every image of a step", "higher"),
         "error": Metric("squared distance of an image's counts from the sum of its quarters'", "lower", no_goal=TERM),
         "active": Metric("share of images whose counts are within the margin of another image's"),
     }
@@ -82,6 +83,7 @@ class Count(Method):
         error, hinge = terms(whole, parts, other, self.config.margin)
         metrics = {
             "count": whole.detach().mean(),
+            "used": (all_reduce_mean((whole.detach() > 0).to(whole.dtype).mean(0)) > 0).to(whole.dtype).mean(),
             "error": error.detach().mean(),
             "active": (hinge.detach() > 0).float().mean(),
         }
