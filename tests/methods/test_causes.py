@@ -16,7 +16,8 @@ from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, LabelledBatch, Progress
 from eagleray.contracts.method import Method
 from eagleray.runs.assemble import build_method
-from method_cases import INFO
+from eagleray_methods import count
+from method_cases import INFO, NOW
 
 SIDE, BATCH = 16, 64
 Planted = Callable[[int, float, torch.Generator], tuple[Tensor, Tensor]]
@@ -164,3 +165,17 @@ def test_where_brightness_tells_images_apart_nothing_else_is_counted(settings: l
         removed.append((after - before) / (1 - before))
     assert removed[0] > 0.8
     assert removed[1] > 0.8 if is_learnt else removed[1] < 0.3
+
+
+def test_counts_that_start_small_stay_in_use(monkeypatch: pytest.MonkeyPatch):
+    """From the usual weights a third of them are 0 for every image after 150 steps."""
+    used = []
+    for start in (1.0, count.START):
+        monkeypatch.setattr(count, "START", start)
+        method, *_ = trained(["method=count", "method.counts=64", "method.hidden=64", *CONVNET], 1, 150, lit)
+        images = lit(BATCH, 1, torch.Generator().manual_seed(1))[0]
+        with torch.no_grad():
+            metrics = method.train()(Batch([images], torch.arange(BATCH), None), NOW).metrics
+        used.append(float(metrics["used"]))
+    assert used[0] < 0.7
+    assert used[1] > 0.85, used
