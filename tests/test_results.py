@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[1]
 tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
 
 
-POINTS = {  # the column that, with the seed, is a run's own, where it is not "trial"
+POINTS = {  # the columns that, with the seed, are a run's own, where that is not "trial"
     "simclr_v2": "step", "propagated_guesses": "run", "reconstruction": "run",
     "lightly": "method", "lightly_before": "method", "shown": "method", "stable_pretraining": "method",
+    "dictionaries": "dictionary code",
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def test_every_row_of_a_sweep_is_a_run_with_its_seed():
         with open(ROOT / f"docs/results/{name}.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         point = POINTS.get(name, "trial")
-        keys = [(row[point], row.get("epochs"), row["seed"]) for row in rows]
+        keys = [(*(row[column] for column in point.split()), row.get("epochs"), row["seed"]) for row in rows]
         assert len(set(keys)) == len(keys)
         assert all(row["seed"] for row in rows)
 
