@@ -56,7 +56,7 @@ def main() -> None:
     with written(a.out, *head) as add, tempfile.TemporaryDirectory() as scratch:
         for seed in range(a.seeds):
             settings = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", "batch_size=128", "threads=1"]
-            settings += [f"seed={seed}", f"evaluate.every={a.epochs}"]
+            settings += [f"seed={seed}", f"evaluate.every={a.epochs}", "evaluate.protocols=[knn,linear]"]
             for dictionary, code, *values in rows_of(settings, Path(scratch), seed):
                 add(dictionary, code, seed, *values)
 

@@ -20,9 +20,21 @@ from eagleray_methods import count
 from method_cases import INFO, NOW
 
 SIDE, BATCH = 16, 64
+TURNS = torch.arange(SIDE) / SIDE * 2 * math.pi
 Planted = Callable[[int, float, torch.Generator], tuple[Tensor, Tensor]]
 CONVNET = ["encoder.width=8", "optimizer.name=adamw", "optimizer.lr=2e-3"]
 VIT = ["encoder=vit_tiny", "encoder.depth=2", "encoder.dim=64", "optimizer.name=muon", "optimizer.lr=1e-2"]
+
+
+def stripes(phase: Tensor, label: Tensor) -> Tensor:
+    """Return four stripes of variance 1, across or down, of phases [N, 1] and labels [N]: [N, S, S]."""
+    down = 2**0.5 * torch.cos(4 * TURNS + phase)[:, :, None].expand(-1, -1, SIDE)
+    return torch.where(label[:, None, None] == 0, down, down.mT)
+
+
+def in_colour(grey: Tensor) -> Tensor:
+    """Return images [N, S, S] with three equal channels."""
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
 def in_smooth(count: int, fine: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -30,24 +42,18 @@ def in_smooth(count: int, fine: float, draw: torch.Generator) -> tuple[Tensor, T
 
     All phases are random, so that no pixel has anything to do with the class.
     """
-    turns = torch.arange(SIDE) / SIDE * 2 * math.pi
     phase, size = torch.rand(count, 3, generator=draw) * 2 * math.pi, torch.randn(count, 2, generator=draw)
-    across, down = (size[:, k, None] * torch.cos(turns + phase[:, k, None]) for k in range(2))
+    across, down = (size[:, k, None] * torch.cos(TURNS + phase[:, k, None]) for k in range(2))
     smooth = across[:, None, :] + down[:, :, None]
     label = torch.randint(2, (count,), generator=draw)
-    stripes = 2**0.5 * torch.cos(4 * turns + phase[:, 2, None])[:, :, None].expand(-1, -1, SIDE)
-    stripes = torch.where(label[:, None, None] == 0, stripes, stripes.mT)
-    return ((1 - fine**2) ** 0.5 * smooth + fine * stripes)[:, None].expand(-1, 3, -1, -1).contiguous(), label
+    return in_colour((1 - fine**2) ** 0.5 * smooth + fine * stripes(phase[:, 2, None], label)), label
 
 
 def lit(count: int, brightness: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw noisy grey images of stripes, whose direction is the class; `brightness`: deviation of theirs."""
-    turns = torch.arange(SIDE) / SIDE * 2 * math.pi
     phase, label = torch.rand(count, 1, generator=draw) * 2 * math.pi, torch.randint(2, (count,), generator=draw)
-    stripes = 2**0.5 * torch.cos(4 * turns + phase)[:, :, None].expand(-1, -1, SIDE)
-    stripes = torch.where(label[:, None, None] == 0, stripes, stripes.mT)
     level, noise = torch.randn(count, 1, 1, generator=draw), torch.randn(count, SIDE, SIDE, generator=draw)
-    return (brightness * level + 0.4 * stripes + 0.6 * noise)[:, None].expand(-1, 3, -1, -1).contiguous(), label
+    return in_colour(brightness * level + 0.4 * stripes(phase, label) + 0.6 * noise), label
 
 
 def explained(images: Tensor, reconstructed: Tensor) -> tuple[float, float]:
