@@ -3,7 +3,7 @@
 Noroozi, Pirsiavash, Favaro 2017, https://arxiv.org/abs/1708.06734
 The loss is the paper's, on whole vectors; a public reimplementation takes the hinge of each count alone.
 Differs from the paper: its AlexNet's last layers are a head on the encoder's features, with batch norms between them.
-The last layer starts with a tenth of the usual weights and no bias; the paper does not say how its network starts.
+The last layer starts with a tenth of the usual weights and no bias, which is our choice.
 The other image is the one before in the batch. The share of images that show one channel alone, the crops and the
 recipe are our choice. The kernels for halving are PIL's bilinear, bicubic, box and Lanczos, one of them drawn for each
 image: a network still recognises some halved images by them, but fewer than with bilinear alone. Under the small recipe
