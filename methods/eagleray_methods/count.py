@@ -47,7 +47,7 @@ class Count(Method):
     config: Config
     metrics: ClassVar[dict[str, Metric]] = {
         "count": Metric("mean count of an image; 0: the network counts nothing, the trivial solution"),
-        "used": Metric("share of the counts that are not 0 in every image of a step", "higher"),
+        "used": Metric("share of the counts that are above 0 for some image of a step", "higher"),
         "error": Metric("squared distance of an image's counts from the sum of its quarters'", "lower", no_goal=TERM),
         "active": Metric("share of images whose counts are within the margin of another image's"),
     }
