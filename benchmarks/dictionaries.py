@@ -5,8 +5,9 @@
 Dictionaries of 400 entries, from sparse coding and k-means trained with their small recipes, from patches of training
 images and from random directions, code the same whitened patches: by triangles, and shrunk products, whose signs are
 dropped or kept apart (Coates and Ng 2011, The Importance of Encoding Versus Training with Sparse Coding and Vector
-Quantization). Products are of entries of length 1, and lose 0.5. A row is the linear probe and kNN of one of each,
-codes summed over quadrants. FOLDER has `train`, `val` and `test`, with images in class folders.
+Quantization). Products are of entries of length 1, and are shrunk by 0.5; both signs have twice as many features.
+Triangles have entries of any length. A row is the linear probe and kNN of one of each, codes summed over quadrants.
+FOLDER has `train`, `val` and `test`, with images in class folders.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from rows import written
 from torch import Tensor
 from torch.nn import functional as F
 
-from eagleray.blocks.patch_codes import PatchCodes, layer_of, shrink, signs_apart
+from eagleray.blocks.patch_codes import PatchCodes, full_precision, layer_of, shrink, signs_apart
 from eagleray.blocks.patch_features import image_patches, positions, quadrant_sums, triangle_codes
 from eagleray.config import load_run
 from eagleray.contracts.seeds import generator
@@ -73,7 +74,7 @@ def rows_of(settings: list[str], scratch: Path, seed: int) -> Iterator[tuple[str
         "sparse coding": sparse.method.decoder.weight.detach().T,
         "k-means": layer_of(grouped.method.encoder).dictionary.detach(),
         "patches": patches_of(sparse, width, draw),
-        "random directions": F.normalize(torch.randn(width, inputs, generator=draw), dim=1),
+        "random directions": F.normalize(torch.randn(width, inputs, generator=draw), dim=1).to(layer.dictionary),
     }
     for (name, entries), (code, function) in product(dictionaries.items(), CODES.items()):
         encode = partial(summed, layer, entries, function)
@@ -100,9 +101,10 @@ def patches_of(built: Assembly, count: int, draw: torch.Generator) -> Tensor:
 
 def summed(layer: PatchCodes, entries: Tensor, code: Code, images: Tensor) -> Tensor:
     """Code an image's patches, and sum over its quadrants, [N, C, H, W] -> [N, 4 * K]."""
-    pixels = layer.pixels(images)
-    patches = layer.whitened(image_patches(pixels, layer.side))
-    return quadrant_sums(patches, positions(pixels, layer.side), lambda each: code(each, entries))
+    with full_precision(images):
+        pixels = layer.pixels(images)
+        patches = layer.whitened(image_patches(pixels, layer.side))
+        return quadrant_sums(patches, positions(pixels, layer.side), lambda each: code(each, entries))
 
 
 if __name__ == "__main__":

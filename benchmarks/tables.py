@@ -126,9 +126,9 @@ def dictionaries() -> str:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Return the mean and the half width of its 95 % interval, Student's t; nothing if there is one value."""
+    """Return the mean and the half width of its 95 % interval, Student's t; one value has none."""
     if len(values) < 2:
-        return ""
+        return "".join(f"{value:+.3f}" for value in values)
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return f"{round(fmean(values), 3) + 0.0:+.3f} ± {half:.3f}"  # + 0.0: there is no -0.000
 

@@ -28,7 +28,7 @@ from eagleray.contracts.metric import TERM, Metric
 from eagleray.contracts.ranges import IntRange, LogUniform, Uniform
 from eagleray.contracts.recipe import Recipe, Recipes
 
-START = 0.1  # share of the usual weights with which the last layer starts
+START = 0.1  # of the usual weights, in the last layer
 
 
 class Count(Method):
@@ -47,7 +47,7 @@ class Count(Method):
     config: Config
     metrics: ClassVar[dict[str, Metric]] = {
         "count": Metric("mean count of an image; 0: the network counts nothing, the trivial solution"),
-        "used": Metric("share of the counts that are above 0 for some image of a step", "higher"),
+        "used": Metric("share of the counts that are above 0 for some image of a step"),
         "error": Metric("squared distance of an image's counts from the sum of its quarters'", "lower", no_goal=TERM),
         "active": Metric("share of images whose counts are within the margin of another image's"),
     }
@@ -67,8 +67,8 @@ class Count(Method):
         last = self.counter[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            # Sums over quarters start four times too large. From small counts they are mended; from large ones most
-            # counts become 0 for all images, and stay so.
+            # Sums over quarters start four times too large. From small counts that is mended with less harm: on planted
+            # images fewer of them become 0 for every image.
             last.weight.mul_(START)
             last.bias.zero_()
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import load_run
@@ -17,6 +19,7 @@ from eagleray.contracts.batch import Batch, LabelledBatch, Progress
 from eagleray.contracts.method import Method
 from eagleray.runs.assemble import build_method
 from eagleray_methods import count
+from eagleray_methods.count import Count
 from method_cases import INFO, NOW
 
 SIDE, BATCH = 16, 64
@@ -50,7 +53,7 @@ def in_smooth(count: int, fine: float, draw: torch.Generator) -> tuple[Tensor, T
 
 
 def lit(count: int, brightness: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw noisy grey images of stripes, whose direction is the class; `brightness`: deviation of theirs."""
+    """Draw noisy grey images of stripes, whose direction is the class; `brightness`: its standard deviation."""
     phase, label = torch.rand(count, 1, generator=draw) * 2 * math.pi, torch.randint(2, (count,), generator=draw)
     level, noise = torch.randn(count, 1, 1, generator=draw), torch.randn(count, SIDE, SIDE, generator=draw)
     return in_colour(brightness * level + 0.4 * stripes(phase, label) + 0.6 * noise), label
@@ -156,7 +159,7 @@ def test_hidden_patches_teach_in_more_steps_what_labels_teach(name: str):
     *_, untrained, labels = trained(["method=supervised", *VIT], 0.2, 100)
     early, late = (trained([f"method={name}", *VIT], 0.2, steps)[-1] for steps in (100, 1000))
     assert early < untrained + 0.1
-    assert labels > untrained + 0.12
+    assert labels > max(untrained + 0.12, early + 0.05)
     assert late > untrained + 0.15
 
 
@@ -165,17 +168,22 @@ COUNT = ["method=count", "method.counts=32", "method.hidden=32"]
 
 @pytest.mark.parametrize(("settings", "is_learnt"), [(COUNT, False), (["method=supervised"], True)], ids=str)
 def test_where_brightness_tells_images_apart_nothing_else_is_counted(settings: list[str], is_learnt: bool):
-    """It adds up as any count does: stripes are counted where there is nothing else. Labels teach them always."""
+    """Images are told apart by it, so that stripes are learnt where there is nothing else. Labels teach them always."""
     removed = []  # shares of the untrained network's errors
     for brightness in (0, 1):
-        *_, before, after = trained([*settings, *CONVNET], brightness, 200, lit)
+        method, images, before, after = trained([*settings, *CONVNET], brightness, 200, lit)
         removed.append((after - before) / (1 - before))
+        if brightness and isinstance(method, Count):
+            with torch.no_grad():
+                counts = method.counter(method.encoder(avg_pool2d(images, 2))).relu()
+            known = LinearRegression().fit(counts[:500], images[:500].mean((1, 2, 3)))
+            assert known.score(counts[500:], images[500:].mean((1, 2, 3))) > 0.8, "it is brightness that is counted"
     assert removed[0] > 0.8
     assert removed[1] > 0.8 if is_learnt else removed[1] < 0.3
 
 
 def test_counts_that_start_small_stay_in_use(monkeypatch: pytest.MonkeyPatch):
-    """From the usual weights a third of them are 0 for every image after 150 steps."""
+    """From the usual weights a third of them are 0 for every image after 150 steps; images are told apart by both."""
     used = []
     for start in (1.0, count.START):
         monkeypatch.setattr(count, "START", start)
@@ -184,5 +192,6 @@ def test_counts_that_start_small_stay_in_use(monkeypatch: pytest.MonkeyPatch):
         with torch.no_grad():
             metrics = method.train()(Batch([images], torch.arange(BATCH), None), NOW).metrics
         used.append(float(metrics["used"]))
+        assert metrics["active"] < 0.7
     assert used[0] < 0.7
     assert used[1] > 0.85, used

@@ -79,6 +79,8 @@ def test_counts_of_quarters_add_up_and_the_other_image_is_the_one_before():
     result = method(batch, NOW)
     assert_same_gradients(result.loss, slowly(whole, parts, other, margin), images, *method.parameters())
     assert float(result.metrics["active"]) == 0.5
+    used = [any(float(image[k]) > 0 for image in whole.detach()) for k in range(whole.shape[1])]
+    assert float(result.metrics["used"]) == sum(used) / len(used)
     assert float(result.metrics["count"]) == pytest.approx(float(whole.detach().mean()))
     assert float(result.metrics["error"]) == pytest.approx(float((whole - parts).square().sum(1).detach().mean()))
 

@@ -19,7 +19,9 @@ class PatchCodes(Encoder):
     class Config(BaseModel, frozen=True, extra="forbid"):
         """Size of the dictionary."""
 
-        width: int = Field(400, ge=2, le=10_000, description="codes of a patch; 4 features each, of shrinkage 8")
+        width: int = Field(
+            400, ge=2, le=10_000, description="codes of a patch, each 4 features, or 8 if they have a sign"
+        )
 
     config: Config
 
