@@ -168,7 +168,7 @@ COUNT = ["method=count", "method.counts=32", "method.hidden=32"]
 
 @pytest.mark.parametrize(("settings", "is_learnt"), [(COUNT, False), (["method=supervised"], True)], ids=str)
 def test_where_brightness_tells_images_apart_nothing_else_is_counted(settings: list[str], is_learnt: bool):
-    """Images are told apart by it, so that stripes are learnt where there is nothing else. Labels teach them always."""
+    """It distinguishes images, so that stripes are learnt where there is nothing else. Labels teach them always."""
     removed = []  # shares of the untrained network's errors
     for brightness in (0, 1):
         method, images, before, after = trained([*settings, *CONVNET], brightness, 200, lit)
@@ -183,7 +183,7 @@ def test_where_brightness_tells_images_apart_nothing_else_is_counted(settings: l
 
 
 def test_counts_that_start_small_stay_in_use(monkeypatch: pytest.MonkeyPatch):
-    """From the usual weights a third of them are 0 for every image after 150 steps; images are told apart by both."""
+    """From the usual weights a third of them are 0 for every image after 150 steps; both distinguish images."""
     used = []
     for start in (1.0, count.START):
         monkeypatch.setattr(count, "START", start)
