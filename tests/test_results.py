@@ -53,6 +53,19 @@ def test_a_difference_has_the_interval_of_a_linear_model():
     assert tables.half_width(rows, "run", "knn") == pytest.approx((high - low) / 2)
 
 
+def test_those_that_need_more_steps_are_those_that_the_page_names():
+    """Each gains in thirty epochs more than its three seeds of ten differ by; of patch BERT that is not shown."""
+    ten, thirty = tables.read("methods"), {row["run"]: row for row in tables.read("epochs")}
+    gains = {}
+    for run, row in thirty.items():
+        seeds = [float(each["linear"]) for each in ten if each["run"] == run]
+        assert len(seeds) == 3
+        gains[run.split()[0]] = float(row["linear"]) - seeds[int(row["seed"])] > max(seeds) - min(seeds)
+    assert gains == {"colorization": True, "exemplar": True, "maskfeat": True, "patch_bert": False}
+    recognised = [float(row["recognised"]) for row in (*ten, thirty["exemplar"]) if row["run"] == "exemplar"]
+    assert max(recognised[:3]) < 0.45 < 0.9 < recognised[3]
+
+
 def test_methods_stand_beside_others_with_paired_differences():
     """Only runs of the method's own name count, with the seeds of both."""
     draw = np.random.default_rng(1)
