@@ -115,14 +115,7 @@ def epochs() -> str:
 def dictionaries() -> str:
     """Make the table of dictionaries and ways to code with them."""
     rows = read("dictionaries")
-    codes = list(dict.fromkeys(row["code"] for row in rows))
-    lines = []
-    for dictionary in dict.fromkeys(row["dictionary"] for row in rows):
-        own = [[row for row in rows if (row["dictionary"], row["code"]) == (dictionary, code)] for code in codes]
-        lines.append([dictionary, *(cell(each, metric) for metric in ("linear", "knn") for each in own)])
-    points = [{**row, "point": f"{row['dictionary']}, {row['code']}"} for row in rows]
-    head = ["dictionary", *(f"{metric}, {code}" for metric in ("linear", "kNN") for code in codes)]
-    return markdown(head, lines) + below(points, "point", ("linear", "knn"))
+    return crossed(rows, "dictionary", "code", {row["code"]: row["code"] for row in rows}, "dictionary")
 
 
 def interval(values: Sequence[float]) -> str:
@@ -207,14 +200,21 @@ def propagated_labels() -> list[Row]:
 
 def cells() -> str:
     """Make the table of features of one mean, and of cells, by method."""
-    rows = [{**row, "point": f"{row['run']}, {row['encoder']}"} for row in read("cells") if row["state"] != "floor"]
+    rows = sorted((row for row in read("cells") if row["state"] != "floor"), key=lambda row: row["run"])
     ways = {"convnet grid=1 last=1": "one mean", "convnet grid=2 last=2": "cells"}
-    head = ["method", *(f"{metric}, {way}" for metric in ("linear", "kNN") for way in ways.values())]
+    return crossed(rows, "run", "encoder", ways, "method")
+
+
+def crossed(rows: Sequence[Row], line: str, column: str, titles: dict[str, str], head: str) -> str:
+    """Make a table with a line for each value of one key, and for each metric a column for each value of another."""
+    metrics = {"linear": "linear", "knn": "kNN"}
     lines = []
-    for run in sorted({row["run"] for row in rows}):
-        own = [[row for row in rows if (row["run"], row["encoder"]) == (run, way)] for way in ways]
-        lines.append([run, *(cell(each, metric) for metric in ("linear", "knn") for each in own)])
-    return markdown(head, lines) + below(rows, "point", ("linear", "knn"))
+    for value in dict.fromkeys(row[line] for row in rows):
+        own = [[row for row in rows if (row[line], row[column]) == (value, way)] for way in titles]
+        lines.append([value, *(cell(each, metric) for metric in metrics for each in own)])
+    points = [{**row, "point": f"{row[line]}, {row[column]}"} for row in rows]
+    heads = [head, *(f"{metric}, {title}" for metric in metrics.values() for title in titles.values())]
+    return markdown(heads, lines) + below(points, "point", list(metrics))
 
 
 RACE_STEPS = (  # the points of sweeps/race_steps.yaml, in order: what each adds to the one above
