@@ -112,6 +112,12 @@ def epochs() -> str:
     return beside(more, ten, "ten epochs")
 
 
+def targets() -> str:
+    """Make the table of what the targets of methods consist of, before training and after."""
+    rows = [{**row, "run": f"{row['method']}, {row['epochs']} epochs"} for row in read("targets")]
+    return points(rows, ("place", "image", "patch"))
+
+
 def dictionaries() -> str:
     """Make the table of dictionaries and ways to code with them."""
     rows = read("dictionaries")
@@ -284,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shown": lambda: beside(read("methods"), read("shown"), "labels on what it shows"),
     "stable_pretraining": lambda: beside(read("methods"), read("stable_pretraining"), "stable-pretraining"),
     "epochs": epochs,
+    "targets": targets,
     "dictionaries": dictionaries,
     "reconstruction": lambda: points(read("reconstruction"), ("linear", "explained_most", "explained_rest")),
     "fixmatch": lambda: points(read("fixmatch"), ("accuracy", "confident", "linear")),

@@ -52,8 +52,8 @@ class Data2Vec(Method):
     config: Config
     needs = frozenset({"tokens"})
     metrics: ClassVar[dict[str, Metric]] = {
-        "target_std": Metric(
-            "standard deviation of the targets over hidden patches: 0 if all are equal",
+        "target_variance": Metric(
+            "variance of the targets over images, of 1: 0 if a patch's place alone tells its target",
             no_goal="it shows collapse, and says nothing of healthy runs",
         )
     }
@@ -92,10 +92,10 @@ class Data2Vec(Method):
         tokens = encode_rest(encoder, images, places, self.mask_token)[:, 1:]
         with torch.no_grad():
             blocks = self.teacher.block_tokens(self.teacher.patches(images), self.blocks)
-            targets = average_normalised([take(block[:, 1:], places) for block in blocks])  # [N, K, dim]
-        loss = smooth_error(self.head(take(tokens, places)), targets, self.config.beta)
-        deviation = mean_and_variance(targets.flatten(0, 1))[1].mean().sqrt()
-        return StepResult(loss, [tokens.detach().mean(1)], {"target_std": deviation})
+            targets = average_normalised([block[:, 1:] for block in blocks])  # [N, L, dim]
+        loss = smooth_error(self.head(take(tokens, places)), take(targets, places), self.config.beta)
+        variance = mean_and_variance(targets.flatten(1))[1].mean()
+        return StepResult(loss, [tokens.detach().mean(1)], {"target_variance": variance})
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

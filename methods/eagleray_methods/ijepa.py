@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import own_rows, world_size
+from eagleray.blocks.distributed import mean_and_variance, own_rows, world_size
 from eagleray.blocks.losses import precise
 from eagleray.blocks.masking import only, take
 from eagleray.blocks.networks import ema_update, frozen_copy, sincos_positions
@@ -61,7 +61,13 @@ class IJEPA(Method):
 
     config: Config
     needs = frozenset({"tokens"})
-    metrics: ClassVar[dict[str, Metric]] = {"context": Metric("share of an image's patches that the encoder sees")}
+    metrics: ClassVar[dict[str, Metric]] = {
+        "context": Metric("share of an image's patches that the encoder sees"),
+        "target_variance": Metric(
+            "variance of the targets over images, of 1: 0 if a patch's place alone tells its target",
+            no_goal="it shows collapse, and says nothing of healthy runs",
+        ),
+    }
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=1.25e-4, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=40, final_lr=0.001),
@@ -136,10 +142,13 @@ class IJEPA(Method):
         predicted = self._predict(tokens, context, targets)  # [N, T * P, dim]
         with torch.no_grad():
             whole = self.teacher.tokens(self.teacher.patches(images))[:, 1:]
-            wanted = take(F.layer_norm(precise(whole), whole.shape[-1:]), targets.flatten(1))
-        loss = F.smooth_l1_loss(precise(predicted), wanted)
-        share = context.shape[1] / self.encoder.grid**2
-        return StepResult(loss, [tokens.detach().mean(1)], {"context": share})
+            whole = F.layer_norm(precise(whole), whole.shape[-1:])
+        loss = F.smooth_l1_loss(precise(predicted), take(whole, targets.flatten(1)))
+        metrics = {
+            "context": context.shape[1] / self.encoder.grid**2,
+            "target_variance": mean_and_variance(whole.flatten(1))[1].mean(),
+        }
+        return StepResult(loss, [tokens.detach().mean(1)], metrics)
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eagleray.config import load_run
-from eagleray.contracts.batch import Progress
+from eagleray.contracts.batch import Batch, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import generator
 from eagleray_methods.ijepa import IJEPA, Layout, block_size, draw_blocks
@@ -57,6 +57,16 @@ def test_the_step_is_the_papers_loss_written_out():
     found, wanted = (torch.autograd.grad(loss, parameters) for loss in (result.loss, expected))
     for name, one, other in zip(names, found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_variance_of_the_targets_is_that_over_images():
+    method = made()
+    batch = batch_of(method)
+    whole = torch.stack([method.teacher.tokens(method.teacher.patches(x[None]))[0, 1:] for x in batch.views[0]])
+    expected = F.layer_norm(whole, whole.shape[-1:]).var(0, correction=0).mean()
+    torch.testing.assert_close(method(batch, NOW).metrics["target_variance"], expected)
+    equal = Batch([batch.views[0][:1].expand_as(batch.views[0])], batch.indices)
+    assert method(equal, NOW).metrics["target_variance"] < 1e-6 < expected
 
 
 def test_the_encoder_sees_no_target_and_the_teacher_sees_all():
