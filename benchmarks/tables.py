@@ -115,7 +115,7 @@ def epochs() -> str:
 def targets() -> str:
     """Make the table of what the targets of methods consist of, before training and after."""
     rows = [{**row, "run": f"{row['method']}, {row['epochs']} epochs"} for row in read("targets")]
-    return points(rows, ("place", "image", "patch"))
+    return points(rows, ("constant", "place", "image", "patch"))
 
 
 def dictionaries() -> str:

@@ -193,10 +193,10 @@ def test_stable_pretraining_s_teachers_are_those_that_are_evaluated(name: str):
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
 
 
-def test_targets_are_split_into_what_places_images_and_patches_tell():
+def test_targets_are_split_into_what_is_constant_and_what_places_images_and_patches_tell():
     targets = loaded(next(file for file in FILES if file.stem == "targets"))
     draw = torch.Generator().manual_seed(0)
-    place, image, patch = (torch.randn(n, length, 8, generator=draw) for n, length in ((1, 64), (500, 1), (500, 64)))
-    found = targets.shares(0.5 + place + 2 * image + 3 * patch)
-    assert found == pytest.approx((1.25, 4, 9), rel=0.1)
-    assert targets.shares(place.expand(5, -1, -1))[1:] == pytest.approx((0, 0), abs=1e-9)
+    place, image, patch = (torch.randn(n, length, 8, generator=draw) for n, length in ((1, 256), (500, 1), (500, 256)))
+    found = targets.shares(5 + place + 2 * image + 3 * patch)
+    assert found == pytest.approx((25, 1, 4, 9), rel=0.1)
+    assert targets.shares(place.expand(5, -1, -1))[2:] == pytest.approx((0, 0), abs=1e-9)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import mean_and_variance
 from eagleray.blocks.hidden_patches import count_hidden, draw_blocks, encode_rest
 from eagleray.blocks.losses import precise
 from eagleray.blocks.masking import filled, take
 from eagleray.blocks.networks import ema_update, frozen_copy
+from eagleray.blocks.targets import TARGET_VARIANCE, variance_over_images
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -51,12 +51,7 @@ class Data2Vec(Method):
 
     config: Config
     needs = frozenset({"tokens"})
-    metrics: ClassVar[dict[str, Metric]] = {
-        "target_variance": Metric(
-            "variance of the targets over images, of 1: 0 if a patch's place alone tells its target",
-            no_goal="it shows collapse, and says nothing of healthy runs",
-        )
-    }
+    metrics: ClassVar[dict[str, Metric]] = {"target_variance": TARGET_VARIANCE}
     collapsed_loss = 0.0
     recipes = Recipes(
         paper=Recipe(lr=2.5e-4, weight_decay=0.05, warmup_epochs=10, final_lr=0.005, clip=3.0),
@@ -90,12 +85,15 @@ class Data2Vec(Method):
         places = draw_blocks(len(images), encoder.grid, self.hidden, self.rng(progress.step))
         places = places.to(images.device, non_blocking=True)  # [N, K]
         tokens = encode_rest(encoder, images, places, self.mask_token)[:, 1:]
-        with torch.no_grad():
-            blocks = self.teacher.block_tokens(self.teacher.patches(images), self.blocks)
-            targets = average_normalised([block[:, 1:] for block in blocks])  # [N, L, dim]
+        targets = self.targets(images)
         loss = smooth_error(self.head(take(tokens, places)), take(targets, places), self.config.beta)
-        variance = mean_and_variance(targets.flatten(1))[1].mean()
-        return StepResult(loss, [tokens.detach().mean(1)], {"target_variance": variance})
+        return StepResult(loss, [tokens.detach().mean(1)], {"target_variance": variance_over_images(targets)})
+
+    @torch.no_grad()
+    def targets(self, images: Tensor) -> Tensor:
+        """Return the teacher's features of all patches, [N, C, H, W] -> [N, L, dim], of mean square 1."""
+        blocks = self.teacher.block_tokens(self.teacher.patches(images), self.blocks)
+        return average_normalised([block[:, 1:] for block in blocks])
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eagleray.augment import View
-from eagleray.blocks.distributed import mean_and_variance, own_rows, world_size
+from eagleray.blocks.distributed import own_rows, world_size
 from eagleray.blocks.losses import precise
 from eagleray.blocks.masking import only, take
 from eagleray.blocks.networks import ema_update, frozen_copy, sincos_positions
+from eagleray.blocks.targets import TARGET_VARIANCE, variance_over_images
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import TokenEncoder
 from eagleray.contracts.errors import ConfigError
@@ -63,10 +64,7 @@ class IJEPA(Method):
     needs = frozenset({"tokens"})
     metrics: ClassVar[dict[str, Metric]] = {
         "context": Metric("share of an image's patches that the encoder sees"),
-        "target_variance": Metric(
-            "variance of the targets over images, of 1: 0 if a patch's place alone tells its target",
-            no_goal="it shows collapse, and says nothing of healthy runs",
-        ),
+        "target_variance": TARGET_VARIANCE,
     }
     collapsed_loss = 0.0
     recipes = Recipes(
@@ -140,15 +138,19 @@ class IJEPA(Method):
         )  # [N, K], [N, T, P]
         tokens = self.encoder.tokens(take(self.encoder.patches(images), context))[:, 1:]
         predicted = self._predict(tokens, context, targets)  # [N, T * P, dim]
-        with torch.no_grad():
-            whole = self.teacher.tokens(self.teacher.patches(images))[:, 1:]
-            whole = F.layer_norm(precise(whole), whole.shape[-1:])
-        loss = F.smooth_l1_loss(precise(predicted), take(whole, targets.flatten(1)))
-        metrics = {
+        wanted = self.targets(images)
+        loss = F.smooth_l1_loss(precise(predicted), take(wanted, targets.flatten(1)))
+        metrics: dict[str, Tensor | float] = {
             "context": context.shape[1] / self.encoder.grid**2,
-            "target_variance": mean_and_variance(whole.flatten(1))[1].mean(),
+            "target_variance": variance_over_images(wanted),
         }
         return StepResult(loss, [tokens.detach().mean(1)], metrics)
+
+    @torch.no_grad()
+    def targets(self, images: Tensor) -> Tensor:
+        """Return the teacher's features of all patches, [N, C, H, W] -> [N, L, dim], of mean square 1."""
+        whole = precise(self.teacher.tokens(self.teacher.patches(images))[:, 1:])
+        return F.layer_norm(whole, whole.shape[-1:])
 
     @torch.no_grad()
     def picture(self, images: Tensor) -> Mapping[str, Tensor]:

@@ -26,7 +26,10 @@ SIDE, BATCH = 16, 64
 TURNS = torch.arange(SIDE) / SIDE * 2 * math.pi
 Planted = Callable[[int, float, torch.Generator], tuple[Tensor, Tensor]]
 CONVNET = ["encoder.width=8", "optimizer.name=adamw", "optimizer.lr=2e-3"]
-VIT = ["encoder=vit_tiny", "encoder.depth=2", "encoder.dim=64", "optimizer.name=muon", "optimizer.lr=1e-2"]
+VIT = [
+    *("encoder=vit_tiny", "encoder.depth=2", "encoder.dim=64"),
+    *("optimizer.name=muon", "optimizer.lr=1e-2", "optimizer.warmup_epochs=0.1"),  # of 1: the same for every method
+]
 
 
 def stripes(phase: Tensor, label: Tensor) -> Tensor:
@@ -69,8 +72,11 @@ def explained(images: Tensor, reconstructed: Tensor) -> tuple[float, float]:
 
 
 def accuracy(method: Method, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
-    """Return the accuracy of a linear classifier of features, by ridge regression."""
-    first, second = (torch.cat([method.encode(x), torch.ones(len(x), 1)], 1).double() for x in (train[0], test[0]))
+    """Return the accuracy of a linear classifier of the trained encoder's features, by ridge regression.
+
+    A teacher's features would say how far it has followed.
+    """
+    first, second = (torch.cat([method.encoder(x), torch.ones(len(x), 1)], 1).double() for x in (train[0], test[0]))
     scale = first.std(0).clamp(min=1e-5)
     scale[-1] = 1
     first, second = first / scale, second / scale
@@ -156,24 +162,13 @@ def test_bigan_s_encoder_inverts_nothing_in_steps_that_suffice_to_reconstruct():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "gain"),
-    [
-        (["method=simmim"], 0.08),
-        (["method=maskfeat"], 0.08),
-        (["method=data2vec"], 0.08),
-        (["method=ijepa"], 0.04),
-        (["method=msn", "method.local_crops=0"], 0.04),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_hidden_patches_teach_in_more_steps_what_labels_teach(settings: list[str], gain: float):
-    """MSN's views are the whole image and a part of its patches."""
+@pytest.mark.parametrize("name", ["simmim", "maskfeat", "data2vec", "ijepa"])
+def test_hidden_patches_teach_in_more_steps_what_labels_teach(name: str):
     *_, untrained, labels = trained(["method=supervised", *VIT], 0.2, 100)
-    (*_, early), (*_, before, late) = (trained([*settings, *VIT], 0.2, steps) for steps in (100, 1000))
-    assert early < before + 0.1
-    assert labels > max(untrained + 0.12, early + 0.05)
-    assert late > max(before, early) + gain
+    (*_, early), (*_, before, late) = (trained([f"method={name}", *VIT], 0.2, steps) for steps in (100, 1000))
+    assert labels > untrained + 0.12
+    assert labels > early + 0.03
+    assert late > max(before, early) + 0.07
 
 
 COUNT = ["method=count", "method.counts=32", "method.hidden=32"]
