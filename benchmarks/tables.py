@@ -77,10 +77,11 @@ def methods() -> str:
     return markdown(head, lines) + below(trained, "run", ("linear", "knn"))
 
 
-def beside(ours: Sequence[Row], others: Sequence[Row], title: str) -> str:
+def beside(ours: Sequence[Row], others: Sequence[Row], title: str, *, chosen: bool = False) -> str:
     """Make the table of methods of ours and of what stands beside them, with the seeds that both have.
 
-    The difference is ours minus theirs, paired by seed, with its interval; below, that of the mean over many methods.
+    The difference is ours minus theirs, paired by seed, with its interval; below, that of the mean over many methods,
+    unless these were `chosen` for their results.
     """
     lines, gains = [], {"linear": [], "knn": []}
     for method in dict.fromkeys(row["method"] for row in others):
@@ -100,7 +101,8 @@ def beside(ours: Sequence[Row], others: Sequence[Row], title: str) -> str:
         lines.append(line)
     head = ["method", "linear", title, "difference", "kNN", title, "difference"]
     over_methods = ", ".join(f"{metric} {interval(means)}" for metric, means in gains.items())
-    below_it = f"\n\n± of the difference's mean over the methods, 95 %: {over_methods}" if len(lines) >= MANY else ""
+    has_mean = len(lines) >= MANY and not chosen
+    below_it = f"\n\n± of the difference's mean over the methods, 95 %: {over_methods}" if has_mean else ""
     return markdown(head, lines) + below_it
 
 
@@ -109,7 +111,7 @@ def epochs() -> str:
     more = read("epochs")
     names = {row["run"] for row in more}
     ten = [{**row, "method": row["run"].removesuffix(VIT)} for row in read("methods") if row["run"] in names]
-    return beside(more, ten, "ten epochs")
+    return beside(more, ten, "ten epochs", chosen=True)
 
 
 def targets() -> str:
