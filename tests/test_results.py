@@ -10,6 +10,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 from statsmodels.formula.api import ols
 
 from eagleray.config.plugin_files import import_file
+from eagleray.config.registry import declared
 
 ROOT = Path(__file__).parents[1]
 tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
@@ -88,6 +89,46 @@ def test_data2vec_s_targets_become_equal_and_i_jepa_s_do_not():
         for run in ("data2vec", "data2vec momentum=1")
     )
     assert np.min(np.subtract(fixed, np.max(moving, 0))) > 0.018, "a teacher that does not move makes better features"
+
+
+def means(name: str, *keys: str) -> pandas.DataFrame:
+    """Return the means over seeds of rows in docs/results, whose index is `keys`."""
+    rows = pandas.read_csv(ROOT / f"docs/results/{name}.csv")
+    return pandas.DataFrame(rows.groupby(list(keys)).mean(numeric_only=True))
+
+
+def test_those_below_the_floors_are_those_that_the_page_lists_with_a_reason():
+    """Methods of three families by more than the interval, not their runs with other settings."""
+    trained = [row for row in tables.read("methods") if row["state"] != "floor"]
+    metrics = ["linear", "knn"]
+    half = [tables.half_width(trained, "run", metric) for metric in metrics]
+    highest = means("methods", "state", "trial").loc["floor", metrics].max()
+    runs = means("methods", "run")[metrics].rename(lambda run: run.removesuffix(tables.VIT))
+    below = {
+        name
+        for name, method in declared("method").items()
+        if method.summary.startswith(("Pretext task:", "Masked images:", "Generative:"))
+        if (runs.loc[name] + half < highest).any()
+    }
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    section = page.partition("## What holds back those below the floors?\n")[2].partition("\n## ")[0]
+    lines = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert sorted(name for line in lines for name in line[0].strip().split(", ")) == sorted(below)
+    assert all((ROOT / line[2].strip(" `")).is_file() for line in lines if "not looked at" not in line[1])
+
+
+def test_the_reasons_on_the_page_are_in_the_rows():
+    patches = means("methods", "trial").loc["k-means patches"].linear
+    shown, runs = means("shown", "method").linear, means("methods", "run").linear
+    assert shown[["jigsaw", "context_prediction"]].max() < patches - 0.02
+    assert shown[["count", "colorization", "exemplar"]].min() > patches + 0.06
+    assert runs["simclr" + tables.VIT] < runs["patch_bert" + tables.VIT] + 0.01 < patches - 0.09
+    parts = means("reconstruction", "run")
+    assert parts.linear["labels on rest"] > parts.linear["labels on most"] + 0.03
+    blurred = parts.loc[["vae", "denoising_autoencoder"]]
+    assert blurred.explained_most.min() > 0.9 > 0.1 > blurred.explained_rest.max()
+    assert parts.explained_most["bigan"] < 0
+    assert means("dictionaries", "dictionary", "code").linear.max() < patches
 
 
 def test_methods_stand_beside_others_with_paired_differences():
