@@ -162,10 +162,19 @@ def test_bigan_s_encoder_inverts_nothing_in_steps_that_suffice_to_reconstruct():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["simmim", "maskfeat", "data2vec", "ijepa"])
-def test_hidden_patches_teach_in_more_steps_what_labels_teach(name: str):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=simmim"],
+        ["method=maskfeat"],
+        ["method=data2vec"],
+        ["method=ijepa", "method.targets=2", "method.predictor_dim=32", "method.predictor_depth=1"],
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_hidden_patches_teach_in_more_steps_what_labels_teach(settings: list[str]):
     *_, untrained, labels = trained(["method=supervised", *VIT], 0.2, 100)
-    (*_, early), (*_, before, late) = (trained([f"method={name}", *VIT], 0.2, steps) for steps in (100, 1000))
+    (*_, early), (*_, before, late) = (trained([*settings, *VIT], 0.2, steps) for steps in (100, 1000))
     assert labels > untrained + 0.12
     assert labels > early + 0.03
     assert late > max(before, early) + 0.07
