@@ -50,7 +50,8 @@ def rows_of(directory: Path) -> Iterator[tuple[str | int | float, ...]]:
     for epochs, method in ((0, build_method(run, trained.data.info)), (run.epochs, trained.method)):
         assert isinstance(method, (Data2Vec, IJEPA))
         method.eval()
-        yield run.method.name, run.seed, epochs, *shares(torch.cat([method.targets(x) for x in images.split(100)]))
+        targets = torch.cat([method.target_features(x) for x in images.split(100)])
+        yield run.method.name, run.seed, epochs, *shares(targets)
 
 
 def main() -> None:

@@ -85,12 +85,12 @@ class Data2Vec(Method):
         places = draw_blocks(len(images), encoder.grid, self.hidden, self.rng(progress.step))
         places = places.to(images.device, non_blocking=True)  # [N, K]
         tokens = encode_rest(encoder, images, places, self.mask_token)[:, 1:]
-        targets = self.targets(images)
+        targets = self.target_features(images)
         loss = smooth_error(self.head(take(tokens, places)), take(targets, places), self.config.beta)
         return StepResult(loss, [tokens.detach().mean(1)], {"target_variance": variance_over_images(targets)})
 
     @torch.no_grad()
-    def targets(self, images: Tensor) -> Tensor:
+    def target_features(self, images: Tensor) -> Tensor:
         """Return the teacher's features of all patches, [N, C, H, W] -> [N, L, dim], of mean square 1."""
         blocks = self.teacher.block_tokens(self.teacher.patches(images), self.blocks)
         return average_normalised([block[:, 1:] for block in blocks])

@@ -138,7 +138,7 @@ class IJEPA(Method):
         )  # [N, K], [N, T, P]
         tokens = self.encoder.tokens(take(self.encoder.patches(images), context))[:, 1:]
         predicted = self._predict(tokens, context, targets)  # [N, T * P, dim]
-        wanted = self.targets(images)
+        wanted = self.target_features(images)
         loss = F.smooth_l1_loss(precise(predicted), take(wanted, targets.flatten(1)))
         metrics: dict[str, Tensor | float] = {
             "context": context.shape[1] / self.encoder.grid**2,
@@ -147,7 +147,7 @@ class IJEPA(Method):
         return StepResult(loss, [tokens.detach().mean(1)], metrics)
 
     @torch.no_grad()
-    def targets(self, images: Tensor) -> Tensor:
+    def target_features(self, images: Tensor) -> Tensor:
         """Return the teacher's features of all patches, [N, C, H, W] -> [N, L, dim], of mean square 1."""
         whole = precise(self.teacher.tokens(self.teacher.patches(images))[:, 1:])
         return F.layer_norm(whole, whole.shape[-1:])
