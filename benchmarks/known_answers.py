@@ -39,6 +39,7 @@ CLAIMS = (
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "0.05"}, SIMCLR),
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "1"}, SIMCLR),
     Claim("scaling", {"optimizer.lr_scaling": "sqrt"}, {"optimizer.lr_scaling": "linear"}, SIMCLR),
+    Claim("momentum", {"method.momentum": "0.99"}, {"method.momentum": "0.9"}, BYOL),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "1"}, BYOL),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "0"}, BYOL),
     Claim("views", {"augment.only": ALL}, {"augment.only": "flip+jitter+grayscale"}, SIMCLR),

@@ -226,7 +226,7 @@ def crossed(rows: Sequence[Row], line: str, column: str, titles: dict[str, str],
 
 
 RACE_STEPS = (  # the points of sweeps/race_steps.yaml, in order: what each adds to the one above
-    "one mean of the last block, AdamW, defaults of before",
+    "one mean of the last block, AdamW, earlier defaults",
     "four cells of the last two blocks",
     "encoded at 48 pixels and mirrored",
     "views of 24 pixels, encoded at 36",
@@ -246,7 +246,7 @@ def race_steps() -> str:
         gains = [f"{average(own, m) - average(before, m):+.3f}" if before else "" for m in ("linear", "knn")]
         epochs = own[0]["run"].partition(" ")[0].removeprefix("epochs=")
         lines.append([step, epochs, cell(own, "linear"), gains[0], cell(own, "knn"), gains[1]])
-    head = ["and", "epochs", "linear", "gain", "kNN", "gain"]
+    head = ["step, beside those above", "epochs", "linear", "gain", "kNN", "gain"]
     return markdown(head, lines) + below(rows, "run", ("linear", "knn"))
 
 

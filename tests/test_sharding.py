@@ -54,6 +54,9 @@ OTHERS = {
     for name in METHODS
     if name not in {*RUNS, "distillation", "finetune"}
 }
+# Tasks beside a teacher that draw tiles, turn images, keep a bank of them and change the encoder.
+TASKS = "[{name: jigsaw, tile: 0.5, width: 6}, {name: decoupled_rotnet, negatives: 6}, colorization, context_encoder]"
+OTHERS["byol beside"] = ["encoder.width=8", "image_size=32", f"beside={TASKS}"]
 Workers = Callable[[int], list[dict]]  # the views and weights of each of that many workers
 CASES = [(2, name) for name in [*RUNS, *OTHERS]] + [(count, name) for count in (3, 4) for name in RUNS]
 # How far views and weights may differ. A worker pads photos to the largest of its own, so positions in them are rounded
@@ -107,7 +110,8 @@ def a_run(name: str, photos: str, directory: str) -> Run:
     root = Path(photos, "several" if name == "simclr" else "same")
     images = ["data=folder", f"data.root={root}", f"data.cache={directory}"]
     return load_run(
-        None, [f"method={name}", f"workers={distributed.world_size()}", *images, *SHARED, *(RUNS | OTHERS)[name]]
+        None,
+        [f"method={name.split()[0]}", f"workers={distributed.world_size()}", *images, *SHARED, *(RUNS | OTHERS)[name]],
     )
 
 

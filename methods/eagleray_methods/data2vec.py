@@ -4,9 +4,10 @@ Baevski, Hsu, Xu, Babu, Gu, Auli 2022, https://arxiv.org/abs/2202.03555
 The defaults are those of the authors' command for ViT-B, which hides 120 of 196 patches and normalises each block's
 tokens and also their mean; the paper tells of the former. The student is evaluated, which the authors fine-tune.
 Differs from the paper: the ViT has absolute positions, where the authors' has shared relative ones, and neither
-stochastic depth nor layer scale; its weights start as timm's. The teacher averages the encoder only, not the head.
-Hidden rectangles are filled up by single patches. Weight decay excludes the mask token, too. Images up to 64 pixels
-keep at least a fifth in a crop, since smaller crops lose the object. Under the small recipe the teacher moves faster.
+stochastic depth, dropped attention nor layer scale; its weights start as timm's. The teacher averages the encoder only,
+not the head. Hidden rectangles are filled up by single patches. Weight decay excludes the mask token, too. Images up to
+64 pixels keep at least a fifth in a crop, since smaller crops lose the object. Under the small recipe the teacher moves
+faster.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,6 +18,7 @@ image tens of times, not hundreds: there the temperature is higher, negatives ar
 from drifting in one direction, and crops cover at least half of the image.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -30,7 +31,7 @@ from eagleray.blocks.losses import precise
 from eagleray.blocks.memory_bank import MemoryBank
 from eagleray.blocks.networks import mlp
 from eagleray.blocks.normalisation import renormalised
-from eagleray.blocks.rotations import four_rotations
+from eagleray.blocks.rotations import four_rotations, rotated
 from eagleray.contracts.batch import Batch, DataInfo, Progress, StepResult
 from eagleray.contracts.encoder import Encoder
 from eagleray.contracts.errors import ConfigError
@@ -140,6 +141,13 @@ class DecoupledRotNet(Method):
                 "counted": weights[len(turned) // 4 :].mean(),
             },
         )
+
+    @torch.no_grad()
+    def picture(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Rotate each image, and turn it back by the rotation that is recognised."""
+        turned = rotated(images, torch.randint(4, (len(images),), generator=self.rng(0)).to(images.device))
+        predicted = self.classifier(self.encoder(turned)[:, : self.rotation_width]).argmax(1)
+        return {"turned": turned, "turned back": rotated(turned, -predicted % 4)}
 
     @torch.no_grad()
     def _weights(self, turned: Tensor, progress: Progress) -> Tensor:

@@ -4,12 +4,13 @@ Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox 2014, https://arxiv.org/abs
 The more classes, the more near-duplicates are told to be different: the paper finds the best accuracy at some 8,000,
 and `method.classes` is worth a sweep. Shift, colour and contrast matter, scale and rotation little.
 Differs from the paper: a class is a whole image, not a patch of one, drawn where gradients are large; its examples are
-new ones in each epoch, not about a hundred drawn once. Nothing is rotated. An image is enlarged by up to 1.4, not
-reduced. Contrast and colour change as in SimCLR's jitter, not along the principal axes of a patch's colours and by
-powers of HSV's saturation and value. The batches hold all images; those that are no class move batch norms alone. The
-classifier is one linear layer on the pooled features, so that these features are trained; there is no dropout. The rate
-of the paper recipe is ours, and falls by cosine, where the authors divide theirs by three whenever the validation error
-stops falling. The small recipe makes every image a class.
+new ones in each epoch, not about a hundred drawn once. Nothing is rotated. Crops of half of the area or more, whose
+sides have a ratio between 3/4 and 4/3, are enlarged, and nothing is reduced; the paper scales by 0.7 to 1.4. Contrast
+and colour change as in SimCLR's jitter, not along the principal axes of a patch's colours and by powers of HSV's
+saturation and value. The batches hold all images; those that are no class move batch norms alone. The classifier is one
+linear layer on the pooled features, so that these features are trained; there is no dropout. The rate of the paper
+recipe is ours, and falls by cosine, where the authors divide theirs by three whenever the validation error stops
+falling. The small recipe makes every image a class.
 """
 
 from typing import Annotated, ClassVar
@@ -68,7 +69,7 @@ class Exemplar(Method):
 
     @property
     def views(self) -> tuple[View, ...]:
-        # An enlargement by 1.4 shows half of the area.
+        # Enlarged by 1.4 a square shows half of the area.
         return (
             View(crop=(0.5, 1.0), shift=0.2, jitter=1.0, jitter_scale=(0.4, 0.7, 0.7, 0.1), jitter_probability=1.0),
         )

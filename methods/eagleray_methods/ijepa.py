@@ -5,7 +5,8 @@ The defaults are those of the paper's ViT-H/14; for ViT-B and ViT-L its predicto
 alone: there is neither a flip nor a change of colour. The teacher is evaluated, by the mean of its patches as in the
 paper, if `encoder.pool` is the default.
 Differs from the paper: encoder and teacher have a class token too, which the predictor does not see, and the encoder's
-initial weights are not divided by depth. Warm-up starts at 0, the authors' at a fifth of the peak.
+initial weights are not divided by depth. The mask token does not decay. Warm-up starts at 0, the authors' at a fifth of
+the peak. A context of ten patches suffices, of which the code wants more than ten.
 Blocks differ from those of the authors' code. A block's area and aspect are drawn independently, where the code
 draws both with one number. Blocks reach the last row and column, and the context may be the whole side. Where images
 have more visible patches than others of their step, random ones are left out, where the code leaves out the last

@@ -2,14 +2,14 @@
 
 Noroozi, Favaro 2016, https://arxiv.org/abs/1603.09246
 Widths, rates and the share of images without colour are those of VISSL's ResNet-50 (Goyal et al. 2019,
-https://arxiv.org/abs/1905.01235). Permutations are chosen once, the next one always farthest from all before, as in the
-paper's algorithm 1, and are the same for every seed.
-Differs from the paper: the first permutation is the identity, not a random one, and of equally far ones the one with
-the largest mean distance is taken. Colour channels are not shifted against each other; images without colour show one
-channel, not luma, which shows where a lens shifted colours. In the others it still does. A layer of its own follows the
-encoder for each tile, and one linear layer all of them. Images are cropped to between three quarters and all of their
-area, and flipped. The small recipe has all 24 permutations of 2 x 2 tiles, since 3 x 3 tiles of small images show too
-little (docs/results.md), and fewer features of a tile.
+https://arxiv.org/abs/1905.01235). Permutations are chosen once, and are the same for every seed.
+Differs from the paper: the first permutation is the identity, not a random one. The next one is always that whose
+nearest one before is farthest, and of these that with the largest mean distance; algorithm 1 takes the largest mean at
+once, and some then differ in two places only. Colour channels are not shifted against each other; images without colour
+show one channel, not luma, which shows where a lens shifted colours. In the others it still does. A layer of its own
+follows the encoder for each tile, and one linear layer all of them. Images are cropped to between three quarters and
+all of their area, and flipped. The small recipe has all 24 permutations of 2 x 2 tiles, since 3 x 3 tiles of small
+images show too little (docs/results.md), and fewer features of a tile.
 """
 
 from collections.abc import Mapping
@@ -117,8 +117,8 @@ class Jigsaw(Method):
 def far_permutations(tiles: int, count: int) -> Tensor:
     """Choose permutations that differ in many places, [count, tiles] int64.
 
-    Each is the one whose smallest Hamming distance to those before is largest (algorithm 1), of several the one with
-    the largest mean distance; the first is the identity. By the mean alone, some would differ in two or three tiles.
+    Each is the one whose smallest Hamming distance to those before is largest, of several the one with the largest mean
+    distance; the first is the identity. By the mean alone, as in algorithm 1, some would differ in two tiles.
     """
     candidates = torch.tensor(list(permutations(range(tiles))), dtype=torch.uint8, device="cpu").t().contiguous()
     nearest = torch.full_like(candidates[0], tiles + 1)

@@ -4,10 +4,10 @@ Devlin, Chang, Lee, Toutanova 2018, https://arxiv.org/abs/1810.04805
 Words replace the tokens that BEiT (https://arxiv.org/abs/2106.08254) gets from a network trained elsewhere: patches are
 normalised and whitened as by Coates, Ng, Lee 2011, and grouped once, those of the first step's images.
 Differs from the paper: it is no paper's method. Masks and training are BEiT's, without its stochastic depth, layer
-scale and relative positions. All hidden patches become the mask token; BERT replaces a tenth by other words and leaves
-a tenth. A word says nothing of the brightness of a patch. Hidden rectangles are filled up by single patches. Images up
-to 64 pixels keep at least a fifth in a crop, since smaller crops lose the object. The small recipe has fewer words,
-because a step of small images has fewer patches.
+scale and relative positions, and the mask token does not decay. All hidden patches become the mask token; BERT replaces
+a tenth by other words and leaves a tenth. A word says nothing of the brightness of a patch. Hidden rectangles are
+filled up by single patches. Images up to 64 pixels keep at least a fifth in a crop, since smaller crops lose the
+object. The small recipe has fewer words, because a step of small images has fewer patches.
 """
 
 from collections.abc import Mapping

@@ -96,6 +96,25 @@ def test_small_crops_and_the_teacher_do_not_count():
     torch.testing.assert_close(KoLeo(method, WEIGHT)(batch, NOW).loss.detach(), expected)
 
 
+@pytest.mark.parametrize(("name", "encoded"), [("mean_teacher", [0]), ("fixmatch", [0, 1]), ("label_propagation", [0])])
+def test_views_behind_labelled_images_count_and_nothing_is_encoded_again(name: str, encoded: list[int]):
+    """Of mean teacher's two views the teacher sees the second one."""
+    batch, images = batch_of(made(name)), {}
+    assert batch.labelled is not None
+    assert len(batch.labelled.targets) % len(batch.indices), "views begin between multiples of their length"
+    for steps in (made(name), KoLeo(made(name), WEIGHT)):
+        encoder, seen = getattr(steps, "method", steps).encoder, []
+        encoder.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
+        steps.eval()(batch, NOW)
+        images[type(steps)] = seen
+    assert len(set(map(tuple, images.values()))) == 1
+    alone, spread = made(name).eval(), KoLeo(made(name).eval(), WEIGHT)
+    with torch.no_grad():
+        terms = torch.stack([koleo(alone.encoder(batch.views[place])) for place in encoded])
+    found = (spread(batch, NOW).loss - alone(batch, NOW).loss).detach() / WEIGHT
+    torch.testing.assert_close(found, terms.mean())
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if "only_labels" not in find("method", name).needs])
 def test_the_term_of_every_method_is_that_of_whole_views(name: str):
     """Of those views that the method encodes with gradient, or of all if it encodes none of them."""

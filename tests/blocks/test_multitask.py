@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eagleray.blocks import distributed
 from eagleray.blocks.multitask import Multitask
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import Run, load_run, load_sweep, read_run
 from eagleray.config.metrics import TEST, metrics_of, reported
 from eagleray.config.registry import declared, find
@@ -30,6 +31,7 @@ DRAWING = [
     "image_size=32",
     "beside=[{name: decoupled_rotnet, projection: 4, negatives: 6}, {name: jigsaw, tile: 0.5, width: 6}, colorization]",
 ]
+PAPERS = ["beside=[context_prediction, colorization, {name: exemplar, classes: 30}]"]  # tasks, as far as they are here
 
 
 def run_of(*more: str) -> Run:
@@ -81,8 +83,31 @@ def test_what_methods_do_before_and_after_a_step_is_done(monkeypatch: pytest.Mon
     method.before_epoch(EpochView(lambda: torch.empty(0), None, NOW))
     method.before_step(NOW)
     method.after_step(NOW)
-    hooks = ("before_epoch", "before_step", "after_step")
-    assert called == [(name, hook) for hook in hooks for name in ("SimCLR", "RotNet")]
+    # The main method last after a step, as its teacher averages what the others made of the encoder.
+    order = {"before_epoch": "SimCLR RotNet", "before_step": "SimCLR RotNet", "after_step": "RotNet SimCLR"}
+    assert called == [(name, hook) for hook, names in order.items() for name in names.split()]
+
+
+@pytest.mark.parametrize("main", ["simclr", "msn", "context_encoder"])
+def test_the_encoder_learns_with_the_rates_of_the_main_method(main: str):
+    """Context encoder multiplies its rate, MaskFeat lets class tokens decay."""
+    beside = {"simclr": "context_encoder", "msn": "maskfeat", "context_encoder": "rotnet"}[main]
+    found = []
+    for more in ([], [f"beside=[{beside}]"]):
+        run = load_run(None, [*settings(main), "image_size=16", *more])
+        method = built(run)
+        of_weight = {
+            id(weight): (group["factor"], group["decays"], group["constant"])
+            for group in make_optimizer(method, run.optimizer).param_groups
+            for weight in group["params"]
+        }
+        found.append([of_weight[id(weight)] for weight in method.encoder.parameters() if weight.requires_grad])
+    assert found[0] == found[1]
+    if main == "simclr":
+        assert isinstance(method, Multitask)
+        heads = {id(weight) for weight in method.tasks["context_encoder"].method.get_submodule("decoder").parameters()}
+        factors = {of_weight[id(weight)][0] for weight in method.beside.parameters() if id(weight) in heads}
+        assert factors == {10}
 
 
 def test_labels_are_shown_to_the_main_method_alone(monkeypatch: pytest.MonkeyPatch):
@@ -106,19 +131,22 @@ def test_methods_beside_that_draw_pass_the_checks(main: str, check: str):
     assert list(CHECKS[check](load_run(None, [*settings(main), *DRAWING]))) == []
 
 
-def test_beside_colorization_all_see_luma_alone(tmp_path: Path):
+@pytest.mark.parametrize("main", ["context_prediction", "dino", "byol"])
+def test_beside_colorization_all_see_luma_alone(tmp_path: Path, main: str):
+    """Also a teacher, which is copied from the encoder and follows it."""
     images = write_images(tmp_path / "images")
-    run = load_run(
-        None, ["method=context_prediction", "beside=[colorization]", *images, *SMALL, "batch_size=16", "epochs=1"]
-    )
+    run = load_run(None, [f"method={main}", "beside=[colorization]", *images, *SMALL, "batch_size=16", "epochs=1"])
     *_, _last = train(run, tmp_path / "run")
     method = newest_method(tmp_path / "run")
     assert isinstance(method, Multitask)
     luma = method.tasks["colorization"].method.get_buffer("luma")
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     grey = (pictures * luma).sum(1, keepdim=True).expand_as(pictures)
+    if main != "context_prediction":
+        teacher = method.main.get_submodule("teacher.0")
+        torch.testing.assert_close(teacher(pictures), teacher(grey), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(method.encode(pictures), method.encode(grey), rtol=1e-4, atol=1e-5)
-    plain = load_run(None, ["method=context_prediction", *images, *SMALL, "batch_size=16", "epochs=1"])
+    plain = load_run(None, [f"method={main}", *images, *SMALL, "batch_size=16", "epochs=1"])
     *_, _last = train(plain, tmp_path / "plain")
     seeing = newest_method(tmp_path / "plain")
     assert (seeing.encode(pictures) - seeing.encode(grey)).abs().max() > 1e-2
@@ -178,8 +206,10 @@ def test_a_checkpoint_holds_the_encoder_once(tmp_path: Path, digits: list[str]):
     assert sizes[1] < 1.1 * sizes[0]
 
 
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, digits: list[str]):
-    run = load_run(None, ["method=byol", BESIDE, *digits, "epochs=2", "checkpoints.keep=3"])
+@pytest.mark.parametrize("beside", [[BESIDE], PAPERS], ids=["digits", "the paper's"])
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, digits: list[str], images: list[str], beside: list[str]):
+    data = digits if beside == [BESIDE] else [*images, *SMALL, "batch_size=16"]
+    run = load_run(None, ["method=byol", *beside, *data, "epochs=2", "checkpoints.keep=3"])
     reports = [report for report in train(run, tmp_path / "whole") if report.epoch_ended]
     *_, last = train(run, tmp_path / "resumed", resume_from=reports[0].checkpoint)
     whole, resumed = (load_checkpoint(each.checkpoint)["method"] for each in (reports[-1], last))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.augment import View
 from eagleray.blocks.lab import ab_bins, lab, srgb
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch
@@ -17,6 +18,7 @@ from eagleray_methods.colorization import (
     Decoder,
     annealed_mean,
     colour_loss,
+    first_convolution,
     rarity,
     seen_as_luma,
     spread,
@@ -120,6 +122,15 @@ def test_images_without_colours_neither_teach_nor_count():
     assert float(method(Batch([photos(method)], torch.arange(8)), NOW).metrics["coloured"]) == pytest.approx(7 / 8)
 
 
+def test_an_image_is_grey_up_to_five_units_of_a_or_b():
+    method = ready()
+    colours = torch.tensor([[60.0, 4.8, 0.0], [60.0, 5.2, 0.0], [60.0, 0.0, -4.8], [60.0, 0.0, -5.2]])
+    pixels = srgb(colours.double()[:, :, None, None].expand(-1, -1, 8, 8))
+    for image, coloured in zip((pixels - 0.5) / 0.25, (0, 1, 0, 1), strict=True):
+        result = method(Batch([image.expand(8, -1, -1, -1)], torch.arange(8)), NOW)
+        assert result.metrics["coloured"] == coloured
+
+
 def test_training_images_that_differ_in_colour_alone_look_the_same_to_the_encoder():
     """What could betray the colours is planted in them, and does not reach the encoder."""
     method = ready()
@@ -176,20 +187,27 @@ def test_evaluation_shows_the_encoder_what_training_does(encoder: list[str]):
     assert isinstance(method, Colorization)
     method = method.double().train()
     images = torch.randn(4, 3, size, size, dtype=torch.float64)
-    assert not torch.allclose(method.encode(images), method.encode(seen_as_luma(images, method.luma)))
-    method = one_step_later(method)
-    encoded = method.encode(images)
-    torch.testing.assert_close(encoded, method.encode(seen_as_luma(images, method.luma)))
+    before = method.encode(images)
+    for _ in ("before training", "after a step"):
+        encoded = method.encode(images)
+        torch.testing.assert_close(encoded, method.encode(seen_as_luma(images, method.luma)), rtol=1e-6, atol=1e-6)
+        method = one_step_later(method)
+    assert not torch.allclose(encoded, before)
     assert used_encoder(method, images) is method.encoder  # so what is exported does the same
     assert not torch.allclose(encoded[:1], encoded[1:2])
 
 
 def test_making_the_encoder_blind_changes_nothing_of_what_it_computes_on_luma():
     method = ready().eval()
-    shown = seen_as_luma(photos(method), method.luma)
+    images = photos(method)
+    shown = seen_as_luma(images, method.luma)
+    weight = first_convolution(method.encoder).weight
+    weight.data.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     before = method.encode(shown)
+    assert not torch.allclose(method.encode(images), before)
     method.after_step(NOW)
     torch.testing.assert_close(method.encode(shown), before)
+    torch.testing.assert_close(method.encode(images), before)
 
 
 class TwoEyes(nn.Module):
@@ -225,3 +243,4 @@ def test_the_papers_recipe_is_that_of_the_authors_code():
     assert recipe.peak_lr(40) == 3e-5
     assert [drop * 500_000 for drop in recipe.drops] == pytest.approx([225_000, 450_000])
     assert (recipe.beta2, recipe.weight_decay, run.steps) == (0.99, 1e-3, 500_000)
+    assert ready().views == (View(crop=(0.47, 1.0), flip=0.5),)  # 176 of 256 pixels

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.augment import View
 from eagleray.blocks.optimizers import make_optimizer, set_rates
 from eagleray.config import load_run
 from eagleray.contracts.batch import Progress
@@ -163,3 +164,19 @@ def test_a_picture_shows_the_image_with_its_hole_painted(hole: str):
 def test_images_too_small_for_a_hole_are_refused():
     with pytest.raises(ConfigError, match=r"^image_size=6 leaves too little around a hole: take 8 or more$"):
         made("image_size=6")
+
+
+def test_the_papers_settings_are_those_of_the_authors_code():
+    """Random regions, an adversarial weight of .001, Adam at 2e-4 with beta 0.5, ten times that for the generator."""
+    run = load_run(None, ["method=context_encoder", "recipe=paper", "batch_size=64"])
+    assert run.method.config.model_dump() == {
+        "hole": "random", "adversarial": 0.001, "generator_rate": 10.0, "width": 64,
+    }  # fmt: skip
+    recipe = run.optimizer
+    assert (recipe.name, recipe.peak_lr(64), recipe.momentum, recipe.beta2) == ("adamw", 2e-4, 0.5, 0.999)
+    assert (recipe.weight_decay, recipe.final_lr) == (0, 1)
+    method = made()
+    assert method.views == (View(crop=(0.5, 1.0), flip=0.5),)
+    assert method.discriminator is not None
+    slopes = [layer.negative_slope for layer in method.discriminator.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert set(slopes) == {0.2}

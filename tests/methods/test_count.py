@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eagleray.augment import View
 from eagleray.config import load_run
 from eagleray.contracts.batch import Progress
 from eagleray.contracts.errors import ConfigError
@@ -97,8 +98,8 @@ def test_counting_nothing_is_the_trivial_solution_and_is_seen():
     assert [float(result.metrics[name]) for name in ("count", "error", "active")] == [0.0, 0.0, 1.0]
 
 
-def test_how_an_image_was_halved_says_nothing_because_every_kernel_occurs():
-    """A single kernel leaves its mark in every halved image and in no quarter."""
+def test_images_are_halved_by_four_kernels_each_as_often():
+    """A single one leaves its mark in every halved image and in no quarter (tests/methods/test_shortcuts.py)."""
     method = count()
     image = torch.rand(16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     halves = [kernel @ image @ kernel.T for kernel in method.kernels]
@@ -126,3 +127,11 @@ def test_an_odd_image_is_halved_without_its_last_line():
 def test_quarters_that_patches_do_not_divide_are_refused():
     with pytest.raises(ConfigError, match=r"^image_size=12 gives tiles of 6 pixels, which patches of 4 pixels do not"):
         build_method(load_run(None, ["method=count", "encoder=vit_tiny", "encoder.patch_size=4"]), SMALLER)
+
+
+def test_the_papers_settings():
+    """A thousand counts, a margin of 10, two thirds of the images in one channel; layers of 4096; Adam at 1e-4."""
+    run = load_run(None, ["method=count", "recipe=paper"])
+    assert run.method.config.model_dump() == {"margin": 10.0, "counts": 1000, "one_channel": 0.66, "hidden": 4096}
+    assert (run.optimizer.name, run.optimizer.peak_lr(512)) == ("adamw", 1e-4)
+    assert count().views == (View(crop=(0.5, 1.0), flip=0.5),)

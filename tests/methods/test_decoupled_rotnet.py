@@ -1,19 +1,22 @@
 """Decoupled RotNet: its loss from the formula, what each half learns, and a trained RotNet's weights."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from eagleray.augment import View
 from eagleray.blocks.memory_bank import nce
 from eagleray.config import load_run
 from eagleray.contracts.batch import DataInfo, Progress
 from eagleray.contracts.errors import ConfigError
+from eagleray.runs.method_checks import CHECKS
 from eagleray_methods.decoupled_rotnet import DecoupledRotNet, mean_and_distance, rotation_weights
-from method_cases import INFO, NOW, batch_of, finished_run, small
+from method_cases import INFO, NOW, batch_of, finished_run, settings, small
 
 SMALL = ["method.projection=4", "method.negatives=6", "method.last_norm=false"]
 LATE = Progress(step=9, steps=10, epoch=0, epochs=1)
@@ -117,6 +120,46 @@ def test_a_trained_rotnet_weights_images_at_the_end_of_the_training(tmp_path: Pa
     assert float(losses[3][1] - losses[9][1]) == pytest.approx(lost, rel=1e-6)
 
 
+def test_each_rotated_image_has_a_weight_of_its_own(tmp_path: Path):
+    """From images as the trained network saw them, with another mean and deviation."""
+    other = replace(INFO, mean=(0.1, 0.4, 0.6), std=(0.5, 0.2, 0.3))
+    place = finished_run(tmp_path / "run", other, "method=rotnet", "encoder.width=4")
+    settings, late = [f"method.rotations={place}", "method.power=1.5"], replace(LATE, step=NOW.step, steps=NOW.step + 1)
+    method, twin = ready(*settings, "method.weighted_from=0.7"), ready(*settings)
+    batch, bank, weighing = batch_of(method), twin.bank.rows.clone(), method.weighing
+    mean, std, their_mean, their_std = (
+        torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (INFO.mean, INFO.std, other.mean, other.std)
+    )
+    images = (batch.views[0] * std + mean - their_mean) / their_std
+    weights = [1.0] * 8
+    with torch.no_grad():
+        for turns in (1, 2, 3):
+            logits = weighing.classifier(weighing.encoder(images.rot90(turns, (2, 3))))
+            weights += (1 - logits.softmax(1)[:, 0] ** 1.5).tolist()
+    assert max(weights[8:]) - min(weights[8:]) > 0.01
+    expected = written_out(twin, batch.views[0], batch.indices, bank, weights)
+    result = method(batch, late)
+    torch.testing.assert_close(result.loss.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
+    assert float(result.metrics["counted"]) == pytest.approx(sum(weights[8:]) / 24)
+
+
+@pytest.mark.parametrize("check", ["resuming", "randomness", pytest.param("two workers", marks=pytest.mark.slow)])
+def test_weighted_images_pass_the_checks(tmp_path: Path, check: str):
+    run = load_run(None, [*settings("decoupled_rotnet"), rotnet(tmp_path / "run"), "method.weighted_from=0"])
+    assert list(CHECKS[check](run)) == []
+
+
+def test_a_picture_turns_images_back_by_the_rotation_that_is_recognised():
+    method = ready().eval()
+    images, drawn = batch_of(method).views[0], torch.randint(4, (8,), generator=method.rng(0))
+    assert len(drawn.unique()) > 1
+    method.classifier.forward = lambda _: F.one_hot(drawn, 4)  # type: ignore[method-assign]
+    made = method.picture(images)
+    for turned, image, turns in zip(made["turned"], images, drawn.tolist(), strict=True):
+        assert torch.equal(turned, image.rot90(turns, (1, 2)))
+    assert torch.equal(made["turned back"], images)
+
+
 def test_a_trained_rotnet_gets_no_gradient_and_keeps_its_statistics(tmp_path: Path):
     method = ready(rotnet(tmp_path / "run"))
     before = {name: value.clone() for name, value in method.weighing.state_dict().items()}
@@ -141,4 +184,9 @@ def test_the_papers_recipe_is_that_of_the_authors_code():
     assert recipe.peak_lr(192) == pytest.approx(0.01)
     assert [drop * 245 for drop in recipe.drops] == pytest.approx([90, 130, 190])
     assert (recipe.nesterov, recipe.weight_decay, recipe.drop_factor) == (True, 5e-4, 0.1)
+    config = load_run(None, ["method=decoupled_rotnet", "recipe=paper"]).method.config.model_dump()
+    assert config == {
+        "alike": 1, "contrast": 1, "temperature": 0.07, "negatives": 4096, "momentum": 0.5, "projection": 128,
+        "last_norm": False, "crop_min": 0.08, "rotations": None, "power": 2, "weighted_from": 210 / 245,
+    }  # fmt: skip
     assert ready("method.crop_min=0.08").views == (View(crop=(0.08, 1.0), flip=0.5),)

@@ -58,6 +58,7 @@ def test_both_players_have_the_gradients_of_two_optimizers(margin: float):
     torch.testing.assert_close(result.loss, of_discriminator + of_generator, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(result.metrics["energy"], real.mean().detach())
     torch.testing.assert_close(result.metrics["generated_energy"], pushed.mean().detach())
+    torch.testing.assert_close(result.metrics["similarity"], repelling(twin.encoder(generated)).detach())
     for part, loss in ((("encoder", "decoder"), of_discriminator), (("generator",), of_generator)):
         names = [name for name, _ in twin.named_parameters() if name.startswith(part)]
         gradients = torch.autograd.grad(loss, [twin.get_parameter(name) for name in names], retain_graph=True)

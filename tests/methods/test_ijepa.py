@@ -4,15 +4,19 @@ import math
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn import functional as F
 
+from eagleray.blocks.networks import sincos_positions
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Batch, Progress
 from eagleray.contracts.errors import ConfigError
 from eagleray.contracts.seeds import generator
+from eagleray.encoders.vit import ViT
 from eagleray_methods.ijepa import IJEPA, Layout, block_size, draw_blocks
-from method_cases import NOW, batch_of, small
+from method_cases import NOW, batch_of, settings, small
 
 SMALL = ["method.predictor_dim=32", "method.predictor_depth=1", "method.min_context=3"]
 
@@ -172,6 +176,28 @@ def test_the_papers_recipe_is_that_of_the_authors_file():
     recipe = load_run(None, ["method=ijepa", "recipe=paper", "batch_size=2048"]).optimizer
     assert math.isclose(recipe.peak_lr(2048), 1e-3)
     assert (recipe.weight_decay, recipe.final_weight_decay, recipe.warmup_epochs) == (0.04, 0.4, 40)
+
+
+def test_positions_are_fixed_and_all_matrices_decay():
+    method = made()
+    assert isinstance(method.encoder, ViT)
+    positions = method.encoder.vit.pos_embed
+    assert not positions.requires_grad
+    torch.testing.assert_close(positions[0, 1:], sincos_positions(method.encoder.grid, method.encoder.dim).double())
+    groups = make_optimizer(method, load_run(None, settings("ijepa")).optimizer).param_groups
+    decays = {id(weight): group["decays"] for group in groups for weight in group["params"]}
+    trained = {name: weight for name, weight in method.named_parameters() if weight.requires_grad}
+    assert {name for name, weight in trained.items() if decays[id(weight)] != (weight.ndim > 1)} == set()
+    assert decays[id(method.encoder.vit.cls_token)]
+
+
+def test_the_predictors_deeper_blocks_start_smaller():
+    method = made("method.predictor_depth=9", "method.predictor_dim=64")
+    blocks = [block for block in method.predictor if isinstance(block, Block)]
+    for layers in ([block.attn.proj for block in blocks], [block.mlp.fc2 for block in blocks]):
+        deviations = torch.stack([layer.weight.std() for layer in layers])  # pyright: ignore[reportArgumentType]
+        expected = 0.02 / (2 * torch.arange(1.0, 10)).sqrt()
+        torch.testing.assert_close(deviations, expected.double(), rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize(

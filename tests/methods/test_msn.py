@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.blocks.optimizers import make_optimizer
 from eagleray.config import load_run
 from eagleray.contracts.batch import Progress
 from eagleray.encoders.vit import ViT
 from eagleray_methods.msn import MSN, msn_terms, sharpened
 from gradients import assert_two_are_one, of_own_part
-from method_cases import NOW, batch_of, small
+from method_cases import NOW, batch_of, settings, small
 
 # Crops of the image's size: positions of others are interpolated in float32, and two workers' sums are rounded apart.
 SMALL = ["method.hidden=16", "method.bottleneck=8", "method.prototypes=12", "method.local_size=8"]
@@ -76,7 +77,16 @@ def test_targets_are_sharper_and_fill_prototypes_equally():
     assert float(plain.sum(0)[0]) > 30
     torch.testing.assert_close(equal.sum(0), torch.full((8,), 8.0, dtype=torch.float64), rtol=1e-3, atol=0)
     torch.testing.assert_close(equal.sum(1), torch.ones(64, dtype=torch.float64))
-    assert sharpened(1e4 * logits.float(), 0.1, 3).isfinite().all()
+    unused = torch.cat([logits[:, :1] - 1, logits], 1).float()  # no image is most like its first prototype
+    assert sharpened(1e4 * unused, 0.1, 3).isfinite().all()
+
+
+def test_prototypes_do_not_decay_and_the_head_has_batch_norms():
+    method = made()
+    (groups,) = [make_optimizer(method, load_run(None, settings("msn")).optimizer).param_groups]
+    decays = {id(weight): group["decays"] for group in groups for weight in group["params"]}
+    assert not any(decays[id(weight)] for weight in method.head.prototypes.parameters())
+    assert sum(isinstance(layer, nn.BatchNorm1d) for layer in method.head.modules()) == 2
 
 
 def test_each_image_loses_its_own_patches_and_only_the_second_view_does():

@@ -148,3 +148,90 @@ def leaves(transform: Any, probability: float = 1.0) -> Iterator[tuple[float, An
         yield from leaves(transform.transform, probability)
     else:
         yield probability, transform
+
+
+VIT = "encoder=vit_tiny"
+ADAM = {"weight_decay": 0.0, "warmup_epochs": 0.0}
+BEIT = {"weight_decay": 0.05, "warmup_epochs": 10, "clip": 3.0}
+TRAINING = {  # of the authors' code: a batch, the rate at it, what else the optimizer does, and the method's settings
+    f"maskfeat {VIT}": (2048, 1.6e-3, {"weight_decay": 0.05, "warmup_epochs": 30, "clip": 0.02, "final_lr": 0.0},
+        {"mask_ratio": 0.4, "window": True}),
+    f"simmim {VIT}": (2048, 4e-4, {"weight_decay": 0.05, "warmup_epochs": 10, "clip": 5.0, "drops": (0.875,)},
+        {"mask_ratio": 0.6}),
+    f"data2vec {VIT}": (2048, 2e-3, {**BEIT, "final_lr": 0.005},
+        {"mask_ratio": 0.61, "blocks": None, "beta": 2.0, "momentum": 0.9998}),
+    f"patch_bert {VIT}": (2048, 1.5e-3, {**BEIT, "final_lr": 0.0067}, {"mask_ratio": 0.4}),
+    f"ijepa {VIT}": (2048, 1e-3,
+        {"weight_decay": 0.04, "final_weight_decay": 0.4, "warmup_epochs": 40, "final_lr": 0.001, "clip": None},
+        {"targets": 4, "min_context": 10, "predictor_dim": 384, "predictor_depth": 12, "momentum": 0.996}),
+    f"msn {VIT}": (1024, 1e-3,
+        {"weight_decay": 0.04, "final_weight_decay": 0.4, "warmup_epochs": 15, "final_lr": 0.001, "clip": 3.0},
+        {"mask_ratio": 0.15, "prototypes": 1024, "temperature": 0.1, "sharpening": 0.25, "momentum": 0.996,
+         "entropy_weight": 1.0, "iterations": 3, "hidden": 2048, "bottleneck": 256, "local_crops": 10}),
+    "lejepa": (256, 5e-4, {"weight_decay": 0.05, "warmup_epochs": 1, "final_lr": 0.001},
+        {"weight": 0.05, "directions": 1024, "hidden": 2048, "projection": 64, "local_crops": 6}),
+    "mmcr": (2048, 4.8, {"name": "lars", "weight_decay": 1e-6, "warmup_epochs": 10, "final_lr": 0.001},
+        {"hidden": 8192, "projection": 512}),
+    "ebgan": (64, 2e-4, {**ADAM, "momentum": 0.5, "final_lr": 1.0}, {"repelling": 0.1, "latent": 100}),
+    "bigan": (128, 2e-4, {"weight_decay": 2.5e-5, "momentum": 0.5, "final_lr": 0.01},
+        {"latent": 200, "hidden": 1024, "discriminator_rate": 1.0}),
+    # Of these the training is ours.
+    "vae": (128, 1e-3, ADAM, {"latent": 64, "beta": 1.0, "deviation": 0.3}),
+    "denoising_autoencoder": (128, 1e-3, ADAM, {"corruption": "masking", "share": 0.25, "noise": 0.3}),
+    "kmeans_features": (128, 4.0, {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0}, {}),
+    "sparse_coding": (128, 1e-3, ADAM, {"sparsity": 1.0, "prediction": 1.0, "iterations": 20}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TRAINING)
+def test_rates_and_settings_are_those_of_the_paper(method: str):
+    batch, rate, optimizer, config = TRAINING[method]
+    run = load_run(None, [*f"method={method}".split(), "recipe=paper"])
+    assert run.optimizer.peak_lr(batch) == pytest.approx(rate, rel=0.02)
+    for expected, found in (({"name": "adamw", **optimizer}, run.optimizer), (config, run.method.config)):
+        assert {name: getattr(found, name) for name in expected} == expected
+
+
+MASKED = {"crop": (0.08, 1.0), "flip": 0.5, "interpolation": "bicubic"}
+BEIT_S = View(**MASKED, jitter=1.0, jitter_scale=(0.4, 0.4, 0.4, 0.0), jitter_probability=1.0)
+VIEWS = {  # of papers whose views lightly does not have
+    f"maskfeat {VIT}": View(**{**MASKED, "crop": (0.5, 1.0)}),
+    f"simmim {VIT}": View(crop=(0.67, 1.0), flip=0.5),
+    f"data2vec {VIT}": BEIT_S,
+    f"patch_bert {VIT}": BEIT_S,
+    f"ijepa {VIT}": View(crop=(0.3, 1.0), flip=0.0),
+    "ebgan": View(flip=0.5),
+    "bigan": View(shift=1 / 16, flip=0.5),
+    "vae": View(),
+    "denoising_autoencoder": View(),
+}
+
+
+@pytest.mark.parametrize("method", VIEWS)
+def test_the_one_view_is_that_of_the_paper(method: str):
+    assert of_the_paper(method).views == (VIEWS[method],)
+
+
+def test_lejepa_s_views_are_those_of_the_authors_page():
+    """Two large ones and six small ones, all changed in the same way."""
+    change = {"flip": 0.5, "jitter": 1.0, "jitter_scale": (0.4, 0.4, 0.2, 0.1), "jitter_probability": 0.8}
+    change |= {"grayscale": 0.2, "blur": 0.5, "solarize": 0.2}
+    small = [View(size=96, crop=(0.05, 0.3), **change)] * 6
+    assert list(of_the_paper("lejepa").views) == [*[View(crop=(0.3, 1.0), **change)] * 2, *small]
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "sizes"),
+    [
+        ("lejepa", "projector", [256, 2048, 2048, 64]),
+        ("mmcr", "projector", [256, 8192, 8192, 512]),
+        (f"msn {VIT}", "head", [192, 2048, 2048, 256]),
+    ],
+)
+def test_heads_that_lightly_lacks_have_norms_between_their_layers(method: str, part: str, sizes: list[int]):
+    made = of_the_paper(method, *([] if VIT in method else OF_256))
+    found = layers(getattr(made, part))
+    linear = [layer for layer in found if layer[0] == "linear"]
+    assert [linear[0][1], *(layer[2] for layer in linear)][: len(sizes)] == sizes
+    hidden = len(sizes) - 2
+    assert [layer[1] for layer in found if layer[0] == "norm"][:hidden] == sizes[1:-1]

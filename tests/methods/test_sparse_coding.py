@@ -86,9 +86,19 @@ def test_loss_and_gradients_are_those_of_the_energy_with_the_codes_held():
     z = best_codes(x, dictionary.detach(), f.detach(), 0.3, 0.7, 2)
     expected = slow_energy(x, dictionary, f, z, 0.3, 0.7)
     expected.backward()
-    loss = method(batch, NOW).loss
-    loss.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    result = method(batch, NOW)
+    result.loss.backward()
+    torch.testing.assert_close(result.loss, expected, rtol=1e-10, atol=0)
+    counts = [sum(float(code) != 0 for code in row) for row in z]
+    rest, wrong = x - z @ dictionary.detach().T, f.detach() - z
+    own = {
+        "active": sum(counts) / z.numel(),
+        "used": sum(bool(z[:, entry].any()) for entry in range(z.shape[1])) / z.shape[1],
+        "unexplained": float((rest.norm() / x.norm()) ** 2),
+        "mispredicted": float((wrong.norm() / z.norm()) ** 2),
+    }
+    assert 0 < own["active"] < own["used"]
+    assert {name: float(value) for name, value in result.metrics.items()} == pytest.approx(own)
     found = (method.decoder.weight.grad, layer.dictionary.grad, layer.threshold.grad)
     for ours, theirs in zip(found, (dictionary.grad, filters.grad, thresholds.grad), strict=True):
         assert ours is not None

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from eagleray.contracts.batch import Batch
 from eagleray_methods.vae import VAE, kl_from_prior, negative_log_density
 from method_cases import BATCH, NOW, batch_of, small
 
@@ -43,7 +44,8 @@ def test_the_loss_is_the_evidence_lower_bound(beta: float, deviation: float):
     """Value and gradient against densities of torch, with the noise of the step."""
     method = made(f"method.beta={beta}", f"method.deviation={deviation}")
     images = batch_of(method).views[0]
-    loss = method(batch_of(method), NOW).loss
+    result = method(batch_of(method), NOW)
+    loss = result.loss
     loss.backward()
     got = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     method.zero_grad()
@@ -52,7 +54,10 @@ def test_the_loss_is_the_evidence_lower_bound(beta: float, deviation: float):
     centre = method.decoder(mean + spread * noise)
     constant = Normal(0.0, deviation).log_prob(torch.tensor(0.0)).item()
     log_density = (Normal(centre, deviation).log_prob(images) - constant).sum((1, 2, 3))
-    expected = (beta * kl_divergence(Normal(mean, spread), Normal(0.0, 1.0)).sum(1) - log_density).mean()
+    divergence = kl_divergence(Normal(mean, spread), Normal(0.0, 1.0)).sum(1)
+    expected = (beta * divergence - log_density).mean()
+    torch.testing.assert_close(result.metrics["kl"], divergence.mean().detach())
+    torch.testing.assert_close(result.metrics["reconstruction"], (centre - images).square().mean().detach())
     expected.backward()
     torch.testing.assert_close(loss, expected)
     assert got
@@ -90,6 +95,26 @@ def test_active_units_and_divergence_tell_of_posterior_collapse():
     assert float(collapsed["active_units"]) == 0
     assert float(collapsed["kl"]) == 0
     assert float(metrics["kl"]) > 0
+
+
+def test_a_latent_is_active_above_a_variance_of_a_hundredth():
+    method = made()
+    batch = batch_of(method)
+    assert method.posterior.bias is not None
+    with torch.no_grad():
+        method.posterior.weight[6:].zero_()
+        method.posterior.bias.zero_()
+        means = method.encoder(batch.views[0]) @ method.posterior.weight[:6].T
+        wanted = torch.tensor([0.0095, 0.0105, 0.1, 1e-4, 0.0, 0.02])
+        method.posterior.weight[:6] *= (wanted / means.var(0, correction=0)).sqrt()[:, None]
+    assert float(method(batch, NOW).metrics["active_units"]) == 3
+
+
+def test_the_divergence_is_float32_inside_bf16_autocast():
+    method = made().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = method(Batch([batch_of(method).views[0].float()], batch_of(method).indices), NOW)
+    assert result.metrics["kl"].dtype == torch.float32
 
 
 def test_a_picture_shows_the_reconstruction_from_the_means_and_samples_of_the_prior():

@@ -20,10 +20,11 @@ class KoLeo(nn.Module):
     """A method whose loss also spreads the features of its encoder.
 
     loss + weight * (mean over views of `koleo`), for the views of the run's image size that the step encodes with
-    gradient: small crops, a teacher, and changed or generated images do not count. Of a method that encodes no whole
-    view (but tiles, patches or mixtures), all views are encoded in a pass of their own. Images are compared within a
-    view, never the views of one image, and over all workers; DINOv2 compares those of one worker. It sums over its two
-    crops, so that its weight of 0.1 is 0.2 here. Call it in the method's place.
+    gradient: small crops, a teacher, and labelled, changed or generated images do not count. Of a method that encodes
+    no whole view in its order (but tiles, patches, mixtures or shuffled images), all views are encoded in a pass of
+    their own. Images are compared within a view, never the views of one image, and over all workers; DINOv2 compares
+    those of one worker. It sums over its two crops, so that its weight of 0.1 is 0.2 here. Call it in the method's
+    place.
 
     Raises:
         ConfigError: no gradient trains the encoder.
@@ -34,8 +35,8 @@ class KoLeo(nn.Module):
         if not any(parameter.requires_grad for parameter in method.encoder.parameters()):
             raise ConfigError("koleo: no gradient trains this encoder; set koleo=0")
         self.method, self.weight = method, weight
-        # Which parts of a step's passes are whole views, by the passes' lengths: comparing images waits for a GPU.
-        self.whole: dict[tuple[int, ...], list[int]] = {}
+        # In which passes and at which rows whole views begin, by the passes' lengths: comparing images waits for a GPU.
+        self.whole: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
     def forward(self, batch: Batch, progress: Progress) -> StepResult:
         with observed(self.method.encoder) as passes:
@@ -47,15 +48,24 @@ class KoLeo(nn.Module):
         """Return the features of whole views, each [n, D]."""
         count, size = len(batch.indices), self.method.data.image_size
         views = [view for view in batch.views if view.shape[-1] == size]
-        parts = [
-            part for images, features in passes for part in zip(images.split(count), features.split(count), strict=True)
-        ]
         lengths = tuple(len(images) for images, _ in passes)
         if lengths not in self.whole:
-            is_view = [any(torch.equal(images, view) for view in views) for images, _ in parts]
-            self.whole[lengths] = [place for place, found in enumerate(is_view) if found]
-        encoded = [parts[place][1] for place in self.whole[lengths]]
+            self.whole[lengths] = [
+                (place, row)
+                for place, (images, _) in enumerate(passes)
+                for view in views
+                for row in rows_of(view, images)
+            ]
+        encoded = [passes[place][1][row : row + count] for place, row in self.whole[lengths]]
         return encoded or self.method.encoder(torch.cat(views)).split(count)
+
+
+def rows_of(view: Tensor, images: Tensor) -> list[int]:
+    """Return the rows of `images` at which all images of a view begin, in their order."""
+    if images.shape[1:] != view.shape[1:]:
+        return []
+    begins = (images == view[0]).flatten(1).all(1).nonzero().flatten().tolist()
+    return [row for row in begins if torch.equal(images[row : row + len(view)], view)]
 
 
 @contextmanager

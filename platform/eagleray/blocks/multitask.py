@@ -21,10 +21,11 @@ class Task:
 class Multitask(Method):
     """A method and tasks beside it, which train its encoder together: loss + sum over tasks of weight * loss.
 
-    Each sees its own views, in passes of its own; what it does before and after a step it does to the shared encoder.
-    (So colorization makes all of them see luma alone, which is the harmonised input of the paper.) The main method is
-    what is evaluated and kept: its encoder or teacher, its embeddings, its classifier. Numbers of the others have their
-    names before them.
+    Each sees its own views, in passes of its own. The main method is what is evaluated and kept: its encoder or
+    teacher, its embeddings, its classifier. The encoder's rate and decay are its own too, those of the tasks' heads are
+    theirs. What tasks do to the shared encoder comes first, so that the main method's teacher copies and averages it:
+    colorization beside another method makes it see luma alone, which is the harmonised input of the paper. Numbers of
+    the others have their names before them.
 
     Source: Doersch, Zisserman 2017, Multi-task Self-Supervised Visual Learning, https://arxiv.org/abs/1708.07860. There
     every task has images of its own, here all see the same ones; gradients are added for one step in both. Of its four
@@ -33,7 +34,7 @@ class Multitask(Method):
 
     Args:
         name: of the main method.
-        main: the main method, whose encoder the others were built with.
+        main: the main method, built after the others with the same encoder.
         tasks: by name.
     """
 
@@ -71,7 +72,8 @@ class Multitask(Method):
         return replace(result, loss=loss, metrics=numbers)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        return [group for method in self.methods.values() for group in method.parameter_groups()]
+        tasks = [group for task in self.tasks.values() for group in task.method.parameter_groups()]
+        return [*tasks, ParameterGroup(self.encoder), *self.main.parameter_groups()]  # the last one of a weight counts
 
     def before_epoch(self, epoch: EpochView) -> None:
         self.main.before_epoch(epoch)
@@ -83,8 +85,9 @@ class Multitask(Method):
             method.before_step(progress)
 
     def after_step(self, progress: Progress) -> None:
-        for method in self.methods.values():
-            method.after_step(progress)
+        for task in self.tasks.values():
+            task.method.after_step(progress)
+        self.main.after_step(progress)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.main.encode(images)

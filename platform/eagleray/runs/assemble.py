@@ -151,14 +151,14 @@ def build_method(run: Run, data: DataInfo) -> Method:
         image_size=data.image_size,
         channels=data.channels,
     )
-    main, *others = (
-        one.declaration.load()(encoder, one.declaration.real(one.config), data) for one in (run.method, *run.beside)
-    )
-    if not run.beside:
-        return main
-    pairs = zip(run.beside, others, strict=True)
-    tasks = {task.title: Task(method, task.settings.loss_weight) for task, method in pairs}
-    return Multitask(run.method.title, main, tasks)
+    tasks = {}
+    with torch.random.fork_rng(devices=[]):  # the main method starts with the weights that it has alone
+        torch.default_generator.manual_seed(run.seed + 1)
+        for task in run.beside:
+            method = task.declaration.load()(encoder, task.declaration.real(task.config), data)
+            tasks[task.title] = Task(method, task.settings.loss_weight)
+    main = run.method.declaration.load()(encoder, run.method.declaration.real(run.method.config), data)
+    return Multitask(run.method.title, main, tasks) if tasks else main
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
