@@ -2,12 +2,12 @@
 
 Doersch, Gupta, Efros 2015, https://arxiv.org/abs/1505.05192
 Tiles, gaps, jitter, colours and pairs are those of the authors' code: all neighbours in a grid, in both orders.
-Differs from the paper: one grid of tiles covers the image, instead of four of 3 x 3 tiles of 96 pixels. The
-head has a batch norm after its second layer too. The loss is the mean over pairs, not their sum, so the recipe is that
-of MMSelfSup's ResNet-50, with equal weight decay in all parts. Tiles have deviation 1, as images in an evaluation have,
-not 50, and are reduced with antialiasing. Under the small recipe the head is smaller, a third of the tiles keep their
-colours, because images in an evaluation do (a lens then still shows some places), and there are 2 x 2 tiles: those of
-3 x 3 have 8 of 32 pixels, and less is learnt from them.
+Differs from the paper: one grid of tiles covers the image, instead of four grids of as many tiles of 96 pixels as fit.
+The head has a batch norm after its second layer too. The loss is the mean over pairs, not their sum, so the recipe is
+that of MMSelfSup's ResNet-50, with equal weight decay in all parts. Tiles have deviation 1, as images in an evaluation
+have, not 50, and are reduced with antialiasing. Under the small recipe the head is smaller, a third of the tiles keep
+their colours, because images in an evaluation do (a lens then still shows some places), and there are 2 x 2 tiles:
+those of 3 x 3 have 8 of 32 pixels, and less is learnt from them.
 """
 
 from collections.abc import Mapping
