@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 from statsmodels.formula.api import ols
 
 from eagleray.config.plugin_files import import_file
-from eagleray.config.registry import declared
+from eagleray.config.registry import declared, find
 
 ROOT = Path(__file__).parents[1]
 tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
@@ -84,11 +84,13 @@ def test_data2vec_s_targets_become_equal_and_i_jepa_s_do_not():
     common = {key: float(row["constant"]) + float(row["place"]) for key, row in shares.items()}
     assert common["data2vec", "0"] < 0.1 < 0.6 < common["data2vec", "30"]
     assert abs(common["ijepa", "30"] - common["ijepa", "0"]) < 0.02
-    moving, fixed = (
-        [(float(row["linear"]), float(row["knn"])) for row in tables.read("methods") if row["run"] == run + tables.VIT]
-        for run in ("data2vec", "data2vec momentum=1")
-    )
-    assert np.min(np.subtract(fixed, np.max(moving, 0))) > 0.018, "a teacher that does not move makes better features"
+    names = ("data2vec momentum=0.99", "data2vec momentum=0.999", "data2vec", "data2vec momentum=1")
+    runs = [[row for row in tables.read("methods") if row["run"] == run + tables.VIT] for run in names]
+    linear, neighbours = ([[float(row[metric]) for row in own] for own in runs] for metric in ("linear", "knn"))
+    assert max(linear[0]) < min(linear[2]), "a slow teacher makes better features"
+    assert [np.mean(each) for each in linear] == sorted(np.mean(each) for each in linear)
+    assert [np.mean(each) for each in neighbours] == sorted(np.mean(each) for each in neighbours)
+    assert find("method", "data2vec").load().Config().momentum == 0.9998
 
 
 def means(name: str, *keys: str) -> pandas.DataFrame:

@@ -6,8 +6,7 @@ tokens and also their mean; the paper tells of the former. The student is evalua
 Differs from the paper: the ViT has absolute positions, where the authors' has shared relative ones, and neither
 stochastic depth, dropped attention nor layer scale; its weights start as timm's. The teacher averages the encoder only,
 not the head. Hidden rectangles are filled up by single patches. Weight decay excludes the mask token, too. Images up to
-64 pixels keep at least a fifth in a crop, since smaller crops lose the object. Under the small recipe the teacher moves
-faster.
+64 pixels keep at least a fifth in a crop, since smaller crops lose the object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +56,6 @@ class Data2Vec(Method):
     recipes = Recipes(
         paper=Recipe(lr=2.5e-4, weight_decay=0.05, warmup_epochs=10, final_lr=0.005, clip=3.0),
         small=SMALL_VIT,
-        small_settings={"momentum": 0.99},
     )
 
     def __init__(self, encoder: TokenEncoder, config: Config, data: DataInfo):
