@@ -108,19 +108,21 @@ def by_theirs(*arguments: Any, **settings: Any) -> Assembly:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="NAME, or 'NAME method.SETTING=VALUE ...'")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
+    if unknown := [name for name in a.methods if name.split()[0] not in METHODS]:
+        parser.error(f"--methods: {', '.join(unknown)} is not among {', '.join(METHODS)}")
     shared = ["data=folder", f"data.root={a.folder}", f"epochs={a.epochs}", f"evaluate.every={a.epochs}", "threads=1"]
     shared += ["encoder=vit_tiny", "encoder.depth=4", "encoder.dim=128", "batch_size=128"]
     with written(a.out, "method", "seed", "linear", "knn") as add, tempfile.TemporaryDirectory() as scratch:
         for seed in range(a.seeds):
             for name in a.methods:
-                run = load_run(None, [*shared, f"seed={seed}", f"method={name}"])
+                run = load_run(None, [*shared, f"seed={seed}", *f"method={name}".split()])
                 *_, last = train(run, Path(scratch) / f"{name}-{seed}", data=images_of(run), build=by_theirs)
-                add(name, seed, last.metrics["linear"], last.metrics["knn"])
+                add(name.replace("method.", ""), seed, last.metrics["linear"], last.metrics["knn"])
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 from statsmodels.formula.api import ols
 
+from eagleray.config import load_run
 from eagleray.config.plugin_files import import_file
-from eagleray.config.registry import declared, find
+from eagleray.config.registry import declared
 
 ROOT = Path(__file__).parents[1]
 tables = import_file("benchmark_tables", ROOT / "benchmarks/tables.py")
@@ -84,13 +85,12 @@ def test_data2vec_s_targets_become_equal_and_i_jepa_s_do_not():
     common = {key: float(row["constant"]) + float(row["place"]) for key, row in shares.items()}
     assert common["data2vec", "0"] < 0.1 < 0.6 < common["data2vec", "30"]
     assert abs(common["ijepa", "30"] - common["ijepa", "0"]) < 0.02
-    names = ("data2vec momentum=0.99", "data2vec momentum=0.999", "data2vec", "data2vec momentum=1")
-    runs = [[row for row in tables.read("methods") if row["run"] == run + tables.VIT] for run in names]
-    linear, neighbours = ([[float(row[metric]) for row in own] for own in runs] for metric in ("linear", "knn"))
-    assert max(linear[0]) < min(linear[2]), "a slow teacher makes better features"
-    assert [np.mean(each) for each in linear] == sorted(np.mean(each) for each in linear)
-    assert [np.mean(each) for each in neighbours] == sorted(np.mean(each) for each in neighbours)
-    assert find("method", "data2vec").load().Config().momentum == 0.9998
+    fast, slow = (
+        [float(row["linear"]) for row in tables.read("methods") if row["run"] == run + tables.VIT]
+        for run in ("data2vec momentum=0.99", "data2vec")
+    )
+    assert max(fast) < min(slow), "a slow teacher makes better features"
+    assert load_run(None, ["method=data2vec"]).method.config.model_dump()["momentum"] == 0.9998
 
 
 def means(name: str, *keys: str) -> pandas.DataFrame:

@@ -52,6 +52,7 @@ class Colorization(Method):
         width: Annotated[int, Choice(32, 64, 128, 256), Field(ge=1, description="channels of the decoder")] = 256
 
     config: Config
+    changes_encoder = True
     metrics: ClassVar[dict[str, Metric]] = {
         "colour_error": Metric("mean distance of predicted and true colours in Lab's a-b plane", "lower"),
         "coloured": Metric("share of images that have colours; the others do not count"),

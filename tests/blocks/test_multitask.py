@@ -31,7 +31,11 @@ DRAWING = [
     "image_size=32",
     "beside=[{name: decoupled_rotnet, projection: 4, negatives: 6}, {name: jigsaw, tile: 0.5, width: 6}, colorization]",
 ]
-PAPERS = ["beside=[context_prediction, colorization, {name: exemplar, classes: 30}]"]  # tasks, as far as they are here
+PAPERS = [
+    "beside=[context_prediction, colorization, {name: exemplar, classes: 30}]"
+]  # without the one that needs videos
+
+TEACHING = ("byol", "dino", "moco")
 
 
 def run_of(*more: str) -> Run:
@@ -83,9 +87,23 @@ def test_what_methods_do_before_and_after_a_step_is_done(monkeypatch: pytest.Mon
     method.before_epoch(EpochView(lambda: torch.empty(0), None, NOW))
     method.before_step(NOW)
     method.after_step(NOW)
-    # The main method last after a step, as its teacher averages what the others made of the encoder.
-    order = {"before_epoch": "SimCLR RotNet", "before_step": "SimCLR RotNet", "after_step": "RotNet SimCLR"}
-    assert called == [(name, hook) for hook, names in order.items() for name in names.split()]
+    hooks = ("before_epoch", "before_step", "after_step")
+    assert called == [(name, hook) for hook in hooks for name in ("SimCLR", "RotNet")]
+
+
+def test_weights_of_a_task_follow_from_the_seed_and_its_name():
+    """Those of other tasks, of the main method alone and of neighbouring seeds are drawn apart."""
+
+    def classifier(seed: int, beside: str) -> Tensor:
+        method = made(load_run(None, [*settings("simclr"), f"seed={seed}", f"beside=[{beside}]"]))
+        return method.tasks["rotnet"].method.get_parameter("classifier.weight").detach()
+
+    first = classifier(0, "rotnet")
+    assert torch.equal(first, classifier(0, "transformations,rotnet"))
+    torch.manual_seed(1)
+    of_next_seed = torch.nn.Linear(first.shape[1], 4).weight.detach()
+    for other in (classifier(1, "rotnet"), of_next_seed.double()):
+        assert abs(float(torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1])) < 0.5
 
 
 @pytest.mark.parametrize("main", ["simclr", "msn", "context_encoder"])
@@ -132,18 +150,20 @@ def test_methods_beside_that_draw_pass_the_checks(main: str, check: str):
 
 
 @pytest.mark.parametrize("main", ["context_prediction", "dino", "byol"])
-def test_beside_colorization_all_see_luma_alone(tmp_path: Path, main: str):
-    """Also a teacher, which is copied from the encoder and follows it."""
+@pytest.mark.parametrize("beside", ["[colorization]", "[moco,colorization]"])
+def test_beside_colorization_all_see_luma_alone(tmp_path: Path, main: str, beside: str):
+    """Also teachers, which are copied from the encoder and follow it, wherever colorization stands."""
     images = write_images(tmp_path / "images")
-    run = load_run(None, [f"method={main}", "beside=[colorization]", *images, *SMALL, "batch_size=16", "epochs=1"])
+    run = load_run(None, [f"method={main}", f"beside={beside}", *images, *SMALL, "batch_size=16", "epochs=1"])
     *_, _last = train(run, tmp_path / "run")
     method = newest_method(tmp_path / "run")
     assert isinstance(method, Multitask)
     luma = method.tasks["colorization"].method.get_buffer("luma")
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     grey = (pictures * luma).sum(1, keepdim=True).expand_as(pictures)
-    if main != "context_prediction":
-        teacher = method.main.get_submodule("teacher.0")
+    teachers = [each.get_submodule("teacher")[0] for name, each in method.methods.items() if name in TEACHING]
+    assert len(teachers) == (main in TEACHING) + ("moco" in beside)
+    for teacher in teachers:
         torch.testing.assert_close(teacher(pictures), teacher(grey), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(method.encode(pictures), method.encode(grey), rtol=1e-4, atol=1e-5)
     plain = load_run(None, [f"method={main}", *images, *SMALL, "batch_size=16", "epochs=1"])

@@ -153,8 +153,13 @@ def test_a_picture_turns_images_back_by_the_rotation_that_is_recognised():
     method = ready().eval()
     images, drawn = batch_of(method).views[0], torch.randint(4, (8,), generator=method.rng(0))
     assert len(drawn.unique()) > 1
-    method.classifier.forward = lambda _: F.one_hot(drawn, 4)  # type: ignore[method-assign]
+    features = torch.randn(8, method.encoder.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given: list[Tensor] = []
+    method.encoder.forward = lambda shown: (given.append(shown), features)[1]
+    method.classifier.forward = lambda half: (given.append(half), F.one_hot(drawn, 4))[1]  # type: ignore[method-assign]
     made = method.picture(images)
+    assert torch.equal(given[0], made["turned"])
+    assert torch.equal(given[1], features[:, : method.encoder.dim // 2])
     for turned, image, turns in zip(made["turned"], images, drawn.tolist(), strict=True):
         assert torch.equal(turned, image.rot90(turns, (1, 2)))
     assert torch.equal(made["turned back"], images)

@@ -75,6 +75,7 @@ def observed(encoder: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
         if features.requires_grad:
+            assert len(features) == len(inputs[0])
             passes.append((inputs[0], features))
 
     handle = encoder.register_forward_hook(keep)

@@ -23,9 +23,8 @@ class Multitask(Method):
 
     Each sees its own views, in passes of its own. The main method is what is evaluated and kept: its encoder or
     teacher, its embeddings, its classifier. The encoder's rate and decay are its own too, those of the tasks' heads are
-    theirs. What tasks do to the shared encoder comes first, so that the main method's teacher copies and averages it:
-    colorization beside another method makes it see luma alone, which is the harmonised input of the paper. Numbers of
-    the others have their names before them.
+    theirs. Methods that change the encoder come before those that copy or average it: with colorization among them all
+    see luma alone, which is the harmonised input of the paper. Numbers of the tasks have their names before them.
 
     Source: Doersch, Zisserman 2017, Multi-task Self-Supervised Visual Learning, https://arxiv.org/abs/1708.07860. There
     every task has images of its own, here all see the same ones; gradients are added for one step in both. Of its four
@@ -34,7 +33,7 @@ class Multitask(Method):
 
     Args:
         name: of the main method.
-        main: the main method, built after the others with the same encoder.
+        main: the main method, built with the same encoder as the others.
         tasks: by name.
     """
 
@@ -85,9 +84,8 @@ class Multitask(Method):
             method.before_step(progress)
 
     def after_step(self, progress: Progress) -> None:
-        for task in self.tasks.values():
-            task.method.after_step(progress)
-        self.main.after_step(progress)
+        for method in sorted(self.methods.values(), key=lambda method: not method.changes_encoder):
+            method.after_step(progress)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.main.encode(images)

@@ -58,6 +58,7 @@ class Method(nn.Module):
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
     only_encoder: ClassVar[str | None] = None  # the one that it trains, by name; None: any that has what it needs
+    changes_encoder: ClassVar[bool] = False  # whether `after_step` does; other methods' teachers then follow later
     has_error: ClassVar[bool] = False  # whether it can tell how well it reproduces an image, by `error`
     metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]

@@ -42,14 +42,14 @@ def seed_all(*parts: int) -> None:
     torch.manual_seed(_hashed(parts))
 
 
-def seed_weights(seed: int) -> None:
+def seed_weights(seed: int, task: str = "") -> None:
     """Seed torch's global generators for initial weights.
 
-    The seed itself is used, as torch scripts do.
+    The seed itself is used, as torch scripts do; for a task beside the method, a hash of it and of the task's name.
     """
     import torch
 
-    torch.manual_seed(seed)
+    torch.manual_seed(_hashed((seed, *task.encode()), "weights") if task else seed)
 
 
 def generator(*parts: int, purpose: str = "") -> "torch.Generator":

@@ -151,13 +151,15 @@ def build_method(run: Run, data: DataInfo) -> Method:
         image_size=data.image_size,
         channels=data.channels,
     )
-    tasks = {}
-    with torch.random.fork_rng(devices=[]):  # the main method starts with the weights that it has alone
-        torch.default_generator.manual_seed(run.seed + 1)
-        for task in run.beside:
-            method = task.declaration.load()(encoder, task.declaration.real(task.config), data)
-            tasks[task.title] = Task(method, task.settings.loss_weight)
-    main = run.method.declaration.load()(encoder, run.method.declaration.real(run.method.config), data)
+    methods: dict[str, Method] = {}
+    # What changes the encoder comes first, so that others copy what it leaves.
+    for one in sorted((run.method, *run.beside), key=lambda one: not one.declaration.load().changes_encoder):
+        with torch.random.fork_rng(devices=[], enabled=one is not run.method):  # whose weights are those it has alone
+            if one is not run.method:
+                seed_weights(run.seed, one.title)
+            methods[one.title] = one.declaration.load()(encoder, one.declaration.real(one.config), data)
+    main = methods[run.method.title]
+    tasks = {task.title: Task(methods[task.title], task.settings.loss_weight) for task in run.beside}
     return Multitask(run.method.title, main, tasks) if tasks else main
 
 
@@ -180,6 +182,6 @@ def from_blueprint(plan: Mapping[str, Any]) -> Method:
     Raises:
         ConfigError: the settings do not fit today's version of the method.
     """
-    # Blueprints of before tell nothing of methods beside another.
+    # Early blueprints tell nothing of methods beside another.
     run = read_run({section: plan[section] for section in ("method", "encoder", "beside") if section in plan})
     return build_method(run, DataInfo(**plan["data"]))
