@@ -35,10 +35,14 @@ class Claim:
 SIMCLR, BYOL = "[SimCLR](https://arxiv.org/abs/2002.05709)", "[BYOL](https://arxiv.org/abs/2006.07733)"
 ROTNET, VICREG = "[RotNet](https://arxiv.org/abs/1803.07728)", "[VICReg](https://arxiv.org/abs/2105.04906)"
 ALL = "crop+flip+jitter+grayscale"
+LR_SCALING = "optimizer.lr_scaling"
 CLAIMS = (
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "0.05"}, SIMCLR),
     Claim("temperature", {"method.temperature": "0.1"}, {"method.temperature": "1"}, SIMCLR),
-    Claim("scaling", {"optimizer.lr_scaling": "sqrt"}, {"optimizer.lr_scaling": "linear"}, SIMCLR),
+    *(
+        Claim("scaling", {"batch_size": size, LR_SCALING: "sqrt"}, {"batch_size": size, LR_SCALING: "linear"}, SIMCLR)
+        for size in ("32", "64", "128")
+    ),
     Claim("momentum", {"method.momentum": "0.99"}, {"method.momentum": "0.9"}, BYOL),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "1"}, BYOL),
     Claim("momentum", {"method.momentum": "0.9"}, {"method.momentum": "0"}, BYOL),
