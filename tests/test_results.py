@@ -67,11 +67,11 @@ def test_those_that_need_more_steps_are_those_that_the_page_names():
             ten, more = ([float(row[metric]) for row in rows if row["run"] == run] for rows in (trained, thirty))
             assert len(ten) == 3
             if np.mean(more) - np.mean(ten) > half * ((1 / len(more) + 1 / 3) / (2 / 3)) ** 0.5:
-                found.add(run.split()[0])
+                found.add(run.removesuffix(tables.VIT))
         return found
 
-    assert gaining("linear") == {"colorization", "exemplar", "maskfeat", "ijepa", "msn"}
-    assert gaining("knn") == {run.split()[0] for run in runs} - {"patch_bert"}
+    assert gaining("linear") == {"colorization", "exemplar", "maskfeat", "ijepa", "msn", "data2vec"}
+    assert gaining("knn") == {run.removesuffix(tables.VIT) for run in runs} - {"patch_bert"}
     pixels = max(float(row["knn"]) for row in every if row["trial"] == "raw pixels")
     below = [{row["run"].split()[0] for row in rows if float(row["knn"]) < pixels and row["run"] in runs}
              for rows in (trained, thirty)]  # fmt: skip
