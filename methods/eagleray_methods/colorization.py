@@ -5,12 +5,12 @@ The colours are those of every fourth pixel, as shares of bins in the a-b plane 
 Images that are nearly grey teach nothing and do not count. Rate and decay are those of the authors' second version, and
 as in their code an image without colour still counts in the mean.
 Differs from the paper: the encoder sees luma, a weighted sum of red, green and blue, in place of Lab's lightness. It is
-linear, so before training and after every step the first convolution is made blind to everything else: then evaluation,
-export and fine-tuning show the encoder what it has learnt from, whatever they do with colours. The decoder sees the
-pooled features alone, so that these are trained, where the paper's network keeps an eighth of the resolution. There are
-261 bins, into which the colours of sRGB round, not 313. How rare a colour is follows from the images seen so far, not
-from all of them in advance, and is smoothed by the spread of each colour over its bins alone. Crops show at least 47 %
-of the area, not exactly that. Decay is AdamW's. The small recipe uses a narrow decoder.
+linear, so after every step the first convolution is made blind to everything else: then evaluation, export and fine-
+tuning show the encoder what it has learnt from, whatever they do with colours. The decoder sees the pooled features
+alone, so that these are trained, where the paper's network keeps an eighth of the resolution. There are 261 bins, into
+which the colours of sRGB round, not 313. How rare a colour is follows from the images seen so far, not from all of them
+in advance, and is smoothed by the spread of each colour over its bins alone. Crops show at least 47 % of the area, not
+exactly that. Decay is AdamW's. The small recipe uses a narrow decoder.
 """
 
 import copy
@@ -52,7 +52,6 @@ class Colorization(Method):
         width: Annotated[int, Choice(32, 64, 128, 256), Field(ge=1, description="channels of the decoder")] = 256
 
     config: Config
-    changes_encoder = True
     metrics: ClassVar[dict[str, Metric]] = {
         "colour_error": Metric("mean distance of predicted and true colours in Lab's a-b plane", "lower"),
         "coloured": Metric("share of images that have colours; the others do not count"),
@@ -81,7 +80,6 @@ class Colorization(Method):
         self.register_buffer("std", std, persistent=False)
         self.register_buffer("mean", mean, persistent=False)
         check_blind(encoder, self.luma, torch.randn(2, 3, data.image_size, data.image_size, generator=self.rng(0)))
-        make_blind(encoder, self.luma)
         self.register_buffer("bins", ab_bins())  # [Q, 2]
         # Images seen of each bin; it starts as if one with all of them had been.
         self.register_buffer("seen", torch.full((len(self.bins),), 1 / len(self.bins)))
@@ -123,8 +121,11 @@ class Colorization(Method):
         """Undo the normalising, to values in 0..1."""
         return (images * self.std + self.mean).clamp(0, 1)
 
-    def after_step(self, progress: Progress) -> None:
+    def change_encoder(self) -> None:
         make_blind(self.encoder, self.luma)
+
+    def after_step(self, progress: Progress) -> None:
+        self.change_encoder()
 
     @torch.no_grad()
     def _count(self, targets: Tensor, coloured: Tensor) -> None:

@@ -187,12 +187,10 @@ def test_evaluation_shows_the_encoder_what_training_does(encoder: list[str]):
     assert isinstance(method, Colorization)
     method = method.double().train()
     images = torch.randn(4, 3, size, size, dtype=torch.float64)
-    before = method.encode(images)
-    for _ in ("before training", "after a step"):
-        encoded = method.encode(images)
-        torch.testing.assert_close(encoded, method.encode(seen_as_luma(images, method.luma)), rtol=1e-6, atol=1e-6)
-        method = one_step_later(method)
-    assert not torch.allclose(encoded, before)
+    assert not torch.allclose(method.encode(images), method.encode(seen_as_luma(images, method.luma)))
+    method = one_step_later(method)
+    encoded = method.encode(images)
+    torch.testing.assert_close(encoded, method.encode(seen_as_luma(images, method.luma)))
     assert used_encoder(method, images) is method.encoder  # so what is exported does the same
     assert not torch.allclose(encoded[:1], encoded[1:2])
 

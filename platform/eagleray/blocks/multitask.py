@@ -84,7 +84,9 @@ class Multitask(Method):
             method.before_step(progress)
 
     def after_step(self, progress: Progress) -> None:
-        for method in sorted(self.methods.values(), key=lambda method: not method.changes_encoder):
+        for method in self.methods.values():
+            method.change_encoder()
+        for method in self.methods.values():
             method.after_step(progress)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -58,7 +58,6 @@ class Method(nn.Module):
     config: BaseModel  # a method writes `config: Config` below its own Config, for type checkers
     needs: ClassVar[frozenset[Need]] = frozenset()
     only_encoder: ClassVar[str | None] = None  # the one that it trains, by name; None: any that has what it needs
-    changes_encoder: ClassVar[bool] = False  # whether `after_step` does; other methods' teachers then follow later
     has_error: ClassVar[bool] = False  # whether it can tell how well it reproduces an image, by `error`
     metrics: ClassVar[dict[str, Metric]] = {}  # its own numbers, returned by a step
     recipes: ClassVar[Recipes]
@@ -114,6 +113,13 @@ class Method(nn.Module):
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Return the parts that do not follow the recipe."""
         return ()
+
+    def change_encoder(self) -> None:
+        """Bring the encoder's weights to what this method keeps them at; a second call changes nothing.
+
+        Beside other methods it is called before they copy the encoder, and before their `after_step`; alone, this
+        method's `after_step` calls it.
+        """
 
     def before_epoch(self, epoch: EpochView) -> None:
         """Prepare an epoch, for example its clusters or graphs."""

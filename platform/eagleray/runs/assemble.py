@@ -153,14 +153,20 @@ def build_method(run: Run, data: DataInfo) -> Method:
     )
     methods: dict[str, Method] = {}
     # What changes the encoder comes first, so that others copy what it leaves.
-    for one in sorted((run.method, *run.beside), key=lambda one: not one.declaration.load().changes_encoder):
+    for one in sorted((run.method, *run.beside), key=lambda one: not _changes_encoder(one.declaration.load())):
         with torch.random.fork_rng(devices=[], enabled=one is not run.method):  # whose weights are those it has alone
             if one is not run.method:
                 seed_weights(run.seed, one.title)
             methods[one.title] = one.declaration.load()(encoder, one.declaration.real(one.config), data)
+        if run.beside:
+            methods[one.title].change_encoder()
     main = methods[run.method.title]
     tasks = {task.title: Task(methods[task.title], task.settings.loss_weight) for task in run.beside}
     return Multitask(run.method.title, main, tasks) if tasks else main
+
+
+def _changes_encoder(method: type[Method]) -> bool:
+    return method.change_encoder is not Method.change_encoder
 
 
 def blueprint(run: Run, method: Method) -> dict[str, Any]:
