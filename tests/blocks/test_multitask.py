@@ -31,10 +31,8 @@ DRAWING = [
     "image_size=32",
     "beside=[{name: decoupled_rotnet, projection: 4, negatives: 6}, {name: jigsaw, tile: 0.5, width: 6}, colorization]",
 ]
-PAPERS = [
-    "beside=[context_prediction, colorization, {name: exemplar, classes: 30}]"
-]  # without the one that needs videos
-
+# Those of the paper, but for the one that needs videos.
+PAPERS = ["beside=[context_prediction, colorization, {name: exemplar, classes: 30}]"]
 TEACHING = ("byol", "dino", "moco")
 
 

@@ -83,7 +83,7 @@ def test_targets_are_sharper_and_fill_prototypes_equally():
 
 def test_prototypes_do_not_decay_and_the_head_has_batch_norms():
     method = made()
-    (groups,) = [make_optimizer(method, load_run(None, settings("msn")).optimizer).param_groups]
+    groups = make_optimizer(method, load_run(None, settings("msn")).optimizer).param_groups
     decays = {id(weight): group["decays"] for group in groups for weight in group["params"]}
     assert not any(decays[id(weight)] for weight in method.head.prototypes.parameters())
     assert sum(isinstance(layer, nn.BatchNorm1d) for layer in method.head.modules()) == 2
